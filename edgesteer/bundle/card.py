@@ -1,0 +1,90 @@
+"""Knows how a manifest reads to people: the model card.
+
+In: a manifest as plain values, without `files`. Out: Markdown. No file, no clock: same manifest, same card.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+_SCOPES = {
+    "all": "every token",
+    "conversation": "everything after the system prompt",
+    "response": "the reply alone",
+}
+_KINDS = {
+    "vector": "a constant vector per block",
+    "psr": "PSR: a small gate sets the coefficient of every token",
+}
+
+
+def render_card(manifest: Mapping[str, Any]) -> str:
+    """The model card of a bundle, in Markdown.
+
+    Args:
+        manifest: the values of manifest.json; `files` is ignored, since it covers the card itself.
+    """
+    sections = [_head(manifest), _facts(manifest), _use(manifest)]
+    for title in ("training", "evaluation"):
+        if manifest[title]:
+            sections.append(f"## {title.capitalize()}\n\n" + "\n".join(_bullets(manifest[title])))
+    return "\n\n".join(sections) + "\n"
+
+
+def _head(manifest: Mapping[str, Any]) -> str:
+    return f"# {_inline(manifest['name'])}\n\n{manifest['description'] or 'No description.'}"
+
+
+def _facts(manifest: Mapping[str, Any]) -> str:
+    model, strength = manifest["model"], manifest["strength"]
+    rows = {
+        "License": manifest["license"],
+        "Kind": _KINDS[manifest["kind"]],
+        "Acts on": _SCOPES[manifest["scope"]] + f" (scope `{manifest['scope']}`)",
+        "Blocks": _ranges(manifest["layers"]),
+        "Strength": f"{strength['default']} (evaluated from {strength['min']} to {strength['max']})",
+        "Made for": f"{model['name']}, {model['file_type']}",
+        "Model shape": f"`{model['architecture']}`, {model['n_layer']} blocks, width {model['n_embd']}",
+        "Base weights": f"`{model['base_sha256']}`" if "base_sha256" in model else "not identified",
+    }
+    return "\n".join(
+        ["| | |", "|---|---|", *(f"| {key} | {_inline(value)} |" for key, value in rows.items())]
+    )
+
+
+def _use(manifest: Mapping[str, Any]) -> str:
+    lines = [
+        "## Use",
+        "",
+        "Strength 0 is the unsteered model, bit for bit.",
+        "`directions.gguf` also works in stock llama.cpp (`--control-vector`), on every token.",
+    ]
+    if manifest["kind"] == "psr":
+        lines.append("There it is the constant vector with the gate's mean coefficient.")
+    return "\n".join(lines)
+
+
+def _bullets(values: Mapping[str, Any], indent: str = "") -> Iterator[str]:
+    for key in sorted(values):
+        if isinstance(values[key], Mapping):
+            yield f"{indent}- {_inline(key)}:"
+            yield from _bullets(values[key], indent + "  ")
+        else:
+            yield f"{indent}- {_inline(key)}: {_inline(values[key])}"
+
+
+def _ranges(layers: list[int]) -> str:
+    """[1, 2, 3, 7] -> "1-3, 7"."""
+    runs: list[list[int]] = []
+    for layer in layers:
+        if runs and layer == runs[-1][1] + 1:
+            runs[-1][1] = layer
+        else:
+            runs.append([layer, layer])
+    return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)
+
+
+def _inline(value: object) -> str:
+    """Text for one table cell or list item."""
+    return " ".join(str(value).split()).replace("|", "\\|")

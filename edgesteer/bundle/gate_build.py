@@ -1,0 +1,139 @@
+"""Knows how a trained gate becomes gate.onnx: the graph with the least work per call in ONNX Runtime.
+
+In: per block the layers of a ReLU network, NumPy float32. Out: the bytes of an ONNX model, the same every
+time. Needs the `onnx` package, imported when called.
+
+The graph works transposed, with activations as columns. With W [k, n_in] the product is Gemm(W, x^T), which
+for a single unit is a matrix-vector product whatever the number of tokens: for 576 inputs 4.6 us a call for
+one block and 5.7 us with tables over 29 blocks, against 5.4 and 6.9 for the textbook form MatMul(x, W) + b;
+a 256-token prompt 16 us, against 60 where ONNX Runtime packs a constant one-column matrix.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edgesteer.bundle.refusal import refusal
+from edgesteer.errors import MissingExtra
+
+_FIX = "correct the network"
+
+GateWeights = Mapping[int, Sequence[tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]]]
+"""Block -> its layers [(W [n_in, k], b [k]), ...], each relu(x W + b); the last has k = 1. All float32."""
+
+
+def build_gate(weights: GateWeights, directions_sha256: str) -> bytes:
+    """The gate.onnx of a ReLU network per steered block.
+
+    Args:
+        weights: block -> layers; every block has layers of the same shapes.
+        directions_sha256: hex SHA-256 of the directions.gguf that the gate belongs to.
+    Raises:
+        MissingExtra: the `onnx` package is not installed.
+        BundleError: the shapes do not chain, differ between blocks, or do not end in width 1.
+    """
+    layers = sorted(weights)
+    shapes = check_weights(weights)
+    if len({tuple(shapes[n]) for n in layers}) != 1:
+        raise refusal("gate", f"shapes {shapes}", "the same in every block", "give all blocks one shape")
+    try:
+        import onnx
+    except ImportError as error:
+        raise MissingExtra("onnx: not installed; needed to write a gate; pip install onnx") from error
+    graph = _Graph(onnx)
+    rows = graph.rows(layers)
+    signal = "activation"
+    for depth in range(len(shapes[layers[0]])):
+        pairs = [weights[n][depth] for n in layers]
+        weight = graph.table(
+            f"weight.{depth}", np.stack([np.asarray(w, np.float32).T for w, _ in pairs]), rows
+        )
+        bias = graph.table(
+            f"bias.{depth}", np.stack([np.asarray(b, np.float32)[:, None] for _, b in pairs]), rows
+        )
+        transposed = {"transB": 1} if depth == 0 else {}
+        signal = graph.node("Gemm", [weight, signal, bias], f"affine.{depth}", **transposed)
+        signal = graph.node("Relu", [signal], f"hidden.{depth}")
+    graph.node("Squeeze", [signal, graph.constant("unit", np.array([0], np.int64))], "coefficient")
+    return graph.finish(shapes[layers[0]][0][0], layers, directions_sha256)
+
+
+def check_weights(weights: GateWeights) -> dict[int, list[tuple[int, int]]]:
+    """Block -> [(n_in, k), ...] of well-formed weights.
+
+    Raises:
+        BundleError: no block, no layer, shapes that do not chain or end in width 1, NaN or infinity.
+    """
+    shapes = {n: [_shape(n, w, b) for w, b in layers] for n, layers in weights.items()}
+    for n, chain in shapes.items():
+        links = all(left[1] == right[0] for left, right in pairwise(chain))
+        if not chain or not links or chain[-1][1] != 1:
+            raise refusal("gate", f"layers {chain} at block {n}", "a chain ending in width 1", _FIX)
+    if not shapes or len({chain[0][0] for chain in shapes.values()}) != 1:
+        raise refusal("gate", "no blocks or several input widths", "one n_embd", _FIX)
+    return shapes
+
+
+def _shape(block: int, weight: npt.NDArray[np.float32], bias: npt.NDArray[np.float32]) -> tuple[int, int]:
+    if weight.ndim != 2 or weight.size == 0 or bias.shape != weight.shape[1:]:
+        found = f"W {weight.shape}, b {bias.shape} at block {block}"
+        raise refusal("gate", found, "W [n_in, k], b [k]", _FIX)
+    if not (np.isfinite(weight).all() and np.isfinite(bias).all()):
+        raise refusal("gate", f"NaN or infinity at block {block}", "finite weights", "train again")
+    return int(weight.shape[0]), int(weight.shape[1])
+
+
+class _Graph:
+    """Collects nodes and initializers; each method returns the name of what it added."""
+
+    def __init__(self, onnx: Any) -> None:
+        self.onnx, self.nodes, self.initializers = onnx, list[Any](), list[Any]()
+
+    def constant(self, name: str, value: npt.NDArray[Any]) -> str:
+        tensor = self.onnx.numpy_helper.from_array(np.ascontiguousarray(value), name)
+        self.initializers.append(tensor)
+        return name
+
+    def node(self, operator: str, inputs: list[str], output: str, **attributes: int) -> str:
+        self.nodes.append(self.onnx.helper.make_node(operator, inputs, [output], **attributes))
+        return output
+
+    def rows(self, layers: list[int]) -> str | None:
+        """From the block index to the row of the tables; None if there is one row, so none to choose."""
+        if len(layers) == 1:
+            return None
+        lookup = np.zeros(layers[-1] + 1, np.int64)  # blocks that are not steered are never asked for
+        lookup[layers] = np.arange(len(layers))
+        return self.node("Gather", [self.constant("row_of_layer", lookup), "layer"], "row")
+
+    def table(self, name: str, stacked: npt.NDArray[np.float32], row: str | None) -> str:
+        if row is None:
+            return self.constant(name, stacked[0])
+        return self.node("Gather", [self.constant(f"{name}.table", stacked), row], name)
+
+    def finish(self, n_embd: int, layers: list[int], directions_sha256: str) -> bytes:
+        helper, kinds = self.onnx.helper, self.onnx.TensorProto
+        inputs = [
+            helper.make_tensor_value_info("activation", kinds.FLOAT, ["tokens", n_embd]),
+            helper.make_tensor_value_info("layer", kinds.INT64, []),
+        ]
+        outputs = [helper.make_tensor_value_info("coefficient", kinds.FLOAT, ["tokens"])]
+        graph = helper.make_graph(self.nodes, "gate", inputs, outputs, self.initializers)
+        opset = [helper.make_opsetid("", 17)]
+        model = helper.make_model(graph, opset_imports=opset, ir_version=8, producer_name="edgesteer")
+        helper.set_model_props(
+            model,
+            {
+                "edgesteer.format": "edgesteer/1",
+                "edgesteer.layers": json.dumps(layers),
+                "edgesteer.directions_sha256": directions_sha256,
+            },
+        )
+        encoded: bytes = model.SerializeToString(deterministic=True)
+        return encoded

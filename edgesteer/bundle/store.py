@@ -1,0 +1,79 @@
+"""Knows how to get a bundle from a path and back: load, save, save_directory.
+
+In: a path to a ZIP, a directory or a bare control-vector GGUF. Out: a Bundle.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from edgesteer.bundle.bundle import Bundle
+from edgesteer.bundle.container import (
+    MAX_MEMBER_BYTES,
+    MEMBERS,
+    read_directory,
+    read_zip,
+    write_directory,
+    write_file,
+    zip_bytes,
+)
+from edgesteer.bundle.refusal import FETCH_AGAIN, refusal
+
+StrPath = str | os.PathLike[str]
+
+
+def load(path: StrPath) -> Bundle:
+    """Read a bundle (ZIP or directory) or a bare control-vector GGUF, with every check but the gate's probe.
+
+    Raises:
+        BundleError: it is missing, damaged, or breaks a rule of the format.
+    """
+    where, place = str(path), Path(path)
+    if place.is_dir():
+        return Bundle.from_members(read_directory(place), where)
+    data = _read(place, where)
+    if data[:4] == b"GGUF":
+        return Bundle.from_control_vector(data, place.stem, where)
+    if data[:2] == b"PK":
+        return Bundle.from_members(read_zip(data, where), where)
+    found = f"a file that begins with {data[:8]!r}" if data else "an empty file (0 bytes)"
+    raise refusal(where, found, "a .steer bundle or a control-vector GGUF", FETCH_AGAIN)
+
+
+def _read(path: Path, where: str) -> bytes:
+    try:
+        if not path.is_file():
+            found = "something that is no file" if path.exists() else "nothing there"
+            raise refusal(where, found, "a .steer bundle or a control-vector GGUF", "check the path")
+        size = path.stat().st_size
+        if size > MAX_MEMBER_BYTES * len(MEMBERS):
+            raise refusal(where, f"{size} bytes", f"members of at most {MAX_MEMBER_BYTES}", "check the path")
+        return path.read_bytes()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise refusal(where, reason, "a readable file", "check the path and its permissions") from None
+
+
+def save(bundle: Bundle, path: StrPath, *, force: bool = False) -> None:
+    """Write the bundle as a ZIP: all or nothing, the same bytes every time.
+
+    Raises:
+        BundleError: it is a bare control vector, which has too few facts for a manifest.
+        OutputError: something is there already and `force` is not set, or it cannot be written.
+    """
+    write_file(Path(path), zip_bytes(_members(bundle)), force)
+
+
+def save_directory(bundle: Bundle, path: StrPath, *, force: bool = False) -> None:
+    """Write the bundle as a directory of its members; errors as for `save`."""
+    write_directory(Path(path), _members(bundle), force)
+
+
+def _members(bundle: Bundle) -> dict[str, bytes]:
+    if not bundle.members:
+        where = bundle.source or bundle.name
+        raise refusal(
+            where, "a bare control vector", "a bundle with a manifest", "make one with Bundle.build"
+        )
+    return dict(bundle.members)
