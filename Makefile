@@ -1,0 +1,143 @@
+# edgesteer: everything runs in .venv, which this file makes. `make help` lists the targets.
+#
+# Kept to POSIX sh and GNU make 3.81 (what macOS ships). A stamp file per step: a second run builds and
+# downloads nothing. llama.cpp's wheel is kept outside the tree, in edgesteer's cache folder, so that
+# `make clean` need not build it again.
+
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.SUFFIXES:
+
+VENV := .venv
+PY := $(VENV)/bin/python
+PIP := $(PY) -m pip --disable-pip-version-check
+STAMPS := $(VENV)/stamps
+NATIVE := $(wildcard edgesteer/runtime/native/*.c edgesteer/runtime/native/*.h)
+
+# ---- llama.cpp: which build is sound on this CPU ---------------------------------------------------------
+# x86-64: a native build uses AMX where the CPU has it, and crashes inside some virtual machines; the portable
+# build needs AVX2, which is switched off where it is missing. Elsewhere the default stays: on Arm, native
+# brings the dot-product kernels. CMAKE_ARGS of your own come last, so they win.
+LLAMA_VERSION := 0.3.36
+SYSTEM := $(shell uname -s)
+MACHINE := $(shell uname -m)
+AVX2 := $(shell (cat /proc/cpuinfo; sysctl -a) 2>/dev/null | grep -i -q -w -e avx2 -e 'avx2_0: 1' && echo yes)
+NO_AVX2_FLAGS := $(if $(AVX2),,-DGGML_AVX=OFF -DGGML_AVX2=OFF -DGGML_FMA=OFF -DGGML_F16C=OFF -DGGML_BMI2=OFF)
+X86_FLAGS := $(if $(filter x86_64 amd64,$(MACHINE)),-DGGML_NATIVE=OFF $(NO_AVX2_FLAGS))
+LLAMA_FLAGS := $(strip $(X86_FLAGS) $(CMAKE_ARGS))
+
+# pip's own wheel cache ignores CMAKE_ARGS, so a wheel that was built with other flags could come out of it.
+# Ours is keyed by version, flags and machine, and is filled with --no-cache-dir.
+USER_CACHE := $(if $(filter Darwin,$(SYSTEM)),$(HOME)/Library/Caches,$(if $(XDG_CACHE_HOME),$(XDG_CACHE_HOME),$(HOME)/.cache))
+CACHE := $(if $(EDGESTEER_HOME),$(EDGESTEER_HOME),$(USER_CACHE)/edgesteer)
+KEY := $(shell printf '%s' '$(LLAMA_FLAGS) $(SYSTEM) $(MACHINE)' | cksum | cut -d' ' -f1)
+WHEELS := $(CACHE)/wheels/llama-cpp-python-$(LLAMA_VERSION)-$(KEY)
+
+.PHONY: help setup demo test check fix wheel clean llama-wheel-dir
+
+help: ## list the targets
+	@grep -E '^[a-z-]+:.*## ' Makefile | sed -e 's/:.*## /:/' | awk -F: '{ printf "  make %-8s %s\n", $$1, $$2 }'
+	@echo
+	@echo "  PYTHON=python3.12 chooses the interpreter, CMAKE_ARGS=... adds flags to llama.cpp's build,"
+	@echo "  PYTEST_ARGS=... goes to pytest. Models and llama.cpp's wheel are kept in $(CACHE)"
+
+demo: $(STAMPS)/doctor ## set up, fetch a small model, and steer it
+	@$(PY) -m edgesteer demo
+
+setup: $(STAMPS)/runtime ## set up .venv without running anything
+
+test: $(STAMPS)/test $(STAMPS)/doctor ## set up and run the whole test suite
+	@$(PY) -m pytest $(PYTEST_ARGS)
+
+check: $(STAMPS)/check build/imports ## lint, types, import rules, README and help text
+	@$(PY) -m ruff check .
+	@$(PY) -m mypy
+	@$(PY) tests/checks/import_rules.py
+	@$(PY) tests/checks/cli_docs.py
+	@$(PY) tests/checks/readme.py
+
+fix: $(STAMPS)/check ## mend lint and docs/cli.md
+	@$(PY) -m ruff check --fix .
+	@$(PY) tests/checks/cli_docs.py --write
+
+wheel: $(STAMPS)/venv ## build the wheel into dist/
+	@$(PIP) wheel --quiet --no-deps --wheel-dir dist .
+	@ls dist/edgesteer-*.whl
+
+clean: ## remove .venv and everything built in the tree
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -f edgesteer/runtime/_native*.so
+	find edgesteer converters models tests -type d -name __pycache__ -prune -exec rm -rf {} +
+
+llama-wheel-dir: # where llama.cpp's wheel is kept, for scripts
+	@echo "$(WHEELS)"
+
+# The folders under their import names, which mypy cannot learn from pyproject.toml.
+build/imports:
+	@mkdir -p $@
+	@ln -sfn ../../models $@/edgesteer_models
+	@ln -sfn ../../converters $@/edgesteer_converters
+
+# ---- the virtual environment, step by step ---------------------------------------------------------------
+
+FIND_PYTHON = \
+	for candidate in $(PYTHON) python3 python3.14 python3.13 python3.12 python3.11; do \
+	    if $$candidate -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; \
+	    then python=$$candidate; break; fi; \
+	done
+
+# In one line each: what is missing, and where it comes from.
+fail = { echo "edgesteer: $(1)" >&2; exit 1; }
+
+$(STAMPS)/venv:
+	@$(FIND_PYTHON); \
+	[ -n "$$python" ] || $(call fail,no Python 3.11 or newer found; install one (Debian: apt-get install python3; macOS: brew install python) or name it: make PYTHON=/path/to/python3.12); \
+	$$python -c 'import venv; import ensurepip' >/dev/null 2>&1 || $(call fail,$$python cannot make virtual environments; install its venv module (Debian: apt-get install python3-venv)); \
+	$${CC:-cc} --version >/dev/null 2>&1 || $(call fail,no C compiler found; install one (Debian: apt-get install build-essential; macOS: xcode-select --install)); \
+	$${CXX:-c++} --version >/dev/null 2>&1 || $(call fail,no C++ compiler found; install one (Debian: apt-get install build-essential; macOS: xcode-select --install)); \
+	cmake --version >/dev/null 2>&1 || $(call fail,no cmake found; install it (Debian: apt-get install cmake; macOS: brew install cmake)); \
+	$$python -c 'import os, sys, sysconfig; sys.exit(not os.path.exists(os.path.join(sysconfig.get_paths()["include"], "Python.h")))' \
+	    || echo "edgesteer: note: no Python.h, so the slower Python tap will be used (Debian: apt-get install python3-dev, then make clean)"; \
+	echo "edgesteer: making $(VENV) with $$python"; \
+	rm -rf $(VENV) && $$python -m venv $(VENV)
+	@$(PIP) install --quiet --upgrade pip 'setuptools>=77'
+	@mkdir -p $(STAMPS) && touch $@
+
+$(STAMPS)/llama: $(STAMPS)/venv
+	@set -e; unset MAKEFLAGS MFLAGS MAKELEVEL; mkdir -p "$(WHEELS)"; \
+	set -- "$(WHEELS)"/llama_cpp_python-*.whl; \
+	if [ ! -f "$$1" ]; then \
+	    echo "edgesteer: building llama.cpp once, 3 to 8 minutes (flags: $(if $(LLAMA_FLAGS),$(LLAMA_FLAGS),none))"; \
+	    new=$$(mktemp -d "$(CACHE)/wheels/.new.XXXXXX"); trap 'rm -rf "$$new"' EXIT; trap 'exit 130' INT TERM; \
+	    CMAKE_BUILD_PARALLEL_LEVEL=$${CMAKE_BUILD_PARALLEL_LEVEL:-$$(getconf _NPROCESSORS_ONLN)} \
+	    CMAKE_ARGS="$(LLAMA_FLAGS)" $(PIP) wheel --no-cache-dir --no-deps --no-binary llama-cpp-python \
+	        --wheel-dir "$$new" llama-cpp-python==$(LLAMA_VERSION); \
+	    mv "$$new"/*.whl "$(WHEELS)"; \
+	    set -- "$(WHEELS)"/llama_cpp_python-*.whl; \
+	fi; \
+	$(PIP) install --quiet "$$1"
+	@touch $@
+
+# Editable, and without build isolation: setuptools is in .venv already, and the extension lands in the tree.
+$(STAMPS)/runtime: $(STAMPS)/llama pyproject.toml setup.py $(NATIVE)
+	@echo "edgesteer: installing edgesteer and compiling the tap"
+	@$(PIP) install --quiet --no-build-isolation --editable '.[learn]'
+	@$(PY) -c 'import edgesteer.runtime._native' 2>/dev/null \
+	    || echo "edgesteer: note: the compiled tap could not be built; the slower Python tap will be used"
+	@touch $@
+
+$(STAMPS)/check: $(STAMPS)/runtime
+	@$(PIP) install --quiet --no-build-isolation --editable '.[learn,check]'
+	@touch $@
+
+$(STAMPS)/test: $(STAMPS)/runtime
+	@echo "edgesteer: installing what the tests need (torch among it)"
+	@$(PIP) install --quiet --no-build-isolation --editable '.[test]'
+	@touch $@
+
+# llama.cpp is tried in a child process before anything relies on it.
+$(STAMPS)/doctor: $(STAMPS)/runtime
+	@$(PY) -m edgesteer models get smollm2-135m-instruct >/dev/null
+	@$(PY) -m edgesteer doctor smollm2-135m-instruct || $(call fail,llama.cpp does not work here; to build it anew: rm -rf $(WHEELS) $(STAMPS)/llama and run make again)
+	@touch $@

@@ -1,0 +1,104 @@
+"""The command line: `edgesteer` and `python -m edgesteer`. A shell that knows no steering at all.
+
+Each command is a module here with a click command named `command`, imported only when it is called: the
+short help below is kept here so that `edgesteer --help` imports none of them.
+
+Conventions of every command: data on stdout, progress and logs on stderr; exit code 0 done, 1 refused or
+failed with one clear line, 2 wrong usage, 130 interrupted.
+"""
+
+import errno
+import importlib
+import os
+import sys
+import warnings
+from typing import Any, NoReturn
+
+import click
+
+from edgesteer.errors import EdgesteerError, EdgesteerWarning
+
+COMMANDS = {
+    "models": "List, fetch and locate the models that edgesteer knows by name.",
+    "run": "Generate text with a model, steered or not.",
+    "learn": "Learn a steering bundle from one sentence.",
+    "eval": "Measure a bundle: trait and coherence against the prompt it imitates.",
+    "inspect": "Show what a bundle or control vector holds.",
+    "verify": "Check bundles against every rule of the format.",
+    "doctor": "Prove what can be steered in a model with this llama.cpp.",
+    "map": "Show where steering acts, token by token.",
+    "bench": "Time a model unsteered and steered, token by token.",
+    "demo": "The tour that `make demo` runs.",
+}
+HIDDEN = frozenset({"demo"})
+
+CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+
+
+class LazyGroup(click.Group):
+    """Imports a command's module when it is called, and turns errors into one line and an exit code."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [name for name in COMMANDS if name not in HIDDEN]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = importlib.import_module(f"edgesteer.cli.{cmd_name}").command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, COMMANDS[name]) for name in self.list_commands(ctx)])
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with warnings.catch_warnings():
+            warnings.simplefilter("default", EdgesteerWarning)
+            warnings.showwarning = _show_warning
+            try:
+                return super().invoke(ctx)
+            except (click.ClickException, click.Abort, click.exceptions.Exit):
+                raise  # click's own: usage errors and ctx.exit
+            except KeyboardInterrupt:
+                _leave("interrupted", 130)
+            except EdgesteerError as error:
+                _leave(f"error: {_one_line(error)}", 1)
+            except Exception as error:
+                _leave_unexpected(error)
+
+
+@click.group(cls=LazyGroup, context_settings=CONTEXT)
+@click.version_option(package_name="edgesteer", message="%(prog)s %(version)s")
+def main() -> None:
+    """Steer quantized language models on llama.cpp: learn a bundle from a sentence, dial it, switch it off.
+
+    \b
+    Example:
+      edgesteer run smollm2-135m-instruct --steer pirate:1.2 -p "How do I make tea?"
+    """
+
+
+def _leave(line: str, code: int) -> NoReturn:
+    print(f"edgesteer: {line}", file=sys.stderr)
+    raise click.exceptions.Exit(code)
+
+
+def _leave_unexpected(error: Exception) -> NoReturn:
+    """One line for what nobody foresaw; EDGESTEER_DEBUG=1 shows the traceback instead."""
+    if os.environ.get("EDGESTEER_DEBUG"):
+        raise error
+    if isinstance(error, OSError):
+        if error.errno == errno.EPIPE:  # the reader of our output has gone; click ends quietly
+            raise error
+        _leave(f"error: {_one_line(error)}", 1)
+    what = f"{type(error).__name__}: {_one_line(error)}"
+    _leave(f"internal error: {what}; EDGESTEER_DEBUG=1 shows where; please report it", 1)
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
+    if issubclass(category, EdgesteerWarning):
+        print(f"edgesteer: warning: {' '.join(str(message).split())}", file=sys.stderr)

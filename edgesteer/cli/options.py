@@ -1,0 +1,174 @@
+"""Options that several commands share, and how their text becomes bundles and strengths.
+
+llama.cpp's own spellings (`--control-vector` and its kin, `-t`, `-c`, `-ngl`) mean here what they mean there.
+Importing this loads click and the errors alone; bundles are read when a command asks for them.
+"""
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from edgesteer.errors import PlanError
+
+if TYPE_CHECKING:
+    from edgesteer.bundle import Bundle
+
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+model_argument: Decorator = click.argument("model", metavar="MODEL")
+"""MODEL: the path of a GGUF or a name of the registry; hand it to `resolve_model` once the usage is checked."""
+
+json_option: Decorator = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
+
+
+def llama_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds n_threads, n_ctx and n_gpu_layers (int or None) under llama.cpp's spellings."""
+    for option in (
+        click.option("-ngl", "--gpu-layers", "n_gpu_layers", type=int, help="Layers on the GPU (-1: all)."),
+        click.option("-c", "--ctx-size", "n_ctx", type=click.IntRange(0), help="Context size in tokens."),
+        click.option("-t", "--threads", "n_threads", type=click.IntRange(1), help="CPU threads."),
+    ):
+        command = option(command)
+    return command
+
+
+def steer_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds `--steer` and llama.cpp's three; pass the four values on to `load_steering`."""
+    for option in (
+        click.option(
+            "--control-vector-layer-range",
+            "layer_range",
+            type=(int, int),
+            metavar="START END",
+            help="Layers that the control vectors act on, both inclusive.",
+        ),
+        click.option(
+            "--control-vector-scaled",
+            "control_vector_scaled",
+            multiple=True,
+            metavar="FNAME:SCALE,...",
+            help="Control vectors with a scale, as in llama.cpp.",
+        ),
+        click.option(
+            "--control-vector",
+            "control_vector",
+            multiple=True,
+            metavar="FNAME,...",
+            help="Control vectors at scale 1, as in llama.cpp.",
+        ),
+        click.option(
+            "--steer",
+            "steer",
+            multiple=True,
+            metavar="FILE[:STRENGTH]",
+            help="Bundle or control vector, or the name of a shipped bundle; repeatable, they add up.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def resolve_model(name_or_path: str) -> Path:
+    """The GGUF that MODEL means; fetches a registry model that is missing. Raises ModelError."""
+    from edgesteer_models import resolve
+
+    return resolve(name_or_path)
+
+
+def parse_steer(text: str) -> tuple[str, float | None]:
+    """`FILE[:STRENGTH]` -> (file, strength or None).
+
+    Splits on the last colon, and only if no file has the whole name and the tail is a finite number.
+    Raises PlanError for a tail that is a number but not finite.
+    """
+    head, colon, tail = text.rpartition(":")
+    if not colon or Path(text).exists():
+        return text, None
+    try:
+        strength = float(tail)
+    except ValueError:
+        return text, None
+    if not math.isfinite(strength):
+        raise PlanError(f"{text}: strength {tail} is not finite; give a number such as {head}:1.2")
+    return head, strength
+
+
+def load_steering(
+    steer: tuple[str, ...] = (),
+    control_vector: tuple[str, ...] = (),
+    control_vector_scaled: tuple[str, ...] = (),
+    layer_range: tuple[int, int] | None = None,
+) -> "list[tuple[Bundle, float]]":
+    """The values of `steer_options` as (bundle, strength) pairs, in the order given.
+
+    A bundle without a strength gets its own default, a control vector 1. The layer range holds for the
+    control vectors alone, as in llama.cpp. Raises BundleError and PlanError.
+    """
+    pairs = [_load(path, strength) for path, strength in map(parse_steer, steer)]
+    vectors = [(name, 1.0) for text in control_vector for name in _split_list(text)]
+    vectors += [_parse_scaled(item) for text in control_vector_scaled for item in _split_list(text)]
+    if layer_range is not None and not vectors:
+        raise click.UsageError("--control-vector-layer-range needs --control-vector or --control-vector-scaled")
+    return pairs + [_load_vector(path, scale, layer_range) for path, scale in vectors]
+
+
+def print_json(data: Any) -> None:
+    """Pretty JSON on stdout; NaN and infinity are refused, they are not JSON."""
+    click.echo(json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def _load(path: str, strength: float | None) -> "tuple[Bundle, float]":
+    from edgesteer.bundle import load
+    from edgesteer_models import resolve_bundle
+
+    bundle = load(resolve_bundle(path))
+    return bundle, bundle.strength.default if strength is None else strength
+
+
+def _load_vector(path: str, scale: float, layer_range: tuple[int, int] | None) -> "tuple[Bundle, float]":
+    bundle, _ = _load(path, scale)
+    if bundle.kind != "vector":
+        raise PlanError(f"{path}: is a {bundle.kind} bundle, not a control vector; use --steer {path}:{scale:g}")
+    return _as_control_vector(bundle, path, layer_range), scale
+
+
+def _split_list(text: str) -> list[str]:
+    """llama.cpp's comma-separated lists; a file whose name holds a comma is taken whole."""
+    return [text] if Path(text).exists() else [item for item in text.split(",") if item]
+
+
+def _parse_scaled(item: str) -> tuple[str, float]:
+    path, scale = parse_steer(item)
+    if scale is None:
+        raise click.UsageError(f"--control-vector-scaled {item}: expected FNAME:SCALE, such as {path}:0.8")
+    return path, scale
+
+
+def _as_control_vector(bundle: "Bundle", path: str, layer_range: tuple[int, int] | None) -> "Bundle":
+    """What llama.cpp makes of the file: its directions in the range, on every token."""
+    from edgesteer.bundle import Bundle, encode_directions
+
+    start, end = layer_range or (bundle.layers[0], bundle.layers[-1])
+    kept = {n: direction for n, direction in bundle.directions.items() if start <= n <= end}
+    if not kept:
+        raise PlanError(
+            f"{path}: no direction in the layer range {start}..{end}; it holds {span(bundle.layers)}; "
+            "give another --control-vector-layer-range"
+        )
+    architecture = bundle.model.architecture if bundle.model else bundle.architecture_hint
+    return Bundle.from_control_vector(encode_directions(kept, architecture or ""), bundle.name, bundle.source)
+
+
+def span(layers: tuple[int, ...]) -> str:
+    """Ascending block numbers for people: `1-29`, or `3, 5-7`."""
+    runs: list[list[int]] = []
+    for layer in layers:
+        if runs and layer == runs[-1][1] + 1:
+            runs[-1][1] = layer
+        else:
+            runs.append([layer, layer])
+    return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)

