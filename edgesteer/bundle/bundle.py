@@ -258,6 +258,7 @@ class Bundle:
         """Add card and manifest to the members that steer."""
         fixed = {"format": FORMAT, "operation": "add", "site": "block_output"}
         plain = parse_json(canonical({**values, **fixed}), f"{where}: manifest.json")
+        decode_manifest(canonical({**plain, "files": {}}), f"{where}: manifest.json")  # the card relies on it
         members = {**members, "card.md": render_card(plain).encode()}
         plain["files"] = {
             name: {"sha256": agreement.sha256(data), "size": len(data)} for name, data in members.items()

@@ -37,17 +37,33 @@ Schema = Mapping[int, Field]
 
 
 def decode(data: bytes | memoryview, schema: Schema) -> Message:
-    """Decode one message. Absent fields are absent keys; a repeated field is a list.
+    """Decode one message with those inside it. Absent fields are absent keys; a repeated field is a list.
 
     Raises:
         WireError: a malformed, unknown or doubled field, or one of another wire type than the schema's.
     """
+    return _decode(memoryview(data), schema, _Budget())
+
+
+class _Budget:
+    """Counts the fields of a whole file: 64 MiB could hold tens of millions, real gates have hundreds."""
+
+    spent = 0
+
+    def spend(self) -> None:
+        self.spent += 1
+        if self.spent > _MAX_FIELDS:
+            raise WireError(f"more than {_MAX_FIELDS} fields")
+
+
+def _decode(data: memoryview, schema: Schema, budget: _Budget) -> Message:
     message: Message = {}
-    for number, wire, raw in _fields(memoryview(data)):
+    for number, wire, raw in _fields(data):
+        budget.spend()
         field = schema.get(number)
         if field is None:
             raise WireError(f"an unknown field {number}")
-        value = _convert(field, wire, raw)
+        value = _convert(field, wire, raw, budget)
         if field.many:
             message.setdefault(field.name, []).extend(value if isinstance(value, list) else [value])
         elif field.name in message:
@@ -57,9 +73,9 @@ def decode(data: bytes | memoryview, schema: Schema) -> Message:
     return message
 
 
-def _convert(field: Field, wire: int, raw: Value) -> Any:
+def _convert(field: Field, wire: int, raw: Value, budget: _Budget) -> Any:
     if field.kind == "int" and field.many and wire == _LEN and isinstance(raw, memoryview):
-        return _packed(raw)
+        return _packed(raw, budget)
     if field.kind == "float" and field.many and wire == _LEN:
         return raw  # packed; nobody here asks for the values
     if wire != _KINDS[field.kind]:
@@ -68,7 +84,7 @@ def _convert(field: Field, wire: int, raw: Value) -> Any:
         return raw - (1 << 64) if field.kind == "int" and raw >> 63 else raw
     if field.kind == "text":
         return _text(field.name, raw)
-    return decode(raw, field.schema) if field.schema is not None else raw
+    return _decode(raw, field.schema, budget) if field.schema is not None else raw
 
 
 def _text(name: str, raw: memoryview) -> str:
@@ -78,23 +94,19 @@ def _text(name: str, raw: memoryview) -> str:
         raise WireError(f"a '{name}' that is not UTF-8") from None
 
 
-def _packed(raw: memoryview) -> list[int]:
+def _packed(raw: memoryview, budget: _Budget) -> list[int]:
     values, at = [], 0
     while at < len(raw):
         value, at = _varint(raw, at)
         values.append(value - (1 << 64) if value >> 63 else value)
-        if len(values) > _MAX_FIELDS:
-            raise WireError(f"more than {_MAX_FIELDS} packed values")
+        budget.spend()
     return values
 
 
 def _fields(data: memoryview) -> Iterator[tuple[int, int, Value]]:
     """(number, wire type, value) of each field; groups, which ONNX never used, are refused."""
-    at = count = 0
+    at = 0
     while at < len(data):
-        count += 1
-        if count > _MAX_FIELDS:
-            raise WireError(f"more than {_MAX_FIELDS} fields in one message")
         tag, at = _varint(data, at)
         value: Value
         if tag & 7 == _VARINT:
