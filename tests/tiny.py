@@ -1,0 +1,174 @@
+"""Tiny random GGUF models that llama.cpp loads and runs: every architecture the tests need, without a download.
+
+Knows one small byte-level BPE vocabulary with ChatML specials, and how to fill and write tensors; the list of
+them is `tests.tiny_architectures`. Data flow: (architecture, sizes, seed) -> a GGUF file, the same bytes every
+time. Knows nothing of llama_cpp or of edgesteer.
+
+The text such a model writes is noise, but well behaved noise: activations stay of order one through the blocks,
+logits spread over a few nats, and greedy decoding yields printable ASCII and never an end token.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Literal
+
+import gguf
+import numpy as np
+
+from tests.tiny_architectures import ARCHITECTURES, CAUSAL, N_VOCAB, Sizes, Tensor
+
+__all__ = ["ARCHITECTURES", "CAUSAL", "CHATML", "tiny_model", "vocabulary", "write_tiny"]
+
+CHATML = (
+    "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n'}}"
+    "{% endfor %}{% if add_generation_prompt %}{{'<|im_start|>assistant\n'}}{% endif %}"
+)
+SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+_PAIRS = (
+    "Ġ t,Ġ a,h e,i n,Ġt he,e r,o u,Ġ s,o n,r e,Ġ w,Ġ b,a t,Ġ c,l l,o r,Ġ m,e n,Ġ f,Ġ p,"
+    "i t,e s,Ġ d,Ġa n,a n,in g,Ġ y,Ġy ou,Ġ o,Ġo f,u s"
+)
+MERGES = tuple(_PAIRS.split(","))
+
+WeightType = Literal["F32", "F16", "Q8_0"]
+_FILE_TYPES = {"F32": 0, "F16": 1, "Q8_0": 7}
+
+
+def byte_tokens() -> list[str]:
+    """GPT-2's spelling of the 256 bytes: printable ones stand for themselves, the rest are moved to U+0100 on."""
+    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    moved = iter(range(0x100, 0x200))
+    return [chr(byte if byte in printable else next(moved)) for byte in range(256)]
+
+
+def vocabulary(n_vocab: int) -> tuple[list[str], list[int]]:
+    """Tokens and their GGUF types: bytes, merged pairs, specials, then unused ones up to `n_vocab`."""
+    words = [*byte_tokens(), *(merge.replace(" ", "") for merge in MERGES)]
+    unused = n_vocab - len(words) - len(SPECIALS)
+    if unused < 0:
+        raise ValueError(f"n_vocab is {n_vocab}, but the tiny vocabulary needs at least {n_vocab - unused}")
+    tokens = [*words, *SPECIALS, *(f"<|unused{i}|>" for i in range(unused))]
+    types = [gguf.TokenType.NORMAL] * len(words) + [gguf.TokenType.CONTROL] * len(SPECIALS)
+    return tokens, [int(t) for t in types + [gguf.TokenType.UNUSED] * unused]
+
+
+def _silent_rows(n_vocab: int) -> list[int]:
+    """Tokens whose logit is held at 0, so that greedy text is printable ASCII and does not end by itself."""
+    space = byte_tokens()[0x20]
+    spoken = [all(c == space or 0x20 < ord(c) < 0x7F for c in token) for token in vocabulary(n_vocab)[0]]
+    n_words = 256 + len(MERGES)
+    return [i for i in range(n_vocab) if i >= n_words or not spoken[i]]
+
+
+def _values(t: Tensor, rng: np.random.Generator, s: Sizes, embd_scale: float) -> np.ndarray:
+    """Random values of a tensor, float32, in NumPy's axis order (the reverse of ggml's)."""
+    noise = rng.standard_normal(t.shape[::-1], dtype=np.float32)
+    if t.kind == "norm":
+        return 1 + np.float32(0.1) * noise
+    if t.kind == "decay":
+        return np.asarray(-np.exp(np.float32(0.3) * noise))
+    scales = {"bias": 0.05, "embd": embd_scale / s.n_embd**0.5, "output": 2.0 / s.n_embd**0.5}
+    values = np.float32(scales.get(t.kind, t.shape[0] ** -0.5)) * noise
+    if t.kind == "output":
+        values[_silent_rows(s.n_vocab)] = 0
+    return values
+
+
+def _tensors(arch: str, s: Sizes) -> Iterator[Tensor]:
+    yield from ARCHITECTURES[arch].head(s)
+    for i in range(s.n_layer):
+        yield from ARCHITECTURES[arch].block(i, s)
+
+
+def _write_key(writer: gguf.GGUFWriter, key: str, value: Any) -> None:
+    if isinstance(value, bool):
+        writer.add_bool(key, value)
+    elif isinstance(value, float):
+        writer.add_float32(key, value)
+    elif isinstance(value, int):
+        writer.add_uint32(key, value)
+    else:
+        writer.add_array(key, value)
+
+
+def _write_keys(writer: gguf.GGUFWriter, arch: str, s: Sizes) -> None:
+    common = {"context_length": s.n_ctx, "embedding_length": s.n_embd, "block_count": s.n_layer}
+    heads = {"attention.head_count": s.n_head, "attention.head_count_kv": s.n_head_kv}
+    keys = {**common, "feed_forward_length": s.n_ff, **heads, **ARCHITECTURES[arch].keys(s)}
+    for key, value in keys.items():
+        _write_key(writer, f"{arch}.{key}", value)
+
+
+def _write_tokenizer(writer: gguf.GGUFWriter, arch: str, n_vocab: int, chat_template: str | None) -> None:
+    tokens, types = vocabulary(n_vocab)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("gpt-2")
+    writer.add_token_list(tokens)
+    writer.add_token_types(types)
+    writer.add_token_merges(list(MERGES))
+    writer.add_bos_token_id(tokens.index("<|endoftext|>"))
+    writer.add_eos_token_id(tokens.index("<|im_end|>"))
+    writer.add_add_bos_token(arch in ("llama", "gemma2", "gemma3"))
+    if arch == "bert":
+        writer.add_token_type_count(2)
+    if chat_template is not None:
+        writer.add_chat_template(chat_template)
+
+
+def _write_tensor(writer: gguf.GGUFWriter, t: Tensor, values: np.ndarray, weight_type: WeightType) -> None:
+    # llama.cpp quantizes matrices only, and the rows of Q8_0 must be whole blocks of 32.
+    matrix = t.kind in ("weight", "embd", "output") and len(t.shape) > 1 and t.shape[0] % 32 == 0
+    kind = gguf.GGMLQuantizationType[weight_type if matrix else "F32"]
+    writer.add_tensor(t.name, gguf.quants.quantize(values, kind), raw_dtype=kind)
+
+
+def write_tiny(
+    path: str | os.PathLike[str],
+    arch: str,
+    *,
+    n_layer: int = 4,
+    n_embd: int = 64,
+    n_ff: int = 128,
+    n_head: int = 4,
+    n_head_kv: int = 2,
+    n_vocab: int = N_VOCAB,
+    n_ctx: int = 512,
+    seed: int = 0,
+    weight_type: WeightType = "F32",
+    chat_template: str | None = CHATML,
+) -> Path:
+    """Write a random model of one of `ARCHITECTURES` to `path`; the same arguments give the same bytes.
+
+    gpt2, gptneox, bert have as many key as query heads, whatever `n_head_kv` says. The file appears whole or not
+    at all. Raises ValueError for an unknown architecture or a vocabulary that is too small.
+    """
+    if arch not in ARCHITECTURES:
+        raise ValueError(f"no tiny {arch!r}; known: {', '.join(ARCHITECTURES)}")
+    n_head_kv = n_head if arch in ("gpt2", "gptneox", "bert") else n_head_kv
+    sizes = Sizes(n_layer, n_embd, n_ff, n_head, n_head_kv, n_vocab, n_ctx)
+    path, rng = Path(path), np.random.default_rng(seed)
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    writer = gguf.GGUFWriter(partial, arch)
+    writer.add_name("tiny")  # without the architecture: llama.cpp looks for tokens of its own in any "phi3"
+    writer.add_file_type(_FILE_TYPES[weight_type])
+    _write_keys(writer, arch, sizes)
+    _write_tokenizer(writer, arch, n_vocab, chat_template)
+    for tensor in _tensors(arch, sizes):
+        values = _values(tensor, rng, sizes, ARCHITECTURES[arch].embd_scale)
+        _write_tensor(writer, tensor, values, weight_type)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return partial.replace(path)
+
+
+def tiny_model(arch: str, directory: str | os.PathLike[str], **options: Any) -> Path:
+    """The tiny model of `arch` in `directory`, written if it is not there yet; `options` as for `write_tiny`."""
+    suffix = "-" + sha256(repr(sorted(options.items())).encode()).hexdigest()[:8] if options else ""
+    path = Path(directory) / f"tiny-{arch}{suffix}.gguf"
+    return path if path.exists() else write_tiny(path, arch, **options)
