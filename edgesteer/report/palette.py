@@ -1,0 +1,91 @@
+"""Numbers as intensity: a signed scale of a few levels, with terminal colours and marks for each.
+
+Knows how strong 'strong' is among given values, and 256-colour codes. Data flow: values -> Scale -> levels ->
+SGR codes or marks. Positive is warm, negative is blue: told apart by the colour-blind too, and by lightness.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+LEVELS = 8
+_WARM = (52, 88, 124, 160, 166, 172, 208, 214)
+_COLD = (17, 18, 19, 25, 26, 32, 38, 45)
+_DARK_LEVELS = 5  # up to here white text is readable upon it, above black is
+_WHITE, _BLACK = 231, 16
+_POSITIVE_MARKS = "▁▂▃▄▅▆▇█"
+_NEGATIVE_MARKS = "---===≡≡"
+
+RESET = "\x1b[0m"
+DIM = "\x1b[2m"
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """Levels -8..8 of a value: `limit` and all beyond it is 8; 0 is what lies under a hundredth of it."""
+
+    limit: float
+
+    @classmethod
+    def of(cls, values: npt.NDArray[np.float32]) -> Scale:
+        """Scale to the 95th percentile of the non-zero magnitudes, so that one outlier hides nothing."""
+        magnitudes = np.abs(values[values != 0])
+        limit = np.quantile(magnitudes, 0.95, method="higher") if magnitudes.size else 0
+        return cls(float(limit))
+
+    def level(self, value: float) -> int:
+        """The level of `value`, of its sign."""
+        if self.limit == 0 or abs(value) < self.limit / 100:
+            return 0
+        steps = min(LEVELS, int(np.ceil(abs(value) / self.limit * LEVELS)))
+        return steps if value > 0 else -steps
+
+
+def color(level: int) -> int:
+    """256-colour code of a level other than 0."""
+    return _WARM[level - 1] if level > 0 else _COLD[-level - 1]
+
+
+def paint(text: str, level: int, dim: bool = False) -> str:
+    """`text` upon the level's colour; level 0 keeps the terminal's own colours."""
+    if level == 0:
+        return f"{DIM}{text}{RESET}" if dim and text else text
+    ink = _WHITE if abs(level) <= _DARK_LEVELS else _BLACK
+    return f"{DIM if dim else ''}\x1b[38;5;{ink};48;5;{color(level)}m{text}{RESET}"
+
+
+def mark(level: int) -> str:
+    """One character for a level where there is no colour: a rising block, or minus strokes for negatives."""
+    if level == 0:
+        return " "
+    return _POSITIVE_MARKS[level - 1] if level > 0 else _NEGATIVE_MARKS[-level - 1]
+
+
+def number(value: float) -> str:
+    """`value` in at most seven characters, with a true minus."""
+    text = "0" if value == 0 else f"{value:.2f}" if 0.01 <= abs(value) < 1000 else f"{value:.0e}"
+    return text.replace("-", "−", 1) if value < 0 else text
+
+
+def legend(scale: Scale, *, negative: bool, positive: bool, colored: bool) -> str:
+    """The scale from end to end, as it looks; a side on which no value lies is left out."""
+    levels = list(range(1, LEVELS + 1))
+
+    def ramp(signed: list[int]) -> str:
+        return "".join(paint(" ", n) if colored else mark(n) for n in signed)
+
+    parts = [number(-scale.limit), ramp([-n for n in reversed(levels)])] if negative else []
+    return " ".join([*parts, "0", *([ramp(levels), number(scale.limit)] if positive else [])])
+
+
+def half_blocks(upper: int, lower: int) -> str:
+    """One cell that shows two levels, one above the other, in colour."""
+    if upper == lower:
+        return paint(" ", upper)
+    if upper == 0:
+        return f"\x1b[38;5;{color(lower)}m▄{RESET}"
+    below = f";48;5;{color(lower)}" if lower else ""
+    return f"\x1b[38;5;{color(upper)}{below}m▀{RESET}"
