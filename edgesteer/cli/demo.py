@@ -1,0 +1,54 @@
+"""`edgesteer demo`: what `make demo` runs. Three questions unsteered, with the constant bundle and
+with the PSR bundle, streamed; then the steering map of the last reply."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+QUESTIONS = (
+    "How do I make a good cup of tea?",
+    "What should I do on a rainy Sunday?",
+    "Tell me something about the moon.",
+)
+WAYS = (("unsteered", None), ("constant bundle", "pirate-constant"), ("PSR bundle", "pirate"))
+
+
+@click.command()
+@click.option("-n", "--max-tokens", type=click.IntRange(1), default=48, show_default=True)
+@click.option("-t", "--threads", "n_threads", type=click.IntRange(1))
+def command(max_tokens: int, n_threads: int | None) -> None:
+    """The tour: SmolLM2-135M-Instruct as it is, and as a pirate, by two bundles that ship with edgesteer."""
+    from edgesteer.bundle import load
+    from edgesteer.cli.opening import open_model, reply
+    from edgesteer.report.terminal import show
+    from edgesteer_models import resolve_bundle
+
+    bundles = {name: load(resolve_bundle(name)) for _, name in WAYS if name}
+    llm = open_model("smollm2-135m-instruct", n_threads=n_threads)
+    steering_map = None
+    for question in QUESTIONS:
+        click.secho(f"\n{question}", bold=True)
+        for title, name in WAYS:
+            click.secho(f"\n[{title}]", fg="cyan")
+            llm.clear_steering()
+            if name:
+                llm.steer(bundles[name])
+            with llm.record() as steering_map:
+                for piece in reply(llm, question, max_tokens=max_tokens, temperature=0.0):
+                    click.echo(piece, nl=False)
+                    sys.stdout.flush()
+            click.echo()
+    click.secho("\nWhere the PSR acted on the last reply (its coefficient, summed over the blocks):\n", bold=True)
+    assert steering_map is not None
+    show(steering_map)
+    click.echo(_LAST_LINES)
+
+
+_LAST_LINES = """
+Learn your own from one sentence (about two minutes):
+
+  .venv/bin/edgesteer learn smollm2-135m-instruct --trait "You are a grumpy wizard." -o wizard.steer
+  .venv/bin/edgesteer run smollm2-135m-instruct --steer wizard.steer -p "How do I make tea?"
+"""

@@ -1,0 +1,71 @@
+"""Opening a model for a command, and streaming a reply. Between click's values and SteeredLlama."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from edgesteer.cli.options import resolve_model
+from edgesteer.errors import ModelError
+
+if TYPE_CHECKING:
+    from edgesteer.runtime import SteeredLlama
+
+DEFAULT_CTX = 2048
+
+
+def default_threads() -> int:
+    """All processors of a small machine, the physical cores of a larger one (half its processors)."""
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return usable if usable <= 4 else usable // 2
+
+
+def open_model(
+    model: str | Path,
+    n_threads: int | None = None,
+    n_ctx: int | None = None,
+    n_gpu_layers: int | None = None,
+    **more: Any,
+) -> SteeredLlama:
+    """A SteeredLlama for MODEL (path or registry name). Raises ModelError."""
+    from edgesteer.runtime import SteeredLlama
+
+    threads = n_threads or default_threads()
+    return SteeredLlama(
+        str(resolve_model(str(model))),
+        n_threads=threads,
+        n_threads_batch=threads,
+        n_ctx=DEFAULT_CTX if n_ctx is None else n_ctx,
+        n_gpu_layers=n_gpu_layers or 0,
+        **more,
+    )
+
+
+def read_prompt(prompt: str | None) -> str:
+    """The prompt given, or standard input where it is no terminal. UsageError for an empty one."""
+    if prompt is None and not sys.stdin.isatty():
+        prompt = sys.stdin.read()
+    if not prompt or not prompt.strip():
+        raise click.UsageError("give a prompt with -p TEXT or on standard input")
+    return prompt
+
+
+def reply(
+    llm: SteeredLlama, prompt: str, *, system: str | None = None, raw: bool = False, **sampling: Any
+) -> Iterator[str]:
+    """The reply's text, piece by piece. raw: complete the prompt as it stands, without a template."""
+    if raw:
+        for part in llm.create_completion(prompt, stream=True, **sampling):
+            yield part["choices"][0]["text"]  # type: ignore[index]
+        return
+    if "tokenizer.chat_template" not in llm.metadata:
+        raise ModelError(f"{llm.model_path}: has no chat template (a base model?), expected one; use --raw")
+    messages: list[Any] = [{"role": "system", "content": system}] if system else []
+    messages.append({"role": "user", "content": prompt})
+    for part in llm.create_chat_completion(messages, stream=True, **sampling):
+        yield part["choices"][0]["delta"].get("content") or ""  # type: ignore[index,union-attr]

@@ -1,0 +1,215 @@
+"""The steering plan: a pure value between bundles and a model. Knows no llama.cpp.
+
+In:  bundles, each with a strength and a scope.
+Out: the terms in canonical order, and for every block what acts there:
+     a vector for llama.cpp's control-vector slot, or operations for the tap.
+
+Plans add up and commute: equal terms are merged (a vector and its negative are one term, with
+opposite strengths), terms that sum to zero leave, the rest is sorted by content. The fingerprint
+names the intervention, not the files it came from.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+from edgesteer.bundle import Bundle
+from edgesteer.errors import PlanError
+from edgesteer.scope import BIT, SCOPES
+
+F32 = npt.NDArray[np.float32]
+
+# Strengths are decimal: 0.1 + 0.2 - 0.3 is meant to be zero.
+_ZERO = 1e-9
+
+
+def check_strength(value: object, what: str) -> float:
+    """`value` as a float that is finite in float32 too; PlanError otherwise."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.floating, np.integer)):
+        raise PlanError(f"{what}: strength is {value!r}, expected a finite number, such as 1.0")
+    strength = float(value)
+    if not math.isfinite(strength) or abs(strength) > float(np.finfo(np.float32).max):
+        raise PlanError(f"{what}: strength is {value!r}, expected a finite number, such as 1.0")
+    return strength
+
+
+def check_scope(value: str, what: str) -> str:
+    if value not in SCOPES:
+        raise PlanError(f"{what}: scope is {value!r}, expected one of {', '.join(SCOPES)}")
+    return value
+
+
+@dataclass(frozen=True, eq=False)
+class Term:
+    """One bundle in a plan: h' = h + strength * coefficient(h) * direction, in its scope."""
+
+    bundle: Bundle
+    strength: float
+    scope: str
+
+    @cached_property
+    def sign(self) -> int:
+        """+1 or -1: the sign under which this bundle's directions are written down."""
+        first = self.bundle.directions[self.bundle.layers[0]]
+        nonzero = first[np.nonzero(first)[0][:1]]
+        return -1 if nonzero.size and nonzero[0] < 0 else 1
+
+    @cached_property
+    def key(self) -> bytes:
+        """32 bytes that name directions (up to sign), gate and scope: equal keys are merged."""
+        digest = hashlib.sha256(self.scope.encode() + b"\0")
+        for layer in self.bundle.layers:
+            # Adding 0.0 turns a negative zero into zero, so that v and -v hash alike.
+            digest.update(f"{layer}\0".encode())
+            digest.update((self.bundle.directions[layer] * np.float32(self.sign) + np.float32(0)).tobytes())
+        digest.update(hashlib.sha256(self.bundle.gate or b"").digest())
+        return digest.digest()
+
+    @property
+    def constant(self) -> bool:
+        """Whether the coefficient is 1 whatever the activation."""
+        return self.bundle.gate is None
+
+    @property
+    def bit(self) -> int:
+        return BIT[self.scope]
+
+    def described(self) -> bytes:
+        return self.key + np.float32(self.strength * self.sign).tobytes()
+
+
+@dataclass(frozen=True, eq=False)
+class Operation:
+    """What the tap does at one block for one term."""
+
+    layer: int
+    term: int
+    direction: F32
+    gate: Term | None
+
+
+def _merge(terms: Iterable[Term]) -> tuple[Term, ...]:
+    groups: dict[bytes, list[Term]] = {}
+    for term in terms:
+        groups.setdefault(term.key, []).append(term)
+    merged = []
+    for key in sorted(groups):
+        group = groups[key]
+        strengths = [t.strength * t.sign * group[0].sign for t in group]
+        total = math.fsum(strengths)
+        if abs(total) > _ZERO * max(abs(s) for s in strengths):
+            merged.append(replace(group[0], strength=total))
+    return tuple(merged)
+
+
+@dataclass(frozen=True, eq=False)
+class SteeringPlan:
+    """Immutable; equal when the interventions are. `SteeringPlan()` is no intervention."""
+
+    terms: tuple[Term, ...] = ()
+
+    @classmethod
+    def of(cls, items: Iterable[tuple[Bundle, float | None, str | None]]) -> SteeringPlan:
+        """A plan from (bundle, strength, scope); None takes the bundle's own default.
+
+        Raises PlanError for a strength that is no finite number or an unknown scope.
+        """
+        terms = []
+        for bundle, strength, scope in items:
+            what = bundle.source or bundle.name
+            value = check_strength(bundle.strength.default if strength is None else strength, what)
+            terms.append(Term(bundle, value, check_scope(bundle.scope if scope is None else scope, what)))
+        return cls(_merge(t for t in terms if t.strength != 0.0))
+
+    def __bool__(self) -> bool:
+        return bool(self.terms)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, SteeringPlan) and self.fingerprint == other.fingerprint
+
+    def __hash__(self) -> int:
+        return hash(self.fingerprint)
+
+    def __add__(self, other: SteeringPlan) -> SteeringPlan:
+        return SteeringPlan(_merge(self.terms + other.terms))
+
+    def __repr__(self) -> str:
+        parts = ", ".join(f"{t.bundle.name} x {t.strength:g} ({t.scope})" for t in self.terms)
+        return f"<SteeringPlan {parts or 'none'}>"
+
+    def with_strength(self, strength: float) -> SteeringPlan:
+        """The same bundles and scopes, every strength set to `strength`."""
+        value = check_strength(strength, "plan")
+        return SteeringPlan(_merge(replace(t, strength=value) for t in self.terms) if value else ())
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hex SHA-256 that names the intervention; the empty plan has one too."""
+        return hashlib.sha256(b"".join(t.described() for t in self.terms)).hexdigest()
+
+    @cached_property
+    def layers(self) -> tuple[int, ...]:
+        return tuple(sorted({n for t in self.terms for n in t.bundle.layers}))
+
+    def _at(self, layer: int) -> list[tuple[int, Term]]:
+        return [(i, t) for i, t in enumerate(self.terms) if layer in t.bundle.directions]
+
+    @cached_property
+    def slots(self) -> Mapping[int, F32]:
+        """Block -> float32 [n_embd] for the control-vector slot: where all act everywhere, ungated.
+
+        Summed in float64 and rounded once; a single term gives the bits of float32(strength) * v.
+        """
+        out: dict[int, F32] = {}
+        for layer in self.layers:
+            here = self._at(layer)
+            if all(t.constant and t.scope == "all" for _, t in here):
+                parts = [np.float64(np.float32(t.strength)) * t.bundle.directions[layer] for _, t in here]
+                with np.errstate(over="ignore"):  # the runtime sees and reports an overflow
+                    out[layer] = np.sum(parts, axis=0).astype(np.float32)
+        return out
+
+    @cached_property
+    def operations(self) -> tuple[Operation, ...]:
+        """What the tap applies, by block and then in canonical order: all that is in no slot."""
+        return tuple(
+            Operation(layer, i, t.bundle.directions[layer], None if t.constant else t)
+            for layer in self.layers
+            if layer not in self.slots
+            for i, t in self._at(layer)
+        )
+
+    @cached_property
+    def strengths(self) -> F32:
+        """float32 [terms]."""
+        return np.array([t.strength for t in self.terms], dtype=np.float32)
+
+    def row_strengths(self, bits: npt.NDArray[np.uint8]) -> F32:
+        """float32 [terms, rows]: each term's strength where the row's scope bits hold it, else 0."""
+        return np.take(self._by_bits, bits, axis=1)
+
+    @cached_property
+    def _by_bits(self) -> F32:
+        """float32 [terms, 8]: strengths for each combination of scopes."""
+        held = np.array([t.bit for t in self.terms], dtype=np.uint8)[:, None] & np.arange(8, dtype=np.uint8)
+        return np.where(held != 0, self.strengths[:, None], np.float32(0))
+
+    @cached_property
+    def _applied(self) -> npt.NDArray[np.uint64]:
+        table = np.zeros(8, dtype=np.uint64)
+        for bits in range(8):
+            held = b"".join(t.described() for t in self.terms if t.bit & bits)
+            if held:
+                table[bits] = int.from_bytes(hashlib.sha256(held).digest()[:8], "little")
+        return table
+
+    def applied(self, bits: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint64]:
+        """For each row a hash of the interventions in scope there; 0 for none."""
+        return self._applied[bits]

@@ -1,0 +1,107 @@
+"""llama.cpp's and ggml's exported functions, from the library that llama_cpp itself holds.
+
+Loading libggml-base by path would load a second copy with its own state; symbols looked up
+through llama_cpp's handle resolve to the copy in use. Only functions, no struct offsets.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+from collections.abc import Iterator
+from functools import cache
+from typing import Any
+
+import llama_cpp
+import llama_cpp.llama_cpp as llama_h
+from llama_cpp._logger import llama_log_callback
+
+from edgesteer.errors import ModelError, SteeringUnavailable
+
+_p, _sz, _i64, _str = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int64, ctypes.c_char_p
+
+# name -> (result, arguments)
+_PROTOTYPES: dict[str, tuple[Any, list[Any]]] = {
+    "ggml_get_name": (_str, [_p]),
+    "ggml_nelements": (_i64, [_p]),
+    "ggml_nrows": (_i64, [_p]),
+    "ggml_nbytes": (_sz, [_p]),
+    "ggml_is_contiguous": (ctypes.c_bool, [_p]),
+    "ggml_backend_tensor_get": (None, [_p, _p, _sz, _sz]),
+    "ggml_backend_tensor_set": (None, [_p, _p, _sz, _sz]),
+}
+
+# The order of es_ggml in native/tap.h.
+TAP_FUNCTIONS = (
+    "ggml_get_name",
+    "ggml_nelements",
+    "ggml_nrows",
+    "ggml_nbytes",
+    "ggml_is_contiguous",
+    "ggml_backend_tensor_get",
+    "ggml_backend_tensor_set",
+)
+
+
+@cache
+def function(name: str) -> Any:
+    """The exported C function `name` with its prototype.
+
+    Raises SteeringUnavailable where this build of llama.cpp does not export it.
+    """
+    try:
+        found = llama_h._lib[name]
+    except AttributeError:
+        raise SteeringUnavailable(
+            f"llama_cpp {llama_cpp.__version__}: its library does not export {name}, which the tap needs; "
+            "install llama-cpp-python 0.3.36 or newer with shared libraries"
+        ) from None
+    found.restype, found.argtypes = _PROTOTYPES[name]
+    return found
+
+
+def address(name: str) -> int:
+    return ctypes.cast(function(name), ctypes.c_void_p).value or 0
+
+
+class _Log:
+    """The error lines that llama.cpp logs while it is held."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def reason(self) -> str:
+        """The most telling line, without its function's name; '' without any."""
+        lines = [line.split(": ", 1)[-1] for line in self.lines if line.strip()]
+        return lines[0].removeprefix("error loading model: ") if lines else ""
+
+
+@contextlib.contextmanager
+def held_log() -> Iterator[_Log]:
+    """Keep llama.cpp's log off stderr and collect its errors; the previous logger returns after."""
+    log = _Log()
+
+    @llama_h.llama_log_callback
+    def collect(level: int, text: bytes, _user: Any) -> None:
+        if level == 4 or (level == 3 and not log.lines):  # ERROR; a WARN if nothing better comes
+            log.lines.append(text.decode("utf-8", "replace").strip())
+
+    llama_h.llama_log_set(collect, ctypes.c_void_p(0))
+    try:
+        yield log
+    finally:
+        llama_h.llama_log_set(llama_log_callback, ctypes.c_void_p(0))
+
+
+def check_model_file(path: str) -> None:
+    """Refuse what is no GGUF before llama.cpp sees it: ModelError in one line."""
+    try:
+        with open(path, "rb") as file:
+            magic = file.read(4)
+    except FileNotFoundError:
+        raise ModelError(f"{path}: no such file, expected a GGUF model; see 'edgesteer models'") from None
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be read ({error.strerror}); expected a GGUF model") from None
+    if magic != b"GGUF":
+        found = "an empty file" if not magic else f"first bytes {magic!r}"
+        raise ModelError(f"{path}: {found}, expected a GGUF model (it begins with b'GGUF'); download it again")

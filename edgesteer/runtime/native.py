@@ -1,0 +1,252 @@
+"""The compiled tap and gate, called through ctypes. Mirrors native/tap.h and native/ort.h."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import os
+import sys
+import threading
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+import llama_cpp.llama_cpp as llama_h
+import numpy as np
+
+from edgesteer.errors import BundleError
+from edgesteer.runtime import library
+from edgesteer.runtime.tap import F32, Announcement, TapOperation, failure
+
+_ABI = 1
+_p, _i32, _i64 = ctypes.c_void_p, ctypes.c_int32, ctypes.c_int64
+
+
+class _Ggml(ctypes.Structure):
+    _fields_ = tuple((name, _p) for name in library.TAP_FUNCTIONS)
+
+
+class _Op(ctypes.Structure):
+    _fields_ = (("layer", _i32), ("term", _i32), ("direction", _p), ("gate", _p), ("gate_self", _p))
+
+
+class _Announcement(ctypes.Structure):
+    _fields_ = (
+        ("n_rows", _i32),
+        ("wants_logits", _p),
+        ("strength", _p),
+        ("record", _p),
+        ("capture", _p),
+        ("replace", _p),
+    )
+
+
+class _Status(ctypes.Structure):
+    _fields_ = (("code", _i32), ("layer", _i32), ("found", _i64), ("expected", _i64), ("op", _i32))
+
+
+_GATE = ctypes.CFUNCTYPE(ctypes.c_int, _p, _i32, _p, _i32, _p)
+
+_PROTOTYPES: dict[str, tuple[Any, list[Any]]] = {
+    "es_abi": (ctypes.c_int, []),
+    "es_tap_new": (_p, [ctypes.POINTER(_Ggml)]),
+    "es_tap_free": (None, [_p]),
+    "es_tap_model": (None, [_p, _i32, _i32]),
+    "es_tap_plan": (ctypes.c_int, [_p, _p, _i32, _i32]),
+    "es_tap_announce": (ctypes.c_int, [_p, ctypes.POINTER(_Announcement)]),
+    "es_tap_finish": (_Status, [_p]),
+    "es_ort_gate_new": (_p, [_p, ctypes.c_char_p, ctypes.c_size_t, _i32, _i32, ctypes.c_char_p, ctypes.c_size_t]),
+    "es_ort_gate_free": (None, [_p]),
+    "es_ort_gate_run": (ctypes.c_int, [_p, _i32, _p, _i32, _p]),
+    "es_ort_gate_error": (ctypes.c_char_p, [_p]),
+}
+
+
+@cache
+def _library() -> ctypes.CDLL | None:
+    """The extension, without running its Python part; None where it was not compiled."""
+    spec = importlib.util.find_spec("edgesteer.runtime._native")
+    if spec is None or spec.origin is None:
+        return None
+    try:
+        lib = ctypes.CDLL(spec.origin)
+    except OSError:
+        return None
+    if lib.es_abi() != _ABI:
+        return None
+    for name, (result, arguments) in _PROTOTYPES.items():
+        found = getattr(lib, name)
+        found.restype, found.argtypes = result, arguments
+    return lib
+
+
+def available() -> bool:
+    """Whether the tap was compiled, for this version of its Python side."""
+    return _library() is not None
+
+
+def _lib() -> ctypes.CDLL:
+    lib = _library()
+    assert lib is not None, "callers ask available() first"
+    return lib
+
+
+class NativeTap:
+    """The tap in C. Freed when the last reference goes; it must outlive the context."""
+
+    name = "native"
+
+    def __init__(self) -> None:
+        table = _Ggml(*(library.address(name) for name in library.TAP_FUNCTIONS))
+        self._lib = _lib()
+        self._handle: int | None = self._lib.es_tap_new(ctypes.byref(table))
+        if not self._handle:
+            raise MemoryError("edgesteer tap")
+        self._n_layer = self._n_embd = 0
+        self._operations: Sequence[TapOperation] = ()
+        self._alive: list[Any] = []  # what the C side points into: by plan, and by announcement
+        self._batch: tuple[Any, ...] = ()
+        self._callback = ctypes.cast(self._lib.es_tap_callback, llama_h.ggml_backend_sched_eval_callback)
+
+    def __del__(self) -> None:
+        if getattr(self, "_handle", None):
+            self._lib.es_tap_free(self._handle)
+            self._handle = None
+
+    @property
+    def callback(self) -> Any:
+        return self._callback
+
+    @property
+    def user_data(self) -> int | None:
+        return self._handle
+
+    def model(self, n_layer: int, n_embd: int) -> None:
+        self._n_layer, self._n_embd = n_layer, n_embd
+        self._lib.es_tap_model(self._handle, n_layer, n_embd)
+        self.plan((), 0)
+
+    def plan(self, operations: Sequence[TapOperation], n_terms: int) -> None:
+        alive: list[Any] = []
+        ops = (_Op * max(len(operations), 1))()
+        for op, what in zip(ops, operations, strict=False):
+            direction = np.ascontiguousarray(what.direction, dtype=np.float32)
+            alive.append(direction)
+            op.layer, op.term, op.direction = what.layer, what.term, direction.ctypes.data
+            if what.gate is not None:
+                op.gate, op.gate_self = self._entry(what.gate, alive)
+        if self._lib.es_tap_plan(self._handle, ops, len(operations), n_terms):
+            raise failure(6, 0, 0, 0)
+        self._operations, self._alive = operations, alive
+
+    def _entry(self, gate: Any, alive: list[Any]) -> tuple[int, int | None]:
+        """C function and self of a gate; one that lives in Python gets a trampoline."""
+        alive.append(gate)
+        if gate.c_function is not None:
+            return tuple(gate.c_function)  # type: ignore[return-value]
+        n_embd = self._n_embd
+
+        def call(_self: int | None, layer: int, h: int, rows: int, out: int) -> int:
+            try:
+                activation = np.frombuffer((ctypes.c_float * (rows * n_embd)).from_address(h), np.float32)
+                result = np.frombuffer((ctypes.c_float * rows).from_address(out), np.float32)
+                result[:] = gate.coefficient(layer, activation.reshape(rows, n_embd))
+            except BaseException as error:  # a callback must not raise into C; Ctrl-C is latched too
+                gate.raised = error
+                return 1
+            return 0
+
+        trampoline = _GATE(call)
+        alive.append(trampoline)
+        return ctypes.cast(trampoline, _p).value or 0, None
+
+    def _pointers(self, arrays: Any) -> Any:
+        if not arrays:
+            return None
+        return (_p * self._n_layer)(*(arrays[n].ctypes.data if n in arrays else None for n in range(self._n_layer)))
+
+    def announce(self, batch: Announcement) -> None:
+        capture, replace = self._pointers(batch.capture), self._pointers(batch.replace)
+        said = _Announcement(
+            batch.rows,
+            batch.wants_logits.ctypes.data,
+            batch.strength.ctypes.data,
+            None if batch.record is None else batch.record.ctypes.data,
+            ctypes.cast(capture, _p) if capture else None,
+            ctypes.cast(replace, _p) if replace else None,
+        )
+        self._batch = (batch, capture, replace)
+        code = self._lib.es_tap_announce(self._handle, ctypes.byref(said))
+        if code:
+            raise failure(code, 0, 0, 0)
+
+    def finish(self) -> None:
+        status = self._lib.es_tap_finish(self._handle)
+        self._batch = ()
+        if not status.code:
+            return
+        gate = self._operations[status.op].gate if status.op >= 0 else None
+        raised, detail = getattr(gate, "raised", None), gate.error() if gate is not None else ""
+        if raised is not None and not isinstance(raised, Exception):
+            raise raised
+        raise failure(status.code, status.layer, status.found, status.expected, detail) from raised
+
+
+_ort_lock = threading.Lock()
+
+
+@cache
+def _ort_api_base() -> int | None:
+    """OrtApiBase of the libonnxruntime that the onnxruntime package carries, without importing it."""
+    spec = importlib.util.find_spec("onnxruntime")
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    folder = os.path.join(next(iter(spec.submodule_search_locations)), "capi")
+    names = {"win32": "onnxruntime.dll", "darwin": "libonnxruntime."}.get(sys.platform, "libonnxruntime.so")
+    try:
+        paths = sorted(os.path.join(folder, n) for n in os.listdir(folder) if n.startswith(names))
+        base = ctypes.CDLL(paths[0]).OrtGetApiBase
+    except (OSError, IndexError, AttributeError):
+        return None
+    base.restype = _p
+    found: int | None = base()
+    return found
+
+
+class OrtGate:
+    """gate.onnx in ONNX Runtime, called from C: one warm, single-threaded session."""
+
+    def __init__(self, model: bytes, n_layer: int, n_embd: int, what: str) -> None:
+        self._lib, self._model = _lib(), model
+        error = ctypes.create_string_buffer(512)
+        with _ort_lock:
+            self._handle: int | None = self._lib.es_ort_gate_new(
+                _ort_api_base(), model, len(model), n_layer, n_embd, error, len(error)
+            )
+        if not self._handle:
+            reason = " ".join(error.value.decode("utf-8", "replace").split())
+            raise BundleError(f"{what}: ONNX Runtime refuses gate.onnx: {reason}; convert or learn the bundle again")
+
+    @staticmethod
+    def available() -> bool:
+        return available() and _ort_api_base() is not None
+
+    def __del__(self) -> None:
+        if getattr(self, "_handle", None):
+            self._lib.es_ort_gate_free(self._handle)
+            self._handle = None
+
+    @property
+    def c_function(self) -> tuple[int, int] | None:
+        return ctypes.cast(self._lib.es_ort_gate_run, _p).value or 0, self._handle or 0
+
+    def coefficient(self, layer: int, activation: F32) -> F32:
+        rows = np.ascontiguousarray(activation, dtype=np.float32)
+        out = np.empty(len(rows), dtype=np.float32)
+        if self._lib.es_ort_gate_run(self._handle, layer, rows.ctypes.data, len(rows), out.ctypes.data):
+            raise failure(4, layer, 0, 0, self.error())
+        return out
+
+    def error(self) -> str:
+        text: bytes = self._lib.es_ort_gate_error(self._handle)
+        return " ".join(text.decode("utf-8", "replace").split())

@@ -1,0 +1,199 @@
+"""What surrounds every decode of one context: the plan in force, and what it did at each position.
+
+In:  a plan; the batches that llama_cpp decodes, on every path (eval, embed, drafts).
+Out: an announcement to the tap before, a checked status and logits after; for every position of
+     sequence 0 the scope bits and a hash of the intervention that was applied there.
+
+It owns the tap, the slots, the gates and the per-position record. It knows the context only by
+its pointer, so that no reference leads back to the model.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import llama_cpp.llama_cpp as llama_h
+import numpy as np
+import numpy.typing as npt
+
+from edgesteer.errors import SteeringOverflow
+from edgesteer.plan import SteeringPlan, Term
+from edgesteer.runtime.gates import make_gate
+from edgesteer.runtime.sentinel import Steerable
+from edgesteer.runtime.slots import Slots
+from edgesteer.runtime.tap import F32, Announcement, Gate, Tap, TapOperation
+from edgesteer.scope import Bits, Turns, scope_bits
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A batch as arrays [rows]: token, position, sequence, and whether its logits are wanted."""
+
+    tokens: npt.NDArray[np.intc]
+    positions: npt.NDArray[np.intc]
+    sequences: npt.NDArray[np.intc]
+    wants_logits: npt.NDArray[np.int8]
+
+    @classmethod
+    def of(cls, batch: Any) -> Rows:
+        n = batch.n_tokens
+        if n == 1:  # a decode: views over C arrays would cost more than the rest of the wrapper
+            one = (batch.token[0], batch.pos[0], batch.seq_id[0][0])
+            return cls(*(np.array([x], np.intc) for x in one), np.array([batch.logits[0]], np.int8))
+        return cls(
+            np.ctypeslib.as_array(batch.token, (n,)).copy(),
+            np.ctypeslib.as_array(batch.pos, (n,)).copy(),
+            np.fromiter((batch.seq_id[i][0] for i in range(n)), np.intc, n),
+            np.ctypeslib.as_array(batch.logits, (n,)).copy(),
+        )
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """One decoded batch: coefficients float32 [rows, n_layer], strength times coefficient, summed;
+    `layers` are the blocks that the plan of that moment steers."""
+
+    tokens: npt.NDArray[np.intc]
+    positions: npt.NDArray[np.intc]
+    coefficients: F32
+    layers: tuple[int, ...]
+
+
+class Session:
+    def __init__(self, tap: Tap, context: int, size: tuple[int, int, int], n_vocab: int, turns: Turns) -> None:
+        """size: (n_ctx, n_layer, n_embd)."""
+        self.tap, self.context, self.turns = tap, context, turns
+        n_ctx, self.n_layer, self.n_embd = size
+        self._n_vocab = n_vocab
+        self.slots = Slots(context, self.n_layer, self.n_embd)
+        self.plan = SteeringPlan()
+        self.steerable: Steerable | None = None
+        self.applied = np.zeros(n_ctx, dtype=np.uint64)
+        self.bits = np.zeros(n_ctx, dtype=np.uint8)
+        self.expected = 0  # positions below this have bits for the eval under way
+        self.prompt_end = 0  # where the reply of the last generation began
+        self._known: tuple[int, int | None] = (0, None)
+        self.recorders: list[list[Recorded]] = []
+        self.exchange: tuple[Mapping[int, F32], Mapping[int, F32]] = ({}, {})
+        self._gates: dict[bytes, Gate] = {}
+        self._logits: tuple[int, F32] = (0, np.zeros(0, dtype=np.float32))  # a view, by its address
+
+    def laid_out(self, bits: Bits, start: int, prompt_len: int | None) -> None:
+        """Keep the scope bits of positions start.., counted under this prompt length."""
+        self.bits[start : start + len(bits)] = bits
+        self._known = (start + len(bits), prompt_len)
+
+    def known(self, prompt_len: int) -> int:
+        """How many positions have bits counted under this prompt length."""
+        return self._known[0] if self._known[1] == prompt_len else 0
+
+    def set_plan(self, plan: SteeringPlan) -> None:
+        """Put `plan` into force, or raise and leave the one before."""
+        operations = [
+            TapOperation(op.layer, op.term, op.direction, None if op.gate is None else self._gate(op.gate))
+            for op in plan.operations
+        ]
+        self.slots.set(plan.slots)
+        self.tap.plan(operations, len(plan.terms))
+        self.plan = plan
+
+    def _gate(self, term: Term) -> Gate:
+        """One warm session per gate and context, kept across plans."""
+        return self._gates.get(term.key) or self._gates.setdefault(term.key, make_gate(term.bundle, self.n_layer))
+
+    def decode(self, batch: Any, plain: Callable[[Any], None]) -> None:
+        """Decode with the plan applied. `plain` is llama_cpp's own decode."""
+        capture, replace = self.exchange
+        if not (self.plan or self.recorders or capture or replace):
+            plain(batch)
+            self._note(batch.batch, None)
+            return
+        rows = Rows.of(batch.batch)
+        bits = self._bits_of(rows)
+        if self.plan.operations or capture or replace:
+            self._announced(batch, plain, rows, bits)
+        else:
+            plain(batch)
+            self._record(rows, bits, None)
+        if self.plan:
+            self._check_logits(rows)
+        self._note(batch.batch, self.plan.applied(bits))
+
+    def _announced(self, batch: Any, plain: Callable[[Any], None], rows: Rows, bits: Bits) -> None:
+        strength = self.plan.row_strengths(bits)
+        record = None
+        if self.recorders:
+            record = np.zeros((len(strength), len(bits), self.n_layer), dtype=np.float32)
+        self.tap.announce(Announcement(rows.wants_logits, strength, record, *self.exchange))
+        try:
+            plain(batch)
+        except BaseException:
+            with contextlib.suppress(Exception):
+                self.tap.finish()
+            raise
+        try:
+            self.tap.finish()
+        except SteeringOverflow:
+            self.forget()
+            raise
+        self._record(rows, bits, record)
+
+    def _bits_of(self, rows: Rows) -> Bits:
+        """Scope bits by row: what eval expects, or each sequence as a prompt of its own (embed)."""
+        if self.expected:
+            return self.bits[rows.positions]
+        out = np.zeros(len(rows.tokens), dtype=np.uint8)
+        for sequence in np.unique(rows.sequences):
+            here = rows.sequences == sequence
+            out[here] = scope_bits(rows.tokens[here], int(here.sum()), self.turns)
+        return out
+
+    def _record(self, rows: Rows, bits: Bits, record: F32 | None) -> None:
+        if not self.recorders:
+            return
+        strength = self.plan.row_strengths(bits)
+        total = np.zeros((len(bits), self.n_layer), dtype=np.float32)
+        if record is not None:
+            total += np.einsum("tr,trn->rn", strength, record)
+        for layer in self.plan.slots:
+            holds = [i for i, t in enumerate(self.plan.terms) if layer in t.bundle.directions]
+            total[:, layer] += strength[holds].sum(axis=0)
+        for recorder in self.recorders:
+            recorder.append(Recorded(rows.tokens, rows.positions, total, self.plan.layers))
+
+    def _note(self, batch: Any, applied: npt.NDArray[np.uint64] | None) -> None:
+        """Keep applied[pos]; a batch of one sequence holds consecutive positions."""
+        first, n = batch.pos[0], batch.n_tokens
+        if 0 <= first and first + n <= len(self.applied):
+            self.applied[first : first + n] = 0 if applied is None else applied
+
+    def _check_logits(self, rows: Rows) -> None:
+        """Inf or NaN that arose after the last written row, in a slot or in the KV, shows here."""
+        if not rows.wants_logits[-1]:
+            return
+        pointer = llama_h.llama_get_logits_ith(self.context, -1)
+        if not pointer:
+            return  # embedding contexts have none
+        address = ctypes.addressof(pointer.contents)
+        if address != self._logits[0]:
+            self._logits = address, np.ctypeslib.as_array(pointer, (self._n_vocab,))
+        # A sum over the vocabulary is finite unless a logit is not: logits stay far below 1e33.
+        if not math.isfinite(self._logits[1].sum()):
+            self.forget()
+            raise SteeringOverflow(
+                f"{self.plan!r}: the logits are Inf or NaN, expected finite values; the context was cleared; "
+                "use a smaller strength"
+            )
+
+    def forget(self) -> None:
+        """Clear the context's memory with its data: Inf or NaN left there would poison later runs."""
+        memory = llama_h.llama_get_memory(self.context)
+        if memory:
+            llama_h.llama_memory_clear(memory, True)
+        self.applied[:] = 0
+        self.expected = 0
