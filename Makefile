@@ -62,7 +62,7 @@ fix: $(STAMPS)/check ## mend lint and docs/cli.md
 	@$(PY) tests/checks/cli_docs.py --write
 
 wheel: $(STAMPS)/venv ## build the wheel into dist/
-	@$(PIP) wheel --quiet --no-deps --wheel-dir dist .
+	@$(PIP) wheel -qq --no-deps --wheel-dir dist .
 	@ls dist/edgesteer-*.whl
 
 clean: ## remove .venv and everything built in the tree
@@ -82,7 +82,7 @@ build/imports:
 # ---- the virtual environment, step by step ---------------------------------------------------------------
 
 FIND_PYTHON = \
-	for candidate in $(PYTHON) python3 python3.14 python3.13 python3.12 python3.11; do \
+	for candidate in $(if $(PYTHON),$(PYTHON),python3 python3.14 python3.13 python3.12 python3.11); do \
 	    if $$candidate -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; \
 	    then python=$$candidate; break; fi; \
 	done
@@ -101,7 +101,7 @@ $(STAMPS)/venv:
 	    || echo "edgesteer: note: no Python.h, so the slower Python tap will be used (Debian: apt-get install python3-dev, then make clean)"; \
 	echo "edgesteer: making $(VENV) with $$python"; \
 	rm -rf $(VENV) && $$python -m venv $(VENV)
-	@$(PIP) install --quiet --upgrade pip 'setuptools>=77'
+	@$(PIP) install -qq --upgrade pip 'setuptools>=77'
 	@mkdir -p $(STAMPS) && touch $@
 
 $(STAMPS)/llama: $(STAMPS)/venv
@@ -116,24 +116,24 @@ $(STAMPS)/llama: $(STAMPS)/venv
 	    mv "$$new"/*.whl "$(WHEELS)"; \
 	    set -- "$(WHEELS)"/llama_cpp_python-*.whl; \
 	fi; \
-	$(PIP) install --quiet "$$1"
+	$(PIP) install -qq "$$1"
 	@touch $@
 
 # Editable, and without build isolation: setuptools is in .venv already, and the extension lands in the tree.
 $(STAMPS)/runtime: $(STAMPS)/llama pyproject.toml setup.py $(NATIVE)
 	@echo "edgesteer: installing edgesteer and compiling the tap"
-	@$(PIP) install --quiet --no-build-isolation --editable '.[learn]'
+	@$(PIP) install -qq --no-build-isolation --editable '.[learn]'
 	@$(PY) -c 'import edgesteer.runtime._native' 2>/dev/null \
 	    || echo "edgesteer: note: the compiled tap could not be built; the slower Python tap will be used"
 	@touch $@
 
 $(STAMPS)/check: $(STAMPS)/runtime
-	@$(PIP) install --quiet --no-build-isolation --editable '.[learn,check]'
+	@$(PIP) install -qq --no-build-isolation --editable '.[learn,check]'
 	@touch $@
 
 $(STAMPS)/test: $(STAMPS)/runtime
 	@echo "edgesteer: installing what the tests need (torch among it)"
-	@$(PIP) install --quiet --no-build-isolation --editable '.[test]'
+	@$(PIP) install -qq --no-build-isolation --editable '.[test]'
 	@touch $@
 
 # llama.cpp is tried in a child process before anything relies on it.

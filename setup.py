@@ -32,5 +32,5 @@ tap = Extension(
 
 setup(
     ext_modules=[tap],
-    options={} if LIMITED else {"bdist_wheel": {"py_limited_api": False}},
+    options={"bdist_wheel": {"py_limited_api": "cp311"} if LIMITED else {}},
 )

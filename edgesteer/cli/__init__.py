@@ -28,7 +28,6 @@ COMMANDS = {
     "doctor": "Prove what can be steered in a model with this llama.cpp.",
     "bench": "Time steered against unsteered, interleaved token by token.",
     "map": "Show where steering acts, token by token.",
-    "bench": "Time a model unsteered and steered, token by token.",
     "demo": "The tour that `make demo` runs.",
 }
 HIDDEN = frozenset({"demo"})

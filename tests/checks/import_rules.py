@@ -22,7 +22,7 @@ LEVELS = {
     "edgesteer.bundle": 1,
     "edgesteer.scope": 2,
     "edgesteer.plan": 2,
-    "edgesteer.report.steering_map": 2,  # a value that the runtime fills in, like the plan that it reads
+    "edgesteer.steering_map": 2,  # a value that the runtime fills in, like the plan that it reads
     "edgesteer.runtime": 3,
     "edgesteer.learn": 4,
     "edgesteer.evaluate": 4,
