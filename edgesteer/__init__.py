@@ -4,8 +4,11 @@
     llm = SteeredLlama("model.gguf", n_ctx=2048)
     llm.steer("pirate.steer", strength=1.2)
 
-Importing this loads neither torch, onnx, onnxruntime nor a server.
+Importing this loads neither torch, onnx, onnxruntime nor a server; llama_cpp is loaded when
+SteeredLlama is first asked for, so that what only reads bundles starts at once.
 """
+
+from typing import TYPE_CHECKING, Any
 
 from edgesteer.bundle import Bundle
 from edgesteer.errors import (
@@ -23,7 +26,9 @@ from edgesteer.errors import (
     TapError,
 )
 from edgesteer.plan import SteeringPlan
-from edgesteer.runtime import SteeredLlama
+
+if TYPE_CHECKING:
+    from edgesteer.runtime import SteeredLlama
 
 __version__ = "0.1.0"
 
@@ -44,3 +49,11 @@ __all__ = [
     "SteeringUnavailable",
     "TapError",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "SteeredLlama":
+        from edgesteer.runtime import SteeredLlama
+
+        return SteeredLlama
+    raise AttributeError(f"module 'edgesteer' has no attribute {name!r}")

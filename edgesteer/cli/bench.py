@@ -10,8 +10,12 @@ from edgesteer.cli.options import json_option, model_argument, parse_steer, prin
 @click.command()
 @model_argument
 @click.option("--steer", multiple=True, metavar="FILE", help="Bundles to time; random ones without it.")
-@click.option("--rounds", type=click.IntRange(10, 4096), default=200, show_default=True, help="Tokens per way.")
-@click.option("--prefills", type=click.IntRange(1), default=7, show_default=True, help="256-token prefills per way.")
+@click.option(
+    "--rounds", type=click.IntRange(10, 4096), default=200, show_default=True, help="Tokens per way."
+)
+@click.option(
+    "--prefills", type=click.IntRange(1), default=7, show_default=True, help="256-token prefills per way."
+)
 @click.option("-t", "--threads", "n_threads", type=click.IntRange(1), help="CPU threads.")
 @json_option
 def command(

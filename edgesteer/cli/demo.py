@@ -27,7 +27,7 @@ def command(max_tokens: int, n_threads: int | None) -> None:
 
     bundles = {name: load(resolve_bundle(name)) for _, name in WAYS if name}
     llm = open_model("smollm2-135m-instruct", n_threads=n_threads)
-    steering_map = None
+    shown = None
     for question in QUESTIONS:
         click.secho(f"\n{question}", bold=True)
         for title, name in WAYS:
@@ -40,9 +40,12 @@ def command(max_tokens: int, n_threads: int | None) -> None:
                     click.echo(piece, nl=False)
                     sys.stdout.flush()
             click.echo()
-    click.secho("\nWhere the PSR acted on the last reply (its coefficient, summed over the blocks):\n", bold=True)
-    assert steering_map is not None
-    show(steering_map)
+            shown = steering_map
+    click.secho(
+        "\nWhere the PSR acted on the last reply (its coefficient, summed over the blocks):\n", bold=True
+    )
+    assert shown is not None
+    show(shown)
     click.echo(_LAST_LINES)
 
 

@@ -6,7 +6,14 @@ from typing import Any
 
 import click
 
-from edgesteer.cli.options import json_option, llama_options, load_steering, model_argument, print_json, steer_options
+from edgesteer.cli.options import (
+    json_option,
+    llama_options,
+    load_steering,
+    model_argument,
+    print_json,
+    steer_options,
+)
 from edgesteer.scope import SCOPES
 
 
@@ -14,8 +21,12 @@ from edgesteer.scope import SCOPES
 @model_argument
 @click.option("-p", "--prompt", help="The prompt; standard input without it.")
 @click.option("--raw", is_flag=True, help="Complete the prompt as it stands, without the chat template.")
-@click.option("-n", "--max-tokens", type=click.IntRange(1), default=64, show_default=True, help="Longest reply.")
-@click.option("--scope", type=click.Choice(SCOPES), help="Where steering acts, instead of the bundle's own scope.")
+@click.option(
+    "-n", "--max-tokens", type=click.IntRange(1), default=64, show_default=True, help="Longest reply."
+)
+@click.option(
+    "--scope", type=click.Choice(SCOPES), help="Where steering acts, instead of the bundle's own scope."
+)
 @click.option("--numbers", is_flag=True, help="Print the coefficient behind every token.")
 @click.option("--blocks", is_flag=True, help="Show every block, not their sum alone.")
 @click.option("--all-tokens", is_flag=True, help="Show the prompt's tokens too.")
@@ -43,7 +54,9 @@ def command(
     from edgesteer.cli.opening import open_model, read_prompt, reply
     from edgesteer.report.terminal import show
 
-    steering = {k: options.pop(k) for k in ("steer", "control_vector", "control_vector_scaled", "layer_range")}
+    steering = {
+        k: options.pop(k) for k in ("steer", "control_vector", "control_vector_scaled", "layer_range")
+    }
     if not any(steering.values()):
         raise click.UsageError("give at least one --steer FILE: without it there is nothing to map")
     text = read_prompt(prompt)

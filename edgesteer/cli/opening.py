@@ -60,12 +60,12 @@ def reply(
 ) -> Iterator[str]:
     """The reply's text, piece by piece. raw: complete the prompt as it stands, without a template."""
     if raw:
-        for part in llm.create_completion(prompt, stream=True, **sampling):
-            yield part["choices"][0]["text"]  # type: ignore[index]
+        completion: Any = llm.create_completion(prompt, stream=True, **sampling)
+        yield from (part["choices"][0]["text"] for part in completion)
         return
     if "tokenizer.chat_template" not in llm.metadata:
         raise ModelError(f"{llm.model_path}: has no chat template (a base model?), expected one; use --raw")
     messages: list[Any] = [{"role": "system", "content": system}] if system else []
     messages.append({"role": "user", "content": prompt})
-    for part in llm.create_chat_completion(messages, stream=True, **sampling):
-        yield part["choices"][0]["delta"].get("content") or ""  # type: ignore[index,union-attr]
+    chat: Any = llm.create_chat_completion(messages, stream=True, **sampling)
+    yield from (part["choices"][0]["delta"].get("content") or "" for part in chat)

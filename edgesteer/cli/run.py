@@ -8,7 +8,14 @@ from typing import Any
 
 import click
 
-from edgesteer.cli.options import json_option, llama_options, load_steering, model_argument, print_json, steer_options
+from edgesteer.cli.options import (
+    json_option,
+    llama_options,
+    load_steering,
+    model_argument,
+    print_json,
+    steer_options,
+)
 from edgesteer.scope import SCOPES
 
 
@@ -17,10 +24,16 @@ from edgesteer.scope import SCOPES
 @click.option("-p", "--prompt", help="The prompt; standard input without it.")
 @click.option("--system", help="A system prompt, to compare with.")
 @click.option("--raw", is_flag=True, help="Complete the prompt as it stands, without the chat template.")
-@click.option("-n", "--max-tokens", type=click.IntRange(1), default=256, show_default=True, help="Longest reply.")
-@click.option("--temp", type=click.FloatRange(0), default=0.0, show_default=True, help="Temperature; 0 is greedy.")
+@click.option(
+    "-n", "--max-tokens", type=click.IntRange(1), default=256, show_default=True, help="Longest reply."
+)
+@click.option(
+    "--temp", type=click.FloatRange(0), default=0.0, show_default=True, help="Temperature; 0 is greedy."
+)
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the sampler.")
-@click.option("--scope", type=click.Choice(SCOPES), help="Where steering acts, instead of the bundle's own scope.")
+@click.option(
+    "--scope", type=click.Choice(SCOPES), help="Where steering acts, instead of the bundle's own scope."
+)
 @click.option("--map", "show_map", is_flag=True, help="Show the steering map after the reply.")
 @steer_options
 @llama_options
@@ -48,7 +61,9 @@ def command(
     """
     from edgesteer.cli.opening import open_model, read_prompt, reply
 
-    steering = {k: options.pop(k) for k in ("steer", "control_vector", "control_vector_scaled", "layer_range")}
+    steering = {
+        k: options.pop(k) for k in ("steer", "control_vector", "control_vector_scaled", "layer_range")
+    }
     text = read_prompt(prompt)
     bundles = load_steering(**steering)
     llm = open_model(model, **options)
@@ -56,7 +71,9 @@ def command(
         llm.steer(bundles, scope=scope)
     pieces = []
     with llm.record() if show_map or as_json else contextlib.nullcontext() as steering_map:
-        for piece in reply(llm, text, system=system, raw=raw, max_tokens=max_tokens, temperature=temp, seed=seed):
+        for piece in reply(
+            llm, text, system=system, raw=raw, max_tokens=max_tokens, temperature=temp, seed=seed
+        ):
             pieces.append(piece)
             if not as_json:
                 click.echo(piece, nl=False)

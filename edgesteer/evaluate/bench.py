@@ -36,18 +36,27 @@ class Timing:
         rounds = np.array(self.seconds[way]) / np.array(self.seconds[PLAIN])
         return float(np.median(rounds))
 
+    def summary(self, way: str) -> dict[str, float]:
+        return {"seconds": self.median(way), "ratio": self.ratio(way)}
+
 
 def random_bundles(info: ModelInfo, seed: int = 0) -> dict[str, Bundle]:
     """Constant, S-PSR (the middle block) and A-PSR (every block) with small random directions and gates."""
     rng = np.random.default_rng(seed)
     blocks = range(1, info.n_layer)
-    directions = {n: 1e-3 * rng.standard_normal(info.n_embd) for n in blocks}
-    weights = {n: [(1e-2 * rng.standard_normal((info.n_embd, 1)), np.ones(1))] for n in blocks}
+    directions = {n: 1e-3 * rng.standard_normal(info.n_embd, np.float32) for n in blocks}
+    weights = {
+        n: [(1e-2 * rng.standard_normal((info.n_embd, 1), np.float32), np.ones(1, np.float32))] for n in blocks
+    }
     middle = info.n_layer // 2
     return {
         "constant": Bundle.build(name="constant", directions=directions, model=info, scope="all"),
         "S-PSR": Bundle.build(
-            name="s-psr", directions={middle: directions[middle]}, gate={middle: weights[middle]}, model=info, scope="all"
+            name="s-psr",
+            directions={middle: directions[middle]},
+            gate={middle: weights[middle]},
+            model=info,
+            scope="all",
         ),
         "A-PSR": Bundle.build(name="a-psr", directions=directions, gate=weights, model=info, scope="all"),
     }
@@ -63,7 +72,9 @@ def open_ways(model: str, bundles: Mapping[str, Bundle], **options: Any) -> dict
     return ways
 
 
-def _interleaved(ways: Mapping[str, llama_cpp.Llama], rounds: int, act: Callable[[llama_cpp.Llama], None]) -> Timing:
+def _interleaved(
+    ways: Mapping[str, llama_cpp.Llama], rounds: int, act: Callable[[llama_cpp.Llama], None]
+) -> Timing:
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     names = list(ways)
     for i in range(rounds):
@@ -96,12 +107,12 @@ def time_prefill(ways: Mapping[str, llama_cpp.Llama], rounds: int = 7, length: i
     return _interleaved(ways, rounds, prefill)
 
 
-def bench(model: str, bundles: Mapping[str, Bundle] | None, rounds: int, prefills: int, n_threads: int) -> dict[str, Any]:
+def bench(
+    model: str, bundles: Mapping[str, Bundle] | None, rounds: int, prefills: int, n_threads: int
+) -> dict[str, Any]:
     """The table as a dict: {measure: {way: {"seconds": median, "ratio": median of the rounds' ratios}}}."""
     info = read_model_info(model)
     options = {"n_ctx": 32 + 16 + max(rounds, 256), "n_threads": n_threads, "n_threads_batch": n_threads}
     ways = open_ways(model, bundles or random_bundles(info), **options)
     timings = {"token": time_per_token(ways, rounds), "prefill": time_prefill(ways, prefills)}
-    return {
-        measure: {way: {"seconds": t.median(way), "ratio": t.ratio(way)} for way in ways} for measure, t in timings.items()
-    }
+    return {measure: {way: timing.summary(way) for way in ways} for measure, timing in timings.items()}

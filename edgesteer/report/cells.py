@@ -6,9 +6,8 @@ untrusted: no control character, ANSI escape or direction override of a piece le
 
 from __future__ import annotations
 
-import codecs
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 NEWLINE = "↵"
@@ -120,14 +119,3 @@ def is_right_to_left(text: str) -> bool:
 def isolate(text: str) -> str:
     """`text` between isolates if it runs right to left, so that its neighbours stay where they are."""
     return f"{_ISOLATE}{text}{_END_ISOLATE}" if is_right_to_left(text) else text
-
-
-def join_pieces(pieces: Sequence[bytes]) -> list[str]:
-    """Decode tokens' bytes as one UTF-8 stream, a text per token.
-
-    A character split across tokens goes to the token that completes it; the ones before it get ''. Bytes that
-    are no UTF-8 become U+FFFD, at the token that shows it; an unfinished end does so at the last token.
-    """
-    decoder = codecs.getincrementaldecoder("utf-8")("replace")
-    last = len(pieces) - 1
-    return [decoder.decode(piece, final=i == last) for i, piece in enumerate(pieces)]

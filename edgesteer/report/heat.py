@@ -10,7 +10,7 @@ import textwrap
 
 from edgesteer.report import palette
 from edgesteer.report.palette import Scale
-from edgesteer.report.steering_map import SteeringMap
+from edgesteer.steering_map import SteeringMap
 
 _TICK = 10
 

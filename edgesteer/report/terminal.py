@@ -23,7 +23,7 @@ from edgesteer.report import palette
 from edgesteer.report.cells import Glyph, glyphs, is_right_to_left, isolate, wrap
 from edgesteer.report.heat import heat_lines
 from edgesteer.report.palette import Scale
-from edgesteer.report.steering_map import SteeringMap
+from edgesteer.steering_map import SteeringMap
 
 MIN_WIDTH = 40
 

@@ -21,6 +21,7 @@ from typing import Any
 from edgesteer.errors import EdgesteerError, ModelError, SteeringUnavailable
 
 _TIMEOUT_S = 600
+_PACKAGES = ("edgesteer", "llama-cpp-python", "onnxruntime", "numpy", "gguf")
 
 
 def examine(model: str, bundle: str | None = None, n_threads: int = 1) -> dict[str, Any]:
@@ -32,7 +33,7 @@ def examine(model: str, bundle: str | None = None, n_threads: int = 1) -> dict[s
     try:
         child = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False)
     except subprocess.TimeoutExpired:
-        raise SteeringUnavailable(f"{model}: llama.cpp gave no token in {_TIMEOUT_S} s, expected one in seconds") from None
+        raise SteeringUnavailable(f"{model}: llama.cpp gave no token in {_TIMEOUT_S} s") from None
     if child.returncode < 0:
         raise SteeringUnavailable(_died(model, -child.returncode))
     try:
@@ -41,7 +42,9 @@ def examine(model: str, bundle: str | None = None, n_threads: int = 1) -> dict[s
         last = (child.stderr.strip().splitlines() or ["no output"])[-1]
         raise SteeringUnavailable(f"{model}: the check ended with code {child.returncode}: {last}") from None
     if "error" in report:
-        raise ModelError(report["error"]) if report["kind"] == "ModelError" else EdgesteerError(report["error"])
+        raise (
+            ModelError(report["error"]) if report["kind"] == "ModelError" else EdgesteerError(report["error"])
+        )
     return report
 
 
@@ -81,13 +84,15 @@ def _report(model: str, bundle: str, n_threads: int) -> dict[str, Any]:
     return {
         "model": {name: getattr(info, name) for name in info.__dataclass_fields__},
         "tap": llm._tap.name,
-        "gate_engine": "onnxruntime, called from C" if OrtGate.available() else "onnxruntime, called from Python",
+        "gate_engine": "onnxruntime, called from C"
+        if OrtGate.available()
+        else "onnxruntime, called from Python",
         "blocks": info.n_layer,
         "per_token": sorted(proven.tap),
         "slots": sorted(proven.slots),
         "bundle": repr(llm.steering) if bundle else None,
         "warnings": notes,
-        "versions": {name: _version(name) for name in ("edgesteer", "llama-cpp-python", "onnxruntime", "numpy", "gguf")},
+        "versions": {name: _version(name) for name in _PACKAGES},
         "system": llama_h.llama_print_system_info().decode(),
     }
 

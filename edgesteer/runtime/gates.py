@@ -33,7 +33,9 @@ class PythonOrtGate:
             self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # ONNX Runtime's own classes share no public base
             reason = " ".join(str(error).split())
-            raise BundleError(f"{what}: ONNX Runtime refuses gate.onnx: {reason}; learn the bundle again") from None
+            raise BundleError(
+                f"{what}: ONNX Runtime refuses gate.onnx: {reason}; learn the bundle again"
+            ) from None
 
     def coefficient(self, layer: int, activation: F32) -> F32:
         index = self._layers.setdefault(layer, np.array(layer, dtype=np.int64))

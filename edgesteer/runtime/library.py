@@ -64,6 +64,9 @@ def address(name: str) -> int:
     return ctypes.cast(function(name), ctypes.c_void_p).value or 0
 
 
+_LOG_ERROR = 4  # ggml_log_level
+
+
 class _Log:
     """The error lines that llama.cpp logs while it is held."""
 
@@ -81,12 +84,12 @@ def held_log() -> Iterator[_Log]:
     """Keep llama.cpp's log off stderr and collect its errors; the previous logger returns after."""
     log = _Log()
 
-    @llama_h.llama_log_callback
     def collect(level: int, text: bytes, _user: Any) -> None:
-        if level == 4 or (level == 3 and not log.lines):  # ERROR; a WARN if nothing better comes
+        if level == _LOG_ERROR:
             log.lines.append(text.decode("utf-8", "replace").strip())
 
-    llama_h.llama_log_set(collect, ctypes.c_void_p(0))
+    callback = llama_h.llama_log_callback(collect)
+    llama_h.llama_log_set(callback, ctypes.c_void_p(0))
     try:
         yield log
     finally:
@@ -104,4 +107,6 @@ def check_model_file(path: str) -> None:
         raise ModelError(f"{path}: cannot be read ({error.strerror}); expected a GGUF model") from None
     if magic != b"GGUF":
         found = "an empty file" if not magic else f"first bytes {magic!r}"
-        raise ModelError(f"{path}: {found}, expected a GGUF model (it begins with b'GGUF'); download it again")
+        raise ModelError(
+            f"{path}: {found}, expected a GGUF model (it begins with b'GGUF'); download it again"
+        )

@@ -24,12 +24,12 @@ import numpy as np
 from edgesteer.bundle import Bundle, ModelInfo, check_model, load, read_model_info
 from edgesteer.errors import EdgesteerWarning, ModelError, PlanError, SteeringOverflow, SteeringUnavailable
 from edgesteer.plan import SteeringPlan
-from edgesteer.report.steering_map import SteeringMap
 from edgesteer.runtime import library, sentinel
 from edgesteer.runtime.session import Recorded, Session
 from edgesteer.runtime.tap import F32, make_tap
 from edgesteer.runtime.turns import read_turns
-from edgesteer.scope import Bits, scope_bits
+from edgesteer.scope import scope_bits
+from edgesteer.steering_map import SteeringMap
 
 Source = str | os.PathLike[str] | Bundle
 
@@ -65,16 +65,20 @@ class SteeredLlama(llama_cpp.Llama):
     def __init__(self, model_path: str | os.PathLike[str], **kwargs: Any) -> None:
         unknown = sorted(set(kwargs) - _KNOWN)
         if unknown:
-            raise TypeError(f"SteeredLlama() got an unexpected argument {unknown[0]!r}; see llama_cpp.Llama for its arguments")
+            raise TypeError(f"SteeredLlama() got an unexpected argument {unknown[0]!r}; see llama_cpp.Llama")
         path = os.fspath(model_path)
         library.check_model_file(path)
         self._tap = make_tap()
-        with library.held_log() if not kwargs.setdefault("verbose", False) else contextlib.nullcontext() as log:
+        with (
+            library.held_log() if not kwargs.setdefault("verbose", False) else contextlib.nullcontext() as log
+        ):
             try:
                 super().__init__(path, **kwargs)
             except (ValueError, RuntimeError) as error:
-                reason = (log.reason() if log else "") or str(error)
-                raise ModelError(f"{path}: llama.cpp cannot load it: {reason}; check the file and the arguments") from None
+                found = (log.reason() if log else "") or str(error)
+                raise ModelError(
+                    f"{path}: llama.cpp cannot load it: {found}; check file and arguments"
+                ) from None
         self._open_session()
 
     def _open_session(self) -> None:
@@ -84,7 +88,7 @@ class SteeredLlama(llama_cpp.Llama):
         size = (self.n_ctx(), n_layer, n_embd)
         self._session = Session(self._tap, self._ctx.ctx, size, self.n_vocab(), read_turns(self))
         self._ctx.__class__ = SteeredContext
-        self._ctx.session = self._session
+        self._ctx.session = self._session  # type: ignore[attr-defined]
         self._prompt_len: int | None = None
         self._generation = 0
         self._info: ModelInfo | None = None
@@ -231,12 +235,15 @@ class SteeredLlama(llama_cpp.Llama):
         prompt_len: tokens of the prompt, counted from position 0; scope `response` begins at its
         last. By default a call's last token ends a prompt: the last of several, or a single one.
 
-        Raises SteeringOverflow (the context is then empty) or TapError (it is as before).
+        Raises SteeringOverflow (the context is then empty), TapError (it is as before), or ValueError
+        for more tokens than the context holds.
         """
         tokens = list(tokens)
-        start, end = self.n_tokens, self.n_tokens + len(tokens)
+        end = self.n_tokens + len(tokens)
         session = self._session
-        if (session.plan or session.recorders) and tokens and end <= len(session.bits):
+        if end > len(self.input_ids):
+            raise ValueError(f"Requested tokens ({end}) exceed context window of {len(self.input_ids)}")
+        if (session.plan or session.recorders) and tokens:
             self._lay_out(tokens, self._prompt_len if prompt_len is None else prompt_len)
             session.expected = end
         try:
@@ -292,8 +299,11 @@ class SteeredLlama(llama_cpp.Llama):
             self.n_tokens = kept
             self._requires_eval = True
 
+    def reset(self) -> None:
+        super().reset()  # type: ignore[no-untyped-call]
+
     def save_state(self) -> Any:
-        state = super().save_state()
+        state: Any = super().save_state()
         state.edgesteer_applied = self._session.applied.copy()
         return state
 
@@ -319,13 +329,16 @@ class SteeredLlama(llama_cpp.Llama):
         those. Returns what arrived; clears the KV."""
         for layer, rows in activations.items():
             if rows.shape != (len(tokens), self._session.n_embd):
-                raise PlanError(
-                    f"block {layer}: activations have shape {rows.shape}, expected {(len(tokens), self._session.n_embd)}"
-                )
+                expected = (len(tokens), self._session.n_embd)
+                raise PlanError(f"block {layer}: activations have shape {rows.shape}, expected {expected}")
         return self._capture(tokens, activations, activations, None)
 
     def _capture(
-        self, tokens: Sequence[int], layers: Iterable[int] | None, forced: Mapping[int, F32], prompt_len: int | None
+        self,
+        tokens: Sequence[int],
+        layers: Iterable[int] | None,
+        forced: Mapping[int, F32],
+        prompt_len: int | None,
     ) -> dict[int, F32]:
         session, tokens = self._session, list(tokens)
         blocks = sorted(range(session.n_layer) if layers is None else set(layers))
@@ -395,7 +408,9 @@ class SteeredLlama(llama_cpp.Llama):
         positions = sorted(rows)
         tokens = [rows[p][0] for p in positions]
         layers = sorted({n for part in recorded for n in part.layers})
-        values = np.array([rows[p][1] for p in positions], dtype=np.float32).reshape(len(rows), self._session.n_layer)
+        values = np.array([rows[p][1] for p in positions], dtype=np.float32).reshape(
+            len(rows), self._session.n_layer
+        )
         pieces = [self.detokenize([t], special=True) for t in tokens]
         n_prompt = sum(p < self._session.prompt_end for p in positions)
         steering_map.fill(tokens, positions, pieces, layers, values[:, layers], n_prompt)

@@ -55,7 +55,10 @@ _PROTOTYPES: dict[str, tuple[Any, list[Any]]] = {
     "es_tap_plan": (ctypes.c_int, [_p, _p, _i32, _i32]),
     "es_tap_announce": (ctypes.c_int, [_p, ctypes.POINTER(_Announcement)]),
     "es_tap_finish": (_Status, [_p]),
-    "es_ort_gate_new": (_p, [_p, ctypes.c_char_p, ctypes.c_size_t, _i32, _i32, ctypes.c_char_p, ctypes.c_size_t]),
+    "es_ort_gate_new": (
+        _p,
+        [_p, ctypes.c_char_p, ctypes.c_size_t, _i32, _i32, ctypes.c_char_p, ctypes.c_size_t],
+    ),
     "es_ort_gate_free": (None, [_p]),
     "es_ort_gate_run": (ctypes.c_int, [_p, _i32, _p, _i32, _p]),
     "es_ort_gate_error": (ctypes.c_char_p, [_p]),
@@ -89,6 +92,10 @@ def _lib() -> ctypes.CDLL:
     lib = _library()
     assert lib is not None, "callers ask available() first"
     return lib
+
+
+def _view(address: int, size: int) -> F32:
+    return np.ctypeslib.as_array((ctypes.c_float * size).from_address(address))
 
 
 class NativeTap:
@@ -143,14 +150,14 @@ class NativeTap:
         """C function and self of a gate; one that lives in Python gets a trampoline."""
         alive.append(gate)
         if gate.c_function is not None:
-            return tuple(gate.c_function)  # type: ignore[return-value]
+            function, self_pointer = gate.c_function
+            return function, self_pointer
         n_embd = self._n_embd
 
         def call(_self: int | None, layer: int, h: int, rows: int, out: int) -> int:
             try:
-                activation = np.frombuffer((ctypes.c_float * (rows * n_embd)).from_address(h), np.float32)
-                result = np.frombuffer((ctypes.c_float * rows).from_address(out), np.float32)
-                result[:] = gate.coefficient(layer, activation.reshape(rows, n_embd))
+                activation = _view(h, rows * n_embd).reshape(rows, n_embd)
+                _view(out, rows)[:] = gate.coefficient(layer, activation)
             except BaseException as error:  # a callback must not raise into C; Ctrl-C is latched too
                 gate.raised = error
                 return 1
@@ -163,7 +170,9 @@ class NativeTap:
     def _pointers(self, arrays: Any) -> Any:
         if not arrays:
             return None
-        return (_p * self._n_layer)(*(arrays[n].ctypes.data if n in arrays else None for n in range(self._n_layer)))
+        return (_p * self._n_layer)(
+            *(arrays[n].ctypes.data if n in arrays else None for n in range(self._n_layer))
+        )
 
     def announce(self, batch: Announcement) -> None:
         capture, replace = self._pointers(batch.capture), self._pointers(batch.replace)
@@ -225,7 +234,9 @@ class OrtGate:
             )
         if not self._handle:
             reason = " ".join(error.value.decode("utf-8", "replace").split())
-            raise BundleError(f"{what}: ONNX Runtime refuses gate.onnx: {reason}; convert or learn the bundle again")
+            raise BundleError(
+                f"{what}: ONNX Runtime refuses gate.onnx: {reason}; convert or learn the bundle again"
+            )
 
     @staticmethod
     def available() -> bool:

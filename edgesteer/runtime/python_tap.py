@@ -5,7 +5,6 @@ llama.cpp asks about every node of its graph, and here each ask enters Python.
 
 from __future__ import annotations
 
-import ctypes
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -136,11 +135,12 @@ class PythonTap:
                 coefficient = op.gate.coefficient(layer, unsteered[span])[rows]
             if batch.record is not None:
                 batch.record[op.term, ids[acting], layer] = coefficient
-            h[acting] += (strength[acting] * coefficient)[:, None] * op.direction
-            changed = True
-        bad = np.flatnonzero(~np.isfinite(h).all(axis=1)) if changed else ()
-        if len(bad):
+            with np.errstate(over="ignore", invalid="ignore"):  # an overflow is reported below
+                amount = strength[acting] * coefficient
+                moved = amount != 0
+                h[acting[moved]] += amount[moved][:, None] * op.direction
+            changed = changed or bool(moved.any())
+        bad = np.flatnonzero(~np.isfinite(h).all(axis=1))
+        if changed and bad.size:
             raise failure(5, layer, int(ids[bad[0]]), 0)
         return changed
-
-

@@ -13,10 +13,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
-from edgesteer.errors import SteeringUnavailable
+from edgesteer.errors import SteeringUnavailable, TapError
 from edgesteer.runtime.slots import Slots
 from edgesteer.runtime.tap import F32
 
@@ -31,6 +32,7 @@ class Steerable:
     n_layer: int
     tap: frozenset[int]
     slots: frozenset[int]
+    reason: str = "this llama.cpp has no tensor l_out-N for it, so there is no place to steer"
 
     def require(self, architecture: str, tap: set[int], slots: set[int]) -> None:
         """Raise SteeringUnavailable unless every block asked for is proven."""
@@ -50,7 +52,7 @@ class Steerable:
             return f"proven are {spans(sorted(proven))}"
         if self.tap:
             return "this architecture has no control-vector slot in this llama.cpp"
-        return "this llama.cpp has no tensor l_out-N for it, so there is no place to steer"
+        return self.reason
 
 
 def spans(blocks: list[int]) -> str:
@@ -68,7 +70,8 @@ def _probes(seen: Mapping[int, F32], seed: int) -> dict[int, F32]:
     """For each block random signs of the size of its activation: large enough to see, far from overflow."""
     rng = np.random.default_rng(seed)
     signs = {n: rng.choice([-1.0, 1.0], size=h.shape) for n, h in seen.items()}
-    return {n: (signs[n] * np.sqrt(np.mean(np.square(h, dtype=np.float64)))).astype(np.float32) for n, h in seen.items()}
+    size = {n: np.sqrt(np.mean(np.square(h, dtype=np.float64))) for n, h in seen.items()}
+    return {n: (signs[n] * size[n]).astype(np.float32) for n in seen}
 
 
 def _differs(a: F32, b: F32) -> bool:
@@ -83,7 +86,10 @@ def _blank(n_layer: int, n_embd: int) -> dict[int, F32]:
 def prove(one_token: OneToken, slots: Slots, n_layer: int, n_embd: int) -> Steerable:
     """Raises SteeringUnavailable if two equal decodes disagree, for then nothing can be proven."""
     first = _blank(n_layer, n_embd)
-    logits = one_token(first, {})
+    try:
+        logits = one_token(first, {})
+    except TapError as error:
+        return Steerable(n_layer, frozenset(), frozenset(), f"there is no place to steer: {error}")
     seen = {n: h for n, h in first.items() if np.isfinite(h).all()}
     tap = _prove_tap(one_token, seen, logits, n_layer, n_embd)
     return Steerable(n_layer, tap, _prove_slots(one_token, slots, seen, n_layer, n_embd))
@@ -101,7 +107,7 @@ def _prove_tap(
             f"block {blocks[0]}: two equal decodes gave different activations, expected equal ones; "
             "this backend is not deterministic, or its activations are not what the tap reads"
         )
-    acts = {n for n, after in zip(blocks, blocks[1:], strict=False) if _differs(seen[after], second[after])}
+    acts = {n for n, after in pairwise(blocks) if _differs(seen[after], second[after])}
     if blocks and _differs(logits, steered_logits):
         acts.add(blocks[-1])
     return frozenset(acts - {0})

@@ -43,8 +43,10 @@ class Rows:
     def of(cls, batch: Any) -> Rows:
         n = batch.n_tokens
         if n == 1:  # a decode: views over C arrays would cost more than the rest of the wrapper
-            one = (batch.token[0], batch.pos[0], batch.seq_id[0][0])
-            return cls(*(np.array([x], np.intc) for x in one), np.array([batch.logits[0]], np.int8))
+            token, position, sequence = np.array(
+                [[batch.token[0]], [batch.pos[0]], [batch.seq_id[0][0]]], dtype=np.intc
+            )
+            return cls(token, position, sequence, np.array([batch.logits[0]], dtype=np.int8))
         return cls(
             np.ctypeslib.as_array(batch.token, (n,)).copy(),
             np.ctypeslib.as_array(batch.pos, (n,)).copy(),
@@ -65,7 +67,9 @@ class Recorded:
 
 
 class Session:
-    def __init__(self, tap: Tap, context: int, size: tuple[int, int, int], n_vocab: int, turns: Turns) -> None:
+    def __init__(
+        self, tap: Tap, context: int, size: tuple[int, int, int], n_vocab: int, turns: Turns
+    ) -> None:
         """size: (n_ctx, n_layer, n_embd)."""
         self.tap, self.context, self.turns = tap, context, turns
         n_ctx, self.n_layer, self.n_embd = size
@@ -104,7 +108,9 @@ class Session:
 
     def _gate(self, term: Term) -> Gate:
         """One warm session per gate and context, kept across plans."""
-        return self._gates.get(term.key) or self._gates.setdefault(term.key, make_gate(term.bundle, self.n_layer))
+        return self._gates.get(term.key) or self._gates.setdefault(
+            term.key, make_gate(term.bundle, self.n_layer)
+        )
 
     def decode(self, batch: Any, plain: Callable[[Any], None]) -> None:
         """Decode with the plan applied. `plain` is llama_cpp's own decode."""
@@ -169,7 +175,7 @@ class Session:
     def _note(self, batch: Any, applied: npt.NDArray[np.uint64] | None) -> None:
         """Keep applied[pos]; a batch of one sequence holds consecutive positions."""
         first, n = batch.pos[0], batch.n_tokens
-        if 0 <= first and first + n <= len(self.applied):
+        if first >= 0 and first + n <= len(self.applied):
             self.applied[first : first + n] = 0 if applied is None else applied
 
     def _check_logits(self, rows: Rows) -> None:

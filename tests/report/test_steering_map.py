@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from edgesteer.report import SteeringMap
+from edgesteer.steering_map import SteeringMap
 
 
 def a_map(coefficients: np.ndarray, n_prompt: int = 0) -> SteeringMap:

@@ -29,7 +29,7 @@ def plain(path: Path, **options: Any) -> llama_cpp.Llama:
 
 
 def tokens_of(llm: llama_cpp.Llama, text: bytes = TEXT, n: int = 20) -> list[int]:
-    return llm.tokenize(text)[:n]
+    return llm.tokenize(text, add_bos=False)[:n]  # a BOS may be an end of generation too
 
 
 def logits(llm: llama_cpp.Llama, tokens: Sequence[int], **how: Any) -> F32:
@@ -47,14 +47,18 @@ def stepwise(llm: llama_cpp.Llama, tokens: Sequence[int], **how: Any) -> F32:
     return llm.scores[: len(tokens)].copy()
 
 
-def directions(info: ModelInfo, layers: Sequence[int] | None = None, seed: int = 0, size: float = 0.1) -> dict[int, F32]:
+def directions(
+    info: ModelInfo, layers: Sequence[int] | None = None, seed: int = 0, size: float = 0.1
+) -> dict[int, F32]:
     rng = np.random.default_rng(seed)
     scale = size * (10 if info.architecture == "gemma3" and info.n_embd > 64 else 1)  # Gemma's stream is wide
     drawn = {n: rng.standard_normal(info.n_embd).astype(np.float32) for n in range(1, info.n_layer)}
     return {n: (scale * drawn[n]).astype(np.float32) for n in (layers or drawn)}
 
 
-def vector(path: Path, layers: Sequence[int] | None = None, *, scope: str = "all", seed: int = 0, size: float = 0.1) -> Bundle:
+def vector(
+    path: Path, layers: Sequence[int] | None = None, *, scope: str = "all", seed: int = 0, size: float = 0.1
+) -> Bundle:
     info = read_model_info(path)
     return Bundle.build(
         name=f"vector-{seed}",
@@ -65,27 +69,41 @@ def vector(path: Path, layers: Sequence[int] | None = None, *, scope: str = "all
     )
 
 
-def gate_weights(info: ModelInfo, layers: Sequence[int], seed: int = 0) -> dict[int, tuple[F32, F32]]:
-    """Weights that open for about half of the tokens."""
+Layers = list[tuple[F32, F32]]
+
+
+def gate_weights(info: ModelInfo, layers: Sequence[int], seed: int = 0) -> dict[int, Layers]:
+    """One layer that opens for about half of the tokens. On the real Gemma, whose stream is led by a few
+    huge dimensions so that a random gate is open for all tokens or for none, two layers: |h w| / 2."""
     rng = np.random.default_rng(1000 + seed)
-    scale = 1 / np.sqrt(info.n_embd)
-    return {
-        n: ((scale * rng.standard_normal((info.n_embd, 1))).astype(np.float32), np.array([0.1], dtype=np.float32))
-        for n in layers
-    }
+    drawn = {n: rng.standard_normal((info.n_embd, 1)).astype(np.float32) for n in range(1, info.n_layer)}
+    out: dict[int, Layers] = {}
+    for n in layers:
+        w = (drawn[n] / np.sqrt(info.n_embd)).astype(np.float32)
+        if info.architecture == "gemma3" and info.n_embd > 64:
+            w = (w / 100).astype(np.float32)
+            half = np.full((2, 1), 0.5, np.float32)
+            out[n] = [(np.hstack([w, -w]), np.zeros(2, np.float32)), (half, np.zeros(1, np.float32))]
+        else:
+            out[n] = [(w, np.array([0.1], dtype=np.float32))]
+    return out
 
 
-def psr(path: Path, layers: Sequence[int] | None = None, *, scope: str = "all", seed: int = 0, size: float = 0.1) -> Bundle:
+def psr(
+    path: Path, layers: Sequence[int] | None = None, *, scope: str = "all", seed: int = 0, size: float = 0.1
+) -> Bundle:
     info = read_model_info(path)
     z = directions(info, layers, seed, size)
-    weights = {n: [w] for n, w in gate_weights(info, list(z), seed).items()}
+    weights = gate_weights(info, list(z), seed)
     return Bundle.build(name=f"psr-{seed}", directions=z, gate=weights, model=info, scope=scope)
 
 
-def reference(h: F32, strength: F32, direction: F32, gate: tuple[F32, F32] | None) -> F32:
-    """h' = h + strength[t] * ReLU(h W + b)[t] * direction, in float64."""
-    x = h.astype(np.float64)
-    coefficient = np.ones(len(x)) if gate is None else np.maximum(x @ gate[0].astype(np.float64) + gate[1], 0)[:, 0]
+def reference(h: F32, strength: F32, direction: F32, gate: Layers | None) -> F32:
+    """h' = h + strength[t] * coefficient[t] * direction, each layer of the gate ReLU(x W + b), in float64."""
+    x = y = h.astype(np.float64)
+    for w, b in gate or []:
+        y = np.maximum(y @ w.astype(np.float64) + b, 0)
+    coefficient = np.ones(len(x)) if gate is None else y[:, 0]
     return (x + (strength * coefficient)[:, None] * direction.astype(np.float64)).astype(np.float32)
 
 

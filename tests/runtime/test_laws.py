@@ -155,7 +155,9 @@ def test_the_tap_adds_what_the_slot_adds(pair: Pair) -> None:
 STRENGTH = np.float32(0.8)
 
 
-def _check_equation(llm: SteeredLlama, path: Path, tokens: list[int], layers: list[int], scope: str, prompt_len: int) -> None:
+def _check_equation(
+    llm: SteeredLlama, path: Path, tokens: list[int], layers: list[int], scope: str, prompt_len: int
+) -> None:
     """At each block: what the tap made of h is what NumPy makes of the same h."""
     info = read_model_info(path)
     every = list(range(1, info.n_layer))
@@ -221,12 +223,12 @@ def test_both_taps_give_the_same_bits(model: Model, name: str, monkeypatch: pyte
 
 @pytest.mark.parametrize("kind", [vector, psr])
 def test_stepwise_agrees_with_a_batch_as_the_unsteered_model_does(pair: Pair, kind: Callable) -> None:
-    tokens = pair.tokens[:12]
-    noise = np.abs(stepwise(pair.plain, tokens) - logits(pair.plain, tokens)).max()
-    pair.steered.steer(kind(pair.path, size=0.02))
-    together = logits(pair.steered, tokens)
-    apart = np.abs(stepwise(pair.steered, tokens) - together).max()
-    assert apart <= 5 * noise + 1e-4 * np.abs(together).max()
+    """Batch shapes change llama.cpp's own arithmetic; steering adds nothing of its own to that."""
+    noise = np.abs(stepwise(pair.plain, pair.tokens) - pair.unsteered).max()
+    pair.steered.steer(kind(pair.path, size=0.005))
+    together = logits(pair.steered, pair.tokens)
+    apart = np.abs(stepwise(pair.steered, pair.tokens) - together).max()
+    assert apart <= 4 * noise + 1e-4 * np.abs(together).max()
 
 
 def test_the_last_block_is_steered_where_only_one_row_remains(model: Model) -> None:
@@ -266,7 +268,11 @@ def test_terms_add_up_at_a_block(pair: Pair) -> None:
     n = pair.info.n_layer // 2
     z = {s: support.directions(pair.info, [n], s)[n] for s in (1, 2, 3)}
     h = pair.steered.capture(pair.tokens, [n])[n]
-    items = [(psr(pair.path, [n], seed=1), 0.5), (psr(pair.path, [n], seed=2), -0.8), (vector(pair.path, [n], seed=3), 1.5)]
+    items = [
+        (psr(pair.path, [n], seed=1), 0.5),
+        (psr(pair.path, [n], seed=2), -0.8),
+        (vector(pair.path, [n], seed=3), 1.5),
+    ]
     pair.steered.steer(items)
     got = pair.steered.capture(pair.tokens, [n])[n]
     wanted = h.astype(np.float64)
@@ -297,7 +303,7 @@ def test_the_previous_plan_returns(pair: Pair) -> None:
 
 def _completion(llm: llama_cpp.Llama, prompt: bytes = TEXT, n: int = 8) -> list[int]:
     out = []
-    for token in llm.generate(llm.tokenize(prompt), temp=0.0):
+    for token in llm.generate(llm.tokenize(prompt, add_bos=False), temp=0.0):
         out.append(token)
         if len(out) == n:
             return out
@@ -305,22 +311,44 @@ def _completion(llm: llama_cpp.Llama, prompt: bytes = TEXT, n: int = 8) -> list[
 
 
 @pytest.mark.parametrize("kind", [vector, psr])
-@pytest.mark.parametrize("scope", ["all", "response"])
-def test_kv_of_another_plan_is_not_reused(pair: Pair, kind: Callable, scope: str) -> None:
+def test_kv_of_another_plan_is_made_anew(pair: Pair, kind: Callable) -> None:
+    """Scope `all` touches every position: after a change nothing is reused, so the bits are a fresh run's."""
+    llm, bundle = pair.steered, kind(pair.path, size=0.3)
     fresh = steered(pair.path)
-    fresh.steer(kind(pair.path, scope=scope, size=0.3))
-    _completion(fresh)
-    wanted = fresh.scores[: fresh.n_tokens].copy()
+    unsteered = _completion(fresh)
     fresh.close()
-    pair.steered.reset()
-    unsteered = _completion(pair.steered)
-    pair.steered.steer(kind(pair.path, scope=scope, size=0.3))
-    _completion(pair.steered)
-    got = pair.steered.scores[: pair.steered.n_tokens]
-    # The last prompt token and the reply are decoded again; batch boundaries may differ before them.
-    assert close(got[-7:], wanted[-7:], 0.02)
-    pair.steered.clear_steering()
-    assert _completion(pair.steered) == unsteered
+    fresh = steered(pair.path)
+    fresh.steer(bundle)
+    wanted = _completion(fresh)
+    rows = fresh.scores[: fresh.n_tokens].copy()
+    fresh.close()
+    llm.reset()
+    assert _completion(llm) == unsteered
+    llm.steer(bundle)
+    assert _completion(llm) == wanted
+    assert np.array_equal(llm.scores[: llm.n_tokens], rows)
+    llm.clear_steering()
+    assert _completion(llm) == unsteered
+
+
+@pytest.mark.parametrize("kind", [vector, psr])
+def test_an_unsteered_prompt_is_reused_under_scope_response(pair: Pair, kind: Callable) -> None:
+    """Only the last prompt token is decoded again, as if it had never been decoded unsteered."""
+    llm, bundle = pair.steered, kind(pair.path, scope="response", size=0.3)
+    prompt = llm.tokenize(TEXT, add_bos=False)
+    by_hand = steered(pair.path)
+    by_hand.eval(prompt)
+    by_hand.n_tokens -= 1
+    by_hand.steer(bundle)
+    by_hand.eval(prompt[-1:])
+    llm.reset()
+    _completion(llm)
+    llm.steer(bundle)
+    with llm.record() as seen:
+        _completion(llm, n=1)
+    assert seen.positions == (len(prompt) - 1,)
+    assert np.array_equal(llm.scores[len(prompt) - 1], by_hand.scores[len(prompt) - 1])
+    by_hand.close()
 
 
 # -- Cases where faults hide ----------------------------------------------------------------------

@@ -193,27 +193,44 @@ static bool finite_row(const float *h, int32_t n) {
     return top != 0x7f800000u;
 }
 
-/* The rows [*lo, *hi) that hold every row in scope of an operation of this block. */
-static void rows_in_scope(const es_tap *tap, int32_t layer, int32_t rows, int32_t *lo, int32_t *hi) {
-    *lo = rows;
-    *hi = 0;
-    for (int32_t i = tap->first_op[layer]; i < tap->first_op[layer + 1]; ++i) {
-        if (!tap->term_acts[tap->ops[i].term]) continue;
-        for (int32_t r = 0; r < rows; ++r) {
-            if (strength_of(tap, &tap->ops[i], tap->row_of[r]) == 0.0f) continue;
-            if (r < *lo) *lo = r;
-            if (r >= *hi) *hi = r + 1;
-        }
+typedef struct {
+    int32_t lo, hi; /* rows [lo, hi) of l_out; empty where lo >= hi */
+} span;
+
+/* From the first to the last row in the operation's scope. */
+static span scope_of(const es_tap *tap, const es_op *op, int32_t rows) {
+    span s = {rows, 0};
+    if (!tap->term_acts[op->term]) return s;
+    for (int32_t r = 0; r < rows; ++r) {
+        if (strength_of(tap, op, tap->row_of[r]) == 0.0f) continue;
+        if (r < s.lo) s.lo = r;
+        s.hi = r + 1;
     }
+    return s;
 }
 
-static bool evaluate_gates(es_tap *tap, int32_t layer, int32_t rows) {
+/* The rows that hold every row in scope of an operation of this block. */
+static span rows_in_scope(const es_tap *tap, int32_t layer, int32_t rows) {
+    span all = {rows, 0};
+    for (int32_t i = tap->first_op[layer]; i < tap->first_op[layer + 1]; ++i) {
+        span s = scope_of(tap, &tap->ops[i], rows);
+        if (s.lo < all.lo) all.lo = s.lo;
+        if (s.hi > all.hi) all.hi = s.hi;
+    }
+    return all;
+}
+
+/* One call a gate, over its own scope. Row lo of l_out is the first that is staged. */
+static bool evaluate_gates(es_tap *tap, int32_t layer, int32_t lo, int32_t rows) {
     int32_t first = tap->first_op[layer];
     for (int32_t i = first; i < tap->first_op[layer + 1]; ++i) {
         const es_op *op = &tap->ops[i];
-        if (!op->gate || !tap->term_acts[op->term]) continue;
-        float *coef = tap->coef + (size_t)(i - first) * (size_t)tap->capacity;
-        if (op->gate(op->gate_self, layer, tap->h, rows, coef) != 0) {
+        if (!op->gate) continue;
+        span s = scope_of(tap, op, rows);
+        if (s.lo >= s.hi) continue;
+        float *coef = tap->coef + (size_t)(i - first) * (size_t)tap->capacity + (size_t)(s.lo - lo);
+        const float *h = tap->h + (size_t)(s.lo - lo) * (size_t)tap->n_embd;
+        if (op->gate(op->gate_self, layer, h, s.hi - s.lo, coef) != 0) {
             latch(tap, ES_GATE, layer, 0, 0, i);
             return false;
         }
@@ -251,13 +268,13 @@ static bool apply(es_tap *tap, int32_t layer, int32_t lo, int32_t hi) {
 }
 
 static void steer(es_tap *tap, void *tensor, int32_t layer, int32_t rows) {
-    int32_t lo, hi;
-    rows_in_scope(tap, layer, rows, &lo, &hi);
-    if (lo >= hi) return;
+    span s = rows_in_scope(tap, layer, rows);
+    if (s.lo >= s.hi) return;
     size_t row_bytes = (size_t)tap->n_embd * sizeof(float);
-    tap->ggml.tensor_get(tensor, tap->h, (size_t)lo * row_bytes, (size_t)(hi - lo) * row_bytes);
-    if (!evaluate_gates(tap, layer, hi - lo) || !apply(tap, layer, lo, hi)) return;
-    tap->ggml.tensor_set(tensor, tap->h, (size_t)lo * row_bytes, (size_t)(hi - lo) * row_bytes);
+    size_t offset = (size_t)s.lo * row_bytes, size = (size_t)(s.hi - s.lo) * row_bytes;
+    tap->ggml.tensor_get(tensor, tap->h, offset, size);
+    if (!evaluate_gates(tap, layer, s.lo, rows) || !apply(tap, layer, s.lo, s.hi)) return;
+    tap->ggml.tensor_set(tensor, tap->h, offset, size);
 }
 
 static void capture(es_tap *tap, const void *tensor, int32_t rows, float *out) {

@@ -6,14 +6,13 @@ terminal and `--json` read it. Knows nothing of models, bundles or how it will b
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-
-from edgesteer.report.cells import join_pieces
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,3 +150,14 @@ def _frozen(values: npt.ArrayLike, shape: tuple[int, ...]) -> npt.NDArray[np.flo
 
 def _short(value: np.float32) -> float:
     return float(str(value))
+
+
+def join_pieces(pieces: Sequence[bytes]) -> list[str]:
+    """Decode tokens' bytes as one UTF-8 stream, a text per token.
+
+    A character split across tokens goes to the token that completes it; the ones before it get ''. Bytes that
+    are no UTF-8 become U+FFFD, at the token that shows it; an unfinished end does so at the last token.
+    """
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    last = len(pieces) - 1
+    return [decoder.decode(piece, final=i == last) for i, piece in enumerate(pieces)]
