@@ -1,0 +1,47 @@
+"""What the long commands share: a progress bar with the time left, and checks before the work begins."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from edgesteer.errors import OutputError
+
+# Room for a question, the trait's sentence and the template around them.
+_PROMPT_TOKENS = 448
+
+
+@contextlib.contextmanager
+def bar() -> Iterator[Callable[[str, float], None]]:
+    """Yields progress(stage, fraction done of the whole), shown on stderr where that is a terminal."""
+    from tqdm import tqdm
+
+    shape = "{desc:<10} {percentage:3.0f}% |{bar}| {elapsed}, {remaining} left"
+    with tqdm(total=1.0, bar_format=shape, disable=None, leave=False) as shown:
+
+        def progress(stage: str, fraction: float) -> None:
+            shown.set_description_str(stage, refresh=False)
+            shown.update(max(0.0, fraction - shown.n))
+
+        yield progress
+
+
+def check_output(path: Path, force: bool) -> None:
+    """Refuse what could not be written after the work: an existing file without `force`, a missing or read-only
+    folder. Raises OutputError."""
+    if path.exists() and not force:
+        raise OutputError(f"{path}: exists already, expected a new name; give another -o or --force")
+    folder = path.resolve().parent
+    if not folder.is_dir():
+        raise OutputError(
+            f"{path}: no folder {folder}, expected an existing one; create it or give another -o"
+        )
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise OutputError(f"{path}: no permission to write in {folder}; give another -o")
+
+
+def context_for(max_tokens: int) -> int:
+    """A context size with room for a prompt and a reply."""
+    return _PROMPT_TOKENS + max_tokens
