@@ -70,11 +70,26 @@ def scope_bits(
     bits = np.full(len(ids) - start, BIT["all"], dtype=np.uint8)
     from_here = start if before & BIT["conversation"] else max(start, _system_end(ids, turns))
     bits[from_here - start :] |= BIT["conversation"]
-    speaking = bool(before & BIT["response"]) and not turns.ends(int(ids[start - 1]))
-    k = len(turns.opens)
+    speaking = bool(before & BIT["response"])
     for i in range(start, len(ids)):
-        speaking = speaking or i == prompt_len - 1 or (k > 0 and _at(ids, i - k + 1, turns.opens))
+        speaking = _speaks(ids, i, prompt_len, turns, speaking)
         if speaking:
             bits[i - start] |= BIT["response"]
-            speaking = not turns.ends(int(ids[i]))
+    return bits
+
+
+def _speaks(ids: Tokens, i: int, prompt_len: int, turns: Turns, before: bool) -> bool:
+    """Whether token i belongs to a response; `before`: whether the token in front of it does."""
+    if i == prompt_len - 1 or (before and not turns.ends(int(ids[i - 1]))):
+        return True
+    k = len(turns.opens)
+    return k > 0 and int(ids[i]) == turns.opens[-1] and _at(ids, i - k + 1, turns.opens)
+
+
+def next_bits(ids: Tokens, prompt_len: int, turns: Turns, before: int) -> int:
+    """The byte of the last of `ids`, where the token in front of it has `before` and a conversation has
+    begun: what `scope_bits` gives for it, without an array."""
+    bits = BIT["all"] | BIT["conversation"]
+    if _speaks(ids, len(ids) - 1, prompt_len, turns, bool(before & BIT["response"])):
+        bits |= BIT["response"]
     return bits

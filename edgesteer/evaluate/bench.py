@@ -46,7 +46,8 @@ def random_bundles(info: ModelInfo, seed: int = 0) -> dict[str, Bundle]:
     blocks = range(1, info.n_layer)
     directions = {n: 1e-3 * rng.standard_normal(info.n_embd, np.float32) for n in blocks}
     weights = {
-        n: [(1e-2 * rng.standard_normal((info.n_embd, 1), np.float32), np.ones(1, np.float32))] for n in blocks
+        n: [(1e-2 * rng.standard_normal((info.n_embd, 1), np.float32), np.ones(1, np.float32))]
+        for n in blocks
     }
     middle = info.n_layer // 2
     return {
@@ -76,10 +77,10 @@ def _interleaved(
     ways: Mapping[str, llama_cpp.Llama], rounds: int, act: Callable[[llama_cpp.Llama], None]
 ) -> Timing:
     seconds: dict[str, list[float]] = {name: [] for name in ways}
-    names = list(ways)
-    for i in range(rounds):
-        # Each round begins with another way, so that none always runs in the same neighbour's wake.
-        for name in names[i % len(names) :] + names[: i % len(names)]:
+    names, rng = list(ways), np.random.default_rng(0)
+    for _ in range(rounds):
+        # A new order each round, so that no way always runs in the same neighbour's wake.
+        for name in rng.permutation(names):
             start = time.perf_counter()
             act(ways[name])
             seconds[name].append(time.perf_counter() - start)

@@ -9,10 +9,12 @@ plan, scope bits are laid out before an eval, KV that another intervention made 
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import inspect
 import os
 import warnings
+import weakref
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -28,7 +30,7 @@ from edgesteer.runtime import library, sentinel
 from edgesteer.runtime.session import Recorded, Session
 from edgesteer.runtime.tap import F32, make_tap
 from edgesteer.runtime.turns import read_turns
-from edgesteer.scope import scope_bits
+from edgesteer.scope import BIT, Bits, Tokens, next_bits, scope_bits
 from edgesteer.steering_map import SteeringMap
 
 Source = str | os.PathLike[str] | Bundle
@@ -39,6 +41,16 @@ _GENERATE = inspect.signature(llama_cpp.Llama.generate)
 # Rows whose logits llama.cpp must hold at once when the last block is captured: with a vocabulary
 # of 262144 each takes 1 MB.
 _CAPTURE_ROWS = 64
+
+
+_open: weakref.WeakSet[SteeredLlama] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_open() -> None:
+    """Free contexts while llama_cpp is still whole: at the interpreter's end its __del__ would fail loudly."""
+    for llm in list(_open):
+        llm.close()
 
 
 class SteeredContext(internals.LlamaContext):
@@ -92,6 +104,7 @@ class SteeredLlama(llama_cpp.Llama):
         self._prompt_len: int | None = None
         self._generation = 0
         self._info: ModelInfo | None = None
+        _open.add(self)
 
     @property
     def context_params(self) -> Any:
@@ -243,7 +256,9 @@ class SteeredLlama(llama_cpp.Llama):
         session = self._session
         if end > len(self.input_ids):
             raise ValueError(f"Requested tokens ({end}) exceed context window of {len(self.input_ids)}")
-        if (session.plan or session.recorders) and tokens:
+        if not tokens or not (session.plan or session.recorders):
+            session.forget_bits(self.n_tokens)
+        else:
             self._lay_out(tokens, self._prompt_len if prompt_len is None else prompt_len)
             session.expected = end
         try:
@@ -260,12 +275,18 @@ class SteeredLlama(llama_cpp.Llama):
         start, session = self.n_tokens, self._session
         self.input_ids[start : start + len(tokens)] = tokens  # eval does so too, later
         ids = self.input_ids[: start + len(tokens)]
-        if prompt_len is None:
-            session.laid_out(scope_bits(ids, len(ids), session.turns, start), start, None)
-            return
         known = min(session.known(prompt_len), start)
         before = int(session.bits[known - 1]) if known else 0
-        session.laid_out(scope_bits(ids, prompt_len, session.turns, known, before), known, prompt_len)
+        if prompt_len is None:  # a prompt of its own: what came before opens no response
+            before = before & BIT["conversation"] if known == start else 0
+            session.laid_out(self._bits(ids, start, len(ids), before), start, None)
+        else:
+            session.laid_out(self._bits(ids, known, prompt_len, before), known, prompt_len)
+
+    def _bits(self, ids: Tokens, start: int, prompt_len: int, before: int) -> Bits | int:
+        if len(ids) == start + 1 and before & BIT["conversation"]:
+            return next_bits(ids, prompt_len, self._session.turns, before)
+        return scope_bits(ids, prompt_len, self._session.turns, start, before)
 
     def generate(self, tokens: Sequence[int], *args: Any, **kwargs: Any) -> Generator[int, Any, None]:
         """llama_cpp.Llama.generate; scopes are counted from this prompt, and KV is reused only

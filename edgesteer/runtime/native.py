@@ -18,7 +18,7 @@ from edgesteer.errors import BundleError
 from edgesteer.runtime import library
 from edgesteer.runtime.tap import F32, Announcement, TapOperation, failure
 
-_ABI = 1
+_ABI = 2
 _p, _i32, _i64 = ctypes.c_void_p, ctypes.c_int32, ctypes.c_int64
 
 
@@ -54,7 +54,7 @@ _PROTOTYPES: dict[str, tuple[Any, list[Any]]] = {
     "es_tap_model": (None, [_p, _i32, _i32]),
     "es_tap_plan": (ctypes.c_int, [_p, _p, _i32, _i32]),
     "es_tap_announce": (ctypes.c_int, [_p, ctypes.POINTER(_Announcement)]),
-    "es_tap_finish": (_Status, [_p]),
+    "es_tap_finish": (ctypes.c_int, [_p, ctypes.POINTER(_Status)]),
     "es_ort_gate_new": (
         _p,
         [_p, ctypes.c_char_p, ctypes.c_size_t, _i32, _i32, ctypes.c_char_p, ctypes.c_size_t],
@@ -112,7 +112,9 @@ class NativeTap:
         self._n_layer = self._n_embd = 0
         self._operations: Sequence[TapOperation] = ()
         self._alive: list[Any] = []  # what the C side points into: by plan, and by announcement
-        self._batch: tuple[Any, ...] = ()
+        self._batch: Announcement | None = None  # alive while the C side reads it
+        self._status = _Status()
+        self._status_pointer = ctypes.byref(self._status)
         self._callback = ctypes.cast(self._lib.es_tap_callback, llama_h.ggml_backend_sched_eval_callback)
 
     def __del__(self) -> None:
@@ -175,6 +177,15 @@ class NativeTap:
         )
 
     def announce(self, batch: Announcement) -> None:
+        if batch.told is None:
+            batch.told = self._told(batch)
+        self._batch = batch
+        code = self._lib.es_tap_announce(self._handle, batch.told[0])
+        if code:
+            raise failure(code, 0, 0, 0)
+
+    def _told(self, batch: Announcement) -> tuple[Any, ...]:
+        """A pointer to the C struct, and what it points into."""
         capture, replace = self._pointers(batch.capture), self._pointers(batch.replace)
         said = _Announcement(
             batch.rows,
@@ -184,15 +195,12 @@ class NativeTap:
             ctypes.cast(capture, _p) if capture else None,
             ctypes.cast(replace, _p) if replace else None,
         )
-        self._batch = (batch, capture, replace)
-        code = self._lib.es_tap_announce(self._handle, ctypes.byref(said))
-        if code:
-            raise failure(code, 0, 0, 0)
+        return ctypes.byref(said), said, capture, replace
 
     def finish(self) -> None:
-        status = self._lib.es_tap_finish(self._handle)
-        self._batch = ()
-        if not status.code:
+        self._batch = None
+        status = self._status
+        if not self._lib.es_tap_finish(self._handle, self._status_pointer):
             return
         gate = self._operations[status.op].gate if status.op >= 0 else None
         raised, detail = getattr(gate, "raised", None), gate.error() if gate is not None else ""

@@ -11,7 +11,6 @@ its pointer, so that no reference leads back to the model.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -29,6 +28,8 @@ from edgesteer.runtime.slots import Slots
 from edgesteer.runtime.tap import F32, Announcement, Gate, Tap, TapOperation
 from edgesteer.scope import Bits, Turns, scope_bits
 
+_LOGITS_LOOKED_AT = 8
+
 
 @dataclass(frozen=True)
 class Rows:
@@ -42,11 +43,6 @@ class Rows:
     @classmethod
     def of(cls, batch: Any) -> Rows:
         n = batch.n_tokens
-        if n == 1:  # a decode: views over C arrays would cost more than the rest of the wrapper
-            token, position, sequence = np.array(
-                [[batch.token[0]], [batch.pos[0]], [batch.seq_id[0][0]]], dtype=np.intc
-            )
-            return cls(token, position, sequence, np.array([batch.logits[0]], dtype=np.int8))
         return cls(
             np.ctypeslib.as_array(batch.token, (n,)).copy(),
             np.ctypeslib.as_array(batch.pos, (n,)).copy(),
@@ -79,22 +75,27 @@ class Session:
         self.steerable: Steerable | None = None
         self.applied = np.zeros(n_ctx, dtype=np.uint64)
         self.bits = np.zeros(n_ctx, dtype=np.uint8)
+        self._one_row: dict[int, tuple[Announcement | None, int]] = {}
         self.expected = 0  # positions below this have bits for the eval under way
         self.prompt_end = 0  # where the reply of the last generation began
         self._known: tuple[int, int | None] = (0, None)
         self.recorders: list[list[Recorded]] = []
         self.exchange: tuple[Mapping[int, F32], Mapping[int, F32]] = ({}, {})
         self._gates: dict[bytes, Gate] = {}
-        self._logits: tuple[int, F32] = (0, np.zeros(0, dtype=np.float32))  # a view, by its address
 
-    def laid_out(self, bits: Bits, start: int, prompt_len: int | None) -> None:
-        """Keep the scope bits of positions start.., counted under this prompt length."""
-        self.bits[start : start + len(bits)] = bits
-        self._known = (start + len(bits), prompt_len)
+    def laid_out(self, bits: Bits | int, start: int, prompt_len: int | None) -> None:
+        """Keep the scope bits of positions start.. (or of that one), counted under this prompt length."""
+        n = 1 if isinstance(bits, int) else len(bits)
+        self.bits[start : start + n] = bits
+        self._known = (start + n, prompt_len)
 
-    def known(self, prompt_len: int) -> int:
+    def known(self, prompt_len: int | None) -> int:
         """How many positions have bits counted under this prompt length."""
         return self._known[0] if self._known[1] == prompt_len else 0
+
+    def forget_bits(self, start: int) -> None:
+        """Positions from `start` on are about to hold other tokens, whose bits nobody has counted."""
+        self._known = (min(self._known[0], start), self._known[1])
 
     def set_plan(self, plan: SteeringPlan) -> None:
         """Put `plan` into force, or raise and leave the one before."""
@@ -105,6 +106,15 @@ class Session:
         self.slots.set(plan.slots)
         self.tap.plan(operations, len(plan.terms))
         self.plan = plan
+        self._one_row = {bits: self._prepare(bits) for bits in range(8)}
+
+    def _prepare(self, bits: int) -> tuple[Announcement | None, int]:
+        """What a decode of one token with these scope bits needs: nearly every decode is one."""
+        row = np.array([bits], dtype=np.uint8)
+        applied = int(self.plan.applied(row)[0])
+        if not self.plan.operations:
+            return None, applied
+        return Announcement(np.ones(1, dtype=np.int8), self.plan.row_strengths(row)), applied
 
     def _gate(self, term: Term) -> Gate:
         """One warm session per gate and context, kept across plans."""
@@ -119,6 +129,9 @@ class Session:
             plain(batch)
             self._note(batch.batch, None)
             return
+        if batch.batch.n_tokens == 1 and self.expected and not (self.recorders or capture or replace):
+            self._decode_one(batch, plain)
+            return
         rows = Rows.of(batch.batch)
         bits = self._bits_of(rows)
         if self.plan.operations or capture or replace:
@@ -126,16 +139,23 @@ class Session:
         else:
             plain(batch)
             self._record(rows, bits, None)
-        if self.plan:
-            self._check_logits(rows)
+        if self.plan and rows.wants_logits[-1]:
+            self._check_logits()
         self._note(batch.batch, self.plan.applied(bits))
 
-    def _announced(self, batch: Any, plain: Callable[[Any], None], rows: Rows, bits: Bits) -> None:
-        strength = self.plan.row_strengths(bits)
-        record = None
-        if self.recorders:
-            record = np.zeros((len(strength), len(bits), self.n_layer), dtype=np.float32)
-        self.tap.announce(Announcement(rows.wants_logits, strength, record, *self.exchange))
+    def _decode_one(self, batch: Any, plain: Callable[[Any], None]) -> None:
+        """The general path for one token of sequence 0, without an array made on the way."""
+        position = batch.batch.pos[0]
+        announcement, applied = self._one_row[int(self.bits[position])]
+        if announcement is None:
+            plain(batch)
+        else:
+            self._around(announcement, batch, plain)
+        self._check_logits()
+        self.applied[position] = applied
+
+    def _around(self, announcement: Announcement, batch: Any, plain: Callable[[Any], None]) -> None:
+        self.tap.announce(announcement)
         try:
             plain(batch)
         except BaseException:
@@ -147,6 +167,13 @@ class Session:
         except SteeringOverflow:
             self.forget()
             raise
+
+    def _announced(self, batch: Any, plain: Callable[[Any], None], rows: Rows, bits: Bits) -> None:
+        strength = self.plan.row_strengths(bits)
+        record = None
+        if self.recorders:
+            record = np.zeros((len(strength), len(bits), self.n_layer), dtype=np.float32)
+        self._around(Announcement(rows.wants_logits, strength, record, *self.exchange), batch, plain)
         self._record(rows, bits, record)
 
     def _bits_of(self, rows: Rows) -> Bits:
@@ -178,18 +205,14 @@ class Session:
         if first >= 0 and first + n <= len(self.applied):
             self.applied[first : first + n] = 0 if applied is None else applied
 
-    def _check_logits(self, rows: Rows) -> None:
+    def _check_logits(self) -> None:
         """Inf or NaN that arose after the last written row, in a slot or in the KV, shows here."""
-        if not rows.wants_logits[-1]:
-            return
         pointer = llama_h.llama_get_logits_ith(self.context, -1)
         if not pointer:
             return  # embedding contexts have none
-        address = ctypes.addressof(pointer.contents)
-        if address != self._logits[0]:
-            self._logits = address, np.ctypeslib.as_array(pointer, (self._n_vocab,))
-        # A sum over the vocabulary is finite unless a logit is not: logits stay far below 1e33.
-        if not math.isfinite(self._logits[1].sum()):
+        # Every logit is a product with the whole normalised h, so one Inf or NaN there reaches all of
+        # them. Reading them all would cost more than the steering.
+        if not any(math.isfinite(x) for x in pointer[: min(self._n_vocab, _LOGITS_LOOKED_AT)]):
             self.forget()
             raise SteeringOverflow(
                 f"{self.plan!r}: the logits are Inf or NaN, expected finite values; the context was cleared; "

@@ -62,6 +62,7 @@ class Announcement:
     record: F32 | None = None
     capture: Mapping[int, F32] = field(default_factory=dict)
     replace: Mapping[int, F32] = field(default_factory=dict)
+    told: Any = None  # a tap's own form of it, kept so that the same can be announced again for nothing
 
     @property
     def rows(self) -> int:

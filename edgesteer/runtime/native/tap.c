@@ -108,14 +108,14 @@ int es_tap_announce(es_tap *tap, const es_announcement *batch) {
     return ES_OK;
 }
 
-es_status es_tap_finish(es_tap *tap) {
-    es_status status = tap->status;
-    if (tap->announced && status.code == ES_OK && tap->start + tap->rows != tap->batch.n_rows) {
-        status = (es_status){ES_ROWS, 0, tap->start + tap->rows, tap->batch.n_rows, -1};
+int es_tap_finish(es_tap *tap, es_status *status) {
+    if (tap->announced && tap->start + tap->rows != tap->batch.n_rows) {
+        latch(tap, ES_ROWS, 0, tap->start + tap->rows, tap->batch.n_rows, -1);
     }
+    *status = tap->status;
     tap->announced = false;
     tap->status = (es_status){ES_OK, -1, 0, 0, -1};
-    return status;
+    return status->code;
 }
 
 /* "l_out-12" -> 12; -1 for any other name. */

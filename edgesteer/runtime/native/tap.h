@@ -29,7 +29,7 @@
 #define ES_API __attribute__((visibility("default")))
 #endif
 
-#define ES_ABI 1
+#define ES_ABI 2
 
 typedef struct {
     const char *(*get_name)(const void *tensor);
@@ -87,7 +87,8 @@ ES_API void es_tap_model(es_tap *tap, int32_t n_layer, int32_t n_embd);
 /* ops are sorted by layer, then in the plan's canonical order; copied. */
 ES_API int es_tap_plan(es_tap *tap, const es_op *ops, int32_t n_ops, int32_t n_terms);
 ES_API int es_tap_announce(es_tap *tap, const es_announcement *batch);
-ES_API es_status es_tap_finish(es_tap *tap);
+/* The latched code, and all of it in *status. */
+ES_API int es_tap_finish(es_tap *tap, es_status *status);
 ES_API bool es_tap_callback(void *tensor, bool ask, void *user_data);
 
 #endif
