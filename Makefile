@@ -34,7 +34,7 @@ CACHE := $(if $(EDGESTEER_HOME),$(EDGESTEER_HOME),$(USER_CACHE)/edgesteer)
 KEY := $(shell printf '%s' '$(LLAMA_FLAGS) $(SYSTEM) $(MACHINE)' | cksum | cut -d' ' -f1)
 WHEELS := $(CACHE)/wheels/llama-cpp-python-$(LLAMA_VERSION)-$(KEY)
 
-.PHONY: help setup demo test check fix wheel clean llama-wheel-dir
+.PHONY: help setup demo test proof check fix wheel clean llama-wheel-dir
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -e 's/:.*## /:/' | awk -F: '{ printf "  make %-8s %s\n", $$1, $$2 }'
@@ -49,6 +49,9 @@ setup: $(STAMPS)/runtime ## set up .venv without running anything
 
 test: $(STAMPS)/test $(STAMPS)/doctor ## set up and run the whole test suite
 	@$(PY) -m pytest $(PYTEST_ARGS)
+
+proof: $(STAMPS)/test $(STAMPS)/doctor ## measure the stated figures on the real model (about ten minutes)
+	@$(PY) -m pytest -m proof $(PYTEST_ARGS) tests/test_proof.py
 
 check: $(STAMPS)/check build/imports ## lint, types, import rules, README and help text
 	@$(PY) -m ruff check .

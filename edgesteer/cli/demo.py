@@ -36,7 +36,7 @@ def command(max_tokens: int, n_threads: int | None) -> None:
             if name:
                 llm.steer(bundles[name])
             with llm.record() as steering_map:
-                for piece in reply(llm, question, max_tokens=max_tokens, temperature=0.0):
+                for piece in reply(llm, question, max_tokens=max_tokens, temperature=0.0, repeat_penalty=1.1):
                     click.echo(piece, nl=False)
                     sys.stdout.flush()
             click.echo()

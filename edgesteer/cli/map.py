@@ -12,6 +12,7 @@ from edgesteer.cli.options import (
     load_steering,
     model_argument,
     print_json,
+    repeat_option,
     steer_options,
 )
 from edgesteer.scope import SCOPES
@@ -30,6 +31,7 @@ from edgesteer.scope import SCOPES
 @click.option("--numbers", is_flag=True, help="Print the coefficient behind every token.")
 @click.option("--blocks", is_flag=True, help="Show every block, not their sum alone.")
 @click.option("--all-tokens", is_flag=True, help="Show the prompt's tokens too.")
+@repeat_option
 @steer_options
 @llama_options
 @json_option
@@ -42,6 +44,7 @@ def command(
     numbers: bool,
     blocks: bool,
     all_tokens: bool,
+    repeat_penalty: float,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -64,7 +67,9 @@ def command(
     llm = open_model(model, **options)
     llm.steer(bundles, scope=scope)
     with llm.record() as steering_map:
-        for _ in reply(llm, text, raw=raw, max_tokens=max_tokens, temperature=0.0):
+        for _ in reply(
+            llm, text, raw=raw, max_tokens=max_tokens, temperature=0.0, repeat_penalty=repeat_penalty
+        ):
             pass
     if as_json:
         print_json(steering_map.to_json())

@@ -36,6 +36,15 @@ def llama_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
+repeat_option: Decorator = click.option(
+    "--repeat-penalty",
+    type=click.FloatRange(0, min_open=True),
+    default=1.1,
+    show_default=True,
+    help="Against loops, which small models fall into when greedy; 1 is off.",
+)
+
+
 def steer_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Adds `--steer` and llama.cpp's three; pass the four values on to `load_steering`."""
     for option in (

@@ -44,4 +44,4 @@ def check_output(path: Path, force: bool) -> None:
 
 def context_for(max_tokens: int) -> int:
     """A context size with room for a prompt and a reply."""
-    return _PROMPT_TOKENS + max_tokens
+    return -(-(_PROMPT_TOKENS + max_tokens) // 256) * 256  # what llama.cpp would round it up to

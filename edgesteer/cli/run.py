@@ -14,6 +14,7 @@ from edgesteer.cli.options import (
     load_steering,
     model_argument,
     print_json,
+    repeat_option,
     steer_options,
 )
 from edgesteer.scope import SCOPES
@@ -35,6 +36,7 @@ from edgesteer.scope import SCOPES
     "--scope", type=click.Choice(SCOPES), help="Where steering acts, instead of the bundle's own scope."
 )
 @click.option("--map", "show_map", is_flag=True, help="Show the steering map after the reply.")
+@repeat_option
 @steer_options
 @llama_options
 @json_option
@@ -48,6 +50,7 @@ def command(
     seed: int,
     scope: str | None,
     show_map: bool,
+    repeat_penalty: float,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -69,11 +72,10 @@ def command(
     llm = open_model(model, **options)
     if bundles:
         llm.steer(bundles, scope=scope)
+    sampling = {"max_tokens": max_tokens, "temperature": temp, "seed": seed, "repeat_penalty": repeat_penalty}
     pieces = []
     with llm.record() if show_map or as_json else contextlib.nullcontext() as steering_map:
-        for piece in reply(
-            llm, text, system=system, raw=raw, max_tokens=max_tokens, temperature=temp, seed=seed
-        ):
+        for piece in reply(llm, text, system=system, raw=raw, **sampling):
             pieces.append(piece)
             if not as_json:
                 click.echo(piece, nl=False)

@@ -42,7 +42,7 @@ class Chat:
         self.llm = llm
         self._ends = read_turns(llm).ends
         self._bos, self._eos = (self._special(t) for t in (llm.token_bos(), llm.token_eos()))
-        if llm.scores.shape[0] < llm.n_ctx():
+        if not llm._logits_all:
             raise LearnError(
                 f"{llm.model_path}: loaded with the last token's logits alone, expected all of them; "
                 "load it with logits_all=True"
@@ -122,10 +122,11 @@ class Chat:
         )
 
     def _check_room(self, n_tokens: int) -> None:
-        if n_tokens > self.llm.n_ctx():
+        room = min(self.llm.n_ctx(), len(self.llm.scores))  # llama.cpp rounds n_ctx up, llama_cpp does not
+        if n_tokens > room:
             raise LearnError(
                 f"{self.llm.model_path}: a prompt with its reply takes {n_tokens} tokens, expected at most "
-                f"{self.llm.n_ctx()}; load it with a larger context, or give shorter questions and replies"
+                f"{room}; load it with a larger context, or give shorter questions and replies"
             )
 
 

@@ -41,7 +41,7 @@ def fit_constant(delta: F32) -> F32:
     return np.asarray(delta.mean(axis=0, dtype=np.float64), dtype=np.float32)
 
 
-def fit_rank1(h: F32, delta: F32, *, ridge: float = 0.1, rounds: int = 30) -> Rank1 | None:
+def fit_rank1(h: F32, delta: F32, *, ridge: float = 0.03, rounds: int = 30) -> Rank1 | None:
     """The rank-1 ReLU map from h to delta; None where its gate never opens (the block is then dropped).
 
     ridge: weight of |w|^2 against the mean squared error, for h in units of its standard deviation.

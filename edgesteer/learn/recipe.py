@@ -80,7 +80,7 @@ class Recipe:
     seed: int = 0
     max_tokens: int = 48
     temperature: float = 0.7
-    ridge: float = 0.1
+    ridge: float = 0.03
     objective: str = "teacher-forced local deltas"
 
 
@@ -93,7 +93,7 @@ def learn(
     seed: int = 0,
     max_tokens: int = 48,
     temperature: float = 0.7,
-    ridge: float = 0.1,
+    ridge: float = 0.03,
     name: str = "steering",
     license: str = "unspecified",
     progress: Progress = lambda stage, fraction: None,

@@ -1,0 +1,190 @@
+"""The commands that run a model, typed as a user types them, on tiny models and on SmolLM2."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from edgesteer.bundle import save
+from tests.runtime.support import psr, vector
+
+Model = Callable[[str], Path]
+EDGESTEER = [sys.executable, "-m", "edgesteer"]
+
+
+def typed(*args: object, cwd: Path, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    words = [*EDGESTEER, *(str(a) for a in args)]
+    return subprocess.run(
+        words, cwd=cwd, input=stdin, capture_output=True, text=True, timeout=300, check=False
+    )
+
+
+def refused(result: subprocess.CompletedProcess[str], *said: str) -> None:
+    """One clear line, exit code 1, nothing on stdout."""
+    assert result.returncode == 1, result.stderr
+    assert result.stdout == ""
+    lines = result.stderr.strip().splitlines()
+    assert len(lines) == 1, result.stderr
+    assert lines[0].startswith("edgesteer: error: ")
+    assert all(word in lines[0] for word in said), lines[0]
+
+
+@pytest.fixture
+def steer_file(model: Model, tmp_path: Path) -> Path:
+    save(psr(model("llama"), scope="response", size=0.5), tmp_path / "p.steer")
+    return tmp_path / "p.steer"
+
+
+def test_run_streams_the_same_reply_twice_and_steering_changes_it(
+    model: Model, steer_file: Path, tmp_path: Path
+) -> None:
+    words = ["run", model("llama"), "-p", "the ship", "-n", 12, "-t", 2]
+    unsteered = typed(*words, cwd=tmp_path)
+    assert unsteered.returncode == 0, unsteered.stderr
+    assert unsteered.stderr == ""
+    assert typed(*words, cwd=tmp_path).stdout == unsteered.stdout
+    assert typed(*words, "--steer", "p.steer", cwd=tmp_path).stdout != unsteered.stdout
+    assert typed(*words, "--steer", "p.steer:0", cwd=tmp_path).stdout == unsteered.stdout
+
+
+def test_run_takes_standard_input_and_prints_json_with_the_map(
+    model: Model, steer_file: Path, tmp_path: Path
+) -> None:
+    result = typed(
+        "run",
+        model("llama"),
+        "--steer",
+        "p.steer",
+        "-n",
+        5,
+        "-t",
+        2,
+        "--json",
+        cwd=tmp_path,
+        stdin="the ship",
+    )
+    assert result.returncode == 0, result.stderr
+    told = json.loads(result.stdout)
+    assert told["reply"]
+    assert len(told["map"]["tokens"]) == len(told["map"]["coefficients"]) > 5
+    assert told["map"]["layers"] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("options", [[], ["--blocks"], ["--numbers"], ["--all-tokens"]])
+def test_map_shows_the_reply(model: Model, steer_file: Path, tmp_path: Path, options: list[str]) -> None:
+    result = typed(
+        "map",
+        model("llama"),
+        "--steer",
+        steer_file,
+        "-p",
+        "the ship",
+        "-n",
+        6,
+        "-t",
+        2,
+        *options,
+        cwd=tmp_path,
+    )
+    assert result.returncode == 0, result.stderr
+    assert "summed over 3 blocks (1 to 3)" in " ".join(result.stdout.split())
+    assert "\x1b" not in result.stdout
+
+
+def test_a_vector_given_in_llama_cpps_spelling_steers_alike(model: Model, tmp_path: Path) -> None:
+    (tmp_path / "v.gguf").write_bytes(vector(model("llama"), size=0.5).members["directions.gguf"])
+    words = ["run", model("llama"), "-p", "the ship", "-n", 12, "-t", 2]
+    ours = typed(*words, "--steer", "v.gguf:0.8", cwd=tmp_path)
+    theirs = typed(*words, "--control-vector-scaled", "v.gguf:0.8", cwd=tmp_path)
+    assert ours.returncode == theirs.returncode == 0, theirs.stderr
+    assert ours.stdout == theirs.stdout != typed(*words, cwd=tmp_path).stdout
+
+
+def test_doctor_and_bench_report(model: Model, steer_file: Path, tmp_path: Path) -> None:
+    doctor = typed("doctor", model("llama"), "p.steer", "-t", 2, cwd=tmp_path)
+    assert doctor.returncode == 0, doctor.stderr
+    assert "proven at block 1-3 of 0-3" in doctor.stdout
+    bench = typed("bench", model("llama"), "--rounds", 10, "--prefills", 1, "-t", 2, "--json", cwd=tmp_path)
+    assert bench.returncode == 0, bench.stderr
+    assert set(json.loads(bench.stdout)["token"]) == {"unsteered", "constant", "S-PSR", "A-PSR"}
+
+
+def test_bad_files_are_refused(model: Model, steer_file: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty.gguf").write_bytes(b"")
+    (tmp_path / "text.gguf").write_text("hello")
+    (tmp_path / "short.gguf").write_bytes(model("llama").read_bytes()[:9000])
+    (tmp_path / "short.steer").write_bytes(steer_file.read_bytes()[:500])
+    ask = ["-p", "hi", "-n", 2, "-t", 2]
+    refused(typed("run", "empty.gguf", *ask, cwd=tmp_path), "empty.gguf", "0 bytes")
+    refused(typed("run", "text.gguf", *ask, cwd=tmp_path), "text.gguf", "GGUF")
+    refused(typed("run", "short.gguf", *ask, cwd=tmp_path), "short.gguf", "llama.cpp cannot load it")
+    refused(typed("run", "no-such-model", *ask, cwd=tmp_path), "no-such-model", "smollm2-135m-instruct")
+    for bad, *said in (
+        ("short.steer", "damaged ZIP"),
+        ("p.steer:nan", "not finite"),
+        ("missing.steer", "no such file"),
+    ):
+        refused(typed("run", model("llama"), "--steer", bad, *ask, cwd=tmp_path), bad.split(":")[0], *said)
+    refused(typed("run", model("qwen2"), "--steer", "p.steer", *ask, cwd=tmp_path), "p.steer", "architecture")
+    refused(typed("doctor", "text.gguf", cwd=tmp_path), "text.gguf")
+
+
+def test_learn_refuses_before_it_works(model: Model, steer_file: Path, tmp_path: Path) -> None:
+    before = steer_file.read_bytes()
+    trait = ["--trait", "You are a pirate."]
+    refused(typed("learn", model("llama"), *trait, "-o", "p.steer", cwd=tmp_path), "p.steer", "--force")
+    refused(typed("learn", model("llama"), *trait, "-o", "no/x.steer", cwd=tmp_path), "no folder")
+    refused(typed("learn", model("llama"), "--trait", " ", "-o", "x.steer", cwd=tmp_path), "trait is empty")
+    (tmp_path / "none.txt").write_text("\n\n")
+    refused(
+        typed("learn", model("llama"), *trait, "-o", "x.steer", "--questions", "none.txt", cwd=tmp_path),
+        "none.txt",
+    )
+    assert steer_file.read_bytes() == before
+    assert not (tmp_path / "x.steer").exists()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals")
+def test_ctrl_c_while_learning_leaves_nothing(smollm2: Path, tmp_path: Path) -> None:
+    words = ["learn", smollm2, "--trait", "You are a pirate.", "-o", "x.steer", "-t", "2"]
+    child = subprocess.Popen(
+        [*EDGESTEER, *map(str, words)],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    time.sleep(4)
+    child.send_signal(signal.SIGINT)
+    out, err = child.communicate(timeout=60)
+    assert child.returncode == 130, err
+    assert out == ""
+    assert err.rstrip().endswith("edgesteer: interrupted")
+    assert "Traceback" not in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_learn_on_the_real_model_writes_a_bundle_that_steers_it(smollm2: Path, tmp_path: Path) -> None:
+    """The whole way on few questions; the figures of the full recipe are measured by `make proof`."""
+    (tmp_path / "q.txt").write_text("Who are you?\nWhat is the sea?\nHow do I make tea?\nTell me a joke.\n")
+    words = ["learn", smollm2, "--trait", "You are a pirate. You always talk like a pirate, arr matey!"]
+    words += ["--questions", "q.txt", "-n", 24, "-t", 2, "--seed", 3]
+    for name in ("a.steer", "b.steer"):
+        result = typed(*words, "-o", name, "--name", "pirate", "--json", cwd=tmp_path)
+        assert result.returncode == 0, result.stderr
+    told = json.loads(result.stdout)
+    assert told["kept"] + sum(told["dropped"].values()) == told["sampled"] == 4
+    assert (tmp_path / "a.steer").read_bytes() == (tmp_path / "b.steer").read_bytes()
+    assert typed("verify", "a.steer", cwd=tmp_path).returncode == 0
+    ask = ["run", smollm2, "-p", "What is rain?", "-n", 12, "-t", 2]
+    steered = typed(*ask, "--steer", "a.steer", cwd=tmp_path)
+    assert steered.returncode == 0, steered.stderr
+    assert steered.stdout != typed(*ask, cwd=tmp_path).stdout
