@@ -91,15 +91,20 @@ def time_per_token(ways: Mapping[str, llama_cpp.Llama], rounds: int = 200, promp
     """Seconds to decode one token behind a prompt, through `eval`."""
     for llm in ways.values():
         llm.reset()
-        llm.eval(list(range(3, 3 + prompt)))
-        for token in range(8):
-            llm.eval([100 + token])
-    return _interleaved(ways, rounds, lambda llm: llm.eval([1000 + llm.n_tokens % 500]))
+        llm.eval(_some_tokens(prompt))
+        for token in _some_tokens(8):
+            llm.eval([token])
+    return _interleaved(ways, rounds, lambda llm: llm.eval([3 + llm.n_tokens % 250]))
+
+
+def _some_tokens(n: int) -> list[int]:
+    """Ids that the smallest vocabulary has too: what they say does not matter."""
+    return [3 + (7 * i) % 250 for i in range(n)]
 
 
 def time_prefill(ways: Mapping[str, llama_cpp.Llama], rounds: int = 7, length: int = 256) -> Timing:
     """Seconds to evaluate a prompt of `length` tokens."""
-    tokens = [3 + (7 * i) % 1000 for i in range(length)]
+    tokens = _some_tokens(length)
 
     def prefill(llm: llama_cpp.Llama) -> None:
         llm.reset()
