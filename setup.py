@@ -22,7 +22,7 @@ LIMITED = not sysconfig.get_config_var("Py_GIL_DISABLED")
 
 tap = Extension(
     "edgesteer.runtime._native",
-    sources=[(NATIVE / name).as_posix() for name in ("module.c", "tap.c", "ort.c")],
+    sources=[(NATIVE / name).as_posix() for name in ("module.c", "tap.c", "gate.c", "ort.c")],
     depends=[path.as_posix() for path in sorted(NATIVE.glob("*.h"))],
     define_macros=[("Py_LIMITED_API", "0x030B0000")] if LIMITED else [],
     extra_compile_args=[] if sys.platform == "win32" else UNIX_FLAGS,

@@ -39,7 +39,7 @@ _ATTRIBUTE = {
     13: Field("doc_string", "text"),
     20: Field("type", "int"),
 }
-_NODE = {
+NODE = {
     1: Field("input", "text", many=True),
     2: Field("output", "text", many=True),
     3: Field("name", "text"),
@@ -53,19 +53,19 @@ _DIM = {1: Field("value", "int"), 2: Field("param", "text"), 3: Field("denotatio
 _SHAPE = {1: Field("dim", "message", many=True, schema=_DIM)}
 _TENSOR_TYPE = {1: Field("elem_type", "int"), 2: Field("shape", "message", schema=_SHAPE)}
 _TYPE = {1: Field("tensor", "message", schema=_TENSOR_TYPE), 6: Field("denotation", "text")}
-_VALUE = {
+VALUE = {
     1: Field("name", "text"),
     2: Field("type", "message", schema=_TYPE),
     3: Field("doc_string", "text"),
     4: _METADATA,
 }
-_GRAPH = {
-    1: Field("node", "message", many=True, schema=_NODE),
+GRAPH = {
+    1: Field("node", "message", many=True, schema=NODE),
     2: Field("name", "text"),
     5: Field("initializer", "message", many=True, schema=_TENSOR),
     10: Field("doc_string", "text"),
-    11: Field("input", "message", many=True, schema=_VALUE),
-    12: Field("output", "message", many=True, schema=_VALUE),
+    11: Field("input", "message", many=True, schema=VALUE),
+    12: Field("output", "message", many=True, schema=VALUE),
     13: Field("value_info", "bytes", many=True),
     15: Field("sparse_initializer", "bytes", many=True),
     16: _METADATA,
@@ -78,7 +78,7 @@ MODEL = {
     4: Field("domain", "text"),
     5: Field("model_version", "int"),
     6: Field("doc_string", "text"),
-    7: Field("graph", "message", schema=_GRAPH),
+    7: Field("graph", "message", schema=GRAPH),
     8: Field("opset", "message", many=True, schema=_OPSET),
     14: _METADATA,
     20: Field("training_info", "bytes", many=True),

@@ -58,7 +58,7 @@ class _Budget:
 
 def _decode(data: memoryview, schema: Schema, budget: _Budget) -> Message:
     message: Message = {}
-    for number, wire, raw in _fields(data):
+    for number, wire, raw in fields(data):
         budget.spend()
         field = schema.get(number)
         if field is None:
@@ -103,7 +103,7 @@ def _packed(raw: memoryview, budget: _Budget) -> list[int]:
     return values
 
 
-def _fields(data: memoryview) -> Iterator[tuple[int, int, Value]]:
+def fields(data: memoryview) -> Iterator[tuple[int, int, Value]]:
     """(number, wire type, value) of each field; groups, which ONNX never used, are refused."""
     at = 0
     while at < len(data):
@@ -140,3 +140,21 @@ def _varint(data: memoryview, at: int) -> tuple[int, int]:
                 break
             return value, at
     raise WireError("a number of more than 64 bits")
+
+
+def append_field(out: bytearray, number: int, wire: int, value: Value | bytes) -> None:
+    """Write one field: the inverse of `fields`."""
+    _append_varint(out, number << 3 | wire)
+    if isinstance(value, int):
+        _append_varint(out, value)
+        return
+    if wire == _LEN:
+        _append_varint(out, len(value))
+    out += value
+
+
+def _append_varint(out: bytearray, value: int) -> None:
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)

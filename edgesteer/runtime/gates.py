@@ -1,19 +1,20 @@
-"""Gates: gate.onnx made callable, in C where the tap is compiled, else through Python.
+"""Gates: a bundle's coefficient model made callable, in C where the tap is compiled, else through Python.
 
-In:  a bundle's gate.onnx, already checked against FORMAT's rules on the protobuf.
+In:  a bundle's gate.onnx, already checked against FORMAT's rules on the protobuf, for the engine
+     "onnxruntime"; its gate.gguf, the same weights, for the engine "native", which needs no library.
 Out: a Gate (see runtime.tap) that has answered a probe with finite numbers.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from edgesteer.bundle import Bundle
-from edgesteer.bundle.gate import probe_gate
-from edgesteer.errors import BundleError
-from edgesteer.runtime.native import OrtGate
+from edgesteer.bundle import Bundle, probe_gate, read_gate_gguf
+from edgesteer.errors import BundleError, PlanError
+from edgesteer.runtime.native import DenseGate, OrtGate, available
 from edgesteer.runtime.tap import F32, Gate
 
 
@@ -47,18 +48,56 @@ class PythonOrtGate:
         return str(getattr(self, "raised", ""))
 
 
-def make_gate(bundle: Bundle, n_layer: int) -> Gate:
-    """A probed gate for `bundle`, which has gate.onnx. Raises BundleError if ONNX Runtime refuses
-    it or if a probe yields a number that is not finite."""
-    assert bundle.gate is not None
+class NumpyGate:
+    """gate.gguf's linear layers and ReLU in NumPy, where the extension was not compiled."""
+
+    c_function = None
+
+    def __init__(self, weights: Mapping[int, Sequence[tuple[F32, F32]]]) -> None:
+        self._weights = weights
+
+    def coefficient(self, layer: int, activation: F32) -> F32:
+        signal = activation
+        for weight, bias in self._weights[layer]:
+            signal = np.maximum(signal @ weight + bias, np.float32(0))
+        return signal[:, 0]
+
+    def error(self) -> str:
+        return str(getattr(self, "raised", ""))
+
+
+ENGINES = ("onnxruntime", "native")
+
+
+def check_engine(engine: str) -> str:
+    if engine not in ENGINES:
+        raise PlanError(f"gate_engine is {engine!r}, expected one of {', '.join(ENGINES)}")
+    return engine
+
+
+def make_gate(bundle: Bundle, n_layer: int, engine: str = "onnxruntime") -> Gate:
+    """A probed gate for `bundle`, which has gate.onnx. Raises BundleError if the engine refuses it,
+    if a probe yields a number that is not finite, or if "native" finds no gate.gguf."""
     what = bundle.source or bundle.name
-    gate: Gate
-    if OrtGate.available():
-        gate = OrtGate(bundle.gate, n_layer, bundle.n_embd, what)
-    else:
-        gate = PythonOrtGate(bundle.gate, what)
+    gate = (_native_gate if engine == "native" else _ort_gate)(bundle, n_layer, what)
     try:
         probe_gate(lambda h, layer: gate.coefficient(layer, h), bundle.layers, bundle.n_embd)
     except BundleError as error:
         raise BundleError(f"{what}: {error}") from None
     return gate
+
+
+def _ort_gate(bundle: Bundle, n_layer: int, what: str) -> Gate:
+    assert bundle.gate is not None
+    if OrtGate.available():
+        return OrtGate(bundle.gate, bundle.layers, (n_layer, bundle.n_embd), what)
+    return PythonOrtGate(bundle.gate, what)
+
+
+def _native_gate(bundle: Bundle, n_layer: int, what: str) -> Gate:
+    if bundle.gate_gguf is None:
+        raise BundleError(
+            f"{what}: found no gate.gguf, expected one for gate_engine='native'; use gate_engine='onnxruntime'"
+        )
+    weights = read_gate_gguf(bundle.gate_gguf, bundle.layers, bundle.n_embd, f"{what}: gate.gguf")
+    return DenseGate(weights, n_layer, bundle.n_embd) if available() else NumpyGate(weights)

@@ -27,6 +27,7 @@ from edgesteer.bundle import Bundle, ModelInfo, check_model, load, read_model_in
 from edgesteer.errors import EdgesteerWarning, ModelError, PlanError, SteeringOverflow, SteeringUnavailable
 from edgesteer.plan import SteeringPlan
 from edgesteer.runtime import library, sentinel
+from edgesteer.runtime.gates import check_engine
 from edgesteer.runtime.session import Recorded, Session
 from edgesteer.runtime.tap import F32, make_tap
 from edgesteer.runtime.turns import read_turns
@@ -69,15 +70,20 @@ class SteeredLlama(llama_cpp.Llama):
         llm.steer("pirate.steer", strength=1.2)
 
     Takes every argument of llama_cpp.Llama and has its methods; `verbose` is False by default.
+    gate_engine: "onnxruntime" evaluates gate.onnx; "native" evaluates gate.gguf, the same weights, in
+    the tap itself: faster, and for linear layers and ReLU only.
 
     Raises TypeError for an unknown argument (llama_cpp swallows them), ModelError for a file that
     llama.cpp cannot load, SteeringUnavailable for a llama.cpp that lacks what the tap needs.
     """
 
-    def __init__(self, model_path: str | os.PathLike[str], **kwargs: Any) -> None:
+    def __init__(
+        self, model_path: str | os.PathLike[str], *, gate_engine: str = "onnxruntime", **kwargs: Any
+    ) -> None:
         unknown = sorted(set(kwargs) - _KNOWN)
         if unknown:
             raise TypeError(f"SteeredLlama() got an unexpected argument {unknown[0]!r}; see llama_cpp.Llama")
+        self.gate_engine = check_engine(gate_engine)
         path = os.fspath(model_path)
         library.check_model_file(path)
         self._tap = make_tap()
@@ -98,7 +104,7 @@ class SteeredLlama(llama_cpp.Llama):
         n_embd = llama_h.llama_model_n_embd(self.model)
         self._tap.model(n_layer, n_embd)
         size = (self.n_ctx(), n_layer, n_embd)
-        self._session = Session(self._tap, self._ctx.ctx, size, self.n_vocab(), read_turns(self))
+        self._session = Session(self._tap, self._ctx.ctx, size, self.n_vocab(), read_turns(self), self.gate_engine)
         self._ctx.__class__ = SteeredContext
         self._ctx.session = self._session  # type: ignore[attr-defined]
         self._prompt_len: int | None = None

@@ -64,7 +64,7 @@ class Recorded:
 
 class Session:
     def __init__(
-        self, tap: Tap, context: int, size: tuple[int, int, int], n_vocab: int, turns: Turns
+        self, tap: Tap, context: int, size: tuple[int, int, int], n_vocab: int, turns: Turns, engine: str
     ) -> None:
         """size: (n_ctx, n_layer, n_embd)."""
         self.tap, self.context, self.turns = tap, context, turns
@@ -81,6 +81,7 @@ class Session:
         self._known: tuple[int, int | None] = (0, None)
         self.recorders: list[list[Recorded]] = []
         self.exchange: tuple[Mapping[int, F32], Mapping[int, F32]] = ({}, {})
+        self._engine = engine
         self._gates: dict[bytes, Gate] = {}
 
     def laid_out(self, bits: Bits | int, start: int, prompt_len: int | None) -> None:
@@ -119,7 +120,7 @@ class Session:
     def _gate(self, term: Term) -> Gate:
         """One warm session per gate and context, kept across plans."""
         return self._gates.get(term.key) or self._gates.setdefault(
-            term.key, make_gate(term.bundle, self.n_layer)
+            term.key, make_gate(term.bundle, self.n_layer, self._engine)
         )
 
     def decode(self, batch: Any, plain: Callable[[Any], None]) -> None:

@@ -351,8 +351,8 @@ def test_any_patch_is_accepted_or_refused(at: float, patch: bytes, cut: int) -> 
 
 
 MESSAGES = [
-    (schema.MODEL, onnx.ModelProto), (schema._GRAPH, onnx.GraphProto), (schema._NODE, onnx.NodeProto),
-    (schema._ATTRIBUTE, onnx.AttributeProto), (schema._TENSOR, onnx.TensorProto), (schema._VALUE, onnx.ValueInfoProto),
+    (schema.MODEL, onnx.ModelProto), (schema.GRAPH, onnx.GraphProto), (schema.NODE, onnx.NodeProto),
+    (schema._ATTRIBUTE, onnx.AttributeProto), (schema._TENSOR, onnx.TensorProto), (schema.VALUE, onnx.ValueInfoProto),
     (schema._TYPE, onnx.TypeProto), (schema._TENSOR_TYPE, onnx.TypeProto.Tensor), (schema._SHAPE, onnx.TensorShapeProto),
     (schema._DIM, onnx.TensorShapeProto.Dimension), (schema._OPSET, onnx.OperatorSetIdProto),
     (schema._ENTRY, onnx.StringStringEntryProto),

@@ -29,7 +29,7 @@
 #define ES_API __attribute__((visibility("default")))
 #endif
 
-#define ES_ABI 2
+#define ES_ABI 3
 
 typedef struct {
     const char *(*get_name)(const void *tensor);
