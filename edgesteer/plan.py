@@ -81,6 +81,12 @@ class Term:
     def bit(self) -> int:
         return BIT[self.scope]
 
+    def at(self, strength: float) -> Term:
+        """The same term at another strength; what is known of its content stays known."""
+        term = replace(self, strength=strength)
+        term.__dict__.update({k: v for k, v in self.__dict__.items() if k in ("sign", "key")})
+        return term
+
     def described(self) -> bytes:
         return self.key + np.float32(self.strength * self.sign).tobytes()
 
@@ -105,8 +111,16 @@ def _merge(terms: Iterable[Term]) -> tuple[Term, ...]:
         strengths = [t.strength * t.sign * group[0].sign for t in group]
         total = math.fsum(strengths)
         if abs(total) > _ZERO * max(abs(s) for s in strengths):
-            merged.append(replace(group[0], strength=total))
+            merged.append(group[0].at(total))
     return tuple(merged)
+
+
+def _scaled_sum(parts: list[tuple[float, F32]]) -> F32:
+    if len(parts) == 1:
+        return np.float32(parts[0][0]) * parts[0][1]
+    wide = [np.float64(np.float32(strength)) * vector for strength, vector in parts]
+    total: F32 = np.sum(wide, axis=0).astype(np.float32)
+    return total
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,12 +161,17 @@ class SteeringPlan:
     def with_strength(self, strength: float) -> SteeringPlan:
         """The same bundles and scopes, every strength set to `strength`."""
         value = check_strength(strength, "plan")
-        return SteeringPlan(_merge(replace(t, strength=value) for t in self.terms) if value else ())
+        return SteeringPlan(tuple(t.at(value) for t in self.terms) if value else ())
 
     @cached_property
     def fingerprint(self) -> str:
         """Hex SHA-256 that names the intervention; the empty plan has one too."""
         return hashlib.sha256(b"".join(t.described() for t in self.terms)).hexdigest()
+
+    @cached_property
+    def content(self) -> tuple[tuple[bytes, int], ...]:
+        """What acts, whatever the strengths: plans of equal content differ in their dials alone."""
+        return tuple((t.key, t.sign) for t in self.terms)
 
     @cached_property
     def layers(self) -> tuple[int, ...]:
@@ -168,12 +187,11 @@ class SteeringPlan:
         Summed in float64 and rounded once; a single term gives the bits of float32(strength) * v.
         """
         out: dict[int, F32] = {}
-        for layer in self.layers:
-            here = self._at(layer)
-            if all(t.constant and t.scope == "all" for _, t in here):
-                parts = [np.float64(np.float32(t.strength)) * t.bundle.directions[layer] for _, t in here]
-                with np.errstate(over="ignore"):  # the runtime sees and reports an overflow
-                    out[layer] = np.sum(parts, axis=0).astype(np.float32)
+        with np.errstate(over="ignore"):  # the runtime sees and reports an overflow
+            for layer in self.layers:
+                here = [t for _, t in self._at(layer)]
+                if all(t.constant and t.scope == "all" for t in here):
+                    out[layer] = _scaled_sum([(t.strength, t.bundle.directions[layer]) for t in here])
         return out
 
     @cached_property

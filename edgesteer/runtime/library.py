@@ -10,6 +10,7 @@ import contextlib
 import ctypes
 from collections.abc import Iterator
 from functools import cache
+from itertools import pairwise
 from typing import Any
 
 import llama_cpp
@@ -17,6 +18,14 @@ import llama_cpp.llama_cpp as llama_h
 from llama_cpp._logger import llama_log_callback
 
 from edgesteer.errors import ModelError, SteeringUnavailable
+
+
+
+class _InitParams(ctypes.Structure):
+    """ggml_init_params."""
+
+    _fields_ = (("mem_size", ctypes.c_size_t), ("mem_buffer", ctypes.c_void_p), ("no_alloc", ctypes.c_bool))
+
 
 _p, _sz, _i64, _str = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int64, ctypes.c_char_p
 
@@ -29,6 +38,11 @@ _PROTOTYPES: dict[str, tuple[Any, list[Any]]] = {
     "ggml_is_contiguous": (ctypes.c_bool, [_p]),
     "ggml_backend_tensor_get": (None, [_p, _p, _sz, _sz]),
     "ggml_backend_tensor_set": (None, [_p, _p, _sz, _sz]),
+    "ggml_init": (_p, [_InitParams]),
+    "ggml_free": (None, [_p]),
+    "ggml_tensor_overhead": (_sz, []),
+    "ggml_new_tensor_1d": (_p, [_p, ctypes.c_int, _i64]),
+    "ggml_add": (_p, [_p, _p, _p]),
 }
 
 # The order of es_ggml in native/tap.h.
@@ -64,6 +78,26 @@ def address(name: str) -> int:
     return ctypes.cast(function(name), ctypes.c_void_p).value or 0
 
 
+@cache
+def second_source() -> int | None:
+    """Where a ggml_tensor keeps the address of its second source, found by adding two tensors and looking
+    for their addresses in the sum; None where they are not found once and side by side."""
+    try:
+        new, add = function("ggml_new_tensor_1d"), function("ggml_add")
+        size = function("ggml_tensor_overhead")()
+        context = function("ggml_init")(_InitParams(8 * size, None, True))
+    except SteeringUnavailable:
+        return None
+    try:
+        a, b = new(context, _F32, 1), new(context, _F32, 1)
+        words = (ctypes.c_uint64 * (size // 8)).from_address(add(context, a, b))
+        at = [i for i, pair in enumerate(pairwise(words)) if pair == (a, b)]
+        return 8 * (at[0] + 1) if len(at) == 1 and ctypes.sizeof(_p) == 8 else None
+    finally:
+        function("ggml_free")(context)
+
+
+_F32 = 0  # ggml_type
 _LOG_ERROR = 4  # ggml_log_level
 
 

@@ -197,7 +197,7 @@ class SteeredLlama(llama_cpp.Llama):
             warnings.warn(warning, EdgesteerWarning, stacklevel=5)
 
     def _set_plan(self, plan: SteeringPlan) -> None:
-        if plan:
+        if plan and plan.content != self.steering.content:
             proven = self.steerable()
             tapped = {op.layer for op in plan.operations}
             proven.require(self.model_info.architecture, tapped, set(plan.slots))

@@ -19,7 +19,7 @@ from edgesteer.errors import BundleError, TapError
 from edgesteer.runtime import library
 from edgesteer.runtime.tap import F32, Announcement, TapOperation, failure
 
-_ABI = 3
+_ABI = 4
 _p, _i32, _i64 = ctypes.c_void_p, ctypes.c_int32, ctypes.c_int64
 
 
@@ -39,6 +39,8 @@ class _Announcement(ctypes.Structure):
         ("record", _p),
         ("capture", _p),
         ("replace", _p),
+        ("source", _p),
+        ("source_at", ctypes.c_uint64),
     )
 
 
@@ -201,6 +203,8 @@ class NativeTap:
             None if batch.record is None else batch.record.ctypes.data,
             ctypes.cast(capture, _p) if capture else None,
             ctypes.cast(replace, _p) if replace else None,
+            None if batch.sources is None else batch.sources.found.ctypes.data,
+            0 if batch.sources is None else batch.sources.offset,
         )
         return ctypes.byref(said), said, capture, replace
 

@@ -5,6 +5,7 @@ llama.cpp asks about every node of its graph, and here each ask enters Python.
 
 from __future__ import annotations
 
+import ctypes
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -76,6 +77,9 @@ class PythonTap:
         batch = self._batch
         if batch is None:
             raise failure(1, layer, 0, 0)
+        if batch.sources is not None:
+            at = ctypes.c_uint64.from_address(tensor + batch.sources.offset)
+            batch.sources.found[layer] = at.value
         if layer == 0:
             self._start += self._rows
             self._rows = self._nrows(tensor)

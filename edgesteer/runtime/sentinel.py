@@ -122,7 +122,8 @@ def _prove_slots(
     third = _blank(n_layer, n_embd)
     slots.set({n: p[0] for n, p in probes.items()})
     try:
-        one_token(third, seen)
+        with slots.looked_for():
+            one_token(third, seen)
     finally:
         slots.set({})
     return frozenset(n for n, p in probes.items() if np.allclose(third[n], seen[n] + p, rtol=1e-3, atol=1e-4))

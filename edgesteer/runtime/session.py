@@ -100,12 +100,15 @@ class Session:
 
     def set_plan(self, plan: SteeringPlan) -> None:
         """Put `plan` into force, or raise and leave the one before."""
-        operations = [
-            TapOperation(op.layer, op.term, op.direction, None if op.gate is None else self._gate(op.gate))
-            for op in plan.operations
-        ]
-        self.slots.set(plan.slots)
-        self.tap.plan(operations, len(plan.terms))
+        if plan.content == self.plan.content:  # a turn of the dial: strengths are said with each batch
+            self.slots.set(plan.slots)
+        else:
+            operations = [
+                TapOperation(op.layer, op.term, op.direction, None if op.gate is None else self._gate(op.gate))
+                for op in plan.operations
+            ]
+            self.slots.set(plan.slots)
+            self.tap.plan(operations, len(plan.terms))
         self.plan = plan
         self._one_row = {bits: self._prepare(bits) for bits in range(8)}
 
@@ -174,7 +177,8 @@ class Session:
         record = None
         if self.recorders:
             record = np.zeros((len(strength), len(bits), self.n_layer), dtype=np.float32)
-        self._around(Announcement(rows.wants_logits, strength, record, *self.exchange), batch, plain)
+        said = Announcement(rows.wants_logits, strength, record, *self.exchange, self.slots.sources)
+        self._around(said, batch, plain)
         self._record(rows, bits, record)
 
     def _bits_of(self, rows: Rows) -> Bits:

@@ -49,12 +49,21 @@ class TapOperation:
 
 
 @dataclass
+class Sources:
+    """found: uint64 [n_layer], addresses; offset: where a ggml_tensor keeps its second source."""
+
+    found: npt.NDArray[np.uint64]
+    offset: int
+
+
+@dataclass
 class Announcement:
     """A batch about to be decoded. All arrays are C-contiguous and stay alive during the decode.
 
     wants_logits: int8 [rows].  strength: float32 [terms, rows], 0 where not in scope.
     record: float32 [terms, rows, n_layer] to fill with coefficients, or None.
     capture, replace: block -> float32 [rows, n_embd]; filled with h', respectively put in its place.
+    sources: to fill with where the second tensor of each l_out-N is, or None.
     """
 
     wants_logits: npt.NDArray[np.int8]
@@ -62,6 +71,7 @@ class Announcement:
     record: F32 | None = None
     capture: Mapping[int, F32] = field(default_factory=dict)
     replace: Mapping[int, F32] = field(default_factory=dict)
+    sources: Sources | None = None
     told: Any = None  # a tap's own form of it, kept so that the same can be announced again for nothing
 
     @property

@@ -318,6 +318,7 @@ bool es_tap_callback(void *tensor, bool ask, void *user_data) {
         latch(tap, ES_UNANNOUNCED, layer, 0, 0, -1);
         return false;
     }
+    if (tap->batch.source) memcpy(&tap->batch.source[layer], (const char *)tensor + tap->batch.source_at, sizeof(void *));
     if (layer == 0) open_ubatch(tap, tensor);
     return tap->status.code == ES_OK && tap->rows > 0 && wanted(tap, layer);
 }

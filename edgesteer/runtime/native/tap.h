@@ -29,7 +29,7 @@
 #define ES_API __attribute__((visibility("default")))
 #endif
 
-#define ES_ABI 3
+#define ES_ABI 4
 
 typedef struct {
     const char *(*get_name)(const void *tensor);
@@ -60,6 +60,8 @@ typedef struct {
     float *record;              /* NULL or [n_terms][n_rows][n_layer]: coefficients */
     float *const *capture;      /* NULL or [n_layer] of NULL or [n_rows][n_embd]: h' */
     const float *const *replace;/* NULL or [n_layer] of NULL or [n_rows][n_embd]: put in h's place */
+    uint64_t *source;           /* NULL or [n_layer]: address of the second tensor that l_out-N is made of */
+    uint64_t source_at;         /* where a ggml_tensor keeps it; found by the caller, not known here */
 } es_announcement;
 
 enum es_error {
