@@ -7,6 +7,7 @@
 Importing this room loads neither an inference runtime nor the onnx package.
 """
 
+from edgesteer.bundle.blocks import spans
 from edgesteer.bundle.bundle import Bundle
 from edgesteer.bundle.card import render_card
 from edgesteer.bundle.directions import encode_directions
@@ -41,5 +42,6 @@ __all__ = [
     "render_card",
     "save",
     "save_directory",
+    "spans",
     "verify",
 ]

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgesteer.cli.options import json_option, print_json, span
+from edgesteer.cli.options import json_option, print_json
 
 if TYPE_CHECKING:
     from edgesteer.bundle import Bundle
@@ -58,13 +58,15 @@ def facts_of(bundle: "Bundle") -> dict[str, Any]:
 
 def describe(facts: dict[str, Any]) -> Iterator[str]:
     """The facts as lines for people; text from the file is made printable first."""
+    from edgesteer.bundle import spans
+
     strength, model = facts["strength"], facts.get("model")
     yield _printable(facts["name"])
     if facts["description"]:
         yield f"  {_printable(facts['description'])}"
     yield f"  kind        {KINDS[facts['kind']]}"
     yield f"  scope       {facts['scope']}"
-    yield f"  blocks      {span(tuple(facts['layers']))} ({len(facts['layers'])}), width {facts['n_embd']}"
+    yield f"  blocks      {spans(facts['layers'])} ({len(facts['layers'])}), width {facts['n_embd']}"
     yield f"  strength    {strength['default']:g} by default, {strength['min']:g} to {strength['max']:g}"
     if model:
         text = "{name} ({architecture}, {n_layer} blocks, {file_type})".format_map(model)

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgesteer.cli.options import resolve_model
+from edgesteer.cli.options import STEER_KEYS, load_steering, resolve_model
+from edgesteer.cli.progress import context_for
 from edgesteer.errors import ModelError
 
 if TYPE_CHECKING:
@@ -44,6 +45,22 @@ def open_model(
         n_gpu_layers=n_gpu_layers or 0,
         **more,
     )
+
+
+def open_steered(model: str, scope: str | None, **options: Any) -> SteeredLlama:
+    """The model of a command with `steer_options` and `llama_options` (their values are `options`), steered
+    as they say. What is wrong with a bundle is said before the model is opened."""
+    bundles = load_steering(**{key: options.pop(key) for key in STEER_KEYS})
+    llm = open_model(model, **options)
+    if bundles:
+        llm.steer(bundles, scope=scope)
+    return llm
+
+
+def open_for_scoring(model: str, max_tokens: int, n_ctx: int | None, **options: Any) -> SteeredLlama:
+    """The model of a command that scores whole replies: all logits, and a context for one of `max_tokens`."""
+    n_ctx = n_ctx or context_for(max_tokens)
+    return open_model(model, n_ctx=n_ctx, logits_all=True, n_batch=128, **options)
 
 
 def read_prompt(prompt: str | None) -> str:
