@@ -12,7 +12,7 @@ from edgesteer.bundle.bundle import Bundle
 from edgesteer.bundle.card import render_card
 from edgesteer.bundle.directions import encode_directions
 from edgesteer.bundle.fingerprint import read_model_info
-from edgesteer.bundle.fit import check_model
+from edgesteer.bundle.fit import check_model, check_together
 from edgesteer.bundle.gate import (
     GateWeights,
     build_gate,
@@ -33,6 +33,7 @@ __all__ = [
     "build_gate",
     "check_gate",
     "check_model",
+    "check_together",
     "encode_directions",
     "gate_weights_gguf",
     "load",
