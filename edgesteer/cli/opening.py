@@ -15,6 +15,7 @@ from edgesteer.cli.progress import context_for
 from edgesteer.errors import ModelError
 
 if TYPE_CHECKING:
+    from edgesteer.bundle import Bundle
     from edgesteer.runtime import SteeredLlama
 
 DEFAULT_CTX = 2048
@@ -54,7 +55,25 @@ def open_steered(model: str, scope: str | None, **options: Any) -> SteeredLlama:
     llm = open_model(model, **options)
     if bundles:
         llm.steer(bundles, scope=scope)
+        for line in _remarks(bundles, scope):
+            note(line)
     return llm
+
+
+def note(line: str) -> None:
+    """One line on stderr about something that works but may not be meant. stdout and --json stay as they are."""
+    click.echo(f"edgesteer: note: {line}", err=True)
+
+
+def _remarks(bundles: list[tuple[Bundle, float]], scope: str | None) -> Iterator[str]:
+    """A line for each strength beyond its range, and at most one for all that the bundles do to one another."""
+    from edgesteer.interference import interference
+    from edgesteer.plan import SteeringPlan, beyond_range
+
+    yield from beyond_range(SteeringPlan.of((bundle, strength, scope) for bundle, strength in bundles))
+    if notes := interference(bundles, scope).notes if len(bundles) > 1 else ():
+        more = f" (and {len(notes) - 1} more)" if len(notes) > 1 else ""
+        yield f"{notes[0]}{more}; 'edgesteer inspect' with these files shows each block"
 
 
 def open_for_scoring(model: str, max_tokens: int, n_ctx: int | None, **options: Any) -> SteeredLlama:
