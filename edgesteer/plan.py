@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgesteer.bundle import Bundle
+from edgesteer.bundle.refusal import one_line
 from edgesteer.errors import PlanError
 from edgesteer.scope import BIT, SCOPES
 
@@ -231,3 +232,20 @@ class SteeringPlan:
     def applied(self, bits: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint64]:
         """For each row a hash of the interventions in scope there; 0 for none."""
         return self._applied[bits]
+
+
+def beyond_range(plan: SteeringPlan) -> list[str]:
+    """One line for each term whose strength lies outside the range in which its bundle was evaluated.
+
+    Negative strengths are held to the same rule. A bare control vector was evaluated nowhere and is left out.
+    """
+    lines = []
+    for term in plan.terms:
+        name, tried = one_line(term.bundle.name), term.bundle.strength
+        slack = _ZERO * max(abs(tried.min), abs(tried.max))
+        if term.bundle.model and not tried.min - slack <= term.strength <= tried.max + slack:
+            lines.append(
+                f"{name}: strength {term.strength:g} is outside the range in which it was evaluated, "
+                f"{tried.min:g} to {tried.max:g}; look at the replies, or measure it with 'edgesteer eval'"
+            )
+    return lines

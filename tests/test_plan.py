@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgesteer import Bundle, PlanError, SteeringPlan
-from edgesteer.bundle import ModelInfo, StrengthRange
+from edgesteer.bundle import ModelInfo, StrengthRange, encode_directions
+from edgesteer.plan import beyond_range
 
 INFO = ModelInfo("llama", "m", 8, 4, "F32", None)
 
@@ -112,3 +113,39 @@ def test_a_strength_that_is_no_finite_number_is_refused(bad: object) -> None:
 def test_an_unknown_scope_is_refused() -> None:
     with pytest.raises(PlanError, match="scope is 'reply', expected one of all, conversation, response"):
         SteeringPlan.of([(A, 1.0, "reply")])
+
+
+def ranged(low: float, high: float, name: str = "dial") -> Bundle:
+    rows = {1: np.ones(8, np.float32)}
+    return Bundle.build(name=name, directions=rows, model=INFO, strength=StrengthRange(low, low, high))
+
+
+@given(st.floats(-5, 5), st.floats(-5, 5), st.floats(-20, 20))
+def test_a_strength_beyond_the_evaluated_range_is_told(a: float, b: float, strength: float) -> None:
+    low, high = sorted((a, b))
+    told = beyond_range(SteeringPlan.of([(ranged(low, high), strength, None)]))
+    if strength == 0 or low <= strength <= high:
+        assert told == []
+    elif strength < low - 1e-6 or strength > high + 1e-6:
+        assert len(told) == 1
+        assert all(f"{value:g}" in told[0] for value in (strength, low, high))
+        assert "dial" in told[0]
+
+
+def test_what_counts_is_the_strength_in_the_plan() -> None:
+    dial = ranged(0.0, 0.3)
+    assert not beyond_range(SteeringPlan.of([(dial, 0.1, None), (dial, 0.2, None)]))
+    assert not beyond_range(SteeringPlan.of([(dial, 5.0, None), (dial, -4.8, None)]))
+    assert len(beyond_range(SteeringPlan.of([(dial, 0.2, None), (dial, 0.2, None)]))) == 1
+    assert len(beyond_range(SteeringPlan.of([(dial, -0.1, None)]))) == 1
+    assert beyond_range(SteeringPlan()) == []
+
+
+def test_a_bare_control_vector_has_no_evaluated_range() -> None:
+    bare = Bundle.from_control_vector(encode_directions({1: np.ones(8, np.float32)}, "llama"), "v")
+    assert beyond_range(SteeringPlan.of([(bare, 100.0, None)])) == []
+
+
+def test_a_name_from_a_file_cannot_break_the_line() -> None:
+    (line,) = beyond_range(SteeringPlan.of([(ranged(0.0, 1.0, "a\x1b[2J\nb"), 2.0, None)]))
+    assert line.isprintable()

@@ -7,11 +7,12 @@
 Importing this room loads neither an inference runtime nor the onnx package.
 """
 
+from edgesteer.bundle.blocks import spans
 from edgesteer.bundle.bundle import Bundle
 from edgesteer.bundle.card import render_card
 from edgesteer.bundle.directions import encode_directions
 from edgesteer.bundle.fingerprint import read_model_info
-from edgesteer.bundle.fit import check_model
+from edgesteer.bundle.fit import check_model, check_together
 from edgesteer.bundle.gate import (
     GateWeights,
     build_gate,
@@ -32,6 +33,7 @@ __all__ = [
     "build_gate",
     "check_gate",
     "check_model",
+    "check_together",
     "encode_directions",
     "gate_weights_gguf",
     "load",
@@ -41,5 +43,6 @@ __all__ = [
     "render_card",
     "save",
     "save_directory",
+    "spans",
     "verify",
 ]

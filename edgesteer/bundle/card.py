@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from edgesteer.bundle.blocks import spans
+
 _SCOPES = {
     "all": "every token",
     "conversation": "everything after the system prompt",
@@ -42,7 +44,7 @@ def _facts(manifest: Mapping[str, Any]) -> str:
         "License": manifest["license"],
         "Kind": _KINDS[manifest["kind"]],
         "Acts on": _SCOPES[manifest["scope"]] + f" (scope `{manifest['scope']}`)",
-        "Blocks": _ranges(manifest["layers"]),
+        "Blocks": spans(manifest["layers"]),
         "Strength": f"{strength['default']} (evaluated from {strength['min']} to {strength['max']})",
         "Made for": f"{model['name']}, {model['file_type']}",
         "Model shape": f"`{model['architecture']}`, {model['n_layer']} blocks, width {model['n_embd']}",
@@ -72,17 +74,6 @@ def _bullets(values: Mapping[str, Any], indent: str = "") -> Iterator[str]:
             yield from _bullets(values[key], indent + "  ")
         else:
             yield f"{indent}- {_inline(key)}: {_inline(values[key])}"
-
-
-def _ranges(layers: list[int]) -> str:
-    """[1, 2, 3, 7] -> "1-3, 7"."""
-    runs: list[list[int]] = []
-    for layer in layers:
-        if runs and layer == runs[-1][1] + 1:
-            runs[-1][1] = layer
-        else:
-            runs.append([layer, layer])
-    return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)
 
 
 def _inline(value: object) -> str:

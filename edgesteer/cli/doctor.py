@@ -41,7 +41,7 @@ def command(model: str, bundle: str | None, n_threads: int | None, as_json: bool
 
 
 def _print(report: dict[str, Any]) -> None:
-    from edgesteer.runtime.sentinel import spans
+    from edgesteer.bundle import spans
 
     model, last = report["model"], report["blocks"] - 1
     lines = {

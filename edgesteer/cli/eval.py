@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgesteer.cli.options import json_option, llama_options, load_steering, model_argument, print_json
-from edgesteer.cli.progress import bar, context_for
+from edgesteer.cli.options import (
+    json_option,
+    llama_options,
+    load_steering,
+    max_tokens_option,
+    model_argument,
+    print_json,
+    questions_option,
+)
+from edgesteer.cli.progress import bar
 
 if TYPE_CHECKING:
     from edgesteer.bundle import Bundle
@@ -28,19 +36,11 @@ if TYPE_CHECKING:
 @click.option(
     "--trait", metavar="TEXT", help="The system prompt to compare with; the first bundle's own without it."
 )
-@click.option(
-    "--questions",
-    "questions_file",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Questions, one a line.",
-)
+@questions_option("Questions, one a line.")
 @click.option(
     "--count", "pattern", metavar="REGEX", help="Count matches in the replies; `pirate` is a ready list."
 )
-@click.option(
-    "-n", "--max-tokens", type=click.IntRange(1), default=64, show_default=True, help="Longest reply."
-)
+@max_tokens_option(64)
 @llama_options
 @json_option
 def command(
@@ -50,10 +50,8 @@ def command(
     questions_file: Path | None,
     pattern: str | None,
     max_tokens: int,
-    n_threads: int | None,
-    n_ctx: int | None,
-    n_gpu_layers: int | None,
     as_json: bool,
+    **options: Any,
 ) -> None:
     """Compare greedy replies of MODEL: unsteered, prompted with the trait, and steered.
 
@@ -64,7 +62,7 @@ def command(
     Example:
       edgesteer eval smollm2-135m-instruct --steer pirate --steer pirate-constant --count pirate
     """
-    from edgesteer.cli.opening import open_model
+    from edgesteer.cli.opening import open_for_scoring
     from edgesteer.evaluate import head_to_head
     from edgesteer.learn import read_questions
 
@@ -73,9 +71,7 @@ def command(
     bundles = [(bundle.name, bundle, strength) for bundle, strength in loaded]
     questions = None if questions_file is None else [q.text for q in read_questions(questions_file)]
     sentence = trait or _own_trait(loaded[0][0], steer[0])
-    llm = open_model(
-        model, n_threads, n_ctx or context_for(max_tokens), n_gpu_layers, logits_all=True, n_batch=128
-    )
+    llm = open_for_scoring(model, max_tokens, **options)
     with bar() as progress:
         table = head_to_head(
             llm,

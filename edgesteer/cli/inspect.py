@@ -1,11 +1,13 @@
-"""`edgesteer inspect`: what a bundle or control vector says of itself. Reads it; runs nothing in it."""
+"""`edgesteer inspect`: what a bundle or control vector says of itself, and what several do to one another.
+
+Reads them; runs nothing in them."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgesteer.cli.options import json_option, print_json, span
+from edgesteer.cli.options import json_option, load_steering, print_json
 
 if TYPE_CHECKING:
     from edgesteer.bundle import Bundle
@@ -15,19 +17,31 @@ NORMS_PER_LINE = 6
 
 
 @click.command()
-@click.argument("bundle", metavar="BUNDLE")
+@click.argument("bundles", metavar="BUNDLE...", nargs=-1, required=True)
 @json_option
-@click.option("--extract", metavar="DIR", help="Also write the members into the folder DIR.")
+@click.option("--extract", metavar="DIR", help="Also write the members into the folder DIR (of one BUNDLE).")
 @click.option("--force", is_flag=True, help="Replace an extracted bundle in DIR.")
-def command(bundle: str, as_json: bool, extract: str | None, force: bool) -> None:
-    """Show what a bundle or control vector holds.
+def command(bundles: tuple[str, ...], as_json: bool, extract: str | None, force: bool) -> None:
+    """Show what a bundle or control vector holds, or what several do to one another.
 
-    BUNDLE is a .steer file or folder, a control-vector GGUF, or the name of a bundle that ships.
+    BUNDLE is a .steer file or folder, a control-vector GGUF, or the name of a bundle that ships. Of several,
+    each as FILE[:STRENGTH], it shows how they act together at every block: norms, and the cosine of each
+    pair, which tells whether they work against each other or add much the same.
 
     \b
-    Example:
+    Examples:
       edgesteer inspect pirate --extract pirate/
+      edgesteer inspect pirate:1.2 calm.gguf:0.5
     """
+    if len(bundles) > 1:
+        if extract is not None or force:
+            raise click.UsageError("--extract and --force take one BUNDLE")
+        _inspect_together(bundles, as_json)
+    else:
+        _inspect_one(bundles[0], as_json, extract, force)
+
+
+def _inspect_one(bundle: str, as_json: bool, extract: str | None, force: bool) -> None:
     from edgesteer.bundle import load, save_directory
     from edgesteer_models import resolve_bundle
 
@@ -40,6 +54,28 @@ def command(bundle: str, as_json: bool, extract: str | None, force: bool) -> Non
         return
     for line in describe(facts):
         click.echo(line)
+
+
+def _inspect_together(texts: tuple[str, ...], as_json: bool) -> None:
+    from edgesteer.bundle import check_together
+    from edgesteer.cli.opening import note
+    from edgesteer.interference import interference
+    from edgesteer.plan import SteeringPlan, beyond_range
+    from edgesteer.report import render_interference
+
+    pairs = load_steering(texts)
+    doubts = check_together([bundle for bundle, _ in pairs])
+    plan = SteeringPlan.of((bundle, strength, None) for bundle, strength in pairs)
+    for line in (*doubts, *beyond_range(plan)):
+        note(line)
+    told, picture = [(facts_of(bundle), strength) for bundle, strength in pairs], interference(pairs)
+    if as_json:
+        bundles = [facts | {"strength_given": strength} for facts, strength in told]
+        print_json({"bundles": bundles, "interference": picture.to_json()})
+        return
+    for facts, strength in told:
+        click.echo("\n".join([*head(facts), f"  given       {strength:g}"]))
+    click.echo("\n" + render_interference(picture))
 
 
 def facts_of(bundle: "Bundle") -> dict[str, Any]:
@@ -56,16 +92,24 @@ def facts_of(bundle: "Bundle") -> dict[str, Any]:
     }
 
 
-def describe(facts: dict[str, Any]) -> Iterator[str]:
-    """The facts as lines for people; text from the file is made printable first."""
-    strength, model = facts["strength"], facts.get("model")
+def head(facts: dict[str, Any]) -> Iterator[str]:
+    """The lines that matter most."""
+    from edgesteer.bundle import spans
+
+    strength = facts["strength"]
     yield _printable(facts["name"])
     if facts["description"]:
         yield f"  {_printable(facts['description'])}"
     yield f"  kind        {KINDS[facts['kind']]}"
     yield f"  scope       {facts['scope']}"
-    yield f"  blocks      {span(tuple(facts['layers']))} ({len(facts['layers'])}), width {facts['n_embd']}"
+    yield f"  blocks      {spans(facts['layers'])} ({len(facts['layers'])}), width {facts['n_embd']}"
     yield f"  strength    {strength['default']:g} by default, {strength['min']:g} to {strength['max']:g}"
+
+
+def describe(facts: dict[str, Any]) -> Iterator[str]:
+    """The facts as lines for people; text from the file is made printable first."""
+    model = facts.get("model")
+    yield from head(facts)
     if model:
         text = "{name} ({architecture}, {n_layer} blocks, {file_type})".format_map(model)
         yield f"  model       {_printable(text)}"

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgesteer.cli.options import json_option, llama_options, model_argument, print_json
-from edgesteer.cli.progress import bar, check_output, context_for
+from edgesteer.cli.options import (
+    json_option,
+    llama_options,
+    max_tokens_option,
+    model_argument,
+    print_json,
+    questions_option,
+)
+from edgesteer.cli.progress import bar, check_output
 
 if TYPE_CHECKING:
     from edgesteer.learn import LearnSummary
@@ -23,17 +30,9 @@ _METHODS = ("psr", "constant")  # learn.METHODS, which is not imported for a hel
 @click.option(
     "--method", type=click.Choice(_METHODS), default="psr", show_default=True, help="Per token, or constant."
 )
-@click.option(
-    "--questions",
-    "questions_file",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help='Training questions, one a line, or JSON Lines with "question" and optionally "reply".',
-)
+@questions_option('Training questions, one a line, or JSON Lines with "question" and optionally "reply".')
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Same seed, same bytes.")
-@click.option(
-    "-n", "--max-tokens", type=click.IntRange(1), default=48, show_default=True, help="Longest reply."
-)
+@max_tokens_option(48)
 @click.option(
     "--temperature", type=click.FloatRange(0), default=0.7, show_default=True, help="Of the replies."
 )
@@ -54,10 +53,8 @@ def command(
     name: str | None,
     license: str,
     force: bool,
-    n_threads: int | None,
-    n_ctx: int | None,
-    n_gpu_layers: int | None,
     as_json: bool,
+    **options: Any,
 ) -> None:
     """Learn a steering bundle for MODEL from one sentence.
 
@@ -67,15 +64,13 @@ def command(
       edgesteer learn model.gguf --trait "You answer in rhymes." --method constant -o rhymes.steer
     """
     from edgesteer.bundle import save
-    from edgesteer.cli.opening import open_model
+    from edgesteer.cli.opening import open_for_scoring
     from edgesteer.learn import learn, read_questions
 
     # What can fail at once fails before the minutes of work.
     check_output(output, force)
     questions = None if questions_file is None else read_questions(questions_file)
-    llm = open_model(
-        model, n_threads, n_ctx or context_for(max_tokens), n_gpu_layers, logits_all=True, n_batch=128
-    )
+    llm = open_for_scoring(model, max_tokens, **options)
     with bar() as progress:
         bundle, summary = learn(
             llm,

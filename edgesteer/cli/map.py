@@ -7,34 +7,27 @@ from typing import Any
 import click
 
 from edgesteer.cli.options import (
-    json_option,
-    llama_options,
-    load_steering,
+    gives_steering,
+    max_tokens_option,
     model_argument,
     print_json,
-    repeat_option,
-    steer_options,
+    prompt_option,
+    raw_option,
+    reply_options,
+    scope_option,
 )
-from edgesteer.scope import SCOPES
 
 
 @click.command()
 @model_argument
-@click.option("-p", "--prompt", help="The prompt; standard input without it.")
-@click.option("--raw", is_flag=True, help="Complete the prompt as it stands, without the chat template.")
-@click.option(
-    "-n", "--max-tokens", type=click.IntRange(1), default=64, show_default=True, help="Longest reply."
-)
-@click.option(
-    "--scope", type=click.Choice(SCOPES), help="Where steering acts, instead of the bundle's own scope."
-)
+@prompt_option
+@raw_option
+@max_tokens_option(64)
+@scope_option
 @click.option("--numbers", is_flag=True, help="Print the coefficient behind every token.")
 @click.option("--blocks", is_flag=True, help="Show every block, not their sum alone.")
 @click.option("--all-tokens", is_flag=True, help="Show the prompt's tokens too.")
-@repeat_option
-@steer_options
-@llama_options
-@json_option
+@reply_options
 def command(
     model: str,
     prompt: str | None,
@@ -54,18 +47,13 @@ def command(
     Example:
       edgesteer map smollm2-135m-instruct --steer pirate -p "How do I make tea?" --blocks
     """
-    from edgesteer.cli.opening import open_model, read_prompt, reply
+    from edgesteer.cli.opening import open_steered, read_prompt, reply
     from edgesteer.report.terminal import show
 
-    steering = {
-        k: options.pop(k) for k in ("steer", "control_vector", "control_vector_scaled", "layer_range")
-    }
-    if not any(steering.values()):
+    if not gives_steering(options):
         raise click.UsageError("give at least one --steer FILE: without it there is nothing to map")
     text = read_prompt(prompt)
-    bundles = load_steering(**steering)
-    llm = open_model(model, **options)
-    llm.steer(bundles, scope=scope)
+    llm = open_steered(model, scope, **options)
     with llm.record() as steering_map:
         for _ in reply(
             llm, text, raw=raw, max_tokens=max_tokens, temperature=0.0, repeat_penalty=repeat_penalty

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgesteer.cli.options import resolve_model
+from edgesteer.cli.options import STEER_KEYS, load_steering, resolve_model
+from edgesteer.cli.progress import context_for
 from edgesteer.errors import ModelError
 
 if TYPE_CHECKING:
+    from edgesteer.bundle import Bundle
     from edgesteer.runtime import SteeredLlama
 
 DEFAULT_CTX = 2048
@@ -44,6 +46,40 @@ def open_model(
         n_gpu_layers=n_gpu_layers or 0,
         **more,
     )
+
+
+def open_steered(model: str, scope: str | None, **options: Any) -> SteeredLlama:
+    """The model of a command with `steer_options` and `llama_options` (their values are `options`), steered
+    as they say. What is wrong with a bundle is said before the model is opened."""
+    bundles = load_steering(**{key: options.pop(key) for key in STEER_KEYS})
+    llm = open_model(model, **options)
+    if bundles:
+        llm.steer(bundles, scope=scope)
+        for line in _remarks(bundles, scope):
+            note(line)
+    return llm
+
+
+def note(line: str) -> None:
+    """One line on stderr about something that works but may not be meant. stdout and --json stay as they are."""
+    click.echo(f"edgesteer: note: {line}", err=True)
+
+
+def _remarks(bundles: list[tuple[Bundle, float]], scope: str | None) -> Iterator[str]:
+    """A line for each strength beyond its range, and at most one for all that the bundles do to one another."""
+    from edgesteer.interference import interference
+    from edgesteer.plan import SteeringPlan, beyond_range
+
+    yield from beyond_range(SteeringPlan.of((bundle, strength, scope) for bundle, strength in bundles))
+    if notes := interference(bundles, scope).notes if len(bundles) > 1 else ():
+        more = f" (and {len(notes) - 1} more)" if len(notes) > 1 else ""
+        yield f"{notes[0]}{more}; 'edgesteer inspect' with these files shows each block"
+
+
+def open_for_scoring(model: str, max_tokens: int, n_ctx: int | None, **options: Any) -> SteeredLlama:
+    """The model of a command that scores whole replies: all logits, and a context for one of `max_tokens`."""
+    n_ctx = n_ctx or context_for(max_tokens)
+    return open_model(model, n_ctx=n_ctx, logits_all=True, n_batch=128, **options)
 
 
 def read_prompt(prompt: str | None) -> str:

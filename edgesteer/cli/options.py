@@ -1,18 +1,19 @@
 """Options that several commands share, and how their text becomes bundles and strengths.
 
 llama.cpp's own spellings (`--control-vector` and its kin, `-t`, `-c`, `-ngl`) mean here what they mean there.
-Importing this loads click and the errors alone; bundles are read when a command asks for them.
+Importing this loads click and what is light; bundles are read when a command asks for them.
 """
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from edgesteer.errors import PlanError
+from edgesteer.scope import SCOPES
 
 if TYPE_CHECKING:
     from edgesteer.bundle import Bundle
@@ -36,6 +37,34 @@ def llama_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
+prompt_option: Decorator = click.option("-p", "--prompt", help="The prompt; standard input without it.")
+raw_option: Decorator = click.option(
+    "--raw", is_flag=True, help="Complete the prompt as it stands, without the chat template."
+)
+scope_option: Decorator = click.option(
+    "--scope", type=click.Choice(SCOPES), help="Where steering acts, instead of the bundle's own scope."
+)
+
+
+def max_tokens_option(default: int) -> Decorator:
+    """Adds max_tokens."""
+    return click.option(
+        "-n",
+        "--max-tokens",
+        type=click.IntRange(1),
+        default=default,
+        show_default=True,
+        help="Longest reply.",
+    )
+
+
+def questions_option(text: str) -> Decorator:
+    """Adds questions_file (Path or None), with this help text."""
+    return click.option(
+        "--questions", "questions_file", type=click.Path(path_type=Path), metavar="FILE", help=text
+    )
+
+
 repeat_option: Decorator = click.option(
     "--repeat-penalty",
     type=click.FloatRange(0, min_open=True),
@@ -43,6 +72,9 @@ repeat_option: Decorator = click.option(
     show_default=True,
     help="Against loops, which small models fall into when greedy; 1 is off.",
 )
+
+
+STEER_KEYS = ("steer", "control_vector", "control_vector_scaled", "layer_range")
 
 
 def steer_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -81,6 +113,12 @@ def steer_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
+def reply_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds what every command takes that lets a model reply: repeat_penalty, as_json, and the values that
+    `opening.open_steered` takes (those of `steer_options` and `llama_options`)."""
+    return repeat_option(steer_options(llama_options(json_option(command))))
+
+
 def resolve_model(name_or_path: str) -> Path:
     """The GGUF that MODEL means; fetches a registry model that is missing. Raises ModelError."""
     from edgesteer_models import resolve
@@ -106,6 +144,11 @@ def parse_steer(text: str) -> tuple[str, float | None]:
     return head, strength
 
 
+def gives_steering(options: Mapping[str, Any]) -> bool:
+    """Whether any of the values of `steer_options` was given."""
+    return any(options[key] for key in STEER_KEYS)
+
+
 def load_steering(
     steer: tuple[str, ...] = (),
     control_vector: tuple[str, ...] = (),
@@ -121,7 +164,9 @@ def load_steering(
     vectors = [(name, 1.0) for text in control_vector for name in _split_list(text)]
     vectors += [_parse_scaled(item) for text in control_vector_scaled for item in _split_list(text)]
     if layer_range is not None and not vectors:
-        raise click.UsageError("--control-vector-layer-range needs --control-vector or --control-vector-scaled")
+        raise click.UsageError(
+            "--control-vector-layer-range needs --control-vector or --control-vector-scaled"
+        )
     return pairs + [_load_vector(path, scale, layer_range) for path, scale in vectors]
 
 
@@ -141,7 +186,9 @@ def _load(path: str, strength: float | None) -> "tuple[Bundle, float]":
 def _load_vector(path: str, scale: float, layer_range: tuple[int, int] | None) -> "tuple[Bundle, float]":
     bundle, _ = _load(path, scale)
     if bundle.kind != "vector":
-        raise PlanError(f"{path}: is a {bundle.kind} bundle, not a control vector; use --steer {path}:{scale:g}")
+        raise PlanError(
+            f"{path}: is a {bundle.kind} bundle, not a control vector; use --steer {path}:{scale:g}"
+        )
     return _as_control_vector(bundle, path, layer_range), scale
 
 
@@ -159,25 +206,14 @@ def _parse_scaled(item: str) -> tuple[str, float]:
 
 def _as_control_vector(bundle: "Bundle", path: str, layer_range: tuple[int, int] | None) -> "Bundle":
     """What llama.cpp makes of the file: its directions in the range, on every token."""
-    from edgesteer.bundle import Bundle, encode_directions
+    from edgesteer.bundle import Bundle, encode_directions, spans
 
     start, end = layer_range or (bundle.layers[0], bundle.layers[-1])
     kept = {n: direction for n, direction in bundle.directions.items() if start <= n <= end}
     if not kept:
         raise PlanError(
-            f"{path}: no direction in the layer range {start}..{end}; it holds {span(bundle.layers)}; "
+            f"{path}: no direction in the layer range {start}..{end}; it holds {spans(bundle.layers)}; "
             "give another --control-vector-layer-range"
         )
     architecture = bundle.model.architecture if bundle.model else bundle.architecture_hint
     return Bundle.from_control_vector(encode_directions(kept, architecture or ""), bundle.name, bundle.source)
-
-
-def span(layers: tuple[int, ...]) -> str:
-    """Ascending block numbers for people: `1-29`, or `3, 5-7`."""
-    runs: list[list[int]] = []
-    for layer in layers:
-        if runs and layer == runs[-1][1] + 1:
-            runs[-1][1] = layer
-        else:
-            runs.append([layer, layer])
-    return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)

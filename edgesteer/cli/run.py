@@ -9,37 +9,29 @@ from typing import Any
 import click
 
 from edgesteer.cli.options import (
-    json_option,
-    llama_options,
-    load_steering,
+    max_tokens_option,
     model_argument,
     print_json,
-    repeat_option,
-    steer_options,
+    prompt_option,
+    raw_option,
+    reply_options,
+    scope_option,
 )
-from edgesteer.scope import SCOPES
 
 
 @click.command()
 @model_argument
-@click.option("-p", "--prompt", help="The prompt; standard input without it.")
+@prompt_option
 @click.option("--system", help="A system prompt, to compare with.")
-@click.option("--raw", is_flag=True, help="Complete the prompt as it stands, without the chat template.")
-@click.option(
-    "-n", "--max-tokens", type=click.IntRange(1), default=256, show_default=True, help="Longest reply."
-)
+@raw_option
+@max_tokens_option(256)
 @click.option(
     "--temp", type=click.FloatRange(0), default=0.0, show_default=True, help="Temperature; 0 is greedy."
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the sampler.")
-@click.option(
-    "--scope", type=click.Choice(SCOPES), help="Where steering acts, instead of the bundle's own scope."
-)
+@scope_option
 @click.option("--map", "show_map", is_flag=True, help="Show the steering map after the reply.")
-@repeat_option
-@steer_options
-@llama_options
-@json_option
+@reply_options
 def command(
     model: str,
     prompt: str | None,
@@ -62,16 +54,10 @@ def command(
       edgesteer run smollm2-135m-instruct --steer pirate:1.2 --map -p "How do I make tea?"
       edgesteer run model.gguf --control-vector-scaled happy.gguf:0.8 < prompt.txt
     """
-    from edgesteer.cli.opening import open_model, read_prompt, reply
+    from edgesteer.cli.opening import open_steered, read_prompt, reply
 
-    steering = {
-        k: options.pop(k) for k in ("steer", "control_vector", "control_vector_scaled", "layer_range")
-    }
     text = read_prompt(prompt)
-    bundles = load_steering(**steering)
-    llm = open_model(model, **options)
-    if bundles:
-        llm.steer(bundles, scope=scope)
+    llm = open_steered(model, scope, **options)
     sampling = {"max_tokens": max_tokens, "temperature": temp, "seed": seed, "repeat_penalty": repeat_penalty}
     pieces = []
     with llm.record() if show_map or as_json else contextlib.nullcontext() as steering_map:

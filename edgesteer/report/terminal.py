@@ -40,6 +40,11 @@ def wants_color(
     return (stream or sys.stdout).isatty() and env.get("TERM") != "dumb"
 
 
+def usable_width(width: int | None) -> int:
+    """`width` in cells, the terminal's for None, but at least MIN_WIDTH."""
+    return max(MIN_WIDTH, shutil.get_terminal_size().columns if width is None else width)
+
+
 def render(
     steering_map: SteeringMap,
     *,
@@ -54,7 +59,7 @@ def render(
     color: None decides by `wants_color`. numbers: the coefficient under each token. heat: a grid of blocks
     and tokens below. reply_only: leave the prompt out; else it stands dimmed before the reply.
     """
-    width = max(MIN_WIDTH, shutil.get_terminal_size().columns if width is None else width)
+    width = usable_width(width)
     colored = wants_color(color)
     shown = steering_map.reply if reply_only else steering_map
     if len(shown) == 0:

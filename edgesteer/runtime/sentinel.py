@@ -17,6 +17,7 @@ from itertools import pairwise
 
 import numpy as np
 
+from edgesteer.bundle import spans
 from edgesteer.errors import SteeringUnavailable, TapError
 from edgesteer.runtime.slots import Slots
 from edgesteer.runtime.tap import F32
@@ -53,17 +54,6 @@ class Steerable:
         if self.tap:
             return "this architecture has no control-vector slot in this llama.cpp"
         return self.reason
-
-
-def spans(blocks: list[int]) -> str:
-    """[1, 2, 3, 7] -> '1-3, 7'."""
-    out: list[list[int]] = []
-    for n in blocks:
-        if out and n == out[-1][1] + 1:
-            out[-1][1] = n
-        else:
-            out.append([n, n])
-    return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in out)
 
 
 def _probes(seen: Mapping[int, F32], seed: int) -> dict[int, F32]:

@@ -11,9 +11,9 @@ import gguf
 import numpy as np
 import pytest
 
-from edgesteer.bundle import Bundle, check_model, encode_directions, read_model_info
+from edgesteer.bundle import Bundle, check_model, check_together, encode_directions, read_model_info
 from edgesteer.errors import IncompatibleError, ModelError
-from tests.bundle.samples import MODEL, directions, psr
+from tests.bundle.samples import MODEL, directions, psr, vector
 
 
 def test_the_model_it_was_made_for() -> None:
@@ -48,6 +48,45 @@ def test_a_bare_vector_is_held_to_what_it_says() -> None:
         with pytest.raises(IncompatibleError, match=r"v\.gguf"):
             check_model(bare, wrong)
     assert check_model(bare, replace(MODEL, n_layer=5)) is None
+
+
+def bare(width: int, *layers: int, hint: str = "llama") -> Bundle:
+    return Bundle.from_control_vector(encode_directions(directions(layers, width), hint), "v", "v.gguf")
+
+
+def test_bundles_for_one_model_go_together() -> None:
+    assert check_together([]) == check_together([psr()]) == check_together([psr(), vector(), psr()]) == []
+    assert check_together([bare(8, 1, 5), psr()]) == check_together([bare(9, 1), bare(9, 40)]) == []
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"architecture": "gemma3"}, {"n_embd": 9}, {"n_layer": 7}],
+    ids=["architecture", "n_embd", "n_layer"],
+)
+def test_bundles_that_no_model_can_take_are_refused(change: dict[str, Any]) -> None:
+    (key, value), width = *change.items(), change.get("n_embd", 8)
+    other = vector(model=replace(MODEL, **change), directions=directions(width=width), name="other")
+    for pair in ([psr(), other], [other, psr()]):
+        with pytest.raises(IncompatibleError) as caught:
+            check_together(pair)
+        for part in ("other", "tiny", key, str(value)):
+            assert part in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("wrong", [bare(9, 1), bare(8, 6)], ids=["width", "block"])
+def test_a_bare_vector_that_does_not_fit_the_others_is_refused(wrong: Bundle) -> None:
+    for pair in ([psr(), wrong], [wrong, psr()], [wrong, bare(7, 1)]):
+        with pytest.raises(IncompatibleError, match=r"v\.gguf"):
+            check_together(pair)
+
+
+def test_what_is_doubtful_together_is_a_warning() -> None:
+    weights = vector(model=replace(MODEL, base_sha256="cd" * 32))
+    doubts = check_together([psr(), weights, bare(8, 1, hint="mistral"), psr()])
+    assert len(doubts) == 2
+    assert not any("\n" in doubt for doubt in doubts)
 
 
 def write_model(path: Path, norms: dict[str, np.ndarray], weight: np.ndarray, **keys: Any) -> Path:

@@ -22,6 +22,7 @@ LEVELS = {
     "edgesteer.bundle": 1,
     "edgesteer.scope": 2,
     "edgesteer.plan": 2,
+    "edgesteer.interference": 2,
     "edgesteer.steering_map": 2,  # a value that the runtime fills in, like the plan that it reads
     "edgesteer.runtime": 3,
     "edgesteer.learn": 4,

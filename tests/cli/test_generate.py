@@ -108,6 +108,25 @@ def test_a_vector_given_in_llama_cpps_spelling_steers_alike(model: Model, tmp_pa
     assert ours.stdout == theirs.stdout != typed(*words, cwd=tmp_path).stdout
 
 
+def test_what_may_not_be_meant_is_noted_on_stderr_alone(
+    model: Model, steer_file: Path, tmp_path: Path
+) -> None:
+    save(vector(model("llama"), scope="response", size=0.5), tmp_path / "v.steer")
+    save(vector(model("llama"), scope="response", seed=1, size=0.5), tmp_path / "other.steer")
+    words = ["run", model("llama"), "-p", "the ship", "-n", 4, "-t", 2, "--json"]
+    quiet = typed(*words, "--steer", "v.steer", "--steer", "other.steer", cwd=tmp_path)
+    assert (quiet.returncode, quiet.stderr) == (0, "")
+    noted = typed(*words, "--steer", "p.steer:1", "--steer", "v.steer:-1", cwd=tmp_path)
+    assert noted.returncode == 0, noted.stderr
+    assert json.loads(noted.stdout)["reply"]
+    (line,) = noted.stderr.splitlines()
+    assert line.startswith("edgesteer: note: ")
+    assert "against each other" in line
+    beyond = typed(*words, "--steer", "p.steer:3", cwd=tmp_path)
+    assert beyond.returncode == 0, beyond.stderr
+    assert "edgesteer: note: psr-0: strength 3 " in beyond.stderr
+
+
 def test_doctor_and_bench_report(model: Model, steer_file: Path, tmp_path: Path) -> None:
     doctor = typed("doctor", model("llama"), "p.steer", "-t", 2, cwd=tmp_path)
     assert doctor.returncode == 0, doctor.stderr

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgesteer.cli.options import load_steering, parse_steer, span
+from edgesteer.cli.options import load_steering, parse_steer
 from edgesteer.errors import BundleError, PlanError
 
 NAMES = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=20)
@@ -88,12 +88,3 @@ def test_usage_that_makes_no_sense_is_refused(vector_file: Path) -> None:
         load_steering(control_vector_scaled=(str(vector_file),))
     with pytest.raises(BundleError, match="absent"):
         load_steering(steer=("absent.steer:1",))
-
-
-@given(st.sets(st.integers(1, 60), min_size=1))
-def test_a_span_names_exactly_its_blocks(layers: set[int]) -> None:
-    named: set[int] = set()
-    for run in span(tuple(sorted(layers))).split(", "):
-        first, _, last = run.partition("-")
-        named |= set(range(int(first), int(last or first) + 1))
-    assert named == layers
