@@ -8,6 +8,7 @@
     ├── SteeringUnavailable    this model, on this llama.cpp, cannot be steered as asked
     ├── SteeringOverflow       steering produced Inf or NaN; the context was cleared
     ├── TapError               the eval callback failed; the decode was not used
+    ├── StateError             a saved state or cache entry cannot be used here
     ├── LearnError             learning cannot give a bundle from this input
     ├── OutputError            a file cannot be written (exists, no space, no permission)
     └── MissingExtra           an optional dependency is not installed
@@ -46,6 +47,10 @@ class SteeringOverflow(EdgesteerError, ArithmeticError):  # noqa: N818
 
 class TapError(EdgesteerError, RuntimeError):
     """The eval callback failed; the result of that decode was discarded."""
+
+
+class StateError(EdgesteerError, ValueError):
+    """A saved state is damaged, of another version, or of another model."""
 
 
 class LearnError(EdgesteerError):

@@ -32,7 +32,9 @@ class Folded:
 def fold_layer(gate: bytes, layer: int) -> Folded:
     """`gate` with `layer` fixed. Raises WireError for bytes that are no protobuf."""
     parts = list(fields(memoryview(gate)))
-    graph = next((v for number, _, v in parts if number == _GRAPH and isinstance(v, memoryview)), memoryview(b""))
+    graph = next(
+        (v for number, _, v in parts if number == _GRAPH and isinstance(v, memoryview)), memoryview(b"")
+    )
     ends_in = _closing_squeeze(decode(graph, schema.GRAPH))
     out = bytearray()
     for number, wire, value in parts:
@@ -52,9 +54,8 @@ def _closing_squeeze(graph: Message) -> tuple[str, Shape] | None:
     return (source, shape) if shape and made_once and made_here else None
 
 
-_AXES: dict[bytes, Shape] = {
-    struct.pack("<q", axis): shape for axis, shape in ((0, "row"), (-2, "row"), (1, "column"), (-1, "column"))
-}
+_SHAPES: dict[int, Shape] = {0: "row", -2: "row", 1: "column", -1: "column"}
+_AXES = {struct.pack("<q", axis): shape for axis, shape in _SHAPES.items()}
 
 
 def _raw(tensor: Message) -> bytes:
@@ -64,24 +65,27 @@ def _raw(tensor: Message) -> bytes:
 def _fold_graph(graph: memoryview, layer: int, ends_in: tuple[str, Shape] | None) -> bytes:
     out = bytearray()
     for number, wire, value in fields(graph):
-        if isinstance(value, memoryview):
-            if number == _INPUT and decode(value, schema.VALUE).get("name") == "layer":
-                continue
-            if number == _NODE and ends_in:
-                value = _renamed(value, ends_in[0])
-            if number == _OUTPUT:
-                value = _shapeless_output()
-        if value:
-            append_field(out, number, wire, value)
+        kept = _kept(number, value, ends_in) if isinstance(value, memoryview) else value
+        if kept is not None:
+            append_field(out, number, wire, kept)
     append_field(out, _INITIALIZER, _LEN, _scalar("layer", layer))
     return bytes(out)
 
 
-def _renamed(node: memoryview, source: str) -> bytes:
-    """The node that makes `source` makes the coefficient instead; b"" for the Squeeze that made it."""
+def _kept(number: int, value: memoryview, ends_in: tuple[str, Shape] | None) -> bytes | memoryview | None:
+    """A field of the graph as it is in the folded one; None for what is left out."""
+    if number == _INPUT and decode(value, schema.VALUE).get("name") == "layer":
+        return None
+    if number == _OUTPUT:
+        return _shapeless_output()
+    return _renamed(value, ends_in[0]) if number == _NODE and ends_in else value
+
+
+def _renamed(node: memoryview, source: str) -> bytes | None:
+    """The node that makes `source` makes the coefficient instead; None for the Squeeze that made it."""
     outputs = decode(node, schema.NODE).get("output", [])
     if outputs == [_COEFFICIENT]:
-        return b""
+        return None
     out = bytearray()
     for number, wire, value in fields(node):
         mine = number == 2 and isinstance(value, memoryview) and str(value, "utf-8") == source

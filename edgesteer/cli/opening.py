@@ -55,8 +55,8 @@ def open_steered(model: str, scope: str | None, **options: Any) -> SteeredLlama:
     llm = open_model(model, **options)
     if bundles:
         llm.steer(bundles, scope=scope)
-        for line in _remarks(bundles, scope):
-            note(line)
+        if len(bundles) > 1:
+            _note_interference(bundles, scope)
     return llm
 
 
@@ -65,15 +65,13 @@ def note(line: str) -> None:
     click.echo(f"edgesteer: note: {line}", err=True)
 
 
-def _remarks(bundles: list[tuple[Bundle, float]], scope: str | None) -> Iterator[str]:
-    """A line for each strength beyond its range, and at most one for all that the bundles do to one another."""
+def _note_interference(bundles: list[tuple[Bundle, float]], scope: str | None) -> None:
+    """At most one line for all that the bundles do to one another."""
     from edgesteer.interference import interference
-    from edgesteer.plan import SteeringPlan, beyond_range
 
-    yield from beyond_range(SteeringPlan.of((bundle, strength, scope) for bundle, strength in bundles))
-    if notes := interference(bundles, scope).notes if len(bundles) > 1 else ():
+    if notes := interference(bundles, scope).notes:
         more = f" (and {len(notes) - 1} more)" if len(notes) > 1 else ""
-        yield f"{notes[0]}{more}; 'edgesteer inspect' with these files shows each block"
+        note(f"{notes[0]}{more}; 'edgesteer inspect' with these files shows each block")
 
 
 def open_for_scoring(model: str, max_tokens: int, n_ctx: int | None, **options: Any) -> SteeredLlama:

@@ -73,7 +73,7 @@ class Chat:
     ) -> Reply:
         """A reply of at most `max_tokens`. Temperature 0 is greedy; any other needs `rng`."""
         self._check_room(len(prompt) + max_tokens)
-        self.llm.reset()
+        self.llm.reset()  # type: ignore[no-untyped-call]
         self.llm.eval(prompt)
         tokens: list[int] = []
         log_probs: list[np.float32] = []
@@ -91,7 +91,7 @@ class Chat:
     def log_probs(self, prompt: Sequence[int], tokens: Sequence[int]) -> F32:
         """log p(token | prompt, the tokens before it) in nats: float32 [len(tokens)]."""
         self._check_room(len(prompt) + len(tokens))
-        self.llm.reset()
+        self.llm.reset()  # type: ignore[no-untyped-call]
         self.llm.eval([*prompt, *tokens], prompt_len=len(prompt))
         first = len(prompt) - 1
         rows = self.llm.scores[first : first + len(tokens)]

@@ -20,7 +20,6 @@ from llama_cpp._logger import llama_log_callback
 from edgesteer.errors import ModelError, SteeringUnavailable
 
 
-
 class _InitParams(ctypes.Structure):
     """ggml_init_params."""
 

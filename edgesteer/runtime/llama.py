@@ -4,15 +4,18 @@ In:  any argument of llama_cpp.Llama; bundles, strengths, scopes.
 Out: the same methods, their results steered; without a plan bit for bit those of llama_cpp.Llama.
 
 It owns the order of things: the tap exists before the context, the sentinel runs before the first
-plan, scope bits are laid out before an eval, KV that another intervention made is not reused.
+plan, scope bits are laid out before an eval, KV that another intervention made is not reused. After an
+error the context is as it was before the call, or empty.
 """
 
 from __future__ import annotations
 
 import atexit
 import contextlib
+import copy
 import inspect
 import os
+import threading
 import warnings
 import weakref
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
@@ -24,27 +27,32 @@ import llama_cpp.llama_cpp as llama_h
 import numpy as np
 
 from edgesteer.bundle import Bundle, ModelInfo, check_model, load, read_model_info
-from edgesteer.errors import EdgesteerWarning, ModelError, PlanError, SteeringOverflow, SteeringUnavailable
-from edgesteer.plan import SteeringPlan
-from edgesteer.runtime import library, sentinel
+from edgesteer.errors import (
+    EdgesteerWarning,
+    ModelError,
+    StateError,
+    SteeringOverflow,
+    SteeringUnavailable,
+)
+from edgesteer.plan import SteeringPlan, beyond_range
+from edgesteer.runtime import cache, library, sentinel
+from edgesteer.runtime import state as saved
 from edgesteer.runtime.gates import check_engine
-from edgesteer.runtime.session import Recorded, Session
+from edgesteer.runtime.kv import Hashes, KvSpan
+from edgesteer.runtime.looking import Looking
+from edgesteer.runtime.session import Session
+from edgesteer.runtime.sharing import SharedModel, context_options
 from edgesteer.runtime.tap import F32, make_tap
 from edgesteer.runtime.turns import read_turns
 from edgesteer.scope import BIT, Bits, Tokens, next_bits, scope_bits
-from edgesteer.steering_map import SteeringMap
 
 Source = str | os.PathLike[str] | Bundle
 
 _KNOWN = frozenset(inspect.signature(llama_cpp.Llama.__init__).parameters) - {"self", "kwargs"}
 _GENERATE = inspect.signature(llama_cpp.Llama.generate)
 
-# Rows whose logits llama.cpp must hold at once when the last block is captured: with a vocabulary
-# of 262144 each takes 1 MB.
-_CAPTURE_ROWS = 64
-
-
 _open: weakref.WeakSet[SteeredLlama] = weakref.WeakSet()
+_opening = threading.RLock()  # llama.cpp's log, held while a model is opened, is one for the process
 
 
 @atexit.register
@@ -63,7 +71,7 @@ class SteeredContext(internals.LlamaContext):
         self.session.decode(batch, super().decode)
 
 
-class SteeredLlama(llama_cpp.Llama):
+class SteeredLlama(Looking):
     """A llama_cpp.Llama that can be steered.
 
         llm = SteeredLlama("model.gguf", n_ctx=2048, n_threads=4)
@@ -88,7 +96,10 @@ class SteeredLlama(llama_cpp.Llama):
         library.check_model_file(path)
         self._tap = make_tap()
         with (
-            library.held_log() if not kwargs.setdefault("verbose", False) else contextlib.nullcontext() as log
+            _opening,
+            library.held_log()
+            if not kwargs.setdefault("verbose", False)
+            else contextlib.nullcontext() as log,
         ):
             try:
                 super().__init__(path, **kwargs)
@@ -104,12 +115,15 @@ class SteeredLlama(llama_cpp.Llama):
         n_embd = llama_h.llama_model_n_embd(self.model)
         self._tap.model(n_layer, n_embd)
         size = (self.n_ctx(), n_layer, n_embd)
-        self._session = Session(self._tap, self._ctx.ctx, size, self.n_vocab(), read_turns(self), self.gate_engine)
+        self._session = Session(
+            self._tap, self._ctx.ctx, size, self.n_vocab(), read_turns(self), self.gate_engine
+        )
         self._ctx.__class__ = SteeredContext
         self._ctx.session = self._session  # type: ignore[attr-defined]
         self._prompt_len: int | None = None
         self._generation = 0
         self._info: ModelInfo | None = None
+        self._model_identity: str | None = None
         _open.add(self)
 
     @property
@@ -122,6 +136,41 @@ class SteeredLlama(llama_cpp.Llama):
         params.cb_eval = self._tap.callback
         params.cb_eval_user_data = self._tap.user_data
         self.__dict__["context_params"] = params
+
+    @property
+    def _model(self) -> internals.LlamaModel:
+        model: internals.LlamaModel = self.__dict__["_model"]
+        return model
+
+    @_model.setter
+    def _model(self, loaded: internals.LlamaModel) -> None:
+        # For a sibling, Llama.__init__ has loaded the vocabulary alone; the weights are those in use.
+        shared = self.__dict__.get("_weights")
+        if shared is not None:
+            loaded.close()
+            self._stack.callback(shared.close)
+        self.__dict__["_model"] = shared or loaded
+
+    def sibling(self, **options: Any) -> SteeredLlama:
+        """Another SteeredLlama on the same weights, loaded once: with its own context, plan and memory.
+
+        options: those of llama_cpp.Llama that concern a context (n_ctx, n_batch, n_threads, ...), and
+        gate_engine; the others are as they are here. Each may be used in a thread of its own. The
+        weights stay until the last is closed.
+
+        Raises TypeError for an option that concerns the model.
+        """
+        arguments = context_options(llama_cpp.Llama.__getstate__(self), options)
+        arguments.setdefault("gate_engine", self.gate_engine)
+        other = type(self).__new__(type(self))
+        other.__dict__["_weights"] = SharedModel.hold(self._model)
+        try:
+            other.__init__(**arguments)  # type: ignore[misc]
+        except BaseException:
+            if "_model" not in other.__dict__:  # refused before it took hold of the weights
+                other.__dict__["_weights"].close()
+            raise
+        return other
 
     def close(self) -> None:
         if "_stack" in self.__dict__:  # absent where the model file was refused
@@ -147,22 +196,31 @@ class SteeredLlama(llama_cpp.Llama):
         strength: float | None = None,
         *,
         scope: str | None = None,
+        keep_kv: bool = False,
     ) -> None:
-        """Replace the plan.
+        """Replace the plan. In the middle of a stream it acts from the next token on.
 
-        source: a path, a Bundle, a plan, or a list of them or of (source, strength) pairs.
+        source: a path, a Bundle, a plan, or a list of them or of (source, strength) pairs. For a dial,
+            llm.steer(llm.steering.with_strength(1.2)).
         strength: multiplies the coefficient; None takes each bundle's default. 0 is no intervention.
         scope: "all", "conversation" or "response"; None takes each bundle's own.
+        keep_kv: what the context holds was computed under the plan before, and by default is computed
+            anew where the new plan would have acted otherwise. True reuses it all the same: faster, and
+            neither the old plan nor the new; `kv_record()` says where.
 
+        Warns (EdgesteerWarning) of a strength outside the range in which a bundle was evaluated.
         Raises BundleError, PlanError, IncompatibleError or SteeringUnavailable, and then leaves the
         plan as it was.
         """
         plan = source if isinstance(source, SteeringPlan) else self._plan_of(source, strength, scope)
-        self._set_plan(plan)
+        for message in beyond_range(plan):
+            warnings.warn(message, EdgesteerWarning, stacklevel=2)
+        self._set_plan(plan, keep_kv)
 
-    def clear_steering(self) -> None:
-        """Remove the plan. What follows is bit for bit what llama_cpp.Llama gives."""
-        self._set_plan(SteeringPlan())
+    def clear_steering(self, *, keep_kv: bool = False) -> None:
+        """Remove the plan. What follows is bit for bit what llama_cpp.Llama gives, unless keep_kv (see
+        `steer`) keeps what the plan left in the context."""
+        self._set_plan(SteeringPlan(), keep_kv)
 
     @contextlib.contextmanager
     def steered(
@@ -171,10 +229,11 @@ class SteeredLlama(llama_cpp.Llama):
         strength: float | None = None,
         *,
         scope: str | None = None,
+        keep_kv: bool = False,
     ) -> Iterator[SteeredLlama]:
         """`steer` for the length of a `with`; the previous plan returns, also after an exception."""
         before = self.steering
-        self.steer(source, strength, scope=scope)
+        self.steer(source, strength, scope=scope, keep_kv=keep_kv)
         try:
             yield self
         finally:
@@ -196,12 +255,13 @@ class SteeredLlama(llama_cpp.Llama):
         if warning:
             warnings.warn(warning, EdgesteerWarning, stacklevel=5)
 
-    def _set_plan(self, plan: SteeringPlan) -> None:
+    def _set_plan(self, plan: SteeringPlan, keep_kv: bool = False) -> None:
         if plan and plan.content != self.steering.content:
             proven = self.steerable()
             tapped = {op.layer for op in plan.operations}
             proven.require(self.model_info.architecture, tapped, set(plan.slots))
         self._session.set_plan(plan)
+        self._session.kv.kept = self.n_tokens if keep_kv else 0
 
     def steerable(self) -> sentinel.Steerable:
         """The blocks that can be steered, proven once per context by injecting and looking (40 ms)."""
@@ -221,9 +281,11 @@ class SteeredLlama(llama_cpp.Llama):
                 f"{self.model_path}: this model has no memory of earlier tokens (an encoder), expected a decoder; "
                 "it cannot be steered"
             )
-        if self._is_recurrent or self._is_hybrid or self.n_tokens >= self.n_ctx():
-            self.reset()
-            self._session.forget()
+        # Where one token more cannot be taken back, or has no room, the context is put aside.
+        aside = self.n_tokens and (self._cannot_rewind or self.n_tokens >= self.n_ctx())
+        held = self.save_state() if aside else None
+        if held or self._cannot_rewind:
+            self._empty()
         batch = internals.LlamaBatch(n_tokens=1, embd=0, n_seq_max=1, verbose=False)
 
         def one_token(capture: Mapping[int, F32], replace: Mapping[int, F32]) -> F32:
@@ -239,8 +301,15 @@ class SteeredLlama(llama_cpp.Llama):
             yield one_token
         finally:
             self._clear_from(self.n_tokens)
+            if held:
+                self.load_state(held)
             self._requires_eval = True
             batch.close()
+
+    @property
+    def _cannot_rewind(self) -> bool:
+        """Recurrent memory holds one state, of the last token."""
+        return bool(self._is_recurrent or self._is_hybrid)
 
     def _clear_from(self, position: int) -> None:
         if not self._ctx.kv_cache_seq_rm(-1, position, -1):
@@ -270,11 +339,28 @@ class SteeredLlama(llama_cpp.Llama):
         try:
             super().eval(tokens)
         except SteeringOverflow:
-            self.n_tokens = 0
-            self._requires_eval = True
+            self._lost()
+            raise
+        except BaseException:
+            if self._cannot_rewind:  # what the failed batch left in the memory cannot be taken out
+                session.forget()
+                self._lost()
             raise
         finally:
             session.expected = 0
+
+    def _lost(self) -> None:
+        """The context's memory was cleared."""
+        self.n_tokens = 0
+        self._requires_eval = True
+
+    def embed(self, *args: Any, **kwargs: Any) -> Any:
+        """llama_cpp.Llama.embed, each text steered as a prompt of its own."""
+        try:
+            return super().embed(*args, **kwargs)
+        except BaseException:  # texts before the failing one have replaced what the context held
+            self._empty()
+            raise
 
     def _lay_out(self, tokens: list[int], prompt_len: int | None) -> None:
         """Write down the scope bits of `tokens`, which follow what the context holds."""
@@ -312,132 +398,99 @@ class SteeredLlama(llama_cpp.Llama):
             if mine == self._generation:  # an abandoned generator may end after the next has begun
                 self._prompt_len = None
 
+    def _wanted(self, tokens: list[int]) -> Hashes:
+        """uint64 [len(tokens)]: what this plan applies to a prompt of these tokens."""
+        if not self.steering:
+            return np.zeros(len(tokens), dtype=np.uint64)
+        return self.steering.applied(scope_bits(tokens, len(tokens), self._session.turns))
+
     def _drop_other_kv(self, tokens: list[int]) -> None:
         """Shorten the reusable prefix to the positions whose applied intervention is the one wanted."""
-        n = min(self.n_tokens, len(tokens))
-        if n == 0:
+        if not self.n_tokens or not tokens:
             return
-        wanted = np.zeros(n, dtype=np.uint64)
-        if self.steering:
-            wanted = self.steering.applied(scope_bits(tokens, len(tokens), self._session.turns)[:n])
-        same = (self.input_ids[:n] == np.asarray(tokens[:n])) & (self._session.applied[:n] == wanted)
-        kept = n if same.all() else int(np.argmin(same))
-        if kept < n:
+        ids = np.asarray(tokens, dtype=np.intc)
+        wanted = self._wanted(tokens) if self.steering else None
+        same = self._session.kv.reusable(self.input_ids[: self.n_tokens], ids, wanted)
+        kept = self._within_window(same)
+        if kept < min(self.n_tokens, len(tokens)):
             self.n_tokens = kept
             self._requires_eval = True
 
-    def reset(self) -> None:
-        super().reset()  # type: ignore[no-untyped-call]
+    def _within_window(self, position: int) -> int:
+        """`position`, or 0 where a sliding window has dropped what the next token there must see."""
+        window = llama_h.llama_model_n_swa(self.model)
+        memory = llama_h.llama_get_memory(self.ctx)
+        if position >= self.n_tokens or not window or not memory:
+            return position
+        first = llama_h.llama_memory_seq_pos_min(memory, 0)
+        return position if first <= max(0, position - window) else 0
+
+    def kv_record(self) -> list[KvSpan]:
+        """What steered the positions that the context holds, in spans of one intervention."""
+        return self._session.kv.spans(self.n_tokens)
+
+    # -- what outlives a context ----------------------------------------------------------------
+
+    @property
+    def cache(self) -> Any:
+        """A prompt cache, such as llama_cpp.LlamaRAMCache; entries made under another plan are not used."""
+        return self.__dict__.get("cache")
+
+    @cache.setter
+    def cache(self, value: Any) -> None:
+        self.__dict__["cache"] = cache.wrapped(value, self)
 
     def save_state(self) -> Any:
+        """llama_cpp.Llama.save_state, with a record of what steered each position."""
         state: Any = super().save_state()
-        state.edgesteer_applied = self._session.applied.copy()
+        saved.stamp(state, self._session.kv, self._identity())
         return state
 
     def load_state(self, state: Any) -> None:
-        super().load_state(state)
-        applied = getattr(state, "edgesteer_applied", None)  # a plain Llama's state is unsteered
-        self._session.applied[:] = 0 if applied is None else applied
+        """llama_cpp.Llama.load_state. The plan stays as it is; what the state holds is reused where it was
+        made under the same intervention.
 
-    # -- looking inside -------------------------------------------------------------------------
-
-    def capture(
-        self, tokens: Sequence[int], layers: Iterable[int] | None = None, *, prompt_len: int | None = None
-    ) -> dict[int, F32]:
-        """The residual stream after each block, plan included: {block: float32 [len(tokens), n_embd]}.
-
-        Evaluates `tokens` from position 0, in chunks, and clears the KV. `prompt_len` as in `eval`.
+        Raises StateError for what is no state, or damaged, or of another model; the context is then as it
+        was, or empty if llama.cpp itself refused the bytes.
         """
-        return self._capture(tokens, layers, {}, prompt_len)
-
-    def forced(self, tokens: Sequence[int], activations: Mapping[int, F32]) -> dict[int, F32]:
-        """Teacher forcing: at each block N given, record the rows that arrive, then put
-        activations[N] (float32 [len(tokens), n_embd]) in their place, so that the next block sees
-        those. Returns what arrived; clears the KV."""
-        for layer, rows in activations.items():
-            if rows.shape != (len(tokens), self._session.n_embd):
-                expected = (len(tokens), self._session.n_embd)
-                raise PlanError(f"block {layer}: activations have shape {rows.shape}, expected {expected}")
-        return self._capture(tokens, activations, activations, None)
-
-    def _capture(
-        self,
-        tokens: Sequence[int],
-        layers: Iterable[int] | None,
-        forced: Mapping[int, F32],
-        prompt_len: int | None,
-    ) -> dict[int, F32]:
-        session, tokens = self._session, list(tokens)
-        blocks = sorted(range(session.n_layer) if layers is None else set(layers))
-        self._check_capture(tokens, blocks)
-        out = {n: np.full((len(tokens), session.n_embd), np.nan, dtype=np.float32) for n in blocks}
-        last = session.n_layer - 1 in out
-        step = min(self.n_batch, _CAPTURE_ROWS) if last else self.n_batch
-        self._empty()
-        bits = scope_bits(tokens, len(tokens) if prompt_len is None else prompt_len, session.turns)
-        session.laid_out(bits, 0, None)
+        mark = self._check_state(state)
+        state, n = copy.copy(state), state.n_tokens
+        state.input_ids = np.concatenate([state.input_ids[:n], np.zeros(self.n_ctx() - n, dtype=np.intc)])
+        state.input_ids = state.input_ids[: len(self.input_ids)]
         try:
-            for i in range(0, len(tokens), step):
-                part = slice(i, min(i + step, len(tokens)))
-                self._batch.set_batch(tokens[part], i, logits_all=last)
-                session.expected = len(tokens)
-                given = {n: np.ascontiguousarray(a[part], dtype=np.float32) for n, a in forced.items()}
-                self._exchange(self._batch, {n: a[part] for n, a in out.items()}, given)
-        finally:
-            session.expected = 0
-            self._empty()
-        return out
+            super().load_state(state)
+        except (RuntimeError, ValueError) as error:
+            self._session.forget()
+            self._lost()
+            raise StateError(
+                f"saved state: llama.cpp refuses it ({error}); expected one of this model and these context "
+                "options; evaluate the prompt again"
+            ) from None
+        kv = self._session.kv
+        kv.forget()
+        self._session.forget_bits(0)
+        if mark is not None:
+            kv.note(0, mark.applied, n)
+            kv.kept = min(mark.kept, n)
 
-    def _check_capture(self, tokens: list[int], blocks: list[int]) -> None:
-        if not tokens or len(tokens) > self.n_ctx():
-            raise PlanError(f"capture: {len(tokens)} tokens, expected 1 to {self.n_ctx()} (n_ctx)")
-        outside = [n for n in blocks if not 0 <= n < self._session.n_layer]
-        if outside:
-            raise PlanError(f"capture: block {outside[0]}, expected 0 to {self._session.n_layer - 1}")
+    def _check_state(self, state: Any) -> saved.Stamp | None:
+        return saved.checked(state, self._identity(), len(self.input_ids), self.scores.shape)
 
-    def _exchange(
-        self, batch: internals.LlamaBatch, capture: Mapping[int, F32], replace: Mapping[int, F32]
-    ) -> None:
-        self._session.exchange = (capture, replace)
-        try:
-            self._ctx.decode(batch)
-        finally:
-            self._session.exchange = ({}, {})
+    def _identity(self) -> str:
+        if self._model_identity is None:
+            c = self.context_params
+            rope = (c.rope_scaling_type, c.rope_freq_base, c.rope_freq_scale, c.yarn_ext_factor)
+            lora = (self.lora_path, self.lora_scale if self.lora_path else None)
+            self._model_identity = saved.model_identity(self.model_path, rope, lora)
+        return self._model_identity
 
-    def _empty(self) -> None:
-        self._ctx.kv_cache_clear()
-        self.reset()
+    def __getstate__(self) -> dict[str, Any]:
+        options = llama_cpp.Llama.__getstate__(self)
+        if "_weights" in self.__dict__:
+            options["vocab_only"] = False
+        return {"options": options, "gate_engine": self.gate_engine, "plan": self.steering}
 
-    @contextlib.contextmanager
-    def record(self) -> Iterator[SteeringMap]:
-        """Record strength times coefficient for every token decoded inside the `with`.
-
-            with llm.record() as steering_map:
-                llm.create_chat_completion(...)
-            print(steering_map.totals)
-
-        The map is filled when the `with` ends.
-        """
-        recorded: list[Recorded] = []
-        steering_map = SteeringMap.empty()
-        self._session.recorders.append(recorded)
-        try:
-            yield steering_map
-        finally:
-            self._session.recorders = [r for r in self._session.recorders if r is not recorded]
-            self._fill(steering_map, recorded)
-
-    def _fill(self, steering_map: SteeringMap, recorded: list[Recorded]) -> None:
-        rows: dict[int, tuple[int, Any]] = {}  # a position decoded twice counts once, as it is now
-        for part in recorded:
-            for token, position, values in zip(part.tokens, part.positions, part.coefficients, strict=True):
-                rows[int(position)] = (int(token), values)
-        positions = sorted(rows)
-        tokens = [rows[p][0] for p in positions]
-        layers = sorted({n for part in recorded for n in part.layers})
-        values = np.array([rows[p][1] for p in positions], dtype=np.float32).reshape(
-            len(rows), self._session.n_layer
-        )
-        pieces = [self.detokenize([t], special=True) for t in tokens]
-        n_prompt = sum(p < self._session.prompt_end for p in positions)
-        steering_map.fill(tokens, positions, pieces, layers, values[:, layers], n_prompt)
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """The model opened anew under the same plan; what the context held is not pickled."""
+        self.__init__(**state["options"], gate_engine=state["gate_engine"])  # type: ignore[misc]
+        self._set_plan(state["plan"])

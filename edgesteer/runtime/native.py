@@ -278,7 +278,9 @@ class DenseGate(_CGate):
             for weight, bias in chain:
                 units = np.ascontiguousarray(weight.T, dtype=np.float32)
                 shift = np.ascontiguousarray(bias, dtype=np.float32)
-                if self._lib.es_gate_add(self._handle, layer, len(shift), units.ctypes.data, shift.ctypes.data):
+                if self._lib.es_gate_add(
+                    self._handle, layer, len(shift), units.ctypes.data, shift.ctypes.data
+                ):
                     raise MemoryError("edgesteer gate")
 
     def __del__(self) -> None:

@@ -23,6 +23,7 @@ import numpy.typing as npt
 from edgesteer.errors import SteeringOverflow
 from edgesteer.plan import SteeringPlan, Term
 from edgesteer.runtime.gates import make_gate
+from edgesteer.runtime.kv import KvRecord
 from edgesteer.runtime.sentinel import Steerable
 from edgesteer.runtime.slots import Slots
 from edgesteer.runtime.tap import F32, Announcement, Gate, Tap, TapOperation
@@ -73,7 +74,7 @@ class Session:
         self.slots = Slots(context, self.n_layer, self.n_embd)
         self.plan = SteeringPlan()
         self.steerable: Steerable | None = None
-        self.applied = np.zeros(n_ctx, dtype=np.uint64)
+        self.kv = KvRecord(n_ctx)
         self.bits = np.zeros(n_ctx, dtype=np.uint8)
         self._one_row: dict[int, tuple[Announcement | None, int]] = {}
         self.expected = 0  # positions below this have bits for the eval under way
@@ -104,7 +105,9 @@ class Session:
             self.slots.set(plan.slots)
         else:
             operations = [
-                TapOperation(op.layer, op.term, op.direction, None if op.gate is None else self._gate(op.gate))
+                TapOperation(
+                    op.layer, op.term, op.direction, None if op.gate is None else self._gate(op.gate)
+                )
                 for op in plan.operations
             ]
             self.slots.set(plan.slots)
@@ -156,7 +159,7 @@ class Session:
         else:
             self._around(announcement, batch, plain)
         self._check_logits()
-        self.applied[position] = applied
+        self.kv.note(position, applied)
 
     def _around(self, announcement: Announcement, batch: Any, plain: Callable[[Any], None]) -> None:
         self.tap.announce(announcement)
@@ -205,10 +208,8 @@ class Session:
             recorder.append(Recorded(rows.tokens, rows.positions, total, self.plan.layers))
 
     def _note(self, batch: Any, applied: npt.NDArray[np.uint64] | None) -> None:
-        """Keep applied[pos]; a batch of one sequence holds consecutive positions."""
-        first, n = batch.pos[0], batch.n_tokens
-        if first >= 0 and first + n <= len(self.applied):
-            self.applied[first : first + n] = 0 if applied is None else applied
+        """Record what was applied; a batch of one sequence holds consecutive positions."""
+        self.kv.note(batch.pos[0], 0 if applied is None else applied, batch.n_tokens)
 
     def _check_logits(self) -> None:
         """Inf or NaN that arose after the last written row, in a slot or in the KV, shows here."""
@@ -229,5 +230,5 @@ class Session:
         memory = llama_h.llama_get_memory(self.context)
         if memory:
             llama_h.llama_memory_clear(memory, True)
-        self.applied[:] = 0
+        self.kv.forget()
         self.expected = 0

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import llama_cpp.llama_cpp as llama_h
 import numpy as np
@@ -57,7 +57,7 @@ class Slots:
                 f"llama.cpp declines a control vector of width {self._n_embd} for {self._n_layer} blocks"
             )
 
-    def _write(self, vectors: Mapping[int, F32], dropped: set[int]) -> None:
+    def _write(self, vectors: Mapping[int, F32], dropped: Iterable[int]) -> None:
         llama_h.llama_synchronize(self._context)  # a GPU may still be reading them
         put, size = library.function("ggml_backend_tensor_set"), 4 * self._n_embd
         for layer, vector in vectors.items():

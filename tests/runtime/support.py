@@ -13,6 +13,7 @@ import numpy.typing as npt
 from edgesteer import Bundle, SteeredLlama
 from edgesteer.bundle import ModelInfo, StrengthRange, read_model_info
 
+ANY_STRENGTH = StrengthRange(1.0, -3e38, 3e38)  # these bundles overflow on purpose
 F32 = npt.NDArray[np.float32]
 TINY = ["llama", "qwen2", "gemma3", "gpt2"]
 REAL = ["smollm2", "gemma3-270m"]
@@ -65,7 +66,7 @@ def vector(
         directions=directions(info, layers, seed, size),
         model=info,
         scope=scope,
-        strength=StrengthRange(1.0, -4.0, 4.0),
+        strength=ANY_STRENGTH,
     )
 
 
@@ -95,7 +96,9 @@ def psr(
     info = read_model_info(path)
     z = directions(info, layers, seed, size)
     weights = gate_weights(info, list(z), seed)
-    return Bundle.build(name=f"psr-{seed}", directions=z, gate=weights, model=info, scope=scope)
+    return Bundle.build(
+        name=f"psr-{seed}", directions=z, gate=weights, model=info, scope=scope, strength=ANY_STRENGTH
+    )
 
 
 def reference(h: F32, strength: F32, direction: F32, gate: Layers | None) -> F32:

@@ -57,7 +57,8 @@ def test_every_engine_gives_the_coefficients_of_the_equation(
         name="g", directions={n: np.ones(n_embd, np.float32) for n in layers}, gate=weights,
         model=replace(samples.MODEL, n_embd=n_embd, n_layer=10),
     )  # fmt: skip
-    assert bundle.gate is not None and bundle.gate_gguf is not None
+    assert bundle.gate is not None
+    assert bundle.gate_gguf is not None
     read = read_gate_gguf(bundle.gate_gguf, layers, n_embd)
     engines = [
         OrtGate(bundle.gate, layers, (10, n_embd), "test"),
@@ -72,7 +73,7 @@ def test_every_engine_gives_the_coefficients_of_the_equation(
         expected = (reference(h, np.ones(rows, np.float32), ones, weights[n]) - h)[:, 0]
         for gate in engines:
             got = gate.coefficient(n, h)
-            assert got.dtype == np.float32 and got.shape == (rows,)
+            assert (got.dtype, got.shape) == (np.float32, (rows,))
             assert np.abs(got - expected).max() < 1e-4, type(gate).__name__
             assert np.array_equal(gate.coefficient(n, h), got)  # row counts may have changed in between
             assert np.abs(gate.coefficient(n, h[:1]) - expected[:1]).max() < 1e-4
@@ -80,7 +81,9 @@ def test_every_engine_gives_the_coefficients_of_the_equation(
 
 def test_a_native_gate_refuses_a_block_without_weights_and_keeps_nan() -> None:
     gate = DenseGate(_networks(8, [], [2], 0), 4, 8)
-    with pytest.raises(Exception, match=r"block 1: the gate failed: gate\.gguf has no weights for this block"):
+    with pytest.raises(
+        Exception, match=r"block 1: the gate failed: gate\.gguf has no weights for this block"
+    ):
         gate.coefficient(1, np.zeros((1, 8), np.float32))
     assert np.isnan(gate.coefficient(2, np.full((1, 8), np.nan, np.float32))).all()
 
@@ -104,9 +107,7 @@ def test_the_native_engine_steers_like_onnxruntime(model: Model, arch: str) -> N
 def test_the_native_engine_needs_gate_gguf(model: Model) -> None:
     path = model("llama")
     bundle = psr(path)
-    without = Bundle.build(
-        name="g", directions=dict(bundle.directions), gate=bundle.gate, model=bundle.model
-    )
+    without = Bundle.build(name="g", directions=dict(bundle.directions), gate=bundle.gate, model=bundle.model)
     llm = SteeredLlama(str(path), gate_engine="native", **OPTIONS)
     llm.steer(vector(path))  # a vector has no gate, so any engine serves
     before = llm.steering

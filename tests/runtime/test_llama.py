@@ -278,16 +278,21 @@ def test_a_failing_gate_fails_the_decode_and_nothing_else(model: Model) -> None:
     llm.eval(tokens[:5])
     gate = next(iter(llm._session._gates.values()))
     broken = _Broken()
-    llm._session._gates = dict.fromkeys(llm._session._gates, broken)  # type: ignore[misc]
-    llm._set_plan(llm.steering)
+    _put_gates(llm, dict.fromkeys(llm._session._gates, broken))
     for error in (RuntimeError("boom"), KeyboardInterrupt()):
         broken.failure = error
         with pytest.raises((RuntimeError, KeyboardInterrupt)):
             llm.eval(tokens[5:9])
         assert llm.n_tokens == 5
-    llm._session._gates = dict.fromkeys(llm._session._gates, gate)
-    llm._set_plan(llm.steering)
+    _put_gates(llm, dict.fromkeys(llm._session._gates, gate))
     assert np.array_equal(logits(llm, tokens), expected)
+
+
+def _put_gates(llm: SteeredLlama, gates: dict[bytes, Any]) -> None:
+    plan = llm.steering
+    llm.clear_steering()  # a plan of the same content would keep the operations it has
+    llm._session._gates = gates
+    llm.steer(plan)
 
 
 class _Broken:
@@ -311,8 +316,7 @@ def test_a_gate_in_python_gives_what_the_one_in_c_gives(model: Model) -> None:
     expected = logits(llm, tokens)
     assert bundle.gate is not None
     gates = llm._session._gates
-    llm._session._gates = {key: PythonOrtGate(bundle.gate, "test") for key in gates}
-    llm._set_plan(llm.steering)
+    _put_gates(llm, {key: PythonOrtGate(bundle.gate, "test") for key in gates})
     assert close(logits(llm, tokens), expected, 1e-5)
 
 
