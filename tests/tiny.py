@@ -19,9 +19,14 @@ from typing import Any, Literal
 import gguf
 import numpy as np
 
-from tests.tiny_architectures import ARCHITECTURES, CAUSAL, N_VOCAB, Sizes, Tensor
+from tests import tiny_architectures
+from tests.tiny_architectures import N_VOCAB, Sizes, Tensor
+from tests.tiny_more_architectures import MORE
 
 __all__ = ["ARCHITECTURES", "CAUSAL", "CHATML", "tiny_model", "vocabulary", "write_tiny"]
+
+ARCHITECTURES = {**tiny_architectures.ARCHITECTURES, **MORE}
+CAUSAL = tuple(name for name, arch in ARCHITECTURES.items() if arch.causal)
 
 CHATML = (
     "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n'}}"
@@ -100,7 +105,7 @@ def _write_keys(writer: gguf.GGUFWriter, arch: str, s: Sizes) -> None:
     heads = {"attention.head_count": s.n_head, "attention.head_count_kv": s.n_head_kv}
     keys = {**common, "feed_forward_length": s.n_ff, **heads, **ARCHITECTURES[arch].keys(s)}
     for key, value in keys.items():
-        _write_key(writer, f"{arch}.{key}", value)
+        _write_key(writer, f"{ARCHITECTURES[arch].name or arch}.{key}", value)
 
 
 def _write_tokenizer(writer: gguf.GGUFWriter, arch: str, n_vocab: int, chat_template: str | None) -> None:
@@ -143,16 +148,17 @@ def write_tiny(
 ) -> Path:
     """Write a random model of one of `ARCHITECTURES` to `path`; the same arguments give the same bytes.
 
-    gpt2, gptneox, bert have as many key as query heads, whatever `n_head_kv` says. The file appears whole or not
+    Some have as many key as query heads, whatever `n_head_kv` says. The file appears whole or not
     at all. Raises ValueError for an unknown architecture or a vocabulary that is too small.
     """
     if arch not in ARCHITECTURES:
         raise ValueError(f"no tiny {arch!r}; known: {', '.join(ARCHITECTURES)}")
-    n_head_kv = n_head if arch in ("gpt2", "gptneox", "bert") else n_head_kv
+    name = ARCHITECTURES[arch].name or arch
+    n_head_kv = n_head_kv if ARCHITECTURES[arch].gqa else n_head
     sizes = Sizes(n_layer, n_embd, n_ff, n_head, n_head_kv, n_vocab, n_ctx)
     path, rng = Path(path), np.random.default_rng(seed)
     partial = path.with_name(f".{path.name}.{os.getpid()}")
-    writer = gguf.GGUFWriter(partial, arch)
+    writer = gguf.GGUFWriter(partial, name)
     writer.add_name("tiny")  # without the architecture: llama.cpp looks for tokens of its own in any "phi3"
     writer.add_file_type(_FILE_TYPES[weight_type])
     _write_keys(writer, arch, sizes)
