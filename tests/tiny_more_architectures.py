@@ -243,7 +243,7 @@ MORE: dict[str, Architecture] = {
     "bloom": Architecture(gpt_block, _bloom_head, keys_with(**_LAYER_NORM), gqa=False),
     "starcoder2": Architecture(_starcoder2_block, head_with(**_LAYER_NORM), rope_keys_with(**_LAYER_NORM)),
     "command-r": Architecture(
-        _command_r_block, head_with(tied=True), keys_with(logit_scale=4.0, **_LAYER_NORM), embd_scale=0.3
+        _command_r_block, head_with(tied=True), keys_with(logit_scale=0.3, **_LAYER_NORM)
     ),
     "olmo2": Architecture(_olmo2_block, head_with(), rope_keys_with()),
     "mixtral": Architecture(
