@@ -14,7 +14,7 @@ import os
 from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import gguf
 import numpy as np
@@ -23,7 +23,7 @@ from tests import tiny_architectures
 from tests.tiny_architectures import N_VOCAB, Sizes, Tensor
 from tests.tiny_more_architectures import MORE
 
-__all__ = ["ARCHITECTURES", "CAUSAL", "CHATML", "tiny_model", "vocabulary", "write_tiny"]
+__all__ = ["ARCHITECTURES", "CAUSAL", "CHATML", "Specials", "tiny_model", "vocabulary", "write_tiny"]
 
 ARCHITECTURES = {**tiny_architectures.ARCHITECTURES, **MORE}
 CAUSAL = tuple(name for name, arch in ARCHITECTURES.items() if arch.causal)
@@ -32,7 +32,16 @@ CHATML = (
     "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n'}}"
     "{% endfor %}{% if add_generation_prompt %}{{'<|im_start|>assistant\n'}}{% endif %}"
 )
-SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+
+
+class Specials(NamedTuple):
+    """The control tokens of a vocabulary; `bos` and `eos` are among them."""
+
+    control: tuple[str, ...] = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+    bos: str = "<|endoftext|>"
+    eos: str = "<|im_end|>"
+
+
 _PAIRS = (
     "Ġ t,Ġ a,h e,i n,Ġt he,e r,o u,Ġ s,o n,r e,Ġ w,Ġ b,a t,Ġ c,l l,o r,Ġ m,e n,Ġ f,Ġ p,"
     "i t,e s,Ġ d,Ġa n,a n,in g,Ġ y,Ġy ou,Ġ o,Ġo f,u s"
@@ -50,14 +59,14 @@ def byte_tokens() -> list[str]:
     return [chr(byte if byte in printable else next(moved)) for byte in range(256)]
 
 
-def vocabulary(n_vocab: int) -> tuple[list[str], list[int]]:
+def vocabulary(n_vocab: int, control: tuple[str, ...] = Specials().control) -> tuple[list[str], list[int]]:
     """Tokens and their GGUF types: bytes, merged pairs, specials, then unused ones up to `n_vocab`."""
     words = [*byte_tokens(), *(merge.replace(" ", "") for merge in MERGES)]
-    unused = n_vocab - len(words) - len(SPECIALS)
+    unused = n_vocab - len(words) - len(control)
     if unused < 0:
         raise ValueError(f"n_vocab is {n_vocab}, but the tiny vocabulary needs at least {n_vocab - unused}")
-    tokens = [*words, *SPECIALS, *(f"<|unused{i}|>" for i in range(unused))]
-    types = [gguf.TokenType.NORMAL] * len(words) + [gguf.TokenType.CONTROL] * len(SPECIALS)
+    tokens = [*words, *control, *(f"<|unused{i}|>" for i in range(unused))]
+    types = [gguf.TokenType.NORMAL] * len(words) + [gguf.TokenType.CONTROL] * len(control)
     return tokens, [int(t) for t in types + [gguf.TokenType.UNUSED] * unused]
 
 
@@ -108,15 +117,17 @@ def _write_keys(writer: gguf.GGUFWriter, arch: str, s: Sizes) -> None:
         _write_key(writer, f"{ARCHITECTURES[arch].name or arch}.{key}", value)
 
 
-def _write_tokenizer(writer: gguf.GGUFWriter, arch: str, n_vocab: int, chat_template: str | None) -> None:
-    tokens, types = vocabulary(n_vocab)
+def _write_tokenizer(
+    writer: gguf.GGUFWriter, arch: str, n_vocab: int, specials: Specials, chat_template: str | None
+) -> None:
+    tokens, types = vocabulary(n_vocab, specials.control)
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("gpt-2")
     writer.add_token_list(tokens)
     writer.add_token_types(types)
     writer.add_token_merges(list(MERGES))
-    writer.add_bos_token_id(tokens.index("<|endoftext|>"))
-    writer.add_eos_token_id(tokens.index("<|im_end|>"))
+    writer.add_bos_token_id(tokens.index(specials.bos))
+    writer.add_eos_token_id(tokens.index(specials.eos))
     writer.add_add_bos_token(arch in ("llama", "gemma2", "gemma3"))
     if arch == "bert":
         writer.add_token_type_count(2)
@@ -145,6 +156,7 @@ def write_tiny(
     seed: int = 0,
     weight_type: WeightType = "F32",
     chat_template: str | None = CHATML,
+    specials: Specials = Specials(),  # noqa: B008 - immutable
 ) -> Path:
     """Write a random model of one of `ARCHITECTURES` to `path`; the same arguments give the same bytes.
 
@@ -162,7 +174,7 @@ def write_tiny(
     writer.add_name("tiny")  # without the architecture: llama.cpp looks for tokens of its own in any "phi3"
     writer.add_file_type(_FILE_TYPES[weight_type])
     _write_keys(writer, arch, sizes)
-    _write_tokenizer(writer, arch, n_vocab, chat_template)
+    _write_tokenizer(writer, arch, n_vocab, specials, chat_template)
     for tensor in _tensors(arch, sizes):
         values = _values(tensor, rng, sizes, ARCHITECTURES[arch].embd_scale)
         _write_tensor(writer, tensor, values, weight_type)
