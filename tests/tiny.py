@@ -40,6 +40,7 @@ class Specials(NamedTuple):
     control: tuple[str, ...] = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
     bos: str = "<|endoftext|>"
     eos: str = "<|im_end|>"
+    sentencepiece: bool = False
 
 
 _PAIRS = (
@@ -68,6 +69,26 @@ def vocabulary(n_vocab: int, control: tuple[str, ...] = Specials().control) -> t
     tokens = [*words, *control, *(f"<|unused{i}|>" for i in range(unused))]
     types = [gguf.TokenType.NORMAL] * len(words) + [gguf.TokenType.CONTROL] * len(control)
     return tokens, [int(t) for t in types + [gguf.TokenType.UNUSED] * unused]
+
+
+def sentencepiece_vocabulary(n_vocab: int, control: tuple[str, ...]) -> tuple[list[str], list[int]]:
+    """Tokens and types in the manner of SentencePiece: specials, bytes, characters, and a few longer pieces."""
+    bytes_ = [f"<0x{byte:02X}>" for byte in range(256)]
+    pieces = [chr(byte) for byte in range(0x21, 0x7F)] + [
+        "▁",
+        "▁t",
+        "he",
+        "▁the",
+        "in",
+        "er",
+        "▁[",
+        "▁<",
+        "▁w",
+    ]
+    unused = [f"<|unused{i}|>" for i in range(n_vocab - len(control) - 256 - len(pieces))]
+    kinds = [(control, "CONTROL"), (bytes_, "BYTE"), (pieces, "NORMAL"), (unused, "UNUSED")]
+    types = [int(gguf.TokenType[kind]) for words, kind in kinds for _ in words]
+    return [word for words, _ in kinds for word in words], types
 
 
 def _silent_rows(n_vocab: int) -> list[int]:
@@ -120,12 +141,17 @@ def _write_keys(writer: gguf.GGUFWriter, arch: str, s: Sizes) -> None:
 def _write_tokenizer(
     writer: gguf.GGUFWriter, arch: str, n_vocab: int, specials: Specials, chat_template: str | None
 ) -> None:
-    tokens, types = vocabulary(n_vocab, specials.control)
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("gpt-2")
+    make = sentencepiece_vocabulary if specials.sentencepiece else vocabulary
+    tokens, types = make(n_vocab, specials.control)
+    writer.add_tokenizer_model("llama" if specials.sentencepiece else "gpt2")
+    if specials.sentencepiece:  # longer pieces win; text gets a blank in front, also behind a special token
+        writer.add_token_scores([float(len(token)) for token in tokens])
+        writer.add_add_space_prefix(True)
+    else:
+        writer.add_tokenizer_pre("gpt-2")
+        writer.add_token_merges(list(MERGES))
     writer.add_token_list(tokens)
     writer.add_token_types(types)
-    writer.add_token_merges(list(MERGES))
     writer.add_bos_token_id(tokens.index(specials.bos))
     writer.add_eos_token_id(tokens.index(specials.eos))
     writer.add_add_bos_token(arch in ("llama", "gemma2", "gemma3"))

@@ -114,9 +114,11 @@ class _Template:
 
     def system(self, ends: Any) -> Ids:
         """What opens a system turn; empty where the template puts the system's words elsewhere."""
-        told = self._render(("system", _SYSTEM), ("user", _USERS[0])).removeprefix(self._bos)
-        before, found, after = told.partition(_SYSTEM)
+        told = self._render(("system", _SYSTEM), ("user", _USERS[0]))
+        _, found, after = told.partition(_SYSTEM)
         between, _, _ = after.partition(_USERS[0])
         if not found or not any(ends(t) for t in self._tokens(between)):
             return ()
-        return self._up_to(told, len(before))
+        if self._bos not in after:  # where it opens the user's turn too, it is part of the marker
+            told = told.removeprefix(self._bos)
+        return self._up_to(told, told.index(_SYSTEM))

@@ -138,6 +138,9 @@ _S = ("<unk>", "<s>", "</s>")
 
 FAMILIES = {
     "chatml": Family(CHATML, Specials(), _turns(*_IM)),
+    "smollm2": Family(  # its beginning-of-text token is the one that opens a turn
+        CHATML, Specials()._replace(bos="<|im_start|>"), _turns(*_IM)
+    ),
     "qwen3": Family(
         QWEN3, Specials((*Specials().control, "<think>", "</think>"), "<|endoftext|>"), _turns(*_IM)
     ),
@@ -166,7 +169,11 @@ FAMILIES = {
     ),
     "phi3": Family(
         PHI3,
-        Specials(("<s>", "<|endoftext|>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>"), "<s>", "<|endoftext|>"),
+        Specials(
+            ("<s>", "<|endoftext|>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>"),
+            "<s>",
+            "<|endoftext|>",
+        ),
         _turns("<|{}|>\n", "<|end|>", "\n"),
     ),
     "zephyr": Family(ZEPHYR, Specials(_S, "<s>", "</s>"), _turns("<|{}|>\n", "</s>", "\n")),

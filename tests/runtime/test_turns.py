@@ -17,8 +17,6 @@ from tests.runtime.support import vector
 from tests.runtime.templates import FAMILIES, Family, Messages, Piece
 from tests.tiny import Specials, tiny_model
 
-ALNUM = "Ab 3é,.?!\n"
-
 
 class Chat:
     """A tiny model with one family's template and control tokens."""
@@ -101,6 +99,14 @@ def test_every_family_has_an_opening(chat: Chat) -> None:
     assert bool(chat.turns.system) == (chat.family.system == "turn")
 
 
+def test_a_system_turn_opens_with_its_own_marker(folder: Path) -> None:
+    chat = Chat(folder, "smollm2")
+    tokens = chat.tokens("xsystem\nwords<|im_end|>more")
+    bits = scope_bits(tokens, len(tokens), chat.turns)
+    assert (bits & BIT["conversation"] != 0).all()
+    chat.llm.close()
+
+
 @pytest.mark.parametrize("n_turns", [1, 2, 3, 4])
 @pytest.mark.parametrize("system", [False, True])
 def test_bits_are_those_of_the_pieces(chat: Chat, n_turns: int, system: bool) -> None:
@@ -112,12 +118,16 @@ def test_bits_are_those_of_the_pieces(chat: Chat, n_turns: int, system: bool) ->
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.lists(st.text("Ab 3é,.?!", min_size=1, max_size=8).map(lambda t: f"x{t}y".strip()), min_size=7, max_size=7))
+@given(
+    st.lists(
+        st.text("Ab 3é,.?!", min_size=1, max_size=8).map(lambda t: f"x{t}y".strip()), min_size=7, max_size=7
+    )
+)
 def test_bits_do_not_depend_on_the_words(chat: Chat, words: list[str]) -> None:
     chat.check(conversation(4, chat.family.system == "turn", lambda i: words[i]))
 
 
-@pytest.mark.parametrize("last", list(".?!])>|/\"'") + ["é", "🦜", " the", "["])
+@pytest.mark.parametrize("last", [*list(".?!])>|/\"'"), "é", "🦜", " the", "["])
 def test_bits_do_not_depend_on_how_a_question_ends(chat: Chat, last: str) -> None:
     chat.check(conversation(3, False, lambda i: f"word{last}" if i % 2 == 0 else "reply"))
 
@@ -147,6 +157,23 @@ def test_a_marker_that_a_user_types_is_the_marker(chat: Chat) -> None:
     first = next(i for i in range(len(tokens)) if tuple(tokens[i : i + k]) == chat.turns.opens)
     assert not held[: first + k - 1].any()
     assert held[first + k - 1]
+
+
+@pytest.mark.parametrize("name", ["mistral-v1", "zephyr", "phi3"])
+def test_a_marker_of_words_is_found_where_words_get_blanks_in_front(folder: Path, name: str) -> None:
+    """SentencePiece puts one in front of what follows a special token: the marker alone reads otherwise."""
+    specials = FAMILIES[name].specials._replace(sentencepiece=True)
+    path = tiny_model(
+        "llama", folder, chat_template=FAMILIES[name].template, specials=specials, n_vocab=400, n_layer=1
+    )
+    llm = SteeredLlama(path, n_ctx=512, n_threads=1, n_threads_batch=1)
+    opens = llm._session.turns.opens
+    text = "".join(piece.text for piece in FAMILIES[name].pieces(conversation(4, False)))
+    tokens = llm.tokenize(text.encode(), add_bos=False, special=True)
+    here = [i for i in range(len(tokens)) if opens and tuple(tokens[i : i + len(opens)]) == opens]
+    assert len(here) == 4
+    assert here[-1] + len(opens) == len(tokens)
+    llm.close()
 
 
 @pytest.mark.parametrize(
