@@ -26,10 +26,10 @@ _USERS, _REPLIES = (
     ("qwertyuser", "qwertyuser.", "qwertyuser 7"),
     ("qwertyreply", "the qwertyreply", "7 qwertyreply"),
 )
-_SYSTEM = "qwertysystem"
+_SYSTEM, _NEXT = "qwertysystem", "qwertynext"
 
-# Fewer tokens than this, none of them a control token, could turn up in anyone's words.
-_TELLING = 3
+# Fewer characters than this, without a control token, could turn up in anyone's words.
+_TELLING = 4
 
 Ids = tuple[int, ...]
 
@@ -85,7 +85,9 @@ class _Template:
 
     def _tells(self, marker: Ids) -> bool:
         vocab = self._llama._model.vocab
-        return len(marker) >= _TELLING or any(llama_h.llama_vocab_is_control(vocab, t) for t in marker)
+        if any(llama_h.llama_vocab_is_control(vocab, t) for t in marker):
+            return True
+        return len(self._llama.detokenize(list(marker)).strip()) >= _TELLING
 
     def opening(self) -> Ids:
         """H: what opens an assistant turn, in a chat so far as in the prompt for the next reply."""
@@ -105,12 +107,17 @@ class _Template:
 
     def _history(self, user: str) -> tuple[int, Ids]:
         """(tokens up to the question's end, all tokens before its reply); no tokens without a reply."""
-        texts = [(self._render(("user", user), ("assistant", reply)), reply) for reply in _REPLIES]
+        texts = [(self._history_text(user, reply), reply) for reply in _REPLIES]
         if not all(reply in text and user in text for text, reply in texts):
             return 0, ()
         before = [self._up_to(text, text.rfind(reply)) for text, reply in texts]
         told = texts[0][0]
-        return len(self._up_to(told, told.rfind(user) + len(user))), reduce(_start, before)
+        return len(self._up_to(told, told.index(user) + len(user))), reduce(_start, before)
+
+    def _history_text(self, user: str, reply: str) -> str:
+        """A reply with the next question behind it: of the last reply some templates show more."""
+        turns = ("user", user), ("assistant", reply)
+        return self._render(*turns, ("user", _NEXT)) or self._render(*turns)
 
     def system(self, ends: Any) -> Ids:
         """What opens a system turn; empty where the template puts the system's words elsewhere."""

@@ -63,6 +63,11 @@ def _folded(pieces: Callable[[Messages], list[Piece]]) -> Callable[[Messages], l
     return fold
 
 
+def _thinking(pieces: Callable[[Messages], list[Piece]]) -> Callable[[Messages], list[Piece]]:
+    """The prompt opens the thoughts; of earlier replies they are not shown."""
+    return lambda messages: [*pieces(messages), Piece("reply", "<think>\n")]
+
+
 def _mistral(opened: str, closed: str, space: str) -> Callable[[Messages], list[Piece]]:
     """No generation prompt: what closes the question opens the reply."""
 
@@ -129,7 +134,7 @@ QWEN3 = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' }}"
     "{% if message['role'] == 'assistant' and loop.last %}{{ '<think>\n\n</think>\n\n' }}{% endif %}"
     "{{ message['content'] + '<|im_end|>\n' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n<think>\n' }}{% endif %}"
 )
 
 _IM = ("<|im_start|>{}\n", "<|im_end|>", "\n")
@@ -142,7 +147,9 @@ FAMILIES = {
         CHATML, Specials()._replace(bos="<|im_start|>"), _turns(*_IM)
     ),
     "qwen3": Family(
-        QWEN3, Specials((*Specials().control, "<think>", "</think>"), "<|endoftext|>"), _turns(*_IM)
+        QWEN3,
+        Specials((*Specials().control, "<think>", "</think>"), "<|endoftext|>"),
+        _thinking(_turns(*_IM)),
     ),
     "gemma": Family(
         GEMMA,
