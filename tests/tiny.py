@@ -22,10 +22,11 @@ import numpy as np
 from tests import tiny_architectures
 from tests.tiny_architectures import N_VOCAB, Sizes, Tensor
 from tests.tiny_more_architectures import MORE
+from tests.tiny_recurrent import RECURRENT
 
 __all__ = ["ARCHITECTURES", "CAUSAL", "CHATML", "Specials", "tiny_model", "vocabulary", "write_tiny"]
 
-ARCHITECTURES = {**tiny_architectures.ARCHITECTURES, **MORE}
+ARCHITECTURES = {**tiny_architectures.ARCHITECTURES, **MORE, **RECURRENT}
 CAUSAL = tuple(name for name, arch in ARCHITECTURES.items() if arch.causal)
 
 CHATML = (

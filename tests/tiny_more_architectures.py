@@ -1,4 +1,4 @@
-"""More architectures of the tiny models: other families, mixtures of experts, recurrent and hybrid ones, Gemma 3n.
+"""More architectures of the tiny models: other families, mixtures of experts, Gemma 3n.
 
 Knows tensor names, shapes and keys as llama.cpp's src/models ask for them, spelt with the pieces of
 `tests.tiny_architectures`; `tests.tiny` joins the two tables. Sizes in, tensors without values out.
@@ -6,11 +6,7 @@ Knows tensor names, shapes and keys as llama.cpp's src/models ask for them, spel
 
 from __future__ import annotations
 
-from typing import Any
-
 from tests.tiny_architectures import (
-    D_CONV,
-    D_STATE,
     N_EXPERT,
     Architecture,
     Sizes,
@@ -22,12 +18,10 @@ from tests.tiny_architectures import (
     head_with,
     keys_with,
     linear,
-    mamba_mixer,
     moe_keys,
     norm,
     plain_ffn,
     rope_keys_with,
-    ssm_keys,
 )
 
 # -- Decoders ---------------------------------------------------------------------------------------
@@ -95,112 +89,6 @@ def _olmoe_block(i: int, s: Sizes) -> list[Tensor]:
     return [*_mixtral_block(i, s), *_wide_norms(f"blk.{i}.", s)]
 
 
-# -- Recurrent and hybrid ---------------------------------------------------------------------------
-
-N_GROUP, N_SSM_HEAD = 2, 8
-
-
-def _mamba2_mixer(b: str, s: Sizes) -> list[Tensor]:
-    d_inner = 2 * s.n_embd
-    conv = d_inner + 2 * N_GROUP * D_STATE
-    return [
-        *linear(b + "ssm_in", s.n_embd, d_inner + conv + N_SSM_HEAD),
-        Tensor(b + "ssm_conv1d.weight", (D_CONV, conv), "norm"),
-        Tensor(b + "ssm_conv1d.bias", (conv,), "bias"),
-        Tensor(b + "ssm_dt.bias", (N_SSM_HEAD,), "bias"),
-        Tensor(b + "ssm_a", (1, N_SSM_HEAD), "decay"),
-        Tensor(b + "ssm_d", (1, N_SSM_HEAD), "norm"),
-        Tensor(b + "ssm_norm.weight", (d_inner // N_GROUP, N_GROUP), "norm"),
-        *linear(b + "ssm_out", d_inner, s.n_embd),
-    ]
-
-
-def _jamba_mixer(b: str, s: Sizes) -> list[Tensor]:
-    """Mamba's, with norms for what drives the state."""
-    widths = {"dt": max(1, s.n_embd // 16), "b": D_STATE, "c": D_STATE}
-    return [*mamba_mixer(b, s), *(t for name, n in widths.items() for t in norm(f"{b}ssm_{name}_norm", n))]
-
-
-def _short_convolution(b: str, s: Sizes) -> list[Tensor]:
-    return [
-        Tensor(b + "shortconv.conv.weight", (3, s.n_embd), "norm"),
-        *linear(b + "shortconv.in_proj", s.n_embd, 3 * s.n_embd),
-        *linear(b + "shortconv.out_proj", s.n_embd, s.n_embd),
-    ]
-
-
-def _mamba2_block(i: int, s: Sizes) -> list[Tensor]:
-    return [*norm(f"blk.{i}.attn_norm", s.n_embd), *_mamba2_mixer(f"blk.{i}.", s)]
-
-
-def _hybrid_block(mixer: Any, qk_norm: bool = False) -> Any:
-    """Even blocks are recurrent, odd ones attend; each has a feed-forward of its own."""
-
-    def block(i: int, s: Sizes) -> list[Tensor]:
-        b = f"blk.{i}."
-        norms = [*norm(b + "attn_norm", s.n_embd), *norm(b + "ffn_norm", s.n_embd)]
-        mixed = attention(b, s, qk_norm=qk_norm) if i % 2 else mixer(b, s)
-        return [*norms, *mixed, *gated_ffn(b, s)]
-
-    return block
-
-
-def _alternating(s: Sizes) -> dict[str, Any]:
-    """Heads and feed-forward of a hybrid: a block without key heads is recurrent."""
-    per_block = [s.n_head_kv if i % 2 else 0 for i in range(s.n_layer)]
-    return {
-        "attention.head_count": s.n_head,
-        "attention.head_count_kv": per_block,
-        "feed_forward_length": s.n_ff,
-    }
-
-
-def _mamba2_keys(s: Sizes) -> dict[str, Any]:
-    return ssm_keys(s) | {"ssm.time_step_rank": N_SSM_HEAD, "ssm.group_count": N_GROUP}
-
-
-def _lfm2_head(s: Sizes) -> list[Tensor]:
-    """The final norm goes by the name of an embedding norm."""
-    return [t._replace(name=t.name.replace("output_norm", "token_embd_norm")) for t in head_with()(s)]
-
-
-RANK, WKV_HEAD = 8, 64  # a head below 32 makes ggml read beyond it
-
-
-def _rwkv7_block(i: int, s: Sizes) -> list[Tensor]:
-    b, d = f"blk.{i}.", s.n_embd
-    norms = [t for name in ("attn_norm", "attn_norm_2", "time_mix_ln") for t in norm(b + name, d, True)]
-    low_rank = [
-        t
-        for n in "wavg"
-        for t in (*linear(f"{b}time_mix_{n}1", d, RANK), *linear(f"{b}time_mix_{n}2", RANK, d))
-    ]
-    vectors = ("w0", "a0", "v0", "k_k", "k_a", "r_k")
-    square = ("key", "value", "receptance", "output")
-    return [
-        *norms,
-        *low_rank,
-        *(Tensor(f"{b}time_mix_{name}.weight", (d,), "bias") for name in vectors),
-        *(t for name in square for t in linear(f"{b}time_mix_{name}", d, d)),
-        Tensor(b + "time_mix_lerp_fused.weight", (d, 1, 1, 6), "bias"),
-        Tensor(b + "channel_mix_lerp_k.weight", (d, 1, 1), "bias"),
-        *linear(b + "channel_mix_key", d, s.n_ff),
-        *linear(b + "channel_mix_value", s.n_ff, d),
-    ]
-
-
-def _rwkv7_keys(s: Sizes) -> dict[str, Any]:
-    ranks = {f"attention.{n}_lora_rank": RANK for n in ("decay", "iclr", "value_residual_mix", "gate")}
-    heads = {"attention.head_count": 0, "attention.head_count_kv": 0}
-    return {
-        **keys_with(layer_norm=True)(s),
-        **ranks,
-        **heads,
-        "wkv.head_size": WKV_HEAD,
-        "token_shift_count": 2,
-    }
-
-
 # -- Gemma 3n: four residual streams, of which l_out holds all --------------------------------------
 
 N_ALTUP, N_EMBD_ALTUP, LAUREL_RANK = 4, 256, 64  # fixed in llama.cpp
@@ -255,28 +143,6 @@ MORE: dict[str, Architecture] = {
     ),
     "olmoe": Architecture(
         _olmoe_block, head_with(), lambda s: {**rope_keys_with()(s), **moe_keys()}, kind="experts", gqa=False
-    ),
-    "mamba2": Architecture(_mamba2_block, head_with(), _mamba2_keys, kind="recurrent"),
-    "rwkv7": Architecture(
-        _rwkv7_block,
-        lambda s: [*head_with(**_LAYER_NORM)(s), *norm("token_embd_norm", s.n_embd, True)],
-        _rwkv7_keys,
-        kind="recurrent",
-    ),
-    "jamba": Architecture(
-        _hybrid_block(_jamba_mixer), head_with(), lambda s: {**ssm_keys(s), **_alternating(s)}, kind="hybrid"
-    ),
-    "granitehybrid": Architecture(
-        _hybrid_block(_mamba2_mixer),
-        head_with(),
-        lambda s: {**_mamba2_keys(s), **_alternating(s), "rope.dimension_count": s.head},
-        kind="hybrid",
-    ),
-    "lfm2": Architecture(
-        _hybrid_block(_short_convolution, qk_norm=True),
-        _lfm2_head,
-        lambda s: {**keys_with()(s), **_alternating(s), "shortconv.l_cache": 3},
-        kind="hybrid",
     ),
     "gemma3n": Architecture(
         _gemma3n_block,

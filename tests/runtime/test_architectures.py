@@ -9,13 +9,12 @@ import pytest
 
 from edgesteer import SteeringUnavailable
 from tests.checks import architectures as page
+from tests.runtime.architecture_bench import Bench, same
 from tests.runtime.architecture_laws import (
     MEMORYLESS,
-    Bench,
     Outcome,
     examine,
     laws_of,
-    same,
     steerable,
 )
 from tests.runtime.support import psr, vector
