@@ -144,58 +144,6 @@ def _moe_block(i: int, s: Sizes) -> list[Tensor]:
     return [*norms, *attention(b, s, bias=True), *gates, *experts, *shared]
 
 
-D_CONV, D_STATE = 4, 16
-
-
-def mamba_mixer(b: str, s: Sizes) -> list[Tensor]:
-    d_inner, dt_rank = 2 * s.n_embd, max(1, s.n_embd // 16)
-    return [
-        *linear(b + "ssm_in", s.n_embd, 2 * d_inner),
-        Tensor(b + "ssm_conv1d.weight", (D_CONV, d_inner), "norm"),
-        Tensor(b + "ssm_conv1d.bias", (d_inner,), "bias"),
-        *linear(b + "ssm_x", d_inner, dt_rank + 2 * D_STATE),
-        *linear(b + "ssm_dt", dt_rank, d_inner, True),
-        Tensor(b + "ssm_a", (D_STATE, d_inner), "decay"),
-        Tensor(b + "ssm_d", (d_inner,), "norm"),
-        *linear(b + "ssm_out", d_inner, s.n_embd),
-    ]
-
-
-def _mamba_block(i: int, s: Sizes) -> list[Tensor]:
-    return [*norm(f"blk.{i}.attn_norm", s.n_embd), *mamba_mixer(f"blk.{i}.", s)]
-
-
-def _plamo2_mamba(b: str, s: Sizes) -> list[Tensor]:
-    d_inner, dt = 2 * s.n_embd, max(64, s.n_embd // 16)
-    return [
-        *linear(b + "ssm_in", s.n_embd, 2 * d_inner),
-        Tensor(b + "ssm_conv1d.weight", (D_CONV, d_inner), "norm"),
-        *linear(b + "ssm_x", d_inner, dt + 2 * D_STATE),
-        *linear(b + "ssm_dt", dt, s.n_head, True),
-        Tensor(b + "ssm_a", (s.n_head,), "decay"),
-        Tensor(b + "ssm_d", (s.n_head,), "norm"),
-        *linear(b + "ssm_out", d_inner, s.n_embd),
-        *(Tensor(f"{b}ssm_{n}_norm", (w,), "norm") for n, w in (("dt", dt), ("b", D_STATE), ("c", D_STATE))),
-    ]
-
-
-def _plamo2_attention(b: str, s: Sizes) -> list[Tensor]:
-    norms = [("attn_q_norm", s.n_head), ("attn_k_norm", s.n_head_kv)]
-    return [
-        *fused_attention(b, s),
-        *(Tensor(f"{b}{n}.weight", (s.head, heads), "norm") for n, heads in norms),
-    ]
-
-
-def _plamo2_block(i: int, s: Sizes) -> list[Tensor]:
-    """Even blocks are recurrent, odd ones attend; two of the norms are named without `.weight`."""
-    b = f"blk.{i}."
-    ffn = [*linear(b + "ffn_up", s.n_embd, 2 * s.n_ff), *linear(b + "ffn_down", s.n_ff, s.n_embd)]
-    names = ("attn_norm.weight", "post_attention_norm", "ffn_norm.weight", "post_ffw_norm")
-    norms = [Tensor(b + name, (s.n_embd,), "norm") for name in names]
-    return [*norms, *(_plamo2_attention(b, s) if i % 2 else _plamo2_mamba(b, s)), *ffn]
-
-
 def _bert_block(i: int, s: Sizes) -> list[Tensor]:
     b = f"blk.{i}."
     norms = [*norm(b + "attn_output_norm", s.n_embd, True), *norm(b + "layer_output_norm", s.n_embd, True)]
@@ -237,34 +185,6 @@ def rope_keys_with(**extra: Any) -> Callable[[Sizes], dict[str, Any]]:
     return lambda s: {"rope.dimension_count": s.head, **keys_with(**extra)(s)}
 
 
-def ssm_keys(s: Sizes) -> dict[str, Any]:
-    sizes = {"conv_kernel": D_CONV, "inner_size": 2 * s.n_embd, "state_size": D_STATE}
-    ssm = {f"ssm.{key}": value for key, value in (sizes | {"time_step_rank": max(1, s.n_embd // 16)}).items()}
-    return {
-        **keys_with()(s),
-        **ssm,
-        "attention.head_count": 0,
-        "attention.head_count_kv": 0,
-        "feed_forward_length": 0,
-    }
-
-
-def _plamo2_keys(s: Sizes) -> dict[str, Any]:
-    per_block = [s.n_head_kv if i % 2 else 0 for i in range(s.n_layer)]
-    lengths = {
-        "attention.key_length": s.head,
-        "attention.value_length": s.head,
-        "rope.dimension_count": s.head,
-    }
-    ssm = ssm_keys(s) | {"ssm.time_step_rank": s.n_head, "ssm.group_count": 0}
-    heads = {
-        "attention.head_count": s.n_head,
-        "attention.head_count_kv": per_block,
-        "feed_forward_length": s.n_ff,
-    }
-    return ssm | lengths | heads
-
-
 def moe_keys() -> dict[str, Any]:
     return {"expert_count": N_EXPERT, "expert_used_count": N_EXPERT_USED}
 
@@ -304,8 +224,6 @@ ARCHITECTURES: dict[str, Architecture] = {
     "qwen2moe": Architecture(
         _moe_block, head_with(), lambda s: {**keys_with()(s), **moe_keys(), **_moe_widths(s)}, kind="experts"
     ),
-    "mamba": Architecture(_mamba_block, head_with(), ssm_keys, kind="recurrent"),
-    "plamo2": Architecture(_plamo2_block, head_with(), _plamo2_keys, slot=False, kind="hybrid"),
     "bert": Architecture(
         _bert_block,
         head_with(positions=True, bert=True),
