@@ -14,20 +14,36 @@ import os
 from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import gguf
 import numpy as np
 
-from tests.tiny_architectures import ARCHITECTURES, CAUSAL, N_VOCAB, Sizes, Tensor
+from tests import tiny_architectures
+from tests.tiny_architectures import N_VOCAB, Sizes, Tensor
+from tests.tiny_more_architectures import MORE
+from tests.tiny_recurrent import RECURRENT
 
-__all__ = ["ARCHITECTURES", "CAUSAL", "CHATML", "tiny_model", "vocabulary", "write_tiny"]
+__all__ = ["ARCHITECTURES", "CAUSAL", "CHATML", "Specials", "tiny_model", "vocabulary", "write_tiny"]
+
+ARCHITECTURES = {**tiny_architectures.ARCHITECTURES, **MORE, **RECURRENT}
+CAUSAL = tuple(name for name, arch in ARCHITECTURES.items() if arch.causal)
 
 CHATML = (
     "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n'}}"
     "{% endfor %}{% if add_generation_prompt %}{{'<|im_start|>assistant\n'}}{% endif %}"
 )
-SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+
+
+class Specials(NamedTuple):
+    """The control tokens of a vocabulary; `bos` and `eos` are among them."""
+
+    control: tuple[str, ...] = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+    bos: str = "<|endoftext|>"
+    eos: str = "<|im_end|>"
+    sentencepiece: bool = False
+
+
 _PAIRS = (
     "Ġ t,Ġ a,h e,i n,Ġt he,e r,o u,Ġ s,o n,r e,Ġ w,Ġ b,a t,Ġ c,l l,o r,Ġ m,e n,Ġ f,Ġ p,"
     "i t,e s,Ġ d,Ġa n,a n,in g,Ġ y,Ġy ou,Ġ o,Ġo f,u s"
@@ -45,15 +61,35 @@ def byte_tokens() -> list[str]:
     return [chr(byte if byte in printable else next(moved)) for byte in range(256)]
 
 
-def vocabulary(n_vocab: int) -> tuple[list[str], list[int]]:
+def vocabulary(n_vocab: int, control: tuple[str, ...] = Specials().control) -> tuple[list[str], list[int]]:
     """Tokens and their GGUF types: bytes, merged pairs, specials, then unused ones up to `n_vocab`."""
     words = [*byte_tokens(), *(merge.replace(" ", "") for merge in MERGES)]
-    unused = n_vocab - len(words) - len(SPECIALS)
+    unused = n_vocab - len(words) - len(control)
     if unused < 0:
         raise ValueError(f"n_vocab is {n_vocab}, but the tiny vocabulary needs at least {n_vocab - unused}")
-    tokens = [*words, *SPECIALS, *(f"<|unused{i}|>" for i in range(unused))]
-    types = [gguf.TokenType.NORMAL] * len(words) + [gguf.TokenType.CONTROL] * len(SPECIALS)
+    tokens = [*words, *control, *(f"<|unused{i}|>" for i in range(unused))]
+    types = [gguf.TokenType.NORMAL] * len(words) + [gguf.TokenType.CONTROL] * len(control)
     return tokens, [int(t) for t in types + [gguf.TokenType.UNUSED] * unused]
+
+
+def sentencepiece_vocabulary(n_vocab: int, control: tuple[str, ...]) -> tuple[list[str], list[int]]:
+    """Tokens and types in the manner of SentencePiece: specials, bytes, characters, and a few longer pieces."""
+    bytes_ = [f"<0x{byte:02X}>" for byte in range(256)]
+    pieces = [chr(byte) for byte in range(0x21, 0x7F)] + [
+        "▁",
+        "▁t",
+        "he",
+        "▁the",
+        "in",
+        "er",
+        "▁[",
+        "▁<",
+        "▁w",
+    ]
+    unused = [f"<|unused{i}|>" for i in range(n_vocab - len(control) - 256 - len(pieces))]
+    kinds = [(control, "CONTROL"), (bytes_, "BYTE"), (pieces, "NORMAL"), (unused, "UNUSED")]
+    types = [int(gguf.TokenType[kind]) for words, kind in kinds for _ in words]
+    return [word for words, _ in kinds for word in words], types
 
 
 def _silent_rows(n_vocab: int) -> list[int]:
@@ -100,18 +136,25 @@ def _write_keys(writer: gguf.GGUFWriter, arch: str, s: Sizes) -> None:
     heads = {"attention.head_count": s.n_head, "attention.head_count_kv": s.n_head_kv}
     keys = {**common, "feed_forward_length": s.n_ff, **heads, **ARCHITECTURES[arch].keys(s)}
     for key, value in keys.items():
-        _write_key(writer, f"{arch}.{key}", value)
+        _write_key(writer, f"{ARCHITECTURES[arch].name or arch}.{key}", value)
 
 
-def _write_tokenizer(writer: gguf.GGUFWriter, arch: str, n_vocab: int, chat_template: str | None) -> None:
-    tokens, types = vocabulary(n_vocab)
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("gpt-2")
+def _write_tokenizer(
+    writer: gguf.GGUFWriter, arch: str, n_vocab: int, specials: Specials, chat_template: str | None
+) -> None:
+    make = sentencepiece_vocabulary if specials.sentencepiece else vocabulary
+    tokens, types = make(n_vocab, specials.control)
+    writer.add_tokenizer_model("llama" if specials.sentencepiece else "gpt2")
+    if specials.sentencepiece:  # longer pieces win; text gets a blank in front, also behind a special token
+        writer.add_token_scores([float(len(token)) for token in tokens])
+        writer.add_add_space_prefix(True)
+    else:
+        writer.add_tokenizer_pre("gpt-2")
+        writer.add_token_merges(list(MERGES))
     writer.add_token_list(tokens)
     writer.add_token_types(types)
-    writer.add_token_merges(list(MERGES))
-    writer.add_bos_token_id(tokens.index("<|endoftext|>"))
-    writer.add_eos_token_id(tokens.index("<|im_end|>"))
+    writer.add_bos_token_id(tokens.index(specials.bos))
+    writer.add_eos_token_id(tokens.index(specials.eos))
     writer.add_add_bos_token(arch in ("llama", "gemma2", "gemma3"))
     if arch == "bert":
         writer.add_token_type_count(2)
@@ -140,23 +183,25 @@ def write_tiny(
     seed: int = 0,
     weight_type: WeightType = "F32",
     chat_template: str | None = CHATML,
+    specials: Specials = Specials(),  # noqa: B008 - immutable
 ) -> Path:
     """Write a random model of one of `ARCHITECTURES` to `path`; the same arguments give the same bytes.
 
-    gpt2, gptneox, bert have as many key as query heads, whatever `n_head_kv` says. The file appears whole or not
+    Some have as many key as query heads, whatever `n_head_kv` says. The file appears whole or not
     at all. Raises ValueError for an unknown architecture or a vocabulary that is too small.
     """
     if arch not in ARCHITECTURES:
         raise ValueError(f"no tiny {arch!r}; known: {', '.join(ARCHITECTURES)}")
-    n_head_kv = n_head if arch in ("gpt2", "gptneox", "bert") else n_head_kv
+    name = ARCHITECTURES[arch].name or arch
+    n_head_kv = n_head_kv if ARCHITECTURES[arch].gqa else n_head
     sizes = Sizes(n_layer, n_embd, n_ff, n_head, n_head_kv, n_vocab, n_ctx)
     path, rng = Path(path), np.random.default_rng(seed)
     partial = path.with_name(f".{path.name}.{os.getpid()}")
-    writer = gguf.GGUFWriter(partial, arch)
+    writer = gguf.GGUFWriter(partial, name)
     writer.add_name("tiny")  # without the architecture: llama.cpp looks for tokens of its own in any "phi3"
     writer.add_file_type(_FILE_TYPES[weight_type])
     _write_keys(writer, arch, sizes)
-    _write_tokenizer(writer, arch, n_vocab, chat_template)
+    _write_tokenizer(writer, arch, n_vocab, specials, chat_template)
     for tensor in _tensors(arch, sizes):
         values = _values(tensor, rng, sizes, ARCHITECTURES[arch].embd_scale)
         _write_tensor(writer, tensor, values, weight_type)
