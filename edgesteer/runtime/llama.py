@@ -21,6 +21,7 @@ import weakref
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+import jinja2
 import llama_cpp
 import llama_cpp._internals as internals
 import llama_cpp.llama_cpp as llama_h
@@ -103,7 +104,7 @@ class SteeredLlama(Looking):
         ):
             try:
                 super().__init__(path, **kwargs)
-            except (ValueError, RuntimeError) as error:
+            except (ValueError, RuntimeError, jinja2.TemplateError) as error:
                 found = (log.reason() if log else "") or str(error)
                 raise ModelError(
                     f"{path}: llama.cpp cannot load it: {found}; check file and arguments"

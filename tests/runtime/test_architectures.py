@@ -11,7 +11,6 @@ from edgesteer import SteeringUnavailable
 from tests.checks import architectures as page
 from tests.runtime.architecture_bench import Bench, same
 from tests.runtime.architecture_laws import (
-    MEMORYLESS,
     Outcome,
     examine,
     laws_of,
@@ -68,20 +67,7 @@ def test_the_page_says_what_was_found(outcome: Outcomes) -> None:
     assert page.PAGE.read_text("utf-8") == page.page(outcome), "run tests/checks/architectures.py --write"
 
 
-EMPTIED = pytest.mark.xfail(
-    strict=True,
-    raises=AssertionError,
-    reason="the sentinel empties a memory that cannot drop its end (SteeredLlama._one_token), so an eval "
-    "that follows goes on from nothing",
-)
-
-
-def _kept(names: list[str]) -> list[object]:
-    memoryless = [n for n in names if ARCHITECTURES[n].kind in MEMORYLESS]
-    return [pytest.param(n, marks=EMPTIED) if n in memoryless else n for n in names]
-
-
-@pytest.mark.parametrize("arch", _kept([a for a in CAUSAL if steerable(a)]))
+@pytest.mark.parametrize("arch", [a for a in CAUSAL if steerable(a)])
 def test_proving_leaves_what_was_evaluated(folder: Path, arch: str) -> None:
     bench = Bench(arch, folder)
     proven, never = bench.open(), bench.open()
@@ -96,7 +82,7 @@ def test_proving_leaves_what_was_evaluated(folder: Path, arch: str) -> None:
         llm.close()
 
 
-@pytest.mark.parametrize("arch", _kept([a for a in CAUSAL if not steerable(a)]))
+@pytest.mark.parametrize("arch", [a for a in CAUSAL if not steerable(a)])
 @pytest.mark.parametrize("kind", [vector, psr])
 def test_a_refusal_changes_nothing(folder: Path, arch: str, kind: Callable) -> None:
     bench = Bench(arch, folder)
