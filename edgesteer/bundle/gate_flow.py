@@ -40,7 +40,7 @@ class _Value:
 
 
 def objections(graph: Message, n_embd: int) -> Iterator[tuple[str, str]]:
-    """(found, expected) for an input that no node makes, a division of integers, or too much work."""
+    """(found, expected) for values out of order or made twice, a division of integers, or too much work."""
     initializers = graph.get("initializer", [])
     if any(len(tensor.get("dims", [])) > _MAX_RANK for tensor in initializers):
         yield "an initializer of high rank", f"at most {_MAX_RANK} dimensions"
@@ -49,9 +49,10 @@ def objections(graph: Message, n_embd: int) -> Iterator[tuple[str, str]]:
     for tokens, limit in MAX_WORK.items():
         values = {tensor.get("name", ""): _of_tensor(tensor) for tensor in initializers}
         values |= {"activation": _value(_FLOAT, (tokens, n_embd)), "layer": _value(_INT64, ())}
+        made = {name for node in graph.get("node", []) for name in node.get("output", [])}
         work = 0
         for node in graph.get("node", []):
-            yield from _in_node(node, values)
+            yield from _in_node(node, values, made)
             result = _result(node, [values.get(name) for name in node.get("input", [])])
             work += _work(node, result, values)
             if work > limit:
@@ -61,10 +62,10 @@ def objections(graph: Message, n_embd: int) -> Iterator[tuple[str, str]]:
             values |= dict.fromkeys(node.get("output", []), result)
 
 
-def _in_node(node: Message, values: Mapping[str, _Value]) -> Iterator[tuple[str, str]]:
+def _in_node(node: Message, values: Mapping[str, _Value], made: set[str]) -> Iterator[tuple[str, str]]:
     operator, names = node.get("op_type", ""), node.get("input", [])
-    if missing := [name for name in names if name and name not in values]:
-        yield f"'{missing[0]}' read by {operator} before a node makes it", "nodes in the order of evaluation"
+    if early := [name for name in names if name in made and name not in values]:
+        yield f"'{early[0]}' read by {operator} before a node makes it", "nodes in the order of evaluation"
     if again := [name for name in node.get("output", []) if name and name in values]:
         yield f"'{again[0]}' made twice", "each value once"
     attributes = [attribute.get("name", "") for attribute in node.get("attribute", [])]
@@ -84,8 +85,8 @@ def _work(node: Message, result: _Value, values: Mapping[str, _Value]) -> int:
 
 
 def _value(kind: int, shape: Shape | None, size: int | None = None) -> _Value:
-    if shape is not None and any(dim < 0 for dim in shape):
-        shape, size = None, math.prod(map(abs, shape))
+    if shape is not None and min(shape, default=0) < 0:
+        return _Value(kind, None, math.prod(abs(dim) for dim in shape))
     return _Value(kind, shape, math.prod(shape or ()) if size is None else size)
 
 

@@ -5,9 +5,9 @@ In: a number. Out: a Case, which says what was mutated and how deep, and can be 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,10 +112,8 @@ def _repaired(members: Members) -> Members:
 
 def _listed(members: Members) -> dict[str, dict[str, str]]:
     listed: dict[str, dict[str, str]] = json.loads(bundles()["vector"]["manifest.json"])["files"]
-    try:
+    with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):
         listed = json.loads(members["manifest.json"])["files"]
-    except (ValueError, KeyError, TypeError, RecursionError):
-        pass
     return listed if isinstance(listed, dict) else {}
 
 
@@ -166,8 +164,3 @@ _DEPTHS: dict[Callable[[int, Random], Case], int] = {
     _model: 8,
     _untouched: 1,
 }
-
-
-def unusable_name(name: str) -> bool:
-    """Whether this system refuses such a file name."""
-    return os.name == "nt" and "\n" in name

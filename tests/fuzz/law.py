@@ -14,12 +14,15 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
+from typing import TypeVar
 
 from edgesteer.bundle import Bundle, load, read_model_info, save, verify
 from edgesteer.bundle.container import MEMBERS
 from edgesteer.bundle.gate import OPERATORS
 from edgesteer.errors import BundleError, ModelError
 from tests.fuzz.cases import MODEL_GGUF, Case
+
+T = TypeVar("T")
 
 MAX_BYTES, MAX_SECONDS = 200 * 2**20, 2.0
 _MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024
@@ -53,20 +56,19 @@ def _peak() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _MAXRSS_UNIT
 
 
-def _refused(action: Callable[[], object], path: Path, kind: type[Exception]) -> str | None:
-    """The stage that refused, or None if the action came to its end."""
+def _read(action: Callable[[], T], path: Path, kind: type[Exception]) -> T | str:
+    """What the action gives, or the stage that refused."""
     try:
-        action()
+        return action()
     except kind as error:
         message = str(error)
         if not message.startswith(str(path)) or len(message.splitlines()) != 1 or not message.isprintable():
             raise BrokenLaw(f"a message that is not one line about the file: {message!r}") from error
         if "; expected " not in message or len(message) > 2_000:
             raise BrokenLaw(f"a message without what was expected, or too long: {message!r}") from error
-        return stage(error)
+        return f"refused by {stage(error)}"
     except Exception as error:
         raise BrokenLaw(f"{type(error).__name__}: {error}") from error
-    return None
 
 
 def stage(error: BaseException) -> str:
@@ -83,7 +85,7 @@ def stage(error: BaseException) -> str:
 _TOLD_APART = (
     "IR version", "operator sets", "sparse", "functions", "no graph", "operator '", "subgraph", "external data",
     "found inputs", "found outputs", "an initializer named", "metadata key twice", "edgesteer.format", "edgesteer.layers",
-    "edgesteer.directions_sha256", "elements", "division", "expected 1 of",
+    "edgesteer.directions_sha256", "elements", "before a node", "twice", "two initializers", "rank", "division", "expected 1 of",
 )  # fmt: skip
 
 
@@ -99,18 +101,18 @@ def _frames(traceback: TracebackType | None) -> list[str]:
 
 
 def _model(path: Path) -> str:
-    if refused := _refused(lambda: read_model_info(path), path, ModelError):
-        return f"refused by {refused}"
-    info = read_model_info(path)
+    info = _read(lambda: read_model_info(path), path, ModelError)
+    if isinstance(info, str):
+        return info
     if info.n_embd < 1 or info.n_layer < 1:
         raise BrokenLaw(f"a model of {info.n_layer} blocks of width {info.n_embd}")
     return "read: model"
 
 
 def _bundle(path: Path) -> str:
-    if refused := _refused(lambda: load(path), path, BundleError):
-        return f"refused by {refused}"
-    bundle = load(path)
+    bundle = _read(lambda: load(path), path, BundleError)
+    if isinstance(bundle, str):
+        return bundle
     if not bundle.members:
         return "read: control vector"
     _check_round_trip(bundle, path.parent)
@@ -119,9 +121,8 @@ def _bundle(path: Path) -> str:
     if bundle.gate is None:
         return "read: vector"
     _check_other_parser(bundle.gate)
-    if refused := _refused(lambda: verify(path), path, BundleError):
-        return f"refused by {refused}"
-    return "read: psr, gate probed"
+    lines = _read(lambda: verify(path), path, BundleError)
+    return lines if isinstance(lines, str) else "read: psr, gate probed"
 
 
 def _check_round_trip(bundle: Bundle, folder: Path) -> None:

@@ -6,6 +6,7 @@ In: the bytes of an object; out: bytes that may or may not be JSON.
 from __future__ import annotations
 
 import json
+from copy import deepcopy
 from random import Random
 from typing import Any
 
@@ -79,17 +80,17 @@ def _containers(value: Any) -> Any:
 
 def _add(place: Any, rng: Random) -> None:
     if isinstance(place, dict):
-        place[rng.choice(_KEYS)] = rng.choice(_VALUES)
+        place[rng.choice(_KEYS)] = deepcopy(rng.choice(_VALUES))
     else:
-        place.insert(rng.randrange(len(place) + 1), rng.choice(_VALUES))
+        place.insert(rng.randrange(len(place) + 1), deepcopy(rng.choice(_VALUES)))
 
 
 def _like(old: Any, rng: Random) -> Any:
     if isinstance(old, int) and not isinstance(old, bool) and rng.random() < 0.5:
-        return rng.choice((old + 1, old - 1, -old, float(old), raw.number(rng, old)))
+        return rng.choice((old + 1, old - 1, -old, float(old % 2**64), raw.number(rng, old)))
     if isinstance(old, str) and rng.random() < 0.5:
         return rng.choice((old.upper(), old[:-1], old + "\n", [old], old + "\ud800"))
-    return rng.choice(_VALUES)
+    return deepcopy(rng.choice(_VALUES))
 
 
 def _as_text(data: bytes, rng: Random) -> bytes:

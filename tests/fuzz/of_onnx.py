@@ -222,8 +222,12 @@ def _weights(items: list[Item], rng: Random) -> None:
         return
     chosen = rng.choice(tensors)
     assert isinstance(chosen.value, list)
-    how = rng.randrange(5)
-    if how == 0:
+    how = rng.randrange(6)
+    if how == 5:
+        chosen.value.append(
+            rng.choice((Item(13, 2, b"\n\x01a\x12\x01b"), Item(14, 0, rng.choice((1, 2**32)))))
+        )
+    elif how == 0:
         chosen.value.insert(0, Item(1, 0, raw.number(rng)))
     elif how == 1 and (dims := _texts(chosen, 1)):
         rng.choice(dims).value = raw.number(rng)

@@ -126,12 +126,18 @@ def _be_child(first: int, last: int) -> None:
     _limit_memory()
     for number in range(first, last + 1):
         _tell("begin", number, "")
-        with tempfile.TemporaryDirectory() as folder:
+        with _folder() as folder:
             one = case(number)
             try:
                 _tell("end", number, check(one, Path(folder)))
             except BrokenLaw as broken:
                 _tell("broken", number, f"{one.name}: {broken}")
+
+
+def _folder() -> tempfile.TemporaryDirectory[str]:
+    """An empty folder; in memory where the system has such a place, since every mutant that is read is saved."""
+    memory = Path("/dev/shm")
+    return tempfile.TemporaryDirectory(dir=memory if memory.is_dir() and os.access(memory, os.W_OK) else None)
 
 
 def _warm_up() -> None:
@@ -140,7 +146,7 @@ def _warm_up() -> None:
     import onnxruntime  # noqa: F401
 
     for number in range(60):
-        with tempfile.TemporaryDirectory() as folder, contextlib.suppress(BrokenLaw):
+        with _folder() as folder, contextlib.suppress(BrokenLaw):
             one = case(number)
             if one.depth in ("nothing", "card.md"):
                 check(one, Path(folder))

@@ -11,7 +11,7 @@ from functools import cache
 
 import numpy as np
 
-from edgesteer.bundle import Bundle, StrengthRange, encode_directions, gguf
+from edgesteer.bundle import StrengthRange, encode_directions, gguf
 from edgesteer.bundle.agreement import sha256
 from tests.bundle.samples import LAYERS, N_EMBD, directions, gate_weights, psr, vector
 from tests.fuzz.of_gguf import Key, put_together, take_apart
@@ -134,7 +134,3 @@ def every_operator() -> bytes:
     helper.set_model_props(model, facts)
     onnx.checker.check_model(model)
     return bytes(model.SerializeToString(deterministic=True))
-
-
-def as_bundle(members: Members) -> Bundle:
-    return Bundle.from_members(members)

@@ -26,8 +26,10 @@ FLAGS = shlex.split(
     "-std=c11 -D_GNU_SOURCE -g -O1 -fno-omit-frame-pointer -ffp-contract=off -Wall -Wextra -Werror"
     " -fsanitize=address,undefined -fno-sanitize-recover=all"
 )
-# What ONNX Runtime keeps until the process ends is its own affair.
-_OPTIONS = {"ASAN_OPTIONS": "detect_leaks=1:detect_stack_use_after_return=1:strict_string_checks=1", "UBSAN_OPTIONS": "print_stacktrace=1"}
+_OPTIONS = {
+    "ASAN_OPTIONS": "detect_leaks=1:detect_stack_use_after_return=1:strict_string_checks=1",
+    "UBSAN_OPTIONS": "print_stacktrace=1",
+}
 N_LAYER, N_EMBD, BLOCKS = 6, 8, (1, 2, 4)
 
 
@@ -45,15 +47,33 @@ def missing() -> str | None:
             _run([f"{folder}/probe"], _OPTIONS)
         except (OSError, subprocess.CalledProcessError) as error:
             said = (getattr(error, "stderr", "") or str(error)).strip().splitlines()
-            return f"{compiler()[0]} has no address and undefined sanitizers here: {said[0] if said else error}"
+            return (
+                f"{compiler()[0]} has no address and undefined sanitizers here: {said[0] if said else error}"
+            )
     return None
 
 
 def build(folder: Path) -> Path:
     """The driver's path. Warnings are errors."""
-    sources = [*(NATIVE / f"{unit}.c" for unit in UNITS), *(HERE / f"drive_{unit}.c" for unit in UNITS), HERE / "sanitize.c"]
+    sources = [
+        *(NATIVE / f"{unit}.c" for unit in UNITS),
+        *(HERE / f"drive_{unit}.c" for unit in UNITS),
+        HERE / "sanitize.c",
+    ]
     program = folder / "sanitize"
-    _run([*compiler(), *FLAGS, f"-I{NATIVE}", *map(str, sources), "-o", str(program), "-ldl", "-lm", "-lpthread"])
+    _run(
+        [
+            *compiler(),
+            *FLAGS,
+            f"-I{NATIVE}",
+            *map(str, sources),
+            "-o",
+            str(program),
+            "-ldl",
+            "-lm",
+            "-lpthread",
+        ]
+    )
     return program
 
 
@@ -64,13 +84,11 @@ def drive(program: Path, seed: int = 1, decodes: int = 20_000) -> str:
         CalledProcessError: a sanitizer or the reference objects; `stderr` says to what.
     """
     library, folder = onnxruntime_library(), program.parent
-    (folder / "suppressions").write_text("leak:libonnxruntime\n")
-    options = {**_OPTIONS, "LSAN_OPTIONS": f"suppressions={folder / 'suppressions'}:print_suppressions=0"}
     words = [str(program), str(seed), str(decodes)]
     if library is not None:
         write_gate(folder)
         words += [str(library), str(folder)]
-    return _run(words, options)
+    return _run(words, _OPTIONS)
 
 
 def onnxruntime_library() -> Path | None:
@@ -98,14 +116,22 @@ def write_gate(folder: Path) -> None:
 
 def _run(words: list[str], environment: dict[str, str] | None = None) -> str:
     done = subprocess.run(
-        words, env={**os.environ, **(environment or {})}, text=True, capture_output=True, check=True, timeout=600
+        words,
+        env={**os.environ, **(environment or {})},
+        text=True,
+        capture_output=True,
+        check=True,
+        timeout=600,
     )
     return done.stdout
 
 
 def main() -> int:
     if reason := missing():
-        print(f"edgesteer: {reason}; install gcc or clang with their runtimes, or name one: CC=clang", file=sys.stderr)
+        print(
+            f"edgesteer: {reason}; install gcc or clang with their runtimes, or name one: CC=clang",
+            file=sys.stderr,
+        )
         return 1
     with tempfile.TemporaryDirectory() as folder:
         try:
