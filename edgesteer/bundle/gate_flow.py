@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any
 
-from edgesteer.bundle.protobuf import Message
+from edgesteer.bundle.protobuf import Message, WireError, packed_integers
 
 MAX_WORK = {1: 2**24, 512: 2**27}
 """Tokens -> elements written in one run, all nodes together; a product counts more, see `_work`. Real gates
@@ -99,9 +99,15 @@ def _of_tensor(tensor: Message) -> _Value:
 
 
 def _numbers(tensor: Message, count: int) -> tuple[int, ...] | None:
-    """The integers of a small int64 tensor that holds them as raw bytes, as all common writers do."""
-    raw = tensor.get("raw_data")
-    return struct.unpack(f"<{count}q", raw) if raw is not None and len(raw) == 8 * count else None
+    """The integers of a small int64 tensor, as raw bytes or as a packed field; None if there are not so many."""
+    raw, packed = tensor.get("raw_data", b""), tensor.get("int64_data", [])
+    try:
+        if not packed:
+            return struct.unpack(f"<{count}q", raw)
+        numbers = tuple(n for part in packed for n in packed_integers(part))
+    except (struct.error, WireError):
+        return None
+    return numbers if len(numbers) == count else None
 
 
 def _result(node: Message, inputs: Sequence[_Value | None]) -> _Value:

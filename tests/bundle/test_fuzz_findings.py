@@ -12,9 +12,10 @@ import pytest
 from onnx import TensorProto, helper
 from onnx.numpy_helper import from_array
 
-from edgesteer.bundle import build_gate, check_gate, encode_directions, load, verify
+from edgesteer.bundle import build_gate, check_gate, encode_directions, gguf, load, read_model_info, verify
 from edgesteer.bundle.agreement import sha256
 from edgesteer.bundle.container import zip_bytes
+from edgesteer.errors import ModelError
 from tests.bundle.samples import (
     LAYERS,
     N_EMBD,
@@ -119,6 +120,20 @@ def test_real_gates_are_far_from_the_limits() -> None:
     check_gate(build_gate({3: layers, 4: layers}, DIRECTIONS), [3, 4], 8192, DIRECTIONS)
 
 
+@pytest.mark.parametrize("raw", [True, False], ids=["raw bytes", "packed"])
+def test_a_shape_that_is_a_constant_is_followed(raw: bool) -> None:
+    """Seen as an unknown shape, the product would count as the largest possible one."""
+    wide = 4096
+    nodes = [node("Reshape", "activation whole", "h"), node("MatMul", "h w", "s"), node("Squeeze", "s one")]
+    data = gate(nodes, ("w", np.zeros((wide, 1), np.float32)), ("whole", np.array([-1, wide])), n_embd=wide)
+    if not raw:
+        model = onnx.ModelProto.FromString(data)
+        (shape,) = (t for t in model.graph.initializer if t.name == "whole")
+        shape.CopyFrom(helper.make_tensor("whole", TensorProto.INT64, [2], [-1, wide]))
+        data = model.SerializeToString()
+    check_gate(data, LAYERS, wide, DIRECTIONS)
+
+
 # --- a gate that ends the process
 
 
@@ -194,3 +209,14 @@ def test_what_edgesteer_writes_keeps_these_rules(tmp_path: Path) -> None:
         path = tmp_path / f"{bundle.digest}.steer"
         assert load(saved(bundle, path)) == bundle
         assert verify(path)
+
+
+@pytest.mark.parametrize(("n_embd", "n_layer"), [(0, 6), (8, 0)])
+def test_a_model_without_width_or_blocks(tmp_path: Path, n_embd: int, n_layer: int) -> None:
+    keys = {"general.architecture": "llama", "llama.embedding_length": n_embd, "llama.block_count": n_layer}
+    path = tmp_path / "model.gguf"
+    path.write_bytes(gguf.encode(keys, []))
+    with pytest.raises(
+        ModelError, match=f"model.gguf: found embedding_length {n_embd} and block_count {n_layer}"
+    ):
+        read_model_info(path)

@@ -133,7 +133,9 @@ def _key(parts: Parts, rng: Random) -> None:
     if what == 0:
         key.kind = raw.number(rng, key.kind)
     elif what == 1:
-        key.value = raw.mutate(key.value, rng)
+        size = len(key.value)
+        number = raw.number(rng).to_bytes(8, "little")[:size]
+        key.value = rng.choice((raw.mutate(key.value, rng), number.ljust(size, b"\0")))
     elif what == 2:
         key.name_size = raw.number(rng, len(key.name))
     elif what == 3:

@@ -67,6 +67,8 @@ def run(numbers: Sequence[int]) -> Result:
     """The cases of these numbers, in as many child processes as it takes."""
     result = Result()
     for start in range(0, len(numbers), _BATCH):
+        if sys.stderr.isatty():
+            print(f"\r{start} of {len(numbers)}", end="\r", file=sys.stderr, flush=True)
         waiting = list(numbers[start : start + _BATCH])
         while waiting:
             waiting = _child(waiting, result)
@@ -78,31 +80,30 @@ def _child(numbers: list[int], result: Result) -> list[int]:
     command = [sys.executable, "-m", "tests.fuzz.run", "--child", f"{numbers[0]}", f"{numbers[-1]}"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    with subprocess.Popen(
-        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    ) as child:
-        begun, reason = None, "the child ended"
+    begun, reason = None, "the child ended"
+    with (
+        tempfile.TemporaryFile() as errors,  # not a pipe: nobody reads it meanwhile
+        subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=errors) as child,
+    ):
         try:
             for line in _lines(child):
                 word, number, text = line.split("\t", 2)
-                if word == "begin":
-                    begun = int(number)
-                elif word == "broken":
+                begun = int(number) if word == "begin" else None
+                if word == "broken":
                     result.broken[int(number)] = text
-                    begun = None
-                else:
+                elif word == "end":
                     result.outcomes[text] += 1
-                    begun = None
         except TimeoutError:
             child.kill()
             reason = f"no word for {_SILENCE} s"
-        errors = (child.stderr.read() if child.stderr else b"").decode(errors="replace")
         code = child.wait()
+        errors.seek(0)
+        said = errors.read().decode(errors="replace").strip()
     if begun is None:
         if code:
-            raise RuntimeError(f"the fuzzing child failed outside of a case:\n{errors}")
+            raise RuntimeError(f"the fuzzing child failed outside of a case:\n{said}")
         return []
-    result.broken[begun] = f"the process died: {reason}, exit code {code}"
+    result.broken[begun] = f"the process died: {reason}, exit code {code}: {said[-200:]}"
     return [number for number in numbers if number > begun]
 
 

@@ -20,14 +20,15 @@ import numpy as np
 HERE = Path(__file__).resolve().parent
 NATIVE = HERE.parents[1] / "edgesteer" / "runtime" / "native"
 UNITS = ("tap", "ort")
-"""What is driven: `NAME.c` of the runtime by `drive_NAME.c` here."""
+"""What is compiled: `NAME.c` of the runtime, and the `drive_NAME.c` here that `sanitize.c` calls, if there is one."""
 
 FLAGS = shlex.split(
     "-std=c11 -D_GNU_SOURCE -g -O1 -fno-omit-frame-pointer -ffp-contract=off -Wall -Wextra -Werror"
     " -fsanitize=address,undefined -fno-sanitize-recover=all"
 )
+_LEAKS = int(sys.platform.startswith("linux"))  # elsewhere the option itself is an error
 _OPTIONS = {
-    "ASAN_OPTIONS": "detect_leaks=1:detect_stack_use_after_return=1:strict_string_checks=1",
+    "ASAN_OPTIONS": f"detect_leaks={_LEAKS}:detect_stack_use_after_return=1:strict_string_checks=1",
     "UBSAN_OPTIONS": "print_stacktrace=1",
 }
 N_LAYER, N_EMBD, BLOCKS = 6, 8, (1, 2, 4)
@@ -55,11 +56,8 @@ def missing() -> str | None:
 
 def build(folder: Path) -> Path:
     """The driver's path. Warnings are errors."""
-    sources = [
-        *(NATIVE / f"{unit}.c" for unit in UNITS),
-        *(HERE / f"drive_{unit}.c" for unit in UNITS),
-        HERE / "sanitize.c",
-    ]
+    drivers = [path for unit in UNITS if (path := HERE / f"drive_{unit}.c").exists()]
+    sources = [*(NATIVE / f"{unit}.c" for unit in UNITS), *drivers, HERE / "sanitize.c"]
     program = folder / "sanitize"
     _run(
         [
