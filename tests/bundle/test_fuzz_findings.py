@@ -220,3 +220,13 @@ def test_a_model_without_width_or_blocks(tmp_path: Path, n_embd: int, n_layer: i
         ModelError, match=f"model.gguf: found embedding_length {n_embd} and block_count {n_layer}"
     ):
         read_model_info(path)
+
+
+@pytest.mark.parametrize(("kind", "form"), [(5, "i"), (10, "Q"), (0, "B"), (7, "?")])
+def test_an_alignment_that_is_no_u32(tmp_path: Path, kind: int, form: str) -> None:
+    """Stock llama.cpp asserts the type, so the file would end its process."""
+    data = gguf.encode({"general.alignment": 32}, [])
+    at = data.index(b"general.alignment") + len(b"general.alignment")
+    path = tmp_path / "vector.gguf"
+    path.write_bytes(data[:at] + struct.pack("<I" + form, kind, 1 if form == "?" else 32) + data[at + 8 :])
+    refused_file(path, "general.alignment of type", "u32")
