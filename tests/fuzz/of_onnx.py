@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
+from copy import deepcopy
 from dataclasses import dataclass
 from random import Random
 
@@ -151,7 +152,10 @@ def _drop_double_move(items: list[Item], rng: Random) -> None:
     elif how == 1:
         place.insert(rng.randrange(len(place) + 1), place[i])
     elif how == 2:
-        place[i:i] = [place[i]] * rng.choice((2, 50, 3_000, 120_000 if len(_written(place[i])) < 8 else 5))
+        size = len(_written(place[i]))
+        times = rng.choice((2, 50, 500, 120_000 if size < 8 else 5))
+        # Copies: of one shared item, a later repetition inside it would multiply to gigabytes.
+        place[i:i] = [deepcopy(place[i]) for _ in range(min(times, 2**20 // max(1, size)))]
     elif how == 3:
         j = rng.randrange(len(place))
         place[i], place[j] = place[j], place[i]
