@@ -12,6 +12,7 @@ import os
 import secrets
 import shutil
 import stat
+import struct
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -80,6 +81,8 @@ def read_zip(data: bytes, where: str) -> dict[str, bytes]:
             for info in infos:
                 _check_info(where, info, names)
             _check_layout(where, archive, infos, len(data))
+            for info in infos:
+                _check_local(where, data, info)
             return {info.filename: archive.read(info) for info in infos}
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, ValueError, OSError) as error:
         raise refusal(where, f"a damaged ZIP ({error})", "a ZIP of stored members") from None
@@ -121,6 +124,16 @@ def _check_layout(where: str, archive: zipfile.ZipFile, infos: list[zipfile.ZipI
         raise refusal(
             where, f"{size} bytes", f"{end}, without comment or other data between or after", _REPACK
         )
+
+
+def _check_local(where: str, data: bytes, info: zipfile.ZipInfo) -> None:
+    """The member's own header says what the index says: a reader that follows the one sees what the other does."""
+    header = data[info.header_offset : info.header_offset + _LOCAL]
+    flags, method, _, _, *sizes, name, extra = struct.unpack("<6xHHHHIIIHH", header)
+    agreed = [info.CRC, info.file_size, info.file_size]
+    if flags or method or extra or sizes != agreed or name != len(info.filename):
+        found = f"a header of {info.filename} that differs from the index"
+        raise refusal(where, found, "the same checksum and size in both, nothing else", _REPACK)
 
 
 def zip_bytes(members: Mapping[str, bytes]) -> bytes:

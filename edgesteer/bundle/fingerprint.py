@@ -46,6 +46,8 @@ def _info(file: gguf.Gguf, path: str | os.PathLike[str]) -> ModelInfo:
     n_layer = file.keys.get(f"{architecture}.block_count")
     if not isinstance(architecture, str) or not isinstance(n_embd, int) or not isinstance(n_layer, int):
         raise gguf.GgufError(f"architecture {architecture!r} without embedding_length or block_count")
+    if n_embd < 1 or n_layer < 1:
+        raise gguf.GgufError(f"embedding_length {n_embd} and block_count {n_layer}")
     file_type = file.keys.get("general.file_type")
     return ModelInfo(
         architecture=architecture,

@@ -14,6 +14,7 @@ from itertools import chain
 import numpy as np
 import numpy.typing as npt
 
+from edgesteer.bundle import gate_flow
 from edgesteer.bundle.gate_build import GateWeights, build_gate
 from edgesteer.bundle.gate_gguf import gate_weights_gguf, read_gate_gguf
 from edgesteer.bundle.onnx_schema import MODEL
@@ -115,6 +116,7 @@ def _in_graph(graph: Message, n_embd: int) -> _Objections:
         yield f"outputs {_spoken(outputs)}", "coefficient float32 [tokens]"
     for name in {t.get("name", "") for t in graph.get("initializer", [])} & inputs.keys():
         yield f"an initializer named like the input '{name}'", "inputs without default values"
+    yield from gate_flow.objections(graph, n_embd)
 
 
 def _in_node(node: Message) -> _Objections:

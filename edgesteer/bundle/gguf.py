@@ -181,7 +181,10 @@ def _keys(cursor: _Cursor, count: int) -> dict[str, object]:
         name = cursor.name()
         if name in keys:
             raise GgufError(f"key '{name}' twice; expected unique keys")
-        keys[name] = cursor.value(int(cursor.scalar("I")))
+        kind = int(cursor.scalar("I"))
+        if name == "general.alignment" and kind != _UINT32:  # GGML ends the process at any other type
+            raise GgufError(f"general.alignment of type {kind}; expected a u32 (type {_UINT32})")
+        keys[name] = cursor.value(kind)
     return keys
 
 

@@ -45,6 +45,15 @@ def decode(data: bytes | memoryview, schema: Schema) -> Message:
     return _decode(memoryview(data), schema, _Budget())
 
 
+def packed_integers(data: memoryview) -> list[int]:
+    """The values of a packed field of signed integers, which a schema may keep as bytes.
+
+    Raises:
+        WireError: not such a field.
+    """
+    return _packed(data, _Budget())
+
+
 class _Budget:
     """Counts the fields of a whole file: 64 MiB could hold tens of millions, real gates have hundreds."""
 

@@ -1,0 +1,20 @@
+"""The native code is free of undefined behaviour and memory errors, and equals its reference, on random decodes."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.native import sanitize
+
+
+def test_the_tap_and_the_gate_under_the_sanitizers(tmp_path: Path) -> None:
+    if reason := sanitize.missing():
+        pytest.skip(reason)
+    try:
+        said = sanitize.drive(sanitize.build(tmp_path), decodes=4_000)
+    except subprocess.CalledProcessError as error:
+        pytest.fail(f"{error.stdout}{error.stderr}")
+    assert "decodes as the reference" in said
