@@ -45,6 +45,22 @@ repeat_option: Decorator = click.option(
 )
 
 
+def sampling_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds max_tokens, temp, seed and repeat_penalty."""
+    for option in (
+        repeat_option,
+        click.option("--seed", type=int, default=0, show_default=True, help="Seed of the sampler."),
+        click.option(
+            "--temp", type=click.FloatRange(0), default=0.0, show_default=True, help="Temperature; 0 is greedy."
+        ),
+        click.option(
+            "-n", "--max-tokens", type=click.IntRange(1), default=256, show_default=True, help="Longest reply."
+        ),
+    ):
+        command = option(command)
+    return command
+
+
 def steer_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Adds `--steer` and llama.cpp's three; pass the four values on to `load_steering`."""
     for option in (
