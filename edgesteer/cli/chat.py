@@ -9,7 +9,7 @@ grows only by what was said. A turn that fails leaves the history as it was, and
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +57,8 @@ def command(
       printf 'Who are you?\\n/strength 0\\nWho are you?\\n' | edgesteer chat smollm2-135m-instruct --steer pirate
     """
     from edgesteer.cli.chat_input import is_terminal
-    from edgesteer.cli.chat_session import ChatSession, Screen, check_template
+    from edgesteer.cli.chat_screen import Screen
+    from edgesteer.cli.chat_session import ChatSession, check_template
     from edgesteer.cli.dial import Dial
     from edgesteer.cli.opening import open_model
 
@@ -94,7 +95,7 @@ def _conversation(load_from: str | None, system: str | None) -> Any:
 
 def _converse(session: Any, interactive: bool) -> None:
     """Take inputs until the end or /quit."""
-    from edgesteer.cli.chat_input import inputs, piped, typed
+    from edgesteer.cli.chat_input import half_typed, inputs, piped, typed
 
     screen = session.screen
     if not interactive:
@@ -104,20 +105,20 @@ def _converse(session: Any, interactive: bool) -> None:
                     return
         return
     screen.note(f"{session.greeting()}; /help lists the commands")
-    _person(session, typed(screen.fail), inputs)
+    _person(session, lambda: inputs(typed(screen.fail)), half_typed)
 
 
-def _person(session: Any, line: Callable[[str], str | None], inputs: Callable[..., Any]) -> None:
-    """Inputs of a person: Ctrl-C at the prompt clears the line, and at once again it leaves."""
-    pressed, coming = False, inputs(line)
+def _person(session: Any, start: Callable[[], Iterator[str]], half_typed: Callable[[], bool]) -> None:
+    """Inputs of a person: Ctrl-C at the prompt clears the line; on an empty one, twice, it leaves."""
+    pressed, coming = False, start()
     while True:
         try:
             text = next(coming, None)
         except KeyboardInterrupt:
             click.echo(err=True)
-            if pressed:
+            if pressed and not half_typed():
                 return
-            pressed, coming = True, inputs(line)
+            pressed, coming = True, start()  # the interrupt has ended the old one
             session.screen.note("Ctrl-C again, Ctrl-D or /quit leaves; /help lists the commands")
             continue
         if text is None:

@@ -83,6 +83,12 @@ def typed(complain: Complain) -> Callable[[str], str | None]:
     return line
 
 
+def half_typed() -> bool:
+    """Whether the line that Ctrl-C cut off held something, as far as readline tells."""
+    readline = sys.modules.get("readline")
+    return bool(readline and readline.get_line_buffer())
+
+
 def _ask(prompt: str) -> str:
     if is_terminal(sys.stdout):
         return input(prompt)

@@ -9,22 +9,19 @@ It owns the model's plan and the conversation while the chat lasts. It asks the 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
-import sys
-import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgesteer.cli.chat_commands import HELP, Command, parse, parse_steer, parse_strength, path_of
-from edgesteer.cli.chat_input import is_terminal, stop_on_ctrl_c
+from edgesteer.cli.chat_commands import HELP, parse, parse_steer, parse_strength, path_of
+from edgesteer.cli.chat_input import Stop, stop_on_ctrl_c
+from edgesteer.cli.chat_screen import OutputLostError, Screen
 from edgesteer.cli.conversation import Conversation, Exchange, Facts, Message
 from edgesteer.cli.dial import Dial
 from edgesteer.errors import EdgesteerError, ModelError
-from edgesteer.report.cells import visible
 from edgesteer.steering_map import SteeringMap
 
 if TYPE_CHECKING:
@@ -32,76 +29,6 @@ if TYPE_CHECKING:
     from edgesteer.runtime import SteeredLlama
 
 Count = Callable[[list[Message]], int]
-
-
-class OutputLostError(Exception):
-    """Standard output takes no more; its argument is the OSError."""
-
-
-class Screen:
-    """Where a chat's words go: replies to stdout, the rest to stderr. Counts what failed."""
-
-    def __init__(self, as_json: bool) -> None:
-        self.as_json = as_json
-        self.failures = 0
-        self._replies = 0
-        self._person = is_terminal(sys.stdin)
-        self._utf8 = "utf" in (getattr(sys.stdout, "encoding", None) or "utf-8").lower()
-        if not self._utf8 and hasattr(sys.stdout, "reconfigure"):
-            sys.stdout.reconfigure(errors="backslashreplace")  # rather than a traceback at the first "é"
-        # A model may say an escape sequence: a file gets it as it is, a terminal must not obey it.
-        self._seen = _tamed if is_terminal(sys.stdout) else str
-
-    def begin(self) -> None:
-        """Before a reply's first piece."""
-        if self._replies and not self._person and not self.as_json:
-            self._write("\n")
-        self._replies += 1
-
-    def piece(self, text: str) -> None:
-        if not self.as_json:
-            self._write(self._seen(text))
-
-    def end(self) -> None:
-        if not self.as_json:
-            self._write("\n")
-
-    def reply(self, exchange: Exchange) -> None:
-        """The whole reply as one line of JSON, where that was asked for."""
-        if self.as_json and exchange.facts:
-            told = {"reply": exchange.reply, **exchange.facts.to_json()}
-            self._write(json.dumps(told, ensure_ascii=not self._utf8, allow_nan=False) + "\n")
-
-    def note(self, text: str) -> None:
-        click.echo(f"[{visible(text)}]", err=True)
-
-    def fail(self, text: str) -> None:
-        self.failures += 1
-        click.echo(f"edgesteer: error: {visible(' '.join(text.split()))}", err=True)
-
-    def show_map(self, steering_map: SteeringMap) -> None:
-        from edgesteer.report.terminal import show
-
-        if sys.stderr is not None:
-            with contextlib.redirect_stdout(sys.stderr):
-                show(steering_map)
-
-    def _write(self, text: str) -> None:
-        try:
-            click.echo(text, nl=False)
-        except OSError as error:
-            _discard_stdout()
-            raise OutputLostError(error) from error
-
-
-def _tamed(text: str) -> str:
-    return "".join(c if c in "\n\t" or unicodedata.category(c) != "Cc" else visible(c) for c in text)
-
-
-def _discard_stdout() -> None:
-    """What is still buffered goes nowhere: else the interpreter's end would complain about it again."""
-    with contextlib.suppress(OSError, ValueError, AttributeError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class ChatSession:
@@ -117,6 +44,7 @@ class ChatSession:
         """count: the tokens of messages in the model's template. sampling: for create_chat_completion."""
         self.llm, self.conversation, self.screen = llm, conversation, screen
         self._count, self._scope, self._sampling = count, scope, sampling
+        self._longest: int = sampling["max_tokens"]
         self._room = min(llm.n_ctx(), len(llm.input_ids))  # llama.cpp rounds n_ctx up, llama_cpp does not
         self._dial = Dial()
         self._map: SteeringMap | None = None
@@ -145,7 +73,7 @@ class ChatSession:
             elif asked.name == "quit":
                 return False
             else:
-                self._obey(asked)
+                self._commands[asked.name](asked.argument)
         except OutputLostError as lost:
             raise lost.args[0] from None
         except BrokenPipeError:
@@ -160,42 +88,45 @@ class ChatSession:
 
     def turn_to(self, dial: Dial) -> None:
         """Put the dial's plan into force, or raise and leave dial and plan as they were."""
-        self.llm.steer(list(dial.pairs), scope=self._scope)
-        self._dial = dial
+        with stop_on_ctrl_c():  # put off: half a plan is none
+            self.llm.steer(list(dial.pairs), scope=self._scope)
+            self._dial = dial
 
     # -- a turn ---------------------------------------------------------------------------------
 
     def _answer(self, message: str) -> None:
-        longest = self._sampling["max_tokens"]
-        reserve = min(longest, self._room // 4)
+        with stop_on_ctrl_c() as stop:
+            exchange = self._exchange(message, stop)
+        if exchange is None:
+            self.screen.note("stopped before the first token; the message is forgotten")
+            return
+        self.conversation.exchanges.append(exchange)
+        self.screen.reply(exchange)
+        self._explain(exchange)
+
+    def _explain(self, exchange: Exchange) -> None:
+        assert exchange.facts is not None
+        if exchange.facts.finish_reason == "stopped":
+            self.screen.note("stopped; what was said stays")
+        elif exchange.facts.finish_reason == "length" and exchange.facts.tokens < self._longest:
+            self.screen.note("cut short: the context is full")
+
+    def _make_room(self, message: str) -> int:
+        """Drop what the context cannot hold; how many tokens the reply may have."""
+        reserve = min(self._longest, self._room // 4)
         dropped = self.conversation.fit(message, self._count, self._room, reserve)
         if dropped:
             self.screen.note(
                 f"the context of {self._room} tokens is full: the model no longer sees the oldest "
                 f"{_exchanges(dropped)} that it saw before"
             )
-        messages = self.conversation.messages(message)
-        room = self._room - self._count(messages)
-        exchange = self._stream(message, messages, max(1, min(longest, room)))
-        if exchange is None:
-            self.screen.note("stopped before the first token; the message is forgotten")
-            return
-        self.conversation.exchanges.append(exchange)
-        self.screen.reply(exchange)
-        self._explain(exchange, longest)
+        return min(self._longest, self._room - self._count(self.conversation.messages(message)))
 
-    def _explain(self, exchange: Exchange, longest: int) -> None:
-        assert exchange.facts is not None
-        if exchange.facts.finish_reason == "stopped":
-            self.screen.note("stopped; what was said stays")
-        elif exchange.facts.finish_reason == "length" and exchange.facts.tokens < longest:
-            self.screen.note("cut short: the context is full")
-
-    def _stream(self, message: str, messages: list[Message], max_tokens: int) -> Exchange | None:
+    def _exchange(self, message: str, stop: Stop) -> Exchange | None:
         """One reply, shown as it comes; None where Ctrl-C came before its first token."""
-        reply = _Reply(self.screen)
-        sampling = {**self._sampling, "max_tokens": max_tokens}
-        told: list[Any] = [*messages]  # llama_cpp wants its own kind of dict
+        sampling = {**self._sampling, "max_tokens": self._make_room(message)}
+        told: list[Any] = [*self.conversation.messages(message)]  # llama_cpp wants its own kind of dict
+        reply = _Reply(self.screen, stop)
         with self.llm.record() as steering_map:
             reply.read(lambda: self.llm.create_chat_completion(told, stream=True, **sampling))
         if reply.finish_reason == "stopped" and not reply.pieces:
@@ -208,9 +139,6 @@ class ChatSession:
         return Exchange(message, "".join(reply.pieces), facts)
 
     # -- commands -------------------------------------------------------------------------------
-
-    def _obey(self, command: Command) -> None:
-        self._commands[command.name](command.argument)
 
     def _steer(self, argument: str) -> None:
         from edgesteer.bundle import load
@@ -261,29 +189,32 @@ class ChatSession:
 class _Reply:
     """Reads one stream of llama_cpp's to its end or to Ctrl-C."""
 
-    def __init__(self, screen: Screen) -> None:
-        self._screen = screen
+    def __init__(self, screen: Screen, stop: Stop) -> None:
+        self._screen, self._stop = screen, stop
         self.pieces: list[str] = []
         self.finish_reason = ""
 
     def read(self, start: Callable[[], Any]) -> None:
-        with stop_on_ctrl_c() as stop:
-            try:
-                stop.urgent = True
+        try:
+            self._stop.urgent = True
+            if not self._stop.asked:
                 with contextlib.closing(start()) as parts:
-                    for part in parts:
-                        stop.flowing = True
-                        self._take(part["choices"][0])
-                        if stop.asked and not self.finish_reason:
-                            break
-                stop.urgent = False
-            except KeyboardInterrupt:
-                pass
-            finally:
-                stop.urgent = False
-                if self.pieces or self.finish_reason:
-                    self._screen.end()
+                    self._read(parts)
+            self._stop.urgent = False
+        except KeyboardInterrupt:
+            pass
+        finally:
+            self._stop.urgent = False
+            if self.pieces or self.finish_reason:
+                self._screen.end()
         self.finish_reason = self.finish_reason or "stopped"
+
+    def _read(self, parts: Iterable[Any]) -> None:
+        for part in parts:
+            self._stop.flowing = True
+            self._take(part["choices"][0])
+            if self._stop.asked and not self.finish_reason:
+                return
 
     def _take(self, choice: dict[str, Any]) -> None:
         piece = choice["delta"].get("content") or ""
