@@ -48,8 +48,8 @@ def parse(text: str) -> Command | str:
         return text
     if text.startswith("//"):
         return text[1:]
-    name, *rest = text[1:].split(maxsplit=1) or [""]
-    argument = rest[0].strip() if rest else ""
+    name = "" if text[1:2].isspace() else (text[1:].split(maxsplit=1) or [""])[0]
+    argument = text[1 + len(name) :].strip()
     if name not in USAGE and name != "save!":
         known = " ".join(f"/{known}" for known in USAGE)
         raise CommandError(

@@ -31,7 +31,7 @@ class Screen:
         self.as_json = as_json
         self.failures = 0
         self._replies = 0
-        self._person = is_terminal(sys.stdin)
+        self._dialogue = is_terminal(sys.stdin) and is_terminal(sys.stdout)  # prompts part the replies
         self._utf8 = "utf" in (getattr(sys.stdout, "encoding", None) or "utf-8").lower()
         if not self._utf8 and hasattr(sys.stdout, "reconfigure"):
             sys.stdout.reconfigure(errors="backslashreplace")  # rather than a traceback at the first "é"
@@ -40,7 +40,7 @@ class Screen:
 
     def begin(self) -> None:
         """Before a reply's first piece."""
-        if self._replies and not self._person and not self.as_json:
+        if self._replies and not self._dialogue and not self.as_json:
             self._write("\n")
         self._replies += 1
 

@@ -22,6 +22,7 @@ from edgesteer.cli.chat_screen import OutputLostError, Screen
 from edgesteer.cli.conversation import Conversation, Exchange, Facts, Message
 from edgesteer.cli.dial import Dial
 from edgesteer.errors import EdgesteerError, ModelError
+from edgesteer.report.cells import visible
 from edgesteer.steering_map import SteeringMap
 
 if TYPE_CHECKING:
@@ -259,7 +260,8 @@ def check_template(llm: SteeredLlama, conversation: Conversation) -> Count:
     except Exception as error:  # templates raise what they like
         what = "a conversation with a system message" if conversation.system else "a conversation"
         raise ModelError(
-            f"{llm.model_path}: its chat template refuses {what} ({error}); leave --system out, or take another model"
+            f"{llm.model_path}: its chat template refuses {what} ({visible(str(error))}); leave --system out, "
+            "or take another model"
         ) from None
     return count
 
