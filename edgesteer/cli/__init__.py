@@ -21,6 +21,7 @@ from edgesteer.errors import EdgesteerError, EdgesteerWarning
 COMMANDS = {
     "models": "List, fetch and locate the models that edgesteer knows by name.",
     "run": "Generate text with a model, steered or not.",
+    "chat": "Chat with a model and turn the steering as you go.",
     "learn": "Learn a steering bundle from one sentence.",
     "eval": "Measure a bundle: trait and coherence against the prompt it imitates.",
     "inspect": "Show what a bundle or control vector holds.",

@@ -77,6 +77,19 @@ repeat_option: Decorator = click.option(
 STEER_KEYS = ("steer", "control_vector", "control_vector_scaled", "layer_range")
 
 
+def sampling_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds max_tokens, temp and seed."""
+    for option in (
+        click.option("--seed", type=int, default=0, show_default=True, help="Seed of the sampler."),
+        click.option(
+            "--temp", type=click.FloatRange(0), default=0.0, show_default=True, help="Temperature; 0 is greedy."
+        ),
+        max_tokens_option(256),
+    ):
+        command = option(command)
+    return command
+
+
 def steer_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Adds `--steer` and llama.cpp's three; pass the four values on to `load_steering`."""
     for option in (

@@ -9,12 +9,12 @@ from typing import Any
 import click
 
 from edgesteer.cli.options import (
-    max_tokens_option,
     model_argument,
     print_json,
     prompt_option,
     raw_option,
     reply_options,
+    sampling_options,
     scope_option,
 )
 
@@ -24,11 +24,7 @@ from edgesteer.cli.options import (
 @prompt_option
 @click.option("--system", help="A system prompt, to compare with.")
 @raw_option
-@max_tokens_option(256)
-@click.option(
-    "--temp", type=click.FloatRange(0), default=0.0, show_default=True, help="Temperature; 0 is greedy."
-)
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the sampler.")
+@sampling_options
 @scope_option
 @click.option("--map", "show_map", is_flag=True, help="Show the steering map after the reply.")
 @reply_options

@@ -153,8 +153,9 @@ class NativeTap:
             op.layer, op.term, op.direction = what.layer, what.term, direction.ctypes.data
             if what.gate is not None:
                 op.gate, op.gate_self = self._entry(what.gate, alive)
-        if self._lib.es_tap_plan(self._handle, ops, len(operations), n_terms):
-            raise failure(6, 0, 0, 0)
+        code = self._lib.es_tap_plan(self._handle, ops, len(operations), n_terms)
+        if code:
+            raise failure(code, 0, 0, 0)
         self._operations, self._alive = operations, alive
 
     def _entry(self, gate: Any, alive: list[Any]) -> tuple[int, int | None]:

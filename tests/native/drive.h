@@ -38,6 +38,7 @@ static inline float *floats(size_t n) {
     } while (0)
 
 void drive_tap(int decodes);
+void drive_gate(int gates);
 void drive_ort(const char *library, const char *folder);
 
 #endif

@@ -1,6 +1,6 @@
 /* Drives the gate in ONNX Runtime: a real libonnxruntime, random row counts and buffers, and every refusal.
  *
- * In:  the library's path, and a folder with gate.onnx and expected.bin: int32 n_layer, n_embd, n_blocks; then
+ * In:  the library's path, and a folder with gate.onnx, folded-N.onnx for each block, and expected.bin: int32 n_layer, n_embd, n_blocks; then
  *      per block int32 N, float weight[n_embd], float bias. The coefficient is relu(h w + b).
  */
 #include "drive.h"
@@ -89,6 +89,29 @@ static void misuse(const void *base, const void *model, size_t size, const netwo
     es_ort_gate_free(gate);
 }
 
+/* Blocks come and go as sessions of their own while the gate is in use. */
+static void fold(es_ort_gate *gate, const network *of, const char *folder) {
+    int32_t layer;
+    for (int i = 0; i < 6; ++i) {
+        expected(of, below(of->n_blocks), NULL, &layer);
+        char name[32];
+        snprintf(name, sizeof name, "folded-%d.onnx", layer);
+        size_t size;
+        void *model = read_all(folder, name, &size);
+        REQUIRE(es_ort_gate_fold(gate, layer, model, size, ES_ORT_ROW) == 0, "%s", es_ort_gate_error(gate));
+        free(model);
+        ask(gate, of, 60);
+        if (chance(50)) es_ort_gate_unfold(gate, layer);
+        ask(gate, of, 20);
+    }
+    REQUIRE(es_ort_gate_fold(gate, -1, "", 0, ES_ORT_ROW) != 0, "block -1");
+    REQUIRE(es_ort_gate_fold(gate, 1, "", 0, ES_ORT_SHAPES) != 0, "an unknown shape");
+    REQUIRE(es_ort_gate_fold(gate, layer, "no model", 8, ES_ORT_ROW) != 0, "no model");
+    es_ort_gate_unfold(gate, -1);
+    es_ort_gate_unfold(gate, of->n_layer);
+    ask(gate, of, 20); /* the block that could not be folded is served by the whole graph */
+}
+
 static network network_of(const char *facts) {
     network of;
     memcpy(&of.n_layer, facts, 4);
@@ -116,9 +139,10 @@ void drive_ort(const char *library, const char *folder) {
         es_ort_gate *gate = es_ort_gate_new(base, model, size, of.n_layer, of.n_embd, error, sizeof error);
         REQUIRE(gate, "%s", error);
         ask(gate, &of, 400);
+        fold(gate, &of, folder);
         es_ort_gate_free(gate);
     }
     free(model);
     free(facts);
-    printf("ort: 1200 calls as the reference\n"); /* the library stays loaded: it owns threads and an environment */
+    printf("ort: 2700 calls as the reference\n"); /* the library stays loaded: it owns threads and an environment */
 }

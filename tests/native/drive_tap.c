@@ -9,6 +9,7 @@
 #include "tap.h"
 
 #include <math.h>
+#include <stddef.h>
 #include <string.h>
 
 enum { MAX_LAYERS = 6, MAX_OPS = 14, MAX_TERMS = 4 };
@@ -21,7 +22,11 @@ typedef struct {
     size_t bytes;
     bool contiguous;
     float *data;
+    const char *second; /* its second source, by block: SECOND + block */
 } tensor;
+
+static const char SECOND[64];
+static uint64_t sources[64];
 
 static const char *get_name(const void *t) { return ((const tensor *)t)->name; }
 static int64_t nrows(const void *t) {
@@ -273,7 +278,7 @@ static void spoil(const plan *p, const batch *b, es_status *expected, int32_t la
 static void visit_block(es_tap *tap, const plan *p, const batch *b, es_status *expected, int32_t u, int32_t layer, float *stream) {
     int32_t rows[32], n = rows_kept(p, b, layer, u, rows);
     size_t width = (size_t)p->n_embd, size = (size_t)n * width;
-    tensor t = {.ne = {p->n_embd, n, 1, 1}, .bytes = size * sizeof(float), .contiguous = true, .data = floats(size)};
+    tensor t = {.ne = {p->n_embd, n, 1, 1}, .bytes = size * sizeof(float), .contiguous = true, .data = floats(size), .second = SECOND + layer};
     snprintf(t.name, sizeof t.name, "l_out-%d", (int)layer);
     for (int32_t r = 0; r < n; ++r) {
         for (size_t j = 0; j < width; ++j) { /* the block adds to what the blocks before it made */
@@ -315,7 +320,18 @@ static es_announcement announcement(const plan *p, batch *b) {
         replaces = replaces || b->replace[n];
     }
     return (es_announcement){b->n_rows, b->wants, b->strength, b->record, captures ? b->capture : NULL,
-                             replaces ? (const float *const *)b->replace : NULL};
+                             replaces ? (const float *const *)b->replace : NULL,
+                             chance(50) ? sources : NULL, offsetof(tensor, second)};
+}
+
+/* Whatever block was asked about has its second source written down, and no other address. */
+static void compare_sources(const plan *p, const es_announcement *said, bool all) {
+    for (int32_t n = 0; n < p->n_layer; ++n) {
+        uint64_t wanted = (uint64_t)(uintptr_t)(SECOND + n);
+        bool found = sources[n] == wanted, none = sources[n] == 0;
+        REQUIRE(found || (none && !(said->source && all)), "block %d", n);
+        sources[n] = 0;
+    }
 }
 
 static void compare_buffers(const plan *p, const batch *b) {
@@ -363,6 +379,7 @@ static es_status announced(es_tap *tap, const plan *p) {
     REQUIRE(!code || found.layer == expected.layer, "block %d, expected %d, code %d", found.layer, expected.layer, code);
     REQUIRE(code != ES_GATE || found.op == expected.op, "operation %d, expected %d", found.op, expected.op);
     compare_buffers(p, &b);
+    compare_sources(p, &said, code == ES_OK && b.n_ubatches > 0);
     free_batch(&b);
     return found;
 }

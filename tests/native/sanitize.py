@@ -19,7 +19,7 @@ import numpy as np
 
 HERE = Path(__file__).resolve().parent
 NATIVE = HERE.parents[1] / "edgesteer" / "runtime" / "native"
-UNITS = ("tap", "ort")
+UNITS = ("tap", "gate", "ort")
 """What is compiled: `NAME.c` of the runtime, and the `drive_NAME.c` here that `sanitize.c` calls, if there is one."""
 
 FLAGS = shlex.split(
@@ -99,13 +99,19 @@ def onnxruntime_library() -> Path | None:
 
 
 def write_gate(folder: Path) -> None:
-    """gate.onnx, and its weights in the form that drive_ort.c reads."""
+    """gate.onnx, the same folded for each block, and its weights in the form that drive_ort.c reads."""
     from edgesteer.bundle import build_gate
+    from edgesteer.bundle.gate_fold import fold_layer
 
     rng = np.random.default_rng(5)
     draw = lambda *shape: rng.standard_normal(shape).astype(np.float32)  # noqa: E731
     weights = {n: [(draw(N_EMBD, 1), draw(1))] for n in BLOCKS}
-    (folder / "gate.onnx").write_bytes(build_gate(weights, "0" * 64))
+    gate = build_gate(weights, "0" * 64)
+    (folder / "gate.onnx").write_bytes(gate)
+    for n in BLOCKS:
+        folded = fold_layer(gate, n)
+        assert folded.shape == "row"
+        (folder / f"folded-{n}.onnx").write_bytes(folded.model)
     parts = [struct.pack("<3i", N_LAYER, N_EMBD, len(BLOCKS))]
     for n, [(weight, bias)] in weights.items():
         parts += [struct.pack("<i", n), weight.tobytes(), bias.tobytes()]

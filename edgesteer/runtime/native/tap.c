@@ -52,9 +52,17 @@ void es_tap_free(es_tap *tap) {
 void es_tap_model(es_tap *tap, int32_t n_layer, int32_t n_embd) {
     tap->n_layer = n_layer;
     tap->n_embd = n_embd;
+    /* staging is of the old width, and operations are of the old model */
+    tap->capacity = tap->n_ops = 0;
+    free(tap->first_op);
+    tap->first_op = NULL;
 }
 
 int es_tap_plan(es_tap *tap, const es_op *ops, int32_t n_ops, int32_t n_terms) {
+    for (int32_t i = 0; i < n_ops; ++i) {
+        bool fits = ops[i].layer >= 0 && ops[i].layer < tap->n_layer && ops[i].term >= 0 && ops[i].term < n_terms;
+        if (!fits) return ES_SHAPE;
+    }
     es_op *own = malloc(sizeof *own * (size_t)(n_ops ? n_ops : 1));
     int32_t *first = calloc((size_t)tap->n_layer + 1, sizeof *first);
     bool *acts = calloc((size_t)(n_terms ? n_terms : 1), sizeof *acts);
@@ -62,7 +70,7 @@ int es_tap_plan(es_tap *tap, const es_op *ops, int32_t n_ops, int32_t n_terms) {
         free(own); free(first); free(acts);
         return ES_MEMORY;
     }
-    memcpy(own, ops, sizeof *own * (size_t)n_ops);
+    if (n_ops) memcpy(own, ops, sizeof *own * (size_t)n_ops);
     for (int32_t i = 0; i < n_ops; ++i) first[ops[i].layer + 1]++;
     int32_t widest = 0;
     for (int32_t n = 0; n < tap->n_layer; ++n) {
@@ -101,6 +109,8 @@ static bool reserve(es_tap *tap, int32_t rows) {
 
 int es_tap_announce(es_tap *tap, const es_announcement *batch) {
     tap->status = (es_status){ES_OK, -1, 0, 0, -1};
+    tap->announced = false;
+    if (!tap->first_op) return ES_SHAPE; /* no plan yet for this model */
     if (!reserve(tap, batch->n_rows)) return ES_MEMORY;
     tap->batch = *batch;
     tap->start = tap->rows = tap->n_outputs = 0;

@@ -86,7 +86,8 @@ ES_API int es_abi(void);
 ES_API es_tap *es_tap_new(const es_ggml *ggml);
 ES_API void es_tap_free(es_tap *tap);
 ES_API void es_tap_model(es_tap *tap, int32_t n_layer, int32_t n_embd);
-/* ops are sorted by layer, then in the plan's canonical order; copied. */
+/* ops are sorted by layer, then in the plan's canonical order; copied. ES_SHAPE for a block or term that
+ * does not exist, ES_MEMORY. Must follow es_tap_model before a batch is announced. */
 ES_API int es_tap_plan(es_tap *tap, const es_op *ops, int32_t n_ops, int32_t n_terms);
 ES_API int es_tap_announce(es_tap *tap, const es_announcement *batch);
 /* The latched code, and all of it in *status. */
