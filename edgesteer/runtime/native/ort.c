@@ -20,6 +20,7 @@ enum {
     ORT_RUN = 9,
     ORT_CREATE_SESSION_OPTIONS = 10,
     ORT_DISABLE_MEM_PATTERN = 17,
+    ORT_DISABLE_MEM_ARENA = 19,
     ORT_SET_LOG_SEVERITY = 22,
     ORT_SET_INTRA_OP_THREADS = 24,
     ORT_SET_INTER_OP_THREADS = 25,
@@ -100,6 +101,7 @@ static bool open_session(es_ort_gate *g, const void *model, size_t size, void **
                 ok(api, ((set_int)api[ORT_SET_LOG_SEVERITY])(options, ORT_LOG_ERROR), e, n) &&
                 /* row counts vary from call to call: a memory pattern would be planned for nothing */
                 ok(api, ((status_t(ORT_CALL *)(void *))api[ORT_DISABLE_MEM_PATTERN])(options), e, n) &&
+                ok(api, ((status_t(ORT_CALL *)(void *))api[ORT_DISABLE_MEM_ARENA])(options), e, n) &&
                 ok(api, ((status_t(ORT_CALL *)(void *, const void *, size_t, void *, void **))api[ORT_CREATE_SESSION_FROM_ARRAY])(
                        environment, model, size, options, session), e, n);
     release(api, ORT_RELEASE_SESSION_OPTIONS, options);

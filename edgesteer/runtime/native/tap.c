@@ -83,9 +83,11 @@ int es_tap_plan(es_tap *tap, const es_op *ops, int32_t n_ops, int32_t n_terms) {
     tap->term_acts = acts;
     tap->n_ops = n_ops;
     tap->n_terms = n_terms;
-    tap->max_block_ops = widest;
-    /* the coefficient buffer depends on the widest block: renewed at the next announcement */
-    tap->capacity = 0;
+    /* the coefficient buffer depends on the widest block; gates stay bound to it where it is wide enough */
+    if (widest > tap->max_block_ops) {
+        tap->max_block_ops = widest;
+        tap->capacity = 0;
+    }
     return ES_OK;
 }
 
