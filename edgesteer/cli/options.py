@@ -27,8 +27,15 @@ json_option: Decorator = click.option("--json", "as_json", is_flag=True, help="P
 
 
 def llama_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Adds n_threads, n_ctx and n_gpu_layers (int or None) under llama.cpp's spellings."""
+    """Adds n_threads, n_ctx and n_gpu_layers (int or None) under llama.cpp's spellings, and gate_engine."""
     for option in (
+        click.option(
+            "--gate-engine",
+            type=click.Choice(["onnxruntime", "native"]),
+            default="onnxruntime",
+            show_default=True,
+            help="What evaluates a PSR's gates; native is faster and needs gate.gguf in the bundle.",
+        ),
         click.option("-ngl", "--gpu-layers", "n_gpu_layers", type=int, help="Layers on the GPU (-1: all)."),
         click.option("-c", "--ctx-size", "n_ctx", type=click.IntRange(0), help="Context size in tokens."),
         click.option("-t", "--threads", "n_threads", type=click.IntRange(1), help="CPU threads."),

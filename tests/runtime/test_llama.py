@@ -11,7 +11,15 @@ import llama_cpp
 import numpy as np
 import pytest
 
-from edgesteer import BundleError, EdgesteerWarning, IncompatibleError, ModelError, PlanError, SteeredLlama
+from edgesteer import (
+    BundleError,
+    EdgesteerWarning,
+    IncompatibleError,
+    ModelError,
+    PlanError,
+    SteeredLlama,
+    SteeringOverflow,
+)
 from edgesteer.bundle import Bundle, StrengthRange, read_model_info, save
 from tests.runtime.support import OPTIONS, TEXT, close, logits, plain, psr, steered, tokens_of, vector
 
@@ -353,3 +361,34 @@ def test_strength_range_is_kept(model: Model) -> None:
     llm = steered(path)
     llm.steer(bundle)
     assert llm.steering.terms[0].strength == 0.6
+
+
+def test_an_embedding_that_overflows_leaves_an_empty_sound_context(model: Model) -> None:
+    path = model("llama")
+    llm = steered(path, embedding=True)
+    tokens = tokens_of(llm)
+    expected = logits(llm, tokens)
+    llm.steer(vector(path, scope="response", size=1.0), 1e38)
+    with pytest.raises(SteeringOverflow):
+        llm.embed("the sea")
+    assert llm.n_tokens == 0
+    llm.clear_steering()
+    assert np.array_equal(logits(llm, tokens), expected)
+
+
+@pytest.mark.parametrize("arch", ["mamba", "jamba"])
+def test_a_failed_batch_empties_a_memory_that_cannot_rewind(model: Model, arch: str) -> None:
+    path = model(arch)
+    llm, untouched = steered(path), steered(path)
+    tokens = tokens_of(llm)
+    llm.steer(psr(path))
+    llm.eval(tokens[:6])
+    gates = llm._session._gates
+    broken = _Broken()
+    broken.failure = KeyboardInterrupt()
+    _put_gates(llm, dict.fromkeys(gates, broken))
+    with pytest.raises(KeyboardInterrupt):
+        llm.eval(tokens[6:9])
+    assert llm.n_tokens == 0
+    llm.clear_steering()
+    assert np.array_equal(logits(llm, tokens), logits(untouched, tokens))
