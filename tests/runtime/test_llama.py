@@ -368,7 +368,7 @@ def test_an_embedding_that_overflows_leaves_an_empty_sound_context(model: Model)
     llm = steered(path, embedding=True)
     tokens = tokens_of(llm)
     expected = logits(llm, tokens)
-    llm.steer(vector(path, scope="response", size=1.0), 1e38)
+    llm.steer(vector(path, scope="response", size=100.0), 1e38)
     with pytest.raises(SteeringOverflow):
         llm.embed("the sea")
     assert llm.n_tokens == 0
