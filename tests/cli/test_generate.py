@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from edgesteer.bundle import save
+from edgesteer.bundle import StrengthRange, save
 from tests.runtime.support import psr, vector
 
 Model = Callable[[str], Path]
@@ -122,18 +122,24 @@ def test_what_may_not_be_meant_is_noted_on_stderr_alone(
     (line,) = noted.stderr.splitlines()
     assert line.startswith("edgesteer: note: ")
     assert "against each other" in line
-    beyond = typed(*words, "--steer", "p.steer:3", cwd=tmp_path)
+    save(psr(model("llama"), strength=StrengthRange(1.0, 0.0, 2.0)), tmp_path / "narrow.steer")
+    beyond = typed(*words, "--steer", "narrow.steer:3", cwd=tmp_path)
     assert beyond.returncode == 0, beyond.stderr
-    assert "edgesteer: note: psr-0: strength 3 " in beyond.stderr
+    assert "edgesteer: warning: psr-0: strength 3 " in beyond.stderr
 
 
 def test_doctor_and_bench_report(model: Model, steer_file: Path, tmp_path: Path) -> None:
     doctor = typed("doctor", model("llama"), "p.steer", "-t", 2, cwd=tmp_path)
     assert doctor.returncode == 0, doctor.stderr
     assert "proven at block 1-3 of 0-3" in doctor.stdout
-    bench = typed("bench", model("llama"), "--rounds", 10, "--prefills", 1, "-t", 2, "--json", cwd=tmp_path)
+    bench = typed("bench", model("llama"), "--rounds", 10, "--prefills", 1, "--runs", 2, "-t", 2, "--json", cwd=tmp_path)
     assert bench.returncode == 0, bench.stderr
-    assert set(json.loads(bench.stdout)["token"]) == {"unsteered", "constant", "S-PSR", "A-PSR"}
+    table = json.loads(bench.stdout)
+    steered = {"constant", "S-PSR", "A-PSR", "S-PSR (native)", "A-PSR (native)"}
+    assert set(table["token"]) == set(table["prefill"]) == {"llama_cpp.Llama", "unsteered"} | steered
+    assert set(table["strength_change"]) == steered
+    assert set(table["load"]) == set(table["memory"]) == {"constant", "S-PSR", "A-PSR"}
+    assert all(row["seconds"] > 0 for row in table["token"].values())
 
 
 def test_bad_files_are_refused(model: Model, steer_file: Path, tmp_path: Path) -> None:

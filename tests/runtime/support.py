@@ -91,13 +91,19 @@ def gate_weights(info: ModelInfo, layers: Sequence[int], seed: int = 0) -> dict[
 
 
 def psr(
-    path: Path, layers: Sequence[int] | None = None, *, scope: str = "all", seed: int = 0, size: float = 0.1
+    path: Path,
+    layers: Sequence[int] | None = None,
+    *,
+    scope: str = "all",
+    seed: int = 0,
+    size: float = 0.1,
+    strength: StrengthRange = ANY_STRENGTH,
 ) -> Bundle:
     info = read_model_info(path)
     z = directions(info, layers, seed, size)
     weights = gate_weights(info, list(z), seed)
     return Bundle.build(
-        name=f"psr-{seed}", directions=z, gate=weights, model=info, scope=scope, strength=ANY_STRENGTH
+        name=f"psr-{seed}", directions=z, gate=weights, model=info, scope=scope, strength=strength
     )
 
 
