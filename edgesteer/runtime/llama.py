@@ -15,7 +15,6 @@ import contextlib
 import copy
 import inspect
 import os
-import threading
 import warnings
 import weakref
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
@@ -42,7 +41,7 @@ from edgesteer.runtime.gates import check_engine
 from edgesteer.runtime.kv import Hashes, KvSpan
 from edgesteer.runtime.looking import Looking
 from edgesteer.runtime.session import Session
-from edgesteer.runtime.sharing import SharedModel, context_options
+from edgesteer.runtime.sharing import SharedModel, context_options, opening
 from edgesteer.runtime.tap import F32, make_tap
 from edgesteer.runtime.turns import read_turns
 from edgesteer.scope import BIT, Bits, Tokens, next_bits, scope_bits
@@ -53,7 +52,6 @@ _KNOWN = frozenset(inspect.signature(llama_cpp.Llama.__init__).parameters) - {"s
 _GENERATE = inspect.signature(llama_cpp.Llama.generate)
 
 _open: weakref.WeakSet[SteeredLlama] = weakref.WeakSet()
-_opening = threading.RLock()  # llama.cpp's log, held while a model is opened, is one for the process
 
 
 @atexit.register
@@ -96,16 +94,11 @@ class SteeredLlama(Looking):
         path = os.fspath(model_path)
         library.check_model_file(path)
         self._tap = make_tap()
-        with (
-            _opening,
-            library.held_log()
-            if not kwargs.setdefault("verbose", False)
-            else contextlib.nullcontext() as log,
-        ):
+        with opening(kwargs.setdefault("verbose", False)) as log:
             try:
                 super().__init__(path, **kwargs)
             except (ValueError, RuntimeError, jinja2.TemplateError) as error:
-                found = (log.reason() if log else "") or str(error)
+                found = log.reason() or str(error)
                 raise ModelError(
                     f"{path}: llama.cpp cannot load it: {found}; check file and arguments"
                 ) from None
@@ -139,18 +132,21 @@ class SteeredLlama(Looking):
         self.__dict__["context_params"] = params
 
     @property
-    def _model(self) -> internals.LlamaModel:
-        model: internals.LlamaModel = self.__dict__["_model"]
+    def _model(self) -> SharedModel:
+        model: SharedModel = self.__dict__["_model"]
         return model
 
     @_model.setter
     def _model(self, loaded: internals.LlamaModel) -> None:
         # For a sibling, Llama.__init__ has loaded the vocabulary alone; the weights are those in use.
-        shared = self.__dict__.get("_weights")
-        if shared is not None:
+        shared: SharedModel | None = self.__dict__.pop("_sibling_model", None)
+        if shared is None:
+            shared = SharedModel.of(loaded)
+        else:
             loaded.close()
-            self._stack.callback(shared.close)
-        self.__dict__["_model"] = shared or loaded
+            self.model_params = shared.params
+        self._stack.callback(shared.close)
+        self.__dict__["_model"] = shared
 
     def sibling(self, **options: Any) -> SteeredLlama:
         """Another SteeredLlama on the same weights, loaded once: with its own context, plan and memory.
@@ -159,17 +155,20 @@ class SteeredLlama(Looking):
         gate_engine; the others are as they are here. Each may be used in a thread of its own. The
         weights stay until the last is closed.
 
-        Raises TypeError for an option that concerns the model.
+        Raises TypeError for an option that concerns the model, ModelError where llama.cpp cannot make the
+        context, or where this SteeredLlama is closed.
         """
         arguments = context_options(llama_cpp.Llama.__getstate__(self), options)
         arguments.setdefault("gate_engine", self.gate_engine)
-        other = type(self).__new__(type(self))
-        other.__dict__["_weights"] = SharedModel.hold(self._model)
+        if type(self.tokenizer_) is not llama_cpp.LlamaTokenizer:  # one of one's own, which no state names
+            arguments.setdefault("tokenizer", self.tokenizer_)
+        other, model = type(self).__new__(type(self)), self._model.another()
+        other.__dict__["_sibling_model"] = model
         try:
             other.__init__(**arguments)  # type: ignore[misc]
         except BaseException:
-            if "_model" not in other.__dict__:  # refused before it took hold of the weights
-                other.__dict__["_weights"].close()
+            other.close()
+            model.close()  # where it was refused before it took the model over
             raise
         return other
 
@@ -487,8 +486,6 @@ class SteeredLlama(Looking):
 
     def __getstate__(self) -> dict[str, Any]:
         options = llama_cpp.Llama.__getstate__(self)
-        if "_weights" in self.__dict__:
-            options["vocab_only"] = False
         return {"options": options, "gate_engine": self.gate_engine, "plan": self.steering}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

@@ -1,41 +1,93 @@
-"""One model, several contexts: the weights are loaded once and freed with the last that uses them.
+"""What several SteeredLlama have in common: weights, loaded once and freed with the last; llama.cpp's log.
 
-In:  the constructor arguments of one SteeredLlama, and what another should have otherwise.
-Out: the other's arguments; a model that counts who holds it.
+In:  a model that llama_cpp has loaded; the constructor arguments of one SteeredLlama, and what another
+     should have otherwise.
+Out: a model for each context, all of the same weights; the other's arguments; the errors logged on opening.
+
+It owns the weights: llama_cpp loads them, and nobody but `Weights` frees them. llama_cpp's model remembers
+every context opened on it, so each SteeredLlama has a model of its own, which goes with it.
 """
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 import llama_cpp._internals as internals
+import llama_cpp.llama_cpp as llama_h
+from llama_cpp._logger import llama_log_callback
+
+from edgesteer.errors import ModelError
 
 # What llama.cpp reads when it loads weights; siblings have it in common.
 _WEIGHTS = ("n_gpu_layers", "split_mode", "main_gpu", "tensor_split", "kv_overrides", "numa")
 _OF_THE_MODEL = frozenset((*_WEIGHTS, "model_path", "vocab_only", "use_mmap", "use_mlock"))
 
 
-class SharedModel(internals.LlamaModel):
-    """llama_cpp's model, closed when as many have closed it as held it."""
+class Weights:
+    """A llama_model, freed when as many have released it as held it."""
 
-    holders = 1
-    _counting = threading.Lock()
+    def __init__(self, model: int) -> None:
+        self.model: int | None = model
+        self.holders = 0
+        # Garbage collection may close a context, and release, while this very thread holds or releases.
+        self._counting = threading.RLock()
 
-    @classmethod
-    def hold(cls, model: internals.LlamaModel) -> SharedModel:
-        with cls._counting:
-            model.__class__ = cls
-            assert isinstance(model, cls)
-            model.holders += 1
-            return model
+    def hold(self) -> bool:
+        """False where they were freed already."""
+        with self._counting:
+            held = self.model is not None
+            self.holders += held
+            return held
 
-    def close(self) -> None:
+    def release(self) -> None:
         with self._counting:
             self.holders -= 1
-            last = self.holders <= 0
-        if last:
-            super().close()  # type: ignore[no-untyped-call]
+            if self.holders:
+                return
+            freed, self.model = self.model, None
+        if freed:
+            llama_h.llama_model_free(freed)
+
+
+class SharedModel(internals.LlamaModel):
+    """llama_cpp's model as one context sees it; closing it closes that context and releases the weights."""
+
+    weights: Weights
+
+    @classmethod
+    def of(cls, loaded: internals.LlamaModel) -> SharedModel:
+        """The first to hold what llama_cpp loaded."""
+        loaded._exit_stack.pop_all()  # it would free the weights
+        first = cls._holding(Weights(loaded.model), vars(loaded))
+        assert first is not None
+        return first
+
+    def another(self) -> SharedModel:
+        """A model for one more context. Raises ModelError where this one was closed."""
+        made = self._holding(self.weights, vars(self)) if self.model else None
+        if made is None:
+            raise ModelError(
+                f"{self.path_model}: this SteeredLlama is closed, expected an open one; open the model anew"
+            )
+        return made
+
+    @classmethod
+    def _holding(cls, weights: Weights, like: dict[str, Any]) -> SharedModel | None:
+        if not weights.hold():
+            return None
+        made = cls.__new__(cls)
+        own = {"_exit_stack": contextlib.ExitStack(), "sampler": None, "custom_samplers": []}
+        vars(made).update(like, weights=weights, **own)
+        made._exit_stack.callback(made._release)
+        return made
+
+    def _release(self) -> None:
+        self.model = None
+        self.weights.release()
 
 
 def context_options(of_this: dict[str, Any], wanted: dict[str, Any]) -> dict[str, Any]:
@@ -43,6 +95,58 @@ def context_options(of_this: dict[str, Any], wanted: dict[str, Any]) -> dict[str
     unfit = sorted(_OF_THE_MODEL & wanted.keys())
     if unfit:
         raise TypeError(f"sibling() got {unfit[0]!r}, which concerns the model; its siblings share it")
-    inherited = of_this if "n_ctx" not in wanted else {**of_this, "n_batch": 512, "n_ubatch": 512}
+    inherited = dict(of_this)
+    if "n_ctx" in wanted and of_this["n_batch"] == of_this["n_ctx"]:  # llama_cpp cut it to the context
+        uncut = {"n_batch": 512, "n_ubatch": 512}
+        inherited |= {name: max(size, of_this[name]) for name, size in uncut.items()}
     # Loading the vocabulary alone: Llama.__init__ must load something, and this takes milliseconds.
     return {**inherited, **wanted, "vocab_only": True, "use_mmap": True, "use_mlock": False}
+
+
+_opening = threading.RLock()  # llama.cpp's log, and llama_cpp's way to silence it, are one for the process
+_LOG_ERROR = 4  # ggml_log_level
+
+
+class _Log:
+    """Error lines that llama.cpp logs in the thread that opens a model."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.thread = threading.get_ident()
+
+    def reason(self) -> str:
+        """The most telling line, without its function's name; '' without any."""
+        lines = [line.split(": ", 1)[-1] for line in self.lines if line.strip()]
+        return lines[0].removeprefix("error loading model: ") if lines else ""
+
+
+_held: _Log | None = None
+
+
+# Never freed: a decode in another thread logs too, and may be on its way in here when the log is given back.
+@llama_h.llama_log_callback  # type: ignore[misc]
+def _collect(level: int, text: bytes, user: Any) -> None:
+    log = _held
+    if log is None or threading.get_ident() != log.thread:
+        llama_log_callback(level, text, user)
+    elif level == _LOG_ERROR:
+        log.lines.append(text.decode("utf-8", "replace").strip())
+
+
+@contextlib.contextmanager
+def opening(verbose: bool) -> Iterator[_Log]:
+    """One opens a model at a time, and unless `verbose` keeps llama.cpp's log of it off stderr."""
+    global _held
+    with _opening:
+        log = _Log()
+        if verbose:
+            yield log
+            return
+        before, _held = _held, log
+        llama_h.llama_log_set(_collect, ctypes.c_void_p(0))
+        try:
+            yield log
+        finally:
+            _held = before
+            if before is None:
+                llama_h.llama_log_set(llama_log_callback, ctypes.c_void_p(0))
