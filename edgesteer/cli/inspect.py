@@ -1,8 +1,8 @@
 """`edgesteer inspect`: what a bundle or control vector says of itself, and what several do to one another.
 
-Reads them; runs nothing in them."""
+Reads them; runs nothing in them, unless a model is given to measure them on."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -11,6 +11,10 @@ from edgesteer.cli.options import json_option, load_steering, print_json
 
 if TYPE_CHECKING:
     from edgesteer.bundle import Bundle
+    from edgesteer.cli.inspect_model import Measured
+
+    Pairs = list[tuple[Bundle, float]]
+    Measure = Callable[[Pairs], Measured | None]
 
 KINDS = {"vector": "vector: the same on every token", "psr": "psr: a coefficient per token"}
 NORMS_PER_LINE = 6
@@ -18,45 +22,81 @@ NORMS_PER_LINE = 6
 
 @click.command()
 @click.argument("bundles", metavar="BUNDLE...", nargs=-1, required=True)
+@click.option("--model", metavar="MODEL", help="Also measure how large they are on a text, on this model.")
+@click.option(
+    "-p", "--prompt", metavar="TEXT", help="With --model: the prompt, instead of a built-in question."
+)
+@click.option("-t", "--threads", "n_threads", type=click.IntRange(1), help="With --model: CPU threads.")
 @json_option
 @click.option("--extract", metavar="DIR", help="Also write the members into the folder DIR (of one BUNDLE).")
 @click.option("--force", is_flag=True, help="Replace an extracted bundle in DIR.")
-def command(bundles: tuple[str, ...], as_json: bool, extract: str | None, force: bool) -> None:
+def command(
+    bundles: tuple[str, ...],
+    model: str | None,
+    prompt: str | None,
+    n_threads: int | None,
+    as_json: bool,
+    extract: str | None,
+    force: bool,
+) -> None:
     """Show what a bundle or control vector holds, or what several do to one another.
 
     BUNDLE is a .steer file or folder, a control-vector GGUF, or the name of a bundle that ships. Of several,
     each as FILE[:STRENGTH], it shows how they act together at every block: norms, and the cosine of each
     pair, which tells whether they work against each other or add much the same.
 
+    With --model it runs them, each as FILE[:STRENGTH], over a prompt and the 24 greedy tokens that follow, and
+    shows how large the intervention is against the residual stream at every block.
+
     \b
     Examples:
       edgesteer inspect pirate --extract pirate/
       edgesteer inspect pirate:1.2 calm.gguf:0.5
+      edgesteer inspect pirate:1.2 --model smollm2-135m-instruct -p "How do I make tea?"
     """
+    if len(bundles) > 1 and (extract is not None or force):
+        raise click.UsageError("--extract and --force take one BUNDLE")
+    if model is None and (prompt is not None or n_threads is not None):
+        raise click.UsageError("-p and -t are for --model MODEL")
+    if prompt is not None and not prompt.strip():
+        raise click.UsageError("give a prompt with -p TEXT, or leave it out for the built-in question")
+
+    def measured(pairs: "Pairs") -> "Measured | None":
+        from edgesteer.cli.inspect_model import measure
+
+        return None if model is None else measure(pairs, model, prompt, n_threads)
+
     if len(bundles) > 1:
-        if extract is not None or force:
-            raise click.UsageError("--extract and --force take one BUNDLE")
-        _inspect_together(bundles, as_json)
+        _inspect_together(bundles, as_json, measured)
     else:
-        _inspect_one(bundles[0], as_json, extract, force)
+        _inspect_one(bundles[0], as_json, extract, force, None if model is None else measured)
 
 
-def _inspect_one(bundle: str, as_json: bool, extract: str | None, force: bool) -> None:
+def _inspect_one(
+    text: str, as_json: bool, extract: str | None, force: bool, measured: "Measure | None"
+) -> None:
     from edgesteer.bundle import load, save_directory
     from edgesteer_models import resolve_bundle
 
-    loaded = load(resolve_bundle(bundle))
+    told: dict[str, Any] = {}
+    seen = None
+    if measured is None:
+        bundle = load(resolve_bundle(text))
+    else:
+        [(bundle, strength)] = pairs = load_steering((text,))
+        seen, told = measured(pairs), {"strength_given": strength}
     if extract is not None:
-        save_directory(loaded, extract, force=force)
-    facts = facts_of(loaded)
+        save_directory(bundle, extract, force=force)
+    facts = facts_of(bundle)
     if as_json:
-        print_json(facts)
+        print_json(facts | told | _measured_json(seen))
         return
     for line in describe(facts):
         click.echo(line)
+    _echo_measured(seen)
 
 
-def _inspect_together(texts: tuple[str, ...], as_json: bool) -> None:
+def _inspect_together(texts: tuple[str, ...], as_json: bool, measured: "Measure") -> None:
     from edgesteer.bundle import check_together
     from edgesteer.cli.opening import note
     from edgesteer.interference import interference
@@ -66,16 +106,27 @@ def _inspect_together(texts: tuple[str, ...], as_json: bool) -> None:
     pairs = load_steering(texts)
     doubts = check_together([bundle for bundle, _ in pairs])
     plan = SteeringPlan.of((bundle, strength, None) for bundle, strength in pairs)
-    for line in (*doubts, *beyond_range(plan)):
+    seen = measured(pairs)
+    for line in (*doubts, *(() if seen else beyond_range(plan))):  # steering the model has said so
         note(line)
     told, picture = [(facts_of(bundle), strength) for bundle, strength in pairs], interference(pairs)
     if as_json:
         bundles = [facts | {"strength_given": strength} for facts, strength in told]
-        print_json({"bundles": bundles, "interference": picture.to_json()})
+        print_json({"bundles": bundles, "interference": picture.to_json(), **_measured_json(seen)})
         return
     for facts, strength in told:
         click.echo("\n".join([*head(facts), f"  given       {strength:g}"]))
     click.echo("\n" + render_interference(picture))
+    _echo_measured(seen)
+
+
+def _measured_json(seen: "Measured | None") -> dict[str, Any]:
+    return {"norm_report": seen.to_json()} if seen else {}
+
+
+def _echo_measured(seen: "Measured | None") -> None:
+    if seen:
+        click.echo("\n" + seen.render())
 
 
 def facts_of(bundle: "Bundle") -> dict[str, Any]:

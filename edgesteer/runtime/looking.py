@@ -15,6 +15,7 @@ import llama_cpp._internals as internals
 import numpy as np
 
 from edgesteer.errors import PlanError
+from edgesteer.norms import NormReport, norm_report
 from edgesteer.runtime.session import Recorded, Session
 from edgesteer.runtime.tap import F32
 from edgesteer.scope import scope_bits
@@ -38,6 +39,27 @@ class Looking(llama_cpp.Llama):
         Evaluates `tokens` from position 0, in chunks, and clears the KV. `prompt_len` as in `eval`.
         """
         return self._capture(tokens, layers, {}, prompt_len)
+
+    def norms(self, tokens: Sequence[int], *, prompt_len: int | None = None) -> NormReport:
+        """How large the intervention of the plan in force is against the residual stream, block by block.
+
+        One pass over `tokens` as in `capture`, whose arguments and errors it shares; clears the KV.
+        Raises PlanError also where no plan is in force. See `edgesteer.norms` for what is measured.
+        """
+        session, plan, tokens = self._session, self._session.plan, list(tokens)
+        if not plan:
+            raise PlanError(
+                "norms: no plan is in force (strength 0 is none), expected one; call steer() first"
+            )
+        recorded: list[Recorded] = []
+        session.recorders.append(recorded)
+        try:
+            seen = self._capture(tokens, plan.layers, {}, prompt_len)
+        finally:
+            session.recorders = [r for r in session.recorders if r is not recorded]
+        strength = plan.row_strengths(session.bits[: len(tokens)])
+        coefficients = np.concatenate([part.by_term for part in recorded], axis=1)
+        return norm_report(plan.terms, strength, coefficients, seen)
 
     def forced(self, tokens: Sequence[int], activations: Mapping[int, F32]) -> dict[int, F32]:
         """Teacher forcing: at each block N given, record the rows that arrive, then put

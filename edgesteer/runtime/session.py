@@ -54,13 +54,19 @@ class Rows:
 
 @dataclass(frozen=True)
 class Recorded:
-    """One decoded batch: coefficients float32 [rows, n_layer], strength times coefficient, summed;
-    `layers` are the blocks that the plan of that moment steers."""
+    """One decoded batch: by_term float32 [terms, rows, n_layer], strength times coefficient, 0 out of
+    scope; terms and `layers`, the blocks steered, are those of the plan of that moment."""
 
     tokens: npt.NDArray[np.intc]
     positions: npt.NDArray[np.intc]
-    coefficients: F32
+    by_term: F32
     layers: tuple[int, ...]
+
+    @property
+    def coefficients(self) -> F32:
+        """float32 [rows, n_layer], summed over the terms; added up when read, not while decoding."""
+        total: F32 = self.by_term.sum(axis=0)
+        return total
 
 
 class Session:
@@ -198,14 +204,15 @@ class Session:
         if not self.recorders:
             return
         strength = self.plan.row_strengths(bits)
-        total = np.zeros((len(bits), self.n_layer), dtype=np.float32)
-        if record is not None:
-            total += np.einsum("tr,trn->rn", strength, record)
-        for layer in self.plan.slots:
+        if record is None:
+            record = np.zeros((len(strength), len(bits), self.n_layer), dtype=np.float32)
+        record *= strength[:, :, None]
+        for layer in self.plan.slots:  # the tap saw nothing of these: their coefficient is 1
             holds = [i for i, t in enumerate(self.plan.terms) if layer in t.bundle.directions]
-            total[:, layer] += strength[holds].sum(axis=0)
+            record[holds, :, layer] = strength[holds]
+        recorded = Recorded(rows.tokens, rows.positions, record, self.plan.layers)
         for recorder in self.recorders:
-            recorder.append(Recorded(rows.tokens, rows.positions, total, self.plan.layers))
+            recorder.append(recorded)
 
     def _note(self, batch: Any, applied: npt.NDArray[np.uint64] | None) -> None:
         """Record what was applied; a batch of one sequence holds consecutive positions."""
