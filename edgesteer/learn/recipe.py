@@ -23,7 +23,7 @@ from edgesteer.bundle import Bundle, GateWeights, ModelInfo, StrengthRange
 from edgesteer.errors import LearnError, MissingExtra
 from edgesteer.evaluate.chat import Chat
 from edgesteer.evaluate.headtohead import Row, score
-from edgesteer.learn.calibrate import best_strength
+from edgesteer.learn.calibrate import GRID, best_strength
 from edgesteer.learn.contrast import Contrast, contrast_pairs, steered_blocks
 from edgesteer.learn.fit import fit_constant, fit_rank1
 from edgesteer.learn.pairs import Pair, keep_good, reply_stream, sample_pairs, trait_floor
@@ -205,7 +205,8 @@ def _calibrate(
     held = _spread(len(pairs), _N_VALIDATION) if len(pairs) >= 3 * _N_VALIDATION else []
     seen = [c for i, c in enumerate(contrasts) if i not in held]
     judges = [pairs[i] for i in held] or list(pairs[:_N_VALIDATION])
-    return best_strength(chat, make.bundle(seen), judges, progress)
+    trial = make.bundle(seen, GRID[-1])  # its range holds every strength that is tried
+    return best_strength(chat, trial, judges, progress)
 
 
 def _check_replies(chat: Chat, bundle: Bundle, pairs: Sequence[Pair], recipe: Recipe) -> Row:

@@ -33,7 +33,7 @@ def bundle(llm: SteeredLlama) -> Bundle:
         name="drawn",
         directions={1: drawn, 2: drawn},
         model=llm.model_info,
-        strength=StrengthRange(1.0, 0.0, 2.0),
+        strength=StrengthRange(1.0, 0.0, 3.0),
     )
 
 
