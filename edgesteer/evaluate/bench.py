@@ -20,6 +20,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -219,7 +220,7 @@ def _run(
         filled = _summary(interleaved(ways, prefills, prefill(256)), ways)
     finally:
         for llm in {id(w.llm): w.llm for w in ways}.values():
-            llm.close()  # type: ignore[no-untyped-call]
+            llm.close()
     return {"token": token, "prefill": filled, "strength_change": dial, "memory": memory}
 
 
@@ -235,6 +236,10 @@ def _medians(runs: list[dict[str, Any]]) -> dict[str, Any]:
             if key == "ratio":
                 out["ratio_range"] = [min(values), max(values)]
     return out
+
+
+def _within(progress: Callable[[float], None], run: int, runs: int, part: float) -> None:
+    progress((run + part) / runs)
 
 
 def bench(
@@ -256,7 +261,7 @@ def bench(
     bundles = bundles or random_bundles(read_model_info(model))
     tables = []
     for i in range(runs):
-        within = lambda part, i=i: progress((i + part) / runs)  # noqa: E731
+        within = partial(_within, progress, i, runs)
         tables.append(_run(model, bundles, (rounds, prefills), options, within))
         within(1.0)
     settings = {"rounds": rounds, "prefills": prefills, "runs": runs, **options}

@@ -6,16 +6,13 @@ through llama_cpp's handle resolve to the copy in use. Only functions, no struct
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
-from collections.abc import Iterator
 from functools import cache
 from itertools import pairwise
 from typing import Any
 
 import llama_cpp
 import llama_cpp.llama_cpp as llama_h
-from llama_cpp._logger import llama_log_callback
 
 from edgesteer.errors import ModelError, SteeringUnavailable
 
@@ -97,36 +94,6 @@ def second_source() -> int | None:
 
 
 _F32 = 0  # ggml_type
-_LOG_ERROR = 4  # ggml_log_level
-
-
-class _Log:
-    """The error lines that llama.cpp logs while it is held."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def reason(self) -> str:
-        """The most telling line, without its function's name; '' without any."""
-        lines = [line.split(": ", 1)[-1] for line in self.lines if line.strip()]
-        return lines[0].removeprefix("error loading model: ") if lines else ""
-
-
-@contextlib.contextmanager
-def held_log() -> Iterator[_Log]:
-    """Keep llama.cpp's log off stderr and collect its errors; the previous logger returns after."""
-    log = _Log()
-
-    def collect(level: int, text: bytes, _user: Any) -> None:
-        if level == _LOG_ERROR:
-            log.lines.append(text.decode("utf-8", "replace").strip())
-
-    callback = llama_h.llama_log_callback(collect)
-    llama_h.llama_log_set(callback, ctypes.c_void_p(0))
-    try:
-        yield log
-    finally:
-        llama_h.llama_log_set(llama_log_callback, ctypes.c_void_p(0))
 
 
 def check_model_file(path: str) -> None:

@@ -25,6 +25,7 @@ import llama_cpp
 import llama_cpp._internals as internals
 import llama_cpp.llama_cpp as llama_h
 import numpy as np
+from llama_cpp.llama_tokenizer import LlamaTokenizer
 
 from edgesteer.bundle import Bundle, ModelInfo, check_model, load, read_model_info
 from edgesteer.errors import (
@@ -160,7 +161,7 @@ class SteeredLlama(Looking):
         """
         arguments = context_options(llama_cpp.Llama.__getstate__(self), options)
         arguments.setdefault("gate_engine", self.gate_engine)
-        if type(self.tokenizer_) is not llama_cpp.LlamaTokenizer:  # one of one's own, which no state names
+        if type(self.tokenizer_) is not LlamaTokenizer:  # one of one's own, which no state names
             arguments.setdefault("tokenizer", self.tokenizer_)
         other, model = type(self).__new__(type(self)), self._model.another()
         other.__dict__["_sibling_model"] = model
@@ -168,7 +169,7 @@ class SteeredLlama(Looking):
             other.__init__(**arguments)  # type: ignore[misc]
         except BaseException:
             other.close()
-            model.close()  # where it was refused before it took the model over
+            model.close()  # type: ignore[no-untyped-call]  # where it was refused before it took the model over
             raise
         return other
 

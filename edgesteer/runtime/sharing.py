@@ -80,7 +80,7 @@ class SharedModel(internals.LlamaModel):
         if not weights.hold():
             return None
         made = cls.__new__(cls)
-        own = {"_exit_stack": contextlib.ExitStack(), "sampler": None, "custom_samplers": []}
+        own: dict[str, Any] = {"_exit_stack": contextlib.ExitStack(), "sampler": None, "custom_samplers": []}
         vars(made).update(like, weights=weights, **own)
         made._exit_stack.callback(made._release)
         return made
@@ -124,7 +124,7 @@ _held: _Log | None = None
 
 
 # Never freed: a decode in another thread logs too, and may be on its way in here when the log is given back.
-@llama_h.llama_log_callback  # type: ignore[misc]
+@llama_h.llama_log_callback  # type: ignore[untyped-decorator]
 def _collect(level: int, text: bytes, user: Any) -> None:
     log = _held
     if log is None or threading.get_ident() != log.thread:

@@ -25,8 +25,8 @@ from hypothesis.stateful import (
 from edgesteer import SteeredLlama, SteeringOverflow
 from edgesteer.errors import EdgesteerWarning, StateError
 from edgesteer.plan import SteeringPlan
-from edgesteer.runtime import library
 from edgesteer.runtime.kv import KvRecord, KvSpan
+from edgesteer.runtime.sharing import opening
 from tests.runtime.support import OPTIONS, TEXT, logits, plain, psr, steered, tokens_of, vector
 
 Model = Callable[[str], Path]
@@ -371,7 +371,7 @@ def test_bytes_that_llama_cpp_refuses_leave_an_empty_sound_context(model: Model)
     half = bytes(state.llama_state)[: len(state.llama_state) // 2]
     broken = _spoilt(state, llama_state=half, llama_state_size=len(half))
     del broken.edgesteer  # as from a plain Llama: llama.cpp itself has to find out
-    with library.held_log(), pytest.raises(StateError, match="llama.cpp refuses it"):
+    with opening(verbose=False), pytest.raises(StateError, match="llama.cpp refuses it"):
         llm.load_state(broken)
     assert llm.n_tokens == 0
     assert np.array_equal(logits(llm, tokens), expected)

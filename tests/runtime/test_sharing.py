@@ -78,7 +78,7 @@ def test_a_sibling_has_context_options_of_its_own(model: Model) -> None:
     assert (two.n_ctx(), two.gate_engine) == (512, "native")
     assert (three.n_ctx(), three.gate_engine) == (512, "native")
     assert one.n_ctx() == OPTIONS["n_ctx"]
-    again = pickle.loads(pickle.dumps(three))  # noqa: S301 - our own
+    again = pickle.loads(pickle.dumps(three))  # our own
     assert np.array_equal(logits(again, tokens_of(one)), logits(three, tokens_of(one)))
 
 
