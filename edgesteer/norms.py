@@ -20,10 +20,10 @@ before have added is no longer counted here. Judge by replies, or measure them w
 
 Measured on SmolLM2-135M-Instruct Q4_1, over three questions with 24 greedy tokens each: `pirate` at its default
 (1.5) had a median ratio of 0.013 to 0.016 and `pirate-constant` (2.2) one of 0.018; their largest, always at
-block 23, were 0.13 to 0.15 and 0.17 to 0.18. Yet all three replies under `pirate` spoke of the sea or like a
-pirate, and one of three under `pirate-constant`. At twice the default the medians were 0.031 to 0.037, the
-largest 0.25 to 0.34, the replies more like a pirate's, and some of them went in circles. It is one small model
-and one trait: take it as an example, not as a limit.
+block 23, were 0.13 to 0.15 and 0.17 to 0.18. Yet the smaller one showed more: two of three replies under `pirate`
+were like a pirate's or a sailor's, and one of three under `pirate-constant`. At twice the default the medians were
+0.030 to 0.037, the largest 0.25 to 0.34; all six replies were like a pirate's, and two of them repeated words.
+It is one small model, one trait and a few replies: an example, not a limit.
 """
 
 from __future__ import annotations
