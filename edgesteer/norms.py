@@ -17,6 +17,13 @@ What the numbers tell: where a plan is strong for its model, whether two plans a
 strength is out of all proportion. What they cannot tell: whether the model says what was meant, or still makes
 sense. Directions are not alike: a small step may turn a model and a large one leave it be, and what the blocks
 before have added is no longer counted here. Judge by replies, or measure them with 'edgesteer eval'.
+
+Measured on SmolLM2-135M-Instruct Q4_1, over three questions with 24 greedy tokens each: `pirate` at its default
+(1.5) had a median ratio of 0.013 to 0.016 and `pirate-constant` (2.2) one of 0.018; their largest, always at
+block 23, were 0.13 to 0.15 and 0.17 to 0.18. Yet the smaller one showed more: two of three replies under `pirate`
+were like a pirate's or a sailor's, and one of three under `pirate-constant`. At twice the default the medians were
+0.030 to 0.037, the largest 0.25 to 0.34; all six replies were like a pirate's, and two of them repeated words.
+It is one small model, one trait and a few replies: an example, not a limit.
 """
 
 from __future__ import annotations

@@ -45,8 +45,8 @@ def command(
     each as FILE[:STRENGTH], it shows how they act together at every block: norms, and the cosine of each
     pair, which tells whether they work against each other or add much the same.
 
-    With --model it runs them, each as FILE[:STRENGTH], over a prompt and the 24 greedy tokens that follow, and
-    shows how large the intervention is against the residual stream at every block.
+    With --model, each as FILE[:STRENGTH], it also lets that model begin a reply (24 tokens, greedy) under them,
+    and shows how large the steering is against the residual stream at every block.
 
     \b
     Examples:

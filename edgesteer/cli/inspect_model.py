@@ -6,6 +6,7 @@ Out: the prompt, the reply that the steered model begins, and the norm report ov
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -53,14 +54,14 @@ def measure(
     is never evaluated, so it is not measured. Raises ModelError, IncompatibleError, PlanError.
     """
     asked = QUESTION if prompt is None else prompt
-    llm = open_model(model, n_threads=n_threads)
-    llm.steer(bundles)
-    if not llm.steering:
-        raise PlanError("nothing steers (strength 0?), expected something to measure; give FILE:STRENGTH")
-    with llm.record() as seen:
-        _begin_reply(llm, asked)
-    report = llm.norms(seen.tokens, prompt_len=seen.n_prompt)
-    return Measured(model, asked, "".join(seen.reply.pieces), repr(llm.steering), report)
+    with closing(open_model(model, n_threads=n_threads)) as llm:
+        llm.steer(bundles)
+        if not llm.steering:
+            raise PlanError("nothing steers (strength 0?), expected something to measure; give FILE:STRENGTH")
+        with llm.record() as seen:
+            _begin_reply(llm, asked)
+        report = llm.norms(seen.tokens, prompt_len=seen.n_prompt)
+        return Measured(model, asked, "".join(seen.reply.pieces), repr(llm.steering), report)
 
 
 def _begin_reply(llm: SteeredLlama, prompt: str) -> None:

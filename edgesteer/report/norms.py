@@ -62,16 +62,17 @@ def _row(block: BlockNorms, largest: float, bars: int, colored: bool) -> str:
 
 
 def _legend(report: NormReport) -> str:
-    rows = {block.rows for block in report.blocks}
-    span = f"{min(rows)} to {max(rows)}" if len(rows) > 1 else f"{max(rows, default=0)}"
-    closed = sum(block.rows - block.acting for block in report.blocks)
-    share = closed / (sum(block.rows for block in report.blocks) or 1)
+    rows = [block.rows for block in report.blocks]
+    if not any(rows):
+        return f"Of {report.n_tokens} tokens no token is in scope, so there is nothing to measure."
+    span = f"{min(rows)} to {max(rows)}" if len(set(rows)) > 1 else f"{rows[0]}"
     text = (
         f"Means over the {span} of {report.n_tokens} tokens in scope. h: the residual stream before steering "
     )
     text += "at the block; u: what steering adds; ratio: |u| / |h|; cosine: of h and u."
-    if closed:
-        text += f" u is 0 on {share:.0%} of them."
+    still = sum(rows) - sum(block.acting for block in report.blocks)
+    if still:
+        text += f" Over all blocks u is 0 on {still / sum(rows):.0%} of the rows: gates that are closed."
     if report.largest and report.median is not None:
         ratio, layer = report.largest
         text += f" Largest ratio {number(ratio)} at block {layer}, median {number(report.median)}."
@@ -94,5 +95,5 @@ def cosine(value: float | None) -> str:
 def _hanging(head: str, text: str, width: int) -> Iterator[str]:
     """`head` and the wrapped text behind it, its further lines indented; nothing in it drives the terminal."""
     for i, line in enumerate(wrap(glyphs([text]), width - len(head))):
-        shown = "".join(glyph.text for glyph in line).rstrip()
+        shown = "".join(glyph.text for glyph in line).strip()
         yield f"{head if i == 0 else ' ' * len(head)}{isolate(shown)}"
