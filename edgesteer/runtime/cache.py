@@ -24,7 +24,7 @@ from edgesteer.runtime.kv import Hashes
 from edgesteer.runtime.state import Stamp
 
 if TYPE_CHECKING:
-    from edgesteer.runtime.llama import SteeredLlama
+    from edgesteer.runtime.keeping import Keeping
 
 
 def steered_keys(tokens: Sequence[int], applied: Hashes) -> tuple[int, ...]:
@@ -43,7 +43,7 @@ def _key(token: int, mark: int) -> int:
 class SteeredCache(BaseLlamaCache):
     """`inner`, seen by one SteeredLlama."""
 
-    def __init__(self, inner: BaseLlamaCache, llama: SteeredLlama) -> None:
+    def __init__(self, inner: BaseLlamaCache, llama: Keeping) -> None:
         super().__init__(inner.capacity_bytes)
         self.inner = inner
         self._llama = weakref.ref(llama)
@@ -85,7 +85,7 @@ class SteeredCache(BaseLlamaCache):
     def _wanted(self, key: Sequence[int]) -> tuple[int, ...]:
         return steered_keys(key, self._open()._wanted(list(key)))
 
-    def _open(self) -> SteeredLlama:
+    def _open(self) -> Keeping:
         llama = self._llama()
         assert llama is not None, "a cache is asked by its model"
         return llama
@@ -96,5 +96,5 @@ class SteeredCache(BaseLlamaCache):
         return KeyError(text)
 
 
-def wrapped(cache: BaseLlamaCache | None, llama: SteeredLlama) -> SteeredCache | None:
+def wrapped(cache: BaseLlamaCache | None, llama: Keeping) -> SteeredCache | None:
     return None if cache is None else SteeredCache(getattr(cache, "inner", cache), llama)

@@ -27,7 +27,7 @@ _CAPTURE_ROWS = 64
 
 
 class Looking(llama_cpp.Llama):
-    """The half of SteeredLlama that reads; it changes no plan."""
+    """The third of SteeredLlama that reads; it changes no plan."""
 
     _session: Session
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +21,7 @@ import llama_cpp.llama_cpp as llama_h
 import numpy as np
 import numpy.typing as npt
 
-from edgesteer.errors import SteeringOverflow
+from edgesteer.errors import SteeringOverflow, TapError
 from edgesteer.plan import SteeringPlan, Term
 from edgesteer.runtime.gates import make_gate
 from edgesteer.runtime.kv import KvRecord
@@ -90,6 +91,7 @@ class Session:
         self.exchange: tuple[Mapping[int, F32], Mapping[int, F32]] = ({}, {})
         self._engine = engine
         self._gates: dict[bytes, Gate] = {}
+        self._decoding = threading.Lock()
 
     def laid_out(self, bits: Bits | int, start: int, prompt_len: int | None) -> None:
         """Keep the scope bits of positions start.. (or of that one), counted under this prompt length."""
@@ -136,7 +138,21 @@ class Session:
         )
 
     def decode(self, batch: Any, plain: Callable[[Any], None]) -> None:
-        """Decode with the plan applied. `plain` is llama_cpp's own decode."""
+        """Decode with the plan applied. `plain` is llama_cpp's own decode, which releases the GIL.
+
+        Raises TapError where another thread is decoding in this context: llama.cpp would crash.
+        """
+        if not self._decoding.acquire(blocking=False):
+            raise TapError(
+                "two threads decode in one SteeredLlama at once, expected one at a time; give each thread one "
+                "of its own with sibling(), which shares the weights"
+            )
+        try:
+            self._decode(batch, plain)
+        finally:
+            self._decoding.release()
+
+    def _decode(self, batch: Any, plain: Callable[[Any], None]) -> None:
         capture, replace = self.exchange
         if not (self.plan or self.recorders or capture or replace):
             plain(batch)

@@ -112,7 +112,11 @@ def failure(code: int, layer: int, found: int, expected: int, detail: str = "") 
     text = {
         1: f"{at}: a decode reached the tap without passing through SteeredLlama; use its methods, or clear the plan",
         2: f"{at}: found {found} rows in l_out, expected {expected}; "
-        + ("this model's graph names no such tensor" if found == 0 else "their order is not known to edgesteer"),
+        + (
+            "this model's graph names no such tensor"
+            if found == 0
+            else "their order is not known to edgesteer"
+        ),
         3: f"{at}: found {found} values in l_out, expected {expected} contiguous F32; it cannot be steered",
         4: f"{at}: the gate failed: {detail}",
         6: "out of memory for the tap's staging buffers; use a smaller n_batch",

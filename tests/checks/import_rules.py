@@ -23,6 +23,7 @@ LEVELS = {
     "edgesteer.scope": 2,
     "edgesteer.plan": 2,
     "edgesteer.interference": 2,
+    "edgesteer.norms": 2,
     "edgesteer.steering_map": 2,  # a value that the runtime fills in, like the plan that it reads
     "edgesteer.runtime": 3,
     "edgesteer.learn": 4,
@@ -32,7 +33,9 @@ LEVELS = {
     "edgesteer.server": 5,
 }
 HEAVY = {"torch", "transformers", "safetensors", "onnx", "onnxruntime", "fastapi", "starlette", "uvicorn"}
-NOT_AT_IMPORT = sorted(HEAVY | {"click", "edgesteer_converters", "edgesteer_models", "edgesteer.cli", "edgesteer.server"})
+NOT_AT_IMPORT = sorted(
+    HEAVY | {"click", "edgesteer_converters", "edgesteer_models", "edgesteer.cli", "edgesteer.server"}
+)
 C_PREFIXES = ("llama_", "ggml_", "LLAMA_", "GGML_")
 PUBLIC_LLAMA_MODULES = ("llama_cpp.llama_chat_format", "llama_cpp.llama_grammar", "llama_cpp.llama_types")
 
@@ -114,7 +117,10 @@ def _is_private_llama(found: Import) -> bool:
     if found.module == "llama_cpp":
         dotted = f"llama_cpp.{found.name}"
         return found.name.startswith((*C_PREFIXES, "_")) and dotted not in PUBLIC_LLAMA_MODULES
-    return found.module.startswith("llama_cpp.") and found.module not in (*PUBLIC_LLAMA_MODULES, "llama_cpp.llama")
+    return found.module.startswith("llama_cpp.") and found.module not in (
+        *PUBLIC_LLAMA_MODULES,
+        "llama_cpp.llama",
+    )
 
 
 def attribute_complaints(tree: ast.Module, module: str) -> Iterator[tuple[int, str]]:
@@ -122,7 +128,11 @@ def attribute_complaints(tree: ast.Module, module: str) -> Iterator[tuple[int, s
     if _within(module, "edgesteer.runtime"):
         return
     for node in ast.walk(tree):
-        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "llama_cpp":
+        if (
+            isinstance(node, ast.Attribute)
+            and isinstance(node.value, ast.Name)
+            and node.value.id == "llama_cpp"
+        ):
             dotted = f"llama_cpp.{node.attr}"
             if node.attr.startswith((*C_PREFIXES, "_")) and dotted not in PUBLIC_LLAMA_MODULES:
                 yield node.lineno, f"uses {dotted}: llama.cpp's private and C names stay in edgesteer.runtime"

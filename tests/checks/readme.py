@@ -78,7 +78,11 @@ def _shell(body: str) -> Iterator[str]:
 
 
 def _is_target(word: str) -> bool:
-    return "=" in word or re.search(rf"^{re.escape(word)}:", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE) is not None
+    return (
+        "=" in word
+        or re.search(rf"^{re.escape(word)}:", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE)
+        is not None
+    )
 
 
 def _command(words: list[str]) -> Iterator[str]:
@@ -90,7 +94,9 @@ def _command(words: list[str]) -> Iterator[str]:
     if command is None:
         yield f"`{' '.join(said)}`: no such command"
         return
-    known = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
+    known = {
+        option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)
+    }
     known |= {"-h", "--help"}
     for word in words:
         option = word.split("=")[0]
@@ -101,7 +107,9 @@ def _command(words: list[str]) -> Iterator[str]:
 def check(root: Path = ROOT) -> list[str]:
     """Complaints about every page of the project."""
     pages = [root / "README.md", *sorted((root / "docs").glob("*.md"))]
-    found = [f"{page.relative_to(root)}: {text}" for page in pages if page.exists() for text in check_page(page)]
+    found = [
+        f"{page.relative_to(root)}: {text}" for page in pages if page.exists() for text in check_page(page)
+    ]
     if not pages[0].exists():
         return [*found, "README.md: missing"]
     readme = pages[0].read_text("utf-8")

@@ -35,8 +35,14 @@ def test_a_forbidden_import_is_found(module: str, source: str) -> None:
     ("module", "source"),
     [
         ("edgesteer.cli.x", "from edgesteer.runtime import SteeredLlama\nimport click"),
-        ("edgesteer.runtime.x", "import ctypes\nimport llama_cpp.llama_cpp\ndef f():\n    import onnxruntime"),
-        ("edgesteer.bundle.x", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import edgesteer.runtime"),
+        (
+            "edgesteer.runtime.x",
+            "import ctypes\nimport llama_cpp.llama_cpp\ndef f():\n    import onnxruntime",
+        ),
+        (
+            "edgesteer.bundle.x",
+            "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import edgesteer.runtime",
+        ),
         ("edgesteer.learn.x", "from llama_cpp import Llama, llama_chat_format"),
         ("edgesteer_converters.x", "import torch\nfrom edgesteer.bundle import Bundle"),
         ("edgesteer.cli.convert", "import edgesteer_converters"),

@@ -132,7 +132,9 @@ def test_doctor_and_bench_report(model: Model, steer_file: Path, tmp_path: Path)
     doctor = typed("doctor", model("llama"), "p.steer", "-t", 2, cwd=tmp_path)
     assert doctor.returncode == 0, doctor.stderr
     assert "proven at block 1-3 of 0-3" in doctor.stdout
-    bench = typed("bench", model("llama"), "--rounds", 10, "--prefills", 1, "--runs", 2, "-t", 2, "--json", cwd=tmp_path)
+    bench = typed(
+        "bench", model("llama"), "--rounds", 10, "--prefills", 1, "--runs", 2, "-t", 2, "--json", cwd=tmp_path
+    )
     assert bench.returncode == 0, bench.stderr
     table = json.loads(bench.stdout)
     steered = {"constant", "S-PSR", "A-PSR", "S-PSR (native)", "A-PSR (native)"}

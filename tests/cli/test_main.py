@@ -18,7 +18,9 @@ Run = Callable[..., click.testing.Result]
 
 
 @pytest.fixture
-def run_raising(monkeypatch: pytest.MonkeyPatch, run: Run) -> Callable[[Callable[[], None]], click.testing.Result]:
+def run_raising(
+    monkeypatch: pytest.MonkeyPatch, run: Run
+) -> Callable[[Callable[[], None]], click.testing.Result]:
     """Runs a command whose body is the given function, in place of `verify`."""
 
     def call(body: Callable[[], None]) -> click.testing.Result:
@@ -52,7 +54,9 @@ def raiser(error: BaseException) -> Callable[[], None]:
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_a_failure_is_one_line_on_stderr(run_raising: Callable[..., click.testing.Result], error: BaseException, code: int) -> None:
+def test_a_failure_is_one_line_on_stderr(
+    run_raising: Callable[..., click.testing.Result], error: BaseException, code: int
+) -> None:
     result = run_raising(raiser(error))
     assert result.exit_code == code
     assert result.stdout == ""

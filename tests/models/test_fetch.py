@@ -115,7 +115,9 @@ def test_what_is_not_the_model_is_refused_and_leaves_nothing(
 def test_a_source_package_is_never_run(make_entry: MakeEntry, index: Path, tmp_path: Path) -> None:
     witness, source = tmp_path / "witness", tmp_path / "evil-1.0"
     source.mkdir()
-    (source / "setup.py").write_text(f"open({str(witness)!r}, 'w')\nfrom setuptools import setup\nsetup(name='evil')")
+    (source / "setup.py").write_text(
+        f"open({str(witness)!r}, 'w')\nfrom setuptools import setup\nsetup(name='evil')"
+    )
     with tarfile.open(index / "evil-1.0.tar.gz", "w:gz") as archive:
         archive.add(source, "evil-1.0")
     with pytest.raises(ModelError):
