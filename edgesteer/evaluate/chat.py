@@ -1,14 +1,17 @@
-"""One-turn chats on a model: prompts in its own template, replies, and the log-probabilities of replies.
+"""One-turn chats on a model: prompts in its template, replies, and the log-probabilities of replies.
 
-In:  a SteeredLlama that keeps the logits of every token (`logits_all=True`); questions; system prompts.
+In:  a SteeredLlama, best with several lanes (`n_seq_max`); questions; system prompts.
 Out: token ids and natural log-probabilities.
 
 Whatever steers the model at the moment acts here too: a reply's scope begins at the prompt's last token.
+Questions are asked side by side in groups that depend on the questions alone, so the same call gives the same
+bits, and a run that was stopped between groups can go on where it was.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import string
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -16,96 +19,73 @@ import numpy as np
 import numpy.typing as npt
 
 from edgesteer.errors import LearnError
-from edgesteer.runtime import SteeredLlama
+from edgesteer.runtime import Lanes, SteeredLlama
 from edgesteer.runtime.turns import read_turns
 
 F32 = npt.NDArray[np.float32]
+Tokens = Sequence[int]
+Done = Callable[[float], None]
+
+# What replies of one group may hold of the residual stream.
+SEEN_BYTES = 256 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """Token ids without the end-of-generation token, and under the model that spoke them their
-    log-probabilities at temperature 1, in nats: float32 [len(tokens)]."""
+    """What a model said, and what it made of it.
+
+    tokens: without the end-of-generation token. end: that token; None where the limit or `stop` cut it.
+    log_probs: float32 [len(spoken)], of each token at temperature 1 under the model that spoke; nats.
+    seen: float32 [layers, len(spoken), n_embd], the residual stream at the rows that predicted `spoken`
+        (the prompt's last token comes first); None where nobody asked for it.
+    """
 
     tokens: list[int]
     log_probs: F32
+    end: int | None = None
+    seen: F32 | None = None
+
+    @property
+    def spoken(self) -> list[int]:
+        """The tokens, and the end where the model came to it: that a reply ends is part of what it says."""
+        return self.tokens if self.end is None else [*self.tokens, self.end]
 
 
 class Chat:
     """Asks a model and scores what was said.
 
-    Raises LearnError where the model keeps the last token's logits alone, or a prompt with its reply
-    does not fit into the context.
+    template: for models without a chat template, text with the fields {system} and {question}, such as
+        "{system}\\nQuestion: {question}\\nAnswer:"; a line whose only field is an empty {system} is left out.
+    stop: text that ends a reply, besides the model's own ends.
+    Raises LearnError for a model without a chat template where none is given, for a template without
+    {question}, or where a prompt with its reply does not fit into the context.
     """
 
-    def __init__(self, llm: SteeredLlama) -> None:
-        self.llm = llm
+    def __init__(self, llm: SteeredLlama, template: str | None = None, stop: str | None = None) -> None:
+        self.llm, self.template, self.stop = llm, template, stop or None
         self._ends = read_turns(llm).ends
         self._bos, self._eos = (self._special(t) for t in (llm.token_bos(), llm.token_eos()))
-        if not llm._logits_all:
-            raise LearnError(
-                f"{llm.model_path}: loaded with the last token's logits alone, expected all of them; "
-                "load it with logits_all=True"
-            )
+        self._check_template()
+
+    # -- prompts ----------------------------------------------------------------------------------
 
     def prompt(self, question: str, system: str | None = None) -> list[int]:
         """The prompt's tokens, up to where the reply begins.
 
         Without `system` the template's own default stays: the model as its users meet it. A template that
-        refuses a system turn gets `system` in front of the question; a model without a template gets both
-        as plain lines.
+        refuses a system turn gets `system` in front of the question.
         """
+        if self.template is not None:
+            return self.llm.tokenize(_filled(self.template, question, system or "").encode())
         asked = {"role": "user", "content": question}
         if system is None:
-            return self._render([asked], f"{question}\n")
-        together = f"{system}\n\n{question}"
+            return self._render([asked])
         try:
-            return self._render([{"role": "system", "content": system}, asked], f"{together}\n")
+            return self._render([{"role": "system", "content": system}, asked])
         except ValueError:  # what a template's own raise_exception becomes
-            return self._render([{"role": "user", "content": together}], f"{together}\n")
+            return self._render([{"role": "user", "content": f"{system}\n\n{question}"}])
 
-    def reply(
-        self,
-        prompt: Sequence[int],
-        max_tokens: int,
-        temperature: float = 0.0,
-        rng: np.random.Generator | None = None,
-    ) -> Reply:
-        """A reply of at most `max_tokens`. Temperature 0 is greedy; any other needs `rng`."""
-        self._check_room(len(prompt) + max_tokens)
-        self.llm.reset()  # type: ignore[no-untyped-call]
-        self.llm.eval(prompt)
-        tokens: list[int] = []
-        log_probs: list[np.float32] = []
-        while len(tokens) < max_tokens:
-            row = _log_softmax(self.llm.scores[self.llm.n_tokens - 1])
-            token = _sample(row, temperature, rng)
-            if self._ends(token):
-                break
-            tokens.append(token)
-            log_probs.append(row[token])
-            if len(tokens) < max_tokens:
-                self.llm.eval([token], prompt_len=len(prompt))
-        return Reply(tokens, np.array(log_probs, dtype=np.float32))
-
-    def log_probs(self, prompt: Sequence[int], tokens: Sequence[int]) -> F32:
-        """log p(token | prompt, the tokens before it) in nats: float32 [len(tokens)]."""
-        self._check_room(len(prompt) + len(tokens))
-        self.llm.reset()  # type: ignore[no-untyped-call]
-        self.llm.eval([*prompt, *tokens], prompt_len=len(prompt))
-        first = len(prompt) - 1
-        rows = self.llm.scores[first : first + len(tokens)]
-        return np.array(
-            [_log_softmax(row)[token] for row, token in zip(rows, tokens, strict=True)], dtype=np.float32
-        )
-
-    def text(self, tokens: Sequence[int]) -> str:
-        """The tokens as text; a character that the token limit cut in two is left out."""
-        return self.llm.detokenize(list(tokens)).decode("utf-8", errors="ignore")
-
-    def _render(self, messages: list[dict[str, str]], plain: str) -> list[int]:
-        if self._formatter is None:
-            return self.llm.tokenize(plain.encode())
+    def _render(self, messages: list[dict[str, str]]) -> list[int]:
         told = self._formatter(messages=messages)
         return self.llm.tokenize(told.prompt.encode(), add_bos=not told.added_special, special=True)
 
@@ -113,16 +93,106 @@ class Chat:
     def _formatter(self):  # type: ignore[no-untyped-def]  # llama_cpp's protocol is not exported
         from llama_cpp.llama_chat_format import Jinja2ChatFormatter
 
-        template = self.llm.metadata.get("tokenizer.chat_template")
-        return Jinja2ChatFormatter(template, self._eos, self._bos) if template else None
+        return Jinja2ChatFormatter(self.llm.metadata["tokenizer.chat_template"], self._eos, self._bos)
+
+    def _check_template(self) -> None:
+        if self.template is None:
+            if not self.llm.metadata.get("tokenizer.chat_template"):
+                raise LearnError(
+                    f"{self.llm.model_path}: has no chat template (a base model?), expected one; give --template "
+                    "'{system}\\nQuestion: {question}\\nAnswer:' and --stop '\\n', worded as your texts are"
+                )
+            return
+        try:
+            fields = {name for _, name, _, _ in string.Formatter().parse(self.template) if name is not None}
+        except ValueError as error:
+            raise LearnError(
+                f"template {self.template!r}: {error}; double a brace that is meant as one"
+            ) from None
+        if not {"question"} <= fields <= {"question", "system"}:
+            raise LearnError(f"template {self.template!r}: expected the fields {{question}} and {{system}}")
 
     def _special(self, token: int) -> str:
         return (
             self.llm.detokenize([token], special=True).decode("utf-8", errors="ignore") if token >= 0 else ""
         )
 
-    def _check_room(self, n_tokens: int) -> None:
-        room = min(self.llm.n_ctx(), len(self.llm.scores))  # llama.cpp rounds n_ctx up, llama_cpp does not
+    def text(self, tokens: Tokens) -> str:
+        """The tokens as text; a character that the token limit cut in two is left out."""
+        return self.llm.detokenize(list(tokens)).decode("utf-8", errors="ignore")
+
+    # -- replies ----------------------------------------------------------------------------------
+
+    def groups(self, prompts: Sequence[Tokens], more: int, most: int = 1 << 30) -> list[range]:
+        """The prompts in groups of at most `most` that fit side by side, each with `more` tokens behind it.
+
+        Raises LearnError for one that does not fit alone.
+        """
+        most = min(most, self.llm.n_seq_max)
+        room, out, first, used = self.llm.n_ctx(), [], 0, 0
+        for i, prompt in enumerate(prompts):
+            need = len(prompt) + more
+            self._check_room(need, room)
+            if i - first == most or used + need > room:
+                out.append(range(first, i))
+                first, used = i, 0
+            used += need
+        return [*out, range(first, len(prompts))] if prompts else []
+
+    def _width(self, activations: int) -> int:
+        """How many lanes may keep so many rows of activations each, in SEEN_BYTES."""
+        return max(1, SEEN_BYTES // max(1, 4 * activations * self.llm.n_embd()))
+
+    def replies(
+        self,
+        prompts: Sequence[Tokens],
+        max_tokens: int,
+        temperature: float = 0.0,
+        rngs: Sequence[np.random.Generator] | None = None,
+        layers: Sequence[int] = (),
+        progress: Done = lambda fraction: None,
+    ) -> list[Reply]:
+        """One reply a prompt, of at most `max_tokens`. Temperature 0 is greedy; any other needs `rngs`.
+        layers: blocks whose residual stream the replies bring along."""
+        out: list[Reply] = []
+        for group in self.groups(prompts, max_tokens, self._width(len(layers) * max_tokens)):
+            done = _within(progress, group, len(prompts))
+            draw = _Sampler(temperature, None if rngs is None else [rngs[i] for i in group])
+            talk = _Talk(self, [prompts[i] for i in group], layers, draw)
+            out += talk.replies(max_tokens, done)
+        return out
+
+    def ended_by(self, said: Tokens) -> bool:
+        """Whether `stop` is in what was said."""
+        return self.stop is not None and self.stop in self.text(said)
+
+    # -- scores -----------------------------------------------------------------------------------
+
+    def log_probs(
+        self, told: Sequence[tuple[Tokens, Tokens]], progress: Done = lambda fraction: None
+    ) -> list[F32]:
+        """For each (prompt, reply) log p(token | prompt, the tokens before it) in nats: float32 [len(reply)].
+
+        What replies to the same prompt have in common is computed once where they stand together.
+        """
+        out = [np.zeros(len(reply), dtype=np.float32) for _, reply in told]
+        spoken = [i for i, (_, reply) in enumerate(told) if len(reply)]
+        texts = [[*told[i][0], *told[i][1]] for i in spoken]
+        for group in self.groups(texts, 0):
+            progress(group.start / len(spoken))
+            self._score([(told[spoken[i]], out[spoken[i]]) for i in group])
+        return out
+
+    def _score(self, group: Sequence[tuple[tuple[Tokens, Tokens], F32]]) -> None:
+        with Lanes(self.llm, [prompt for (prompt, _), _ in group]) as lanes:
+            parts = {i: [prompt[-1], *reply[:-1]] for i, ((prompt, reply), _) in enumerate(group)}
+            position = [0] * len(group)
+            for i, logits in lanes.feed(parts):
+                (_, reply), row = group[i]
+                row[position[i]] = _log_prob(logits, reply[position[i]])
+                position[i] += 1
+
+    def _check_room(self, n_tokens: int, room: int) -> None:
         if n_tokens > room:
             raise LearnError(
                 f"{self.llm.model_path}: a prompt with its reply takes {n_tokens} tokens, expected at most "
@@ -130,15 +200,79 @@ class Chat:
             )
 
 
+class _Talk:
+    """Replies that are spoken side by side."""
+
+    def __init__(self, chat: Chat, prompts: Sequence[Tokens], layers: Sequence[int], draw: _Sampler) -> None:
+        self._chat, self._draw, self._prompts, self._layers = chat, draw, prompts, layers
+        self._since = min(len(p) for p in prompts) - 1
+        self._said: list[list[int]] = [[] for _ in prompts]
+        self._log_probs: list[list[float]] = [[] for _ in prompts]
+        self._ends: list[int | None] = [None] * len(prompts)
+
+    def replies(self, max_tokens: int, progress: Done) -> list[Reply]:
+        with Lanes(self._chat.llm, self._prompts, self._layers, self._since) as lanes:
+            parts = {i: [prompt[-1]] for i, prompt in enumerate(self._prompts)}
+            for step in range(max_tokens):
+                progress(step / max_tokens)
+                going_on = {i for i, logits in lanes.feed(parts) if self._goes_on(i, logits)}
+                for i in parts.keys() - going_on:
+                    lanes.drop(i)
+                parts = {i: [self._said[i][-1]] for i in sorted(going_on)}
+                if not parts:
+                    break
+            return [self._reply(i, lanes) for i in range(len(self._prompts))]
+
+    def _goes_on(self, i: int, logits: F32) -> bool:
+        row = _log_softmax(logits)
+        token = self._draw(i, row)
+        self._log_probs[i].append(float(row[token]))
+        if self._chat._ends(token):
+            self._ends[i] = token
+            return False
+        self._said[i].append(token)
+        return not self._chat.ended_by(self._said[i])
+
+    def _reply(self, i: int, lanes: Lanes) -> Reply:
+        tokens = list(self._said[i])
+        while self._chat.ended_by(tokens):
+            tokens.pop()
+        n = len(tokens) + (self._ends[i] is not None)
+        seen = None
+        if self._layers:  # behind the prompt's rows but its last
+            first = len(self._prompts[i]) - 1 - self._since
+            seen = lanes.seen(i)[:, first : first + n]
+        return Reply(tokens, np.array(self._log_probs[i][:n], dtype=np.float32), self._ends[i], seen)
+
+
+class _Sampler:
+    def __init__(self, temperature: float, rngs: Sequence[np.random.Generator] | None) -> None:
+        self.temperature, self.rngs = temperature, rngs
+
+    def __call__(self, lane: int, log_probs: F32) -> int:
+        if self.temperature == 0:
+            return int(log_probs.argmax())
+        assert self.rngs is not None
+        cumulative = np.exp(log_probs.astype(np.float64) / self.temperature).cumsum()
+        drawn = np.searchsorted(cumulative, self.rngs[lane].random() * cumulative[-1], side="right")
+        return min(int(drawn), len(log_probs) - 1)
+
+
+def _within(progress: Done, group: range, n: int) -> Done:
+    return lambda part: progress((group.start + part * len(group)) / n)
+
+
 def _log_softmax(logits: F32) -> F32:
     shifted = logits - logits.max()
     return np.asarray(shifted - np.log(np.exp(shifted).sum()), dtype=np.float32)
 
 
-def _sample(log_probs: F32, temperature: float, rng: np.random.Generator | None) -> int:
-    if temperature == 0:
-        return int(log_probs.argmax())
-    assert rng is not None
-    cumulative = np.exp(log_probs.astype(np.float64) / temperature).cumsum()
-    drawn = np.searchsorted(cumulative, rng.random() * cumulative[-1], side="right")
-    return min(int(drawn), len(log_probs) - 1)
+def _log_prob(logits: F32, token: int) -> float:
+    top = logits.max()
+    return float(logits[token] - top - np.log(np.exp(logits - top).sum()))
+
+
+def _filled(template: str, question: str, system: str) -> str:
+    """The template with its fields; of an empty {system} no line stays behind."""
+    lines = [line for line in template.split("\n") if system or line.strip() != "{system}"]
+    return "\n".join(lines).format(question=question, system=system).lstrip("\n")

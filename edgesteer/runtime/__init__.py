@@ -1,5 +1,6 @@
-"""The only room that knows llama.cpp: SteeredLlama, slots, gates, the tap and the sentinel."""
+"""The only room that knows llama.cpp: SteeredLlama and its lanes, slots, gates, the tap and the sentinel."""
 
+from edgesteer.runtime.lanes import Lanes
 from edgesteer.runtime.llama import SteeredLlama
 
-__all__ = ["SteeredLlama"]
+__all__ = ["Lanes", "SteeredLlama"]

@@ -59,6 +59,13 @@ def _close_open() -> None:
         llm.close()
 
 
+def _check_sequences(n: int) -> int:
+    most = llama_h.llama_max_parallel_sequences()
+    if not 1 <= n <= most:
+        raise ValueError(f"n_seq_max {n}: expected 1 to {most}, what this llama.cpp was built for")
+    return n
+
+
 class SteeredContext(internals.LlamaContext):
     """llama_cpp's context with its decode announced to the session, which it keeps alive."""
 
@@ -75,6 +82,7 @@ class SteeredLlama(Looking, Keeping):
         llm.steer("pirate.steer", strength=1.2)
 
     Takes every argument of llama_cpp.Llama and has its methods; `verbose` is False by default.
+    n_seq_max: how many sequences the context can hold side by side, for `lanes`; they share n_ctx.
     gate_engine: "onnxruntime" evaluates gate.onnx; "native" evaluates gate.gguf, the same weights, in
     the tap itself: faster, and for linear layers and ReLU only.
 
@@ -83,12 +91,18 @@ class SteeredLlama(Looking, Keeping):
     """
 
     def __init__(
-        self, model_path: str | os.PathLike[str], *, gate_engine: str = "onnxruntime", **kwargs: Any
+        self,
+        model_path: str | os.PathLike[str],
+        *,
+        gate_engine: str = "onnxruntime",
+        n_seq_max: int = 1,
+        **kwargs: Any,
     ) -> None:
         unknown = sorted(set(kwargs) - _KNOWN)
         if unknown:
             raise TypeError(f"SteeredLlama() got an unexpected argument {unknown[0]!r}; see llama_cpp.Llama")
         self.gate_engine = check_engine(gate_engine)
+        self.n_seq_max = _check_sequences(n_seq_max)
         path = os.fspath(model_path)
         library.check_model_file(path)
         self._tap = make_tap()
@@ -127,6 +141,8 @@ class SteeredLlama(Looking, Keeping):
         # Llama.__init__ fills this in before it creates the context, which copies the callback.
         params.cb_eval = self._tap.callback
         params.cb_eval_user_data = self._tap.user_data
+        if self.n_seq_max > 1:
+            params.n_seq_max, params.kv_unified = self.n_seq_max, True
         self.__dict__["context_params"] = params
 
     @property
@@ -158,6 +174,7 @@ class SteeredLlama(Looking, Keeping):
         """
         arguments = context_options(llama_cpp.Llama.__getstate__(self), options)
         arguments.setdefault("gate_engine", self.gate_engine)
+        arguments.setdefault("n_seq_max", self.n_seq_max)
         if type(self.tokenizer_) is not LlamaTokenizer:  # one of one's own, which no state names
             arguments.setdefault("tokenizer", self.tokenizer_)
         other, model = type(self).__new__(type(self)), self._model.another()
@@ -393,9 +410,10 @@ class SteeredLlama(Looking, Keeping):
 
     def __getstate__(self) -> dict[str, Any]:
         options = llama_cpp.Llama.__getstate__(self)
-        return {"options": options, "gate_engine": self.gate_engine, "plan": self.steering}
+        own = {"gate_engine": self.gate_engine, "n_seq_max": self.n_seq_max}
+        return {"options": options | own, "plan": self.steering}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """The model opened anew under the same plan; what the context held is not pickled."""
-        self.__init__(**state["options"], gate_engine=state["gate_engine"])  # type: ignore[misc]
+        self.__init__(**state["options"])  # type: ignore[misc]
         self._set_plan(state["plan"])

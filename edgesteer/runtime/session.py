@@ -89,6 +89,7 @@ class Session:
         self._known: tuple[int, int | None] = (0, None)
         self.recorders: list[list[Recorded]] = []
         self.exchange: tuple[Mapping[int, F32], Mapping[int, F32]] = ({}, {})
+        self.given: Bits | None = None  # scope bits by row, from lanes
         self._engine = engine
         self._gates: dict[bytes, Gate] = {}
         self._decoding = threading.Lock()
@@ -207,7 +208,9 @@ class Session:
         self._record(rows, bits, record)
 
     def _bits_of(self, rows: Rows) -> Bits:
-        """Scope bits by row: what eval expects, or each sequence as a prompt of its own (embed)."""
+        """Scope bits by row: those given, what eval expects, or each sequence as a prompt of its own (embed)."""
+        if self.given is not None:
+            return self.given
         if self.expected:
             return self.bits[rows.positions]
         out = np.zeros(len(rows.tokens), dtype=np.uint8)
@@ -231,7 +234,9 @@ class Session:
             recorder.append(recorded)
 
     def _note(self, batch: Any, applied: npt.NDArray[np.uint64] | None) -> None:
-        """Record what was applied; a batch of one sequence holds consecutive positions."""
+        """Record what was applied; a batch of one sequence holds consecutive positions. Lanes leave nothing."""
+        if self.given is not None:
+            return
         self.kv.note(batch.pos[0], 0 if applied is None else applied, batch.n_tokens)
 
     def _check_logits(self) -> None:

@@ -1,0 +1,220 @@
+"""Several sequences side by side in one context: replies drawn, texts scored, activations read, together.
+
+In:  a SteeredLlama with room for them (`n_seq_max`); for each lane its prompt, then tokens.
+Out: logits of the rows fed; where asked for, the residual stream of every row. The plan acts on each lane
+     as it would on a context of its own.
+
+What the prompts have in common is computed once. The lanes own the context while they last: it is empty
+before and after.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple, Self
+
+import llama_cpp.llama_cpp as llama_h
+import numpy as np
+import numpy.typing as npt
+
+from edgesteer.errors import PlanError
+from edgesteer.scope import scope_bits
+
+if TYPE_CHECKING:
+    from edgesteer.runtime.llama import SteeredLlama
+
+F32 = npt.NDArray[np.float32]
+
+# Rows whose logits llama.cpp must hold at once: with a vocabulary of 262144 each takes 1 MB.
+_LOGITS_ROWS = 64
+
+
+@dataclass
+class _Lane:
+    prompt_len: int
+    tokens: list[int] = field(default_factory=list)
+    last_bits: int = 0
+    seen: list[F32] = field(default_factory=list)
+
+
+class _Row(NamedTuple):
+    token: int
+    position: int
+    lane: int
+    bits: int
+    forced: F32 | None  # [blocks, n_embd]
+
+
+class Lanes:
+    """A group of lanes on an emptied context.
+
+        with Lanes(llm, prompts) as lanes:
+            for lane, logits in lanes.feed({0: prompts[0][-1:], 1: prompts[1][-1:]}):
+                ...
+
+    prompts: token ids of each, not empty; all but each one's last token is evaluated on entering.
+    layers: blocks whose output is kept, for `seen`. since: the first position of which it is.
+    Raises PlanError for more lanes than `llm.n_seq_max`, or for more tokens than the context holds.
+    """
+
+    def __init__(
+        self,
+        llm: SteeredLlama,
+        prompts: Sequence[Sequence[int]],
+        layers: Iterable[int] = (),
+        since: int = 0,
+    ) -> None:
+        self._llm, self._session, self.layers, self.since = llm, llm._session, tuple(layers), since
+        if not prompts or not all(len(p) for p in prompts):
+            raise PlanError("lanes: no prompt, or an empty one; expected at least one token in each")
+        if len(prompts) > llm.n_seq_max:
+            raise PlanError(
+                f"lanes: {len(prompts)} prompts, expected at most {llm.n_seq_max}; "
+                "open the model with a larger n_seq_max"
+            )
+        self._prompts = [list(p) for p in prompts]
+        self._lanes = [_Lane(len(p)) for p in prompts]
+        # The last block computes no row whose logits nobody wants.
+        self._all_wanted = llm._session.n_layer - 1 in self.layers
+
+    def __enter__(self) -> Self:
+        self._llm._empty()
+        try:
+            self._share_prompts()
+        except BaseException:
+            self._llm._empty()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._llm._empty()
+
+    def seen(self, lane: int) -> F32:
+        """float32 [len(layers), tokens, n_embd]: the residual stream after each of `layers`, plan included, at
+        the lane's positions from `since` on."""
+        none = np.empty((len(self.layers), 0, self._session.n_embd), dtype=np.float32)
+        return np.concatenate([none, *self._lanes[lane].seen], axis=1)
+
+    def feed(
+        self,
+        parts: Mapping[int, Sequence[int]],
+        *,
+        forced: Mapping[int, F32] | None = None,
+        wanted: bool = True,
+    ) -> Iterator[tuple[int, F32]]:
+        """Append tokens to lanes; for each row fed, in order, its lane and its logits.
+
+        forced: per lane float32 [len(layers), tokens, n_embd], put in the place of what arrives at each
+            block, once that is written down: teacher forcing.
+        wanted: False computes no logits and yields nothing.
+        The logits, float32 [n_vocab], are valid until the next row is asked for. Nothing is evaluated
+        before the first.
+        """
+        rows = [
+            row
+            for lane, tokens in parts.items()
+            for row in self._rows(lane, list(tokens), None if forced is None else forced[lane])
+        ]
+        step = min(self._llm.n_batch, _LOGITS_ROWS) if wanted or self._all_wanted else self._llm.n_batch
+        for i in range(0, len(rows), step):
+            part = rows[i : i + step]
+            self._decode(part, wanted or self._all_wanted)
+            if wanted:
+                shape = (len(part), self._llm.n_vocab())
+                logits = np.ctypeslib.as_array(llama_h.llama_get_logits(self._llm.ctx), shape)
+                yield from zip((row.lane for row in part), logits, strict=True)
+
+    def run(self, parts: Mapping[int, Sequence[int]], *, forced: Mapping[int, F32] | None = None) -> None:
+        """`feed` for what it leaves in the lanes, without logits."""
+        for _ in self.feed(parts, forced=forced, wanted=False):
+            pass
+
+    def drop(self, lane: int) -> None:
+        """Give a lane's part of the context back."""
+        llama_h.llama_memory_seq_rm(llama_h.llama_get_memory(self._llm.ctx), lane, -1, -1)
+
+    def _share_prompts(self) -> None:
+        """Evaluate every prompt but its last token; what several begin with, once."""
+        heads = [p[:-1] for p in self._prompts]
+        common = _common(heads)
+        if common:
+            self.run({0: heads[0][:common]})
+            self._copy(0, range(1, len(heads)))
+        first: dict[tuple[int, ...], int] = {}
+        for i, head in enumerate(heads):
+            first.setdefault(tuple(head), i)
+        self.run({i: heads[i][common:] for i in first.values() if len(heads[i]) > common})
+        for i, head in enumerate(heads):
+            if (own := first[tuple(head)]) != i:
+                self._copy(own, [i])
+
+    def _copy(self, source: int, targets: Iterable[int]) -> None:
+        memory, lane = llama_h.llama_get_memory(self._llm.ctx), self._lanes[source]
+        for i in targets:
+            llama_h.llama_memory_seq_rm(memory, i, -1, -1)
+            llama_h.llama_memory_seq_cp(memory, source, i, -1, -1)
+            self._lanes[i].tokens, self._lanes[i].last_bits = list(lane.tokens), lane.last_bits
+            self._lanes[i].seen = list(lane.seen)
+
+    def _rows(self, i: int, tokens: list[int], forced: F32 | None) -> list[_Row]:
+        """What follows the tokens that the lane holds."""
+        lane, start = self._lanes[i], len(self._lanes[i].tokens)
+        end = start + len(tokens)
+        if end > self._llm.n_ctx():
+            raise PlanError(f"lanes: {end} tokens, expected at most {self._llm.n_ctx()} (n_ctx)")
+        if forced is not None and forced.shape != (len(self.layers), len(tokens), self._session.n_embd):
+            expected = (len(self.layers), len(tokens), self._session.n_embd)
+            raise PlanError(f"lane {i}: activations have shape {forced.shape}, expected {expected}")
+        lane.tokens.extend(tokens)
+        bits = scope_bits(lane.tokens, lane.prompt_len, self._session.turns, start, lane.last_bits)
+        lane.last_bits = int(bits[-1]) if len(bits) else lane.last_bits
+        return [
+            _Row(token, start + j, i, int(bits[j]), None if forced is None else forced[:, j])
+            for j, token in enumerate(tokens)
+        ]
+
+    def _decode(self, rows: Sequence[_Row], wanted: bool) -> None:
+        self._fill_batch(rows, wanted)
+        session, shape = self._session, (len(rows), self._session.n_embd)
+        kept = self.layers if any(row.position >= self.since for row in rows) else ()
+        seen = {n: np.empty(shape, dtype=np.float32) for n in kept}
+        session.given = np.array([row.bits for row in rows], dtype=np.uint8)
+        session.exchange = (seen, _stacked(self.layers, rows))
+        try:
+            self._llm._ctx.decode(self._llm._batch)
+        finally:
+            session.given, session.exchange = None, ({}, {})
+        self._keep(rows, seen)
+
+    def _fill_batch(self, rows: Sequence[_Row], wanted: bool) -> None:
+        batch, n = self._llm._batch.batch, len(rows)
+        batch.n_tokens = n
+        np.ctypeslib.as_array(batch.token, (n,))[:] = [row.token for row in rows]
+        np.ctypeslib.as_array(batch.pos, (n,))[:] = [row.position for row in rows]
+        np.ctypeslib.as_array(batch.n_seq_id, (n,))[:] = 1
+        np.ctypeslib.as_array(batch.logits, (n,))[:] = wanted
+        for j, row in enumerate(rows):
+            batch.seq_id[j][0] = row.lane
+
+    def _keep(self, rows: Sequence[_Row], seen: Mapping[int, F32]) -> None:
+        if not seen:
+            return
+        lanes = np.array([row.lane if row.position >= self.since else -1 for row in rows])
+        for lane in sorted(set(lanes[lanes >= 0].tolist())):
+            self._lanes[lane].seen.append(np.stack([seen[n][lanes == lane] for n in self.layers]))
+
+
+def _stacked(layers: Sequence[int], rows: Sequence[_Row]) -> dict[int, F32]:
+    """Block -> float32 [rows, n_embd] to put in place; empty where nothing is forced."""
+    forced = [row.forced for row in rows]
+    if any(f is None for f in forced):
+        return {}
+    stream = np.stack(forced, axis=1)  # type: ignore[arg-type]
+    return {n: np.ascontiguousarray(stream[i]) for i, n in enumerate(layers)}
+
+
+def _common(texts: Sequence[list[int]]) -> int:
+    """How many tokens all begin with alike."""
+    least, most = min(texts), max(texts)
+    return next((i for i, (a, b) in enumerate(zip(least, most, strict=False)) if a != b), len(least))
