@@ -182,7 +182,7 @@ def write_directory(path: Path, members: Mapping[str, bytes], force: bool) -> No
 def _refuse_existing(path: Path, force: bool) -> None:
     if os.path.lexists(path) and not force:
         raise OutputError(
-            f"{path}: found an existing file; expected none; give another name or force the overwrite"
+            f"{path}: found an existing file; expected none; give another name, or force (--force)"
         )
 
 

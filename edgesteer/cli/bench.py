@@ -7,7 +7,14 @@ from typing import Any
 
 import click
 
-from edgesteer.cli.options import json_option, model_argument, parse_steer, print_json, resolve_model
+from edgesteer.cli.options import (
+    json_option,
+    model_argument,
+    parse_steer,
+    print_json,
+    resolve_model,
+    threads_option,
+)
 
 
 @click.command()
@@ -30,7 +37,7 @@ from edgesteer.cli.options import json_option, model_argument, parse_steer, prin
     show_default=True,
     help="Runs with new contexts; medians are shown.",
 )
-@click.option("-t", "--threads", "n_threads", type=click.IntRange(1), help="CPU threads.")
+@threads_option
 @json_option
 def command(
     model: str,

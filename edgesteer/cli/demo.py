@@ -7,6 +7,8 @@ import sys
 
 import click
 
+from edgesteer.cli.options import threads_option
+
 QUESTIONS = (
     "How do I make a good cup of tea?",
     "What should I do on a rainy Sunday?",
@@ -17,7 +19,7 @@ WAYS = (("unsteered", None), ("constant bundle", "pirate-constant"), ("PSR bundl
 
 @click.command()
 @click.option("-n", "--max-tokens", type=click.IntRange(1), default=48, show_default=True)
-@click.option("-t", "--threads", "n_threads", type=click.IntRange(1))
+@threads_option
 def command(max_tokens: int, n_threads: int | None) -> None:
     """The tour: SmolLM2-135M-Instruct as it is, and as a pirate, by two bundles that ship with edgesteer."""
     from edgesteer.bundle import load

@@ -6,13 +6,13 @@ from typing import Any
 
 import click
 
-from edgesteer.cli.options import json_option, model_argument, print_json, resolve_model
+from edgesteer.cli.options import json_option, model_argument, print_json, resolve_model, threads_option
 
 
 @click.command()
 @model_argument
 @click.argument("bundle", required=False)
-@click.option("-t", "--threads", "n_threads", type=click.IntRange(1), help="CPU threads.")
+@threads_option
 @json_option
 def command(model: str, bundle: str | None, n_threads: int | None, as_json: bool) -> None:
     """Prove what can be steered in MODEL with this llama.cpp, and that BUNDLE acts on it.

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgesteer.cli.options import json_option, load_steering, print_json
+from edgesteer.cli.options import MOST_THREADS, json_option, load_steering, print_json
 
 if TYPE_CHECKING:
     from edgesteer.bundle import Bundle
@@ -26,7 +26,9 @@ NORMS_PER_LINE = 6
 @click.option(
     "-p", "--prompt", metavar="TEXT", help="With --model: the prompt, instead of a built-in question."
 )
-@click.option("-t", "--threads", "n_threads", type=click.IntRange(1), help="With --model: CPU threads.")
+@click.option(
+    "-t", "--threads", "n_threads", type=click.IntRange(1, MOST_THREADS), help="With --model: CPU threads."
+)
 @json_option
 @click.option("--extract", metavar="DIR", help="Also write the members into the folder DIR (of one BUNDLE).")
 @click.option("--force", is_flag=True, help="Replace an extracted bundle in DIR.")

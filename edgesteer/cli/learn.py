@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgesteer.cli.options import (
+    Finite,
     json_option,
     llama_options,
     max_tokens_option,
@@ -33,9 +34,7 @@ _METHODS = ("psr", "constant")  # learn.METHODS, which is not imported for a hel
 @questions_option('Training questions, one a line, or JSON Lines with "question" and optionally "reply".')
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Same seed, same bytes.")
 @max_tokens_option(48)
-@click.option(
-    "--temperature", type=click.FloatRange(0), default=0.7, show_default=True, help="Of the replies."
-)
+@click.option("--temperature", type=Finite(0), default=0.7, show_default=True, help="Of the replies.")
 @click.option("--name", help="The bundle's name; the output's without it.")
 @click.option("--license", default="unspecified", show_default=True, help="The bundle's license.")
 @click.option("--force", is_flag=True, help="Replace an existing file.")

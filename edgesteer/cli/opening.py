@@ -92,7 +92,21 @@ def read_prompt(prompt: str | None) -> str:
 def reply(
     llm: SteeredLlama, prompt: str, *, system: str | None = None, raw: bool = False, **sampling: Any
 ) -> Iterator[str]:
-    """The reply's text, piece by piece. raw: complete the prompt as it stands, without a template."""
+    """The reply's text, piece by piece. raw: complete the prompt as it stands, without a template.
+
+    Raises ModelError for a prompt that the context cannot hold, or a model without a chat template.
+    """
+    try:
+        yield from _reply(llm, prompt, system, raw, sampling)
+    except ValueError as error:  # llama_cpp's, with the two numbers in it
+        if "exceed context window" not in str(error):
+            raise
+        raise ModelError(f"the prompt is too long ({error}); shorten it, or give a larger -c") from None
+
+
+def _reply(
+    llm: SteeredLlama, prompt: str, system: str | None, raw: bool, sampling: dict[str, Any]
+) -> Iterator[str]:
     if raw:
         completion: Any = llm.create_completion(prompt, stream=True, **sampling)
         yield from (part["choices"][0]["text"] for part in completion)

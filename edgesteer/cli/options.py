@@ -23,7 +23,26 @@ Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 model_argument: Decorator = click.argument("model", metavar="MODEL")
 """MODEL: the path of a GGUF or a name of the registry; hand it to `resolve_model` once the usage is checked."""
 
+# Beyond these llama.cpp aborts, or the system kills the process, before anybody can say why.
+MOST_CONTEXT = 1 << 26
+MOST_THREADS = 1024
+
 json_option: Decorator = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
+
+
+threads_option: Decorator = click.option(
+    "-t", "--threads", "n_threads", type=click.IntRange(1, MOST_THREADS), help="CPU threads."
+)
+
+
+class Finite(click.FloatRange):
+    """A range that holds no NaN and no infinity."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number: float = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a finite number.", param, ctx)
+        return number
 
 
 def llama_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -37,8 +56,10 @@ def llama_options(command: Callable[..., Any]) -> Callable[..., Any]:
             help="What evaluates a PSR's gates; native is faster and needs gate.gguf in the bundle.",
         ),
         click.option("-ngl", "--gpu-layers", "n_gpu_layers", type=int, help="Layers on the GPU (-1: all)."),
-        click.option("-c", "--ctx-size", "n_ctx", type=click.IntRange(0), help="Context size in tokens."),
-        click.option("-t", "--threads", "n_threads", type=click.IntRange(1), help="CPU threads."),
+        click.option(
+            "-c", "--ctx-size", "n_ctx", type=click.IntRange(0, MOST_CONTEXT), help="Context size in tokens."
+        ),
+        threads_option,
     ):
         command = option(command)
     return command
@@ -74,7 +95,7 @@ def questions_option(text: str) -> Decorator:
 
 repeat_option: Decorator = click.option(
     "--repeat-penalty",
-    type=click.FloatRange(0, min_open=True),
+    type=Finite(0, min_open=True),
     default=1.1,
     show_default=True,
     help="Against loops, which small models fall into when greedy; 1 is off.",
@@ -90,7 +111,7 @@ def sampling_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--seed", type=int, default=0, show_default=True, help="Seed of the sampler."),
         click.option(
             "--temp",
-            type=click.FloatRange(0),
+            type=Finite(0),
             default=0.0,
             show_default=True,
             help="Temperature; 0 is greedy.",

@@ -215,3 +215,23 @@ def test_learn_on_the_real_model_writes_a_bundle_that_steers_it(smollm2: Path, t
     steered = typed(*ask, "--steer", "a.steer", cwd=tmp_path)
     assert steered.returncode == 0, steered.stderr
     assert steered.stdout != typed(*ask, cwd=tmp_path).stdout
+
+
+@pytest.mark.parametrize("command", ["run", "map"])
+def test_a_prompt_that_the_context_cannot_hold_is_one_clear_line(
+    command: str, model: Model, steer_file: Path, tmp_path: Path
+) -> None:
+    words = [command, model("llama"), "--steer", steer_file, "-c", 64, "-t", 1, "-p", "word " * 200]
+    refused(typed(*words, cwd=tmp_path), "the prompt is too long", "larger -c")
+
+
+@pytest.mark.parametrize(
+    "option",
+    [("-c", 10**12), ("-t", 10**12), ("--temp", "nan"), ("--temp", "inf"), ("--repeat-penalty", "nan")],
+)
+def test_numbers_that_would_end_the_process_or_mean_nothing_are_wrong_usage(
+    model: Model, tmp_path: Path, option: tuple[object, ...]
+) -> None:
+    done = typed("run", model("llama"), "-p", "hello", *option, cwd=tmp_path)
+    assert done.returncode == 2
+    assert str(option[0]) in done.stderr
