@@ -1,65 +1,78 @@
-"""The default strength: a little above the one at which the steered model best predicts the prompted replies.
+"""The default strength: the largest at which steered replies are as coherent as prompted ones.
 
-In:  a model, a bundle, pairs that the fit has not seen. Out: a strength.
+In:  a bundle, questions, the trait's sentence. Out: a Dose, its curve with it.
 
-Fitted gates fall short of their targets (a regression shrinks, and blocks above see a student that lags), so 1
-is too little. Mean log-likelihood of y' behind the plain prompt needs no sampling: it is smooth in the strength,
-with one maximum, and overshooting costs likelihood as much as falling short does.
+The target is the coherence of greedy prompted replies to the same questions, unless one is given. A strength is
+never accepted without a coherence that was measured at it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
-import numpy as np
-
-from edgesteer.bundle import Bundle
+from edgesteer.bundle import Bundle, StrengthRange
 from edgesteer.evaluate.chat import Chat
-from edgesteer.learn.pairs import Pair
+from edgesteer.evaluate.dose import Dose, strength_at
+from edgesteer.evaluate.scoring import Scores, score
 
-GRID = (0.75, 1.25, 1.75, 2.5)
-STEP = 0.05
+Done = Callable[[float], None]
 
-# Likelihood weighs every token of sampled replies; greedy replies need more to leave the plain wording. At 4/3
-# of the likeliest strength they show the trait in 85 % of a development set's replies, at 1.2 in 60 %.
-EMPHASIS = 4 / 3
+# A steered reply may repeat itself a little more than a prompted one, but not loop.
+_DISTINCT = 0.9
 
-
-def best_strength(
-    chat: Chat,
-    bundle: Bundle,
-    pairs: Sequence[Pair],
-    progress: Callable[[float], None] = lambda fraction: None,
-) -> float:
-    """EMPHASIS times the strength of least mean NLL of the pairs' replies, to 0.05: from the parabola through
-    the best of GRID and its neighbours. Walks up the grid only while it pays."""
-    losses: list[float] = []
-    for strength in GRID:
-        progress(len(losses) / len(GRID))
-        losses.append(steered_nll(chat, bundle, strength, pairs))
-        if len(losses) >= 3 and losses[-1] >= losses[-2]:
-            break
-    likeliest = lowest(GRID[: len(losses)], losses)
-    return round(round(EMPHASIS * likeliest / STEP) * STEP, 2)
+# The search begins at this multiple of the strength that is likeliest for prompted replies.
+_HIGHEST = 2.0
 
 
-def steered_nll(chat: Chat, bundle: Bundle, strength: float, pairs: Sequence[Pair]) -> float:
-    """Mean over all reply tokens of -log p(token) behind the plain prompt, steered; nats."""
-    with chat.llm.steered(bundle, strength):
-        log_probs = [chat.log_probs(pair.plain, pair.reply) for pair in pairs]
-    return float(-np.concatenate(log_probs).mean())
+@dataclass(frozen=True, slots=True)
+class Yardstick:
+    """What the prompt does on the questions that strengths are measured on; all greedy, scored unsteered."""
+
+    plain: list[list[int]]
+    prompted: list[list[int]]
+    scores: Scores
+    target: float
+    max_tokens: int
+
+    @classmethod
+    def of(
+        cls,
+        chat: Chat,
+        trait: str,
+        questions: Sequence[str],
+        max_tokens: int,
+        coherence: float | None,
+        progress: Done,
+    ) -> Yardstick:
+        """coherence: the target instead of the prompted replies' own, nats a token."""
+        plain = [chat.prompt(q) for q in questions]
+        prompted = [chat.prompt(q, trait) for q in questions]
+        replies = chat.replies(prompted, max_tokens, progress=lambda part: progress(0.6 * part))
+        scores = score(chat, replies, plain, prompted)
+        target = scores.mean("coherence") if coherence is None else coherence
+        return cls(plain, prompted, scores, target, max_tokens)
+
+    def dose(self, chat: Chat, bundle: Bundle, likeliest: float, progress: Done) -> Dose:
+        """The largest strength that keeps the target, searched from twice the likeliest one down."""
+        return strength_at(
+            chat,
+            bundle,
+            self.plain,
+            self.prompted,
+            self.target,
+            min_distinct2=_DISTINCT * self.scores.mean("distinct2"),
+            lo=round(likeliest / 4, 3),
+            hi=round(likeliest * _HIGHEST, 3),
+            scan=2,
+            steps=2,
+            max_tokens=self.max_tokens,
+            progress=progress,
+        )
 
 
-def lowest(xs: Sequence[float], ys: Sequence[float]) -> float:
-    """Where a smooth function with one minimum is least, from samples at ascending xs.
-
-    The vertex of the parabola through the least sample and its neighbours, kept within the samples' range.
-    """
-    middle = min(max(int(np.argmin(ys)), 1), len(xs) - 2)
-    a, b, c = xs[middle - 1 : middle + 2]
-    fa, fb, fc = ys[middle - 1 : middle + 2]
-    left, right = (b - a) * (fb - fc), (b - c) * (fb - fa)
-    if left - right == 0:
-        return float(xs[int(np.argmin(ys))])
-    vertex = b - 0.5 * ((b - a) * left - (b - c) * right) / (left - right)
-    return float(min(max(vertex, xs[0]), xs[-1]))
+def strength_range(dose: Dose, both_ways: bool) -> StrengthRange:
+    """The dose's strength, and the range that was measured: from 0, or from its negative where the bundle was
+    learnt from two sentences."""
+    highest = max(point.strength for point in dose.curve)
+    return StrengthRange(dose.strength, -highest if both_ways else 0.0, highest)

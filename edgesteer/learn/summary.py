@@ -1,0 +1,118 @@
+"""What learning saw and reached: for the command line, and for the manifest.
+
+In:  a recipe's stages, as they end. Out: plain values. No clock goes into a bundle: the same learning gives
+the same bytes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from edgesteer.evaluate import Table
+from edgesteer.evaluate.dose import Dose, Point
+from edgesteer.learn.calibrate import Yardstick
+from edgesteer.learn.methods import BlockFit
+from edgesteer.learn.pairs import Pair
+
+
+@dataclass(frozen=True, slots=True)
+class LearnSummary:
+    """trait and coherence as in evaluate.measures, nats a token, under the unsteered model.
+
+    sampled, kept, dropped: replies, and those dropped by reason. tokens: rows that the fit saw.
+    explained: mean over the blocks of the share of |delta|^2 that the fit accounts for.
+    left_out: blocks that the likelihood did not miss.
+    strength, dose: the default, and the curve that it was chosen from. prompted: the prompt on the same
+        questions (training questions, greedy).
+    table: the head-to-head on held-out questions; None where it was not asked for.
+    """
+
+    method: str
+    strength: float
+    layers: int
+    left_out: tuple[int, ...]
+    sampled: int
+    kept: int
+    dropped: dict[str, int]
+    tokens: int
+    explained: float
+    dose: Dose
+    prompted: Point
+    table: Table | None
+    seconds: dict[str, float]
+
+    @property
+    def steered(self) -> Point:
+        """The curve's point at the default strength."""
+        return next(p for p in self.dose.curve if p.strength == self.dose.strength)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, rounded."""
+        return {
+            "method": self.method,
+            "strength": self.strength,
+            "layers": self.layers,
+            **self.training(),
+            **self.evaluation(),
+            "table": None if self.table is None else self.table.to_json(),
+            "seconds": {stage: round(taken, 1) for stage, taken in self.seconds.items()},
+        }
+
+    def training(self) -> dict[str, Any]:
+        """The manifest's `training`, beside the recipe."""
+        return {
+            "sampled": self.sampled,
+            "kept": self.kept,
+            "dropped": dict(self.dropped),
+            "tokens": self.tokens,
+            "explained": round(self.explained, 4),
+            "left_out": list(self.left_out),
+        }
+
+    def evaluation(self) -> dict[str, Any]:
+        """The manifest's `evaluation`, without the head-to-head."""
+        return {
+            "training questions": {
+                "steered": _point(self.steered),
+                "prompted": _point(self.prompted),
+                "target_coherence": round(self.dose.target_coherence, 4),
+                "reached": self.dose.reached,
+                "curve": [_point(point) for point in self.dose.curve],
+            }
+        }
+
+
+def prompted_point(yardstick: Yardstick) -> Point:
+    mean = yardstick.scores.mean
+    return Point(0.0, mean("trait"), mean("coherence"), mean("distinct2"))
+
+
+def mean_explained(fits: Mapping[int, BlockFit]) -> float:
+    return float(np.mean([fit.explained for fit in fits.values()])) if fits else 0.0
+
+
+def reply_tokens(pairs: Sequence[Pair]) -> int:
+    return sum(len(pair.reply) for pair in pairs)
+
+
+def head_to_head_facts(table: Table) -> dict[str, Any]:
+    """What the manifest keeps of a table: no replies, no clock."""
+    told = table.to_json(timing=False)
+    rows = {row["name"]: {k: v for k, v in row.items() if k not in _BULKY} for row in told["rows"]}
+    return {"head-to-head": {"questions": len(table.questions), "max_tokens": table.max_tokens, **rows}}
+
+
+_BULKY = ("name", "replies", "traits", "scores", "dose", "coherences")
+
+
+def _point(point: Point) -> dict[str, float | None]:
+    return {k: _rounded(v) for k, v in dataclasses.asdict(point).items()}
+
+
+def _rounded(value: float) -> float | None:
+    return None if not np.isfinite(value) else round(value, 4)
