@@ -36,7 +36,9 @@ class Options:
 
     def __post_init__(self) -> None:
         if not (0 < self.ridge < float("inf") and self.rounds >= 1 and self.hidden >= 2 and self.seed >= 0):
-            raise LearnError(f"{self}: expected ridge above 0, rounds at least 1, hidden at least 2, seed at least 0")
+            raise LearnError(
+                f"{self}: expected ridge above 0, rounds at least 1, hidden at least 2, seed at least 0"
+            )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -71,7 +73,9 @@ def coefficient(layers: Layers, h: F32) -> F32:
 def checked(h: F32, delta: F32, weight: F32 | None) -> F32:
     """The weights, once everything is found to be fit for fitting. Raises LearnError."""
     if h.ndim != 2 or h.shape != delta.shape or (weight is not None and weight.shape != h.shape[:1]):
-        shapes = f"h {h.shape}, delta {delta.shape}" + (f", weight {weight.shape}" if weight is not None else "")
+        shapes = f"h {h.shape}, delta {delta.shape}" + (
+            f", weight {weight.shape}" if weight is not None else ""
+        )
         raise LearnError(f"training rows: {shapes}; expected h and delta [rows, n_embd], weight [rows]")
     if not h.size:
         raise LearnError("training rows: none, expected at least one; give more questions")

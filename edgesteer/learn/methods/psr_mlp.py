@@ -118,7 +118,12 @@ class _Network:
         error = ((np.maximum(out, 0) - self._wanted) * share * (out > 0)).astype(np.float32)
         back = error[:, None] * w2 * (hidden > 0)
         ridge = np.float32(self.ridge)
-        return [X.T @ back + ridge * W1, back.sum(axis=0), hidden.T @ error + ridge * w2, error.sum(keepdims=True)]
+        return [
+            X.T @ back + ridge * W1,
+            back.sum(axis=0),
+            hidden.T @ error + ridge * w2,
+            error.sum(keepdims=True),
+        ]
 
     def fit(self, standard: Standard, h: F32, delta: F32, weight: F32) -> BlockFit | None:
         W1, b1, w2, b2 = (v.astype(np.float64) for v in self.values)
