@@ -39,14 +39,14 @@ def principal(delta: F32, weight: F32, mean: F64, top: float) -> F64:
     noise = np.random.default_rng(0).standard_normal(len(mean))
     basis = [_unit(mean / top + 1e-3 * noise)]
     images: list[F64] = []
-    for _ in range(min(_STEPS, *delta.shape)):
+    for _ in range(min(_STEPS, len(delta) + 1, len(mean))):
         pull = weight * (delta @ basis[-1].astype(np.float32)) / top
         images.append((pull.astype(np.float32) @ delta).astype(np.float64) / top)
         new = images[-1].copy()
         for _ in range(2):  # once leaves what rounding brought back
             for v in basis:
                 new -= (new @ v) * v
-        if np.linalg.norm(new) <= 1e-6 * np.linalg.norm(images[0]):
+        if np.linalg.norm(new) <= 1e-6 * max(np.linalg.norm(image) for image in images):
             break
         basis.append(_unit(new))
     V = np.array(basis[: len(images)])
