@@ -155,7 +155,7 @@ class _Spool:
             raise error if isinstance(error, OutputError) else self._refusal(error.strerror) from None
 
     def write(self, start: int, values: F32) -> None:
-        left = memoryview(np.ascontiguousarray(values, dtype=np.float32)).cast("B")
+        left = np.ascontiguousarray(values, dtype=np.float32).reshape(-1).view(np.uint8).data
         try:
             self._file.seek(4 * start)
             while left:
@@ -166,7 +166,7 @@ class _Spool:
     def read(self, start: int, count: int) -> F32:
         out = np.empty(count, dtype=np.float32)
         self._file.seek(4 * start)
-        left = memoryview(out).cast("B")
+        left = out.view(np.uint8).data
         while left:
             n = self._file.readinto(left)  # type: ignore[attr-defined]  # a FileIO has it
             if not n:

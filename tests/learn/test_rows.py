@@ -50,6 +50,7 @@ def test_rows_in_any_layout_are_written_as_they_read(rows: Rows) -> None:
 
 def test_rows_never_put_are_zero_and_weigh_one(rows: Rows) -> None:
     rows.put(1, 2, drawn(0, 1), drawn(1, 1))
+    rows.put(7, N, drawn(0, 0), drawn(0, 0))  # none at all
     assert not rows.h(1)[3:].any()
     assert not rows.delta(7).any()
     assert rows.weight.dtype == np.float32

@@ -93,7 +93,7 @@ def mean_of(values: F32, weight: F32) -> F64:
     total = np.zeros(values.shape[1])
     for i in range(0, len(values), CHUNK):
         total += weight[i : i + CHUNK].astype(np.float64) @ values[i : i + CHUNK].astype(np.float64)
-    return total / weight.sum(dtype=np.float64)
+    return np.asarray(total / weight.sum(dtype=np.float64))
 
 
 def along(delta: F32, z: F64) -> F64:
@@ -109,20 +109,22 @@ def best_direction(c: F64, delta: F32, weight: F32) -> F64:
     if power == 0:
         return np.zeros(delta.shape[1])
     top = np.abs(pull).max()
-    return np.asarray((pull / top).astype(np.float32) @ delta, dtype=np.float64) * (top / power)
+    return np.asarray(((pull / top).astype(np.float32) @ delta).astype(np.float64) * (top / power))
 
 
-def explained(c: npt.NDArray[np.floating], z: npt.NDArray[np.floating], delta: F32, weight: F32) -> float:
+def explained(
+    c: npt.NDArray[np.floating], direction: npt.NDArray[np.floating], delta: F32, weight: F32
+) -> float:
     """1 - weighted |delta - c z|^2 / |delta|^2."""
-    z = z.astype(np.float64)
-    power = mean_power(delta, weight)
+    z: F64 = np.asarray(direction, dtype=np.float64)
+    power = total_power(delta, weight)
     if not (power > 0 and z.any()):
         return 0.0
     gained = c * (2 * along(delta, z) - c) * weight.astype(np.float64)
     return float(gained.sum() * (z @ z) / power)
 
 
-def mean_power(delta: F32, weight: F32) -> float:
+def total_power(delta: F32, weight: F32) -> float:
     """Weighted sum of |delta|^2."""
     total = 0.0
     for i in range(0, len(delta), CHUNK):

@@ -90,7 +90,7 @@ class _Network:
     def c(self, X: F32) -> F64:
         """float64 [rows]."""
         W1, b1, w2, b2 = self.values
-        return np.maximum(np.maximum(X @ W1 + b1, 0) @ w2 + b2, 0).astype(np.float64)
+        return np.asarray(np.maximum(np.maximum(X @ W1 + b1, 0) @ w2 + b2, 0), dtype=np.float64)
 
     def turn(self, X: F32, delta: F32, weight: F32) -> None:
         """The best direction for the coefficients as they are; unchanged where the gate is shut."""
