@@ -317,7 +317,7 @@ def test_shapes_and_weights_that_do_not_fit_are_refused(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "bad", [{"ridge": 0.0}, {"ridge": float("nan")}, {"rounds": 0}, {"hidden": 1}, {"seed": -1}]
+    "bad", [{"ridge": 0.0}, {"ridge": float("nan")}, {"rounds": 0}, {"hidden": 1}, {"seed": -1}, {"cap": 0.0}]
 )
 def test_options_that_make_no_sense_are_refused(bad: dict) -> None:
     with pytest.raises(LearnError, match="expected"):
@@ -333,6 +333,26 @@ def test_an_unknown_method_is_refused_with_those_there_are() -> None:
 def test_explained_of_nothing_is_nothing() -> None:
     zero = np.zeros((3, 4), dtype=np.float32)
     assert explained(np.ones(3), np.ones(4), zero, np.ones(3, np.float32)) == 0
+
+
+@gated
+def test_capped_rows_pull_no_harder_than_others(name: str) -> None:
+    """One token with a massive delta turns the direction, unless it is capped."""
+    h, delta, made = planted(noise=0.3)
+    delta[7] = 1e4 * np.eye(D, dtype=np.float32)[0]
+    along = [
+        fit.direction @ made.direction / np.linalg.norm(fit.direction) / np.linalg.norm(made.direction)
+        for fit in (fitted(name, h, delta, None, Options(cap=cap)) for cap in (None, 2.0))
+    ]
+    assert along[0] < 0.5
+    assert along[1] > 0.98
+
+
+@every
+def test_a_cap_that_no_row_reaches_changes_nothing(name: str) -> None:
+    h, delta, _ = planted(noise=0.3)
+    one, two = (fitted(name, h, delta, None, Options(cap=cap)) for cap in (None, 1e6))
+    assert one.direction.tobytes() == two.direction.tobytes()
 
 
 # -- all blocks --------------------------------------------------------------------------------------

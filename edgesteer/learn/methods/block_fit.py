@@ -27,18 +27,25 @@ CHUNK = 512
 @dataclass(frozen=True, slots=True)
 class Options:
     """ridge: weight of |w|^2 against the mean squared error, for h in units of its standard deviation.
-    rounds: of alternating least squares. hidden: ReLU units of psr_mlp's hidden layer. seed: of its start."""
+    rounds: of alternating least squares. hidden: ReLU units of psr_mlp's hidden layer. seed: of its start.
+    cap: where given, a row whose |delta| is more than `cap` times the median weighs (cap median / |delta|)^2 times
+        as much, so that a few tokens with massive activations do not decide for all: of the pirate trait's rows
+        at block 2 of SmolLM2-135M, 1 % hold 85 % of |delta|^2.
+    """
 
     ridge: float = 0.03
     rounds: int = 30
-    hidden: int = 16
+    hidden: int = 8
     seed: int = 0
+    cap: float | None = None
 
     def __post_init__(self) -> None:
         if not (0 < self.ridge < float("inf") and self.rounds >= 1 and self.hidden >= 2 and self.seed >= 0):
             raise LearnError(
                 f"{self}: expected ridge above 0, rounds at least 1, hidden at least 2, seed at least 0"
             )
+        if self.cap is not None and not self.cap > 0:
+            raise LearnError(f"{self}: expected a cap above 0, or none")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -70,8 +77,8 @@ def coefficient(layers: Layers, h: F32) -> F32:
     return signal[:, 0]
 
 
-def checked(h: F32, delta: F32, weight: F32 | None) -> F32:
-    """The weights, once everything is found to be fit for fitting. Raises LearnError."""
+def checked(h: F32, delta: F32, weight: F32 | None, options: Options) -> F32:
+    """The weights, capped as the options say, once everything is found to be fit for fitting. Raises LearnError."""
     if h.ndim != 2 or h.shape != delta.shape or (weight is not None and weight.shape != h.shape[:1]):
         shapes = f"h {h.shape}, delta {delta.shape}" + (
             f", weight {weight.shape}" if weight is not None else ""
@@ -85,7 +92,14 @@ def checked(h: F32, delta: F32, weight: F32 | None) -> F32:
     for values, name in ((h, "h"), (delta, "delta")):
         if not all(np.isfinite(values[i : i + CHUNK]).all() for i in range(0, len(values), CHUNK)):
             raise LearnError(f"training rows: NaN or infinity in {name}, expected finite activations")
-    return weight
+    return weight if options.cap is None else _capped(delta, weight, options.cap)
+
+
+def _capped(delta: F32, weight: F32, cap: float) -> F32:
+    length = np.linalg.norm(delta, axis=1)
+    most = cap * float(np.median(length[weight > 0]))
+    share = np.minimum(1, most / np.maximum(length, most)) if most > 0 else np.ones_like(length)
+    return np.asarray(weight * np.square(share), dtype=np.float32)
 
 
 def mean_of(values: F32, weight: F32) -> F64:

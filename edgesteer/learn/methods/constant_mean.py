@@ -13,5 +13,5 @@ def fit(
     pair: I32 | None = None,
 ) -> BlockFit | None:
     """See methods.Fit; None where the mean is zero."""
-    weight = checked(h, delta, weight)
+    weight = checked(h, delta, weight, options)
     return finished((), mean_of(delta, weight), h, delta, weight)

@@ -22,7 +22,7 @@ def fit(
     pair: I32 | None = None,
 ) -> BlockFit | None:
     """See methods.Fit; None where the component is at right angles to the mean, or all deltas are zero."""
-    weight = checked(h, delta, weight)
+    weight = checked(h, delta, weight, options)
     mean = mean_of(delta, weight)
     top = float(np.abs(delta).max())
     if top == 0:

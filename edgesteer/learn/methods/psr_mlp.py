@@ -27,7 +27,7 @@ from edgesteer.learn.methods.block_fit import (
 from edgesteer.learn.methods.psr_relu import Probe, probe
 from edgesteer.learn.methods.standard import Standard
 
-STEPS = 100
+STEPS = 60
 _RATE = 0.1
 _TURN = 5  # steps between two least-squares fits of z
 _FOLDS = 5
@@ -41,7 +41,7 @@ def fit(
     pair: I32 | None = None,
 ) -> BlockFit | None:
     """See methods.Fit; None where `psr_relu` has none."""
-    weight = checked(h, delta, weight)
+    weight = checked(h, delta, weight, options)
     standard = Standard(h, weight)
     start = probe(standard.X, delta, weight, options)
     if start is None:

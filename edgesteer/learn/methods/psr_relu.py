@@ -42,7 +42,7 @@ def fit(
     pair: I32 | None = None,
 ) -> BlockFit | None:
     """See methods.Fit; None where the mean delta is zero or the gate never opens."""
-    weight = checked(h, delta, weight)
+    weight = checked(h, delta, weight, options)
     standard = Standard(h, weight)
     found = probe(standard.X, delta, weight, options)
     if found is None:
