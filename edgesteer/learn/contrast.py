@@ -12,17 +12,16 @@ aligned from the end. Two kinds of h:
                  below have added theirs (the A-PSR objective of arXiv 2605.03907, local to the block)
     accumulated  the student runs as it is: all that the blocks up to here must have added (S-PSR)
 
-Positions outside the scope are the plain prompt's own. Memory: beside Rows, a group of pairs takes up to about six
-times GROUP_BYTES (the teacher's activations, stacked for a batch, what arrives there, and copies on the way), so
-less than 0.6 GB, or six times what one pair takes where that is more.
+Positions outside the scope are the plain prompt's own. Memory: beside Rows, a group of pairs takes up to about
+six times streams.GROUP_BYTES (the teacher's activations, stacked for a batch, what arrives there, and copies on
+the way), so less than 0.6 GB, or six times what one pair takes where that is more.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -33,37 +32,16 @@ from edgesteer.evaluate.chat import Chat
 from edgesteer.learn.methods import BlockFit
 from edgesteer.learn.pairs import Pair as _Old
 from edgesteer.learn.rows import Rows
-from edgesteer.runtime import Lanes, SteeredLlama
-from edgesteer.scope import BIT, scope_bits
+from edgesteer.learn.streams import Pair, Part, groups_of, parts_of, streams
+from edgesteer.runtime import SteeredLlama
 
 F32 = npt.NDArray[np.float32]
 I32 = npt.NDArray[np.int32]
 
 KINDS = ("local", "accumulated")
-SCOPES = ("response", "conversation")
-
-# What the pairs of one group may hold of the residual stream.
-GROUP_BYTES = 96 << 20
 
 # Nats; what a token weighs at least, where tokens are weighed by how decisive they are.
 LEAST = 0.1
-
-
-class Pair(Protocol):
-    """What a pair must have: token ids, and +1 where the prompted reply is wanted, -1 where it is not.
-
-    log_ratio, float32 [len(reply)], each token's log-probability behind the prompted less that behind the plain
-    prompt, is read only where rows are weighed by it.
-    """
-
-    @property
-    def plain(self) -> Sequence[int]: ...
-    @property
-    def prompted(self) -> Sequence[int]: ...
-    @property
-    def reply(self) -> Sequence[int]: ...
-    @property
-    def sign(self) -> int: ...
 
 
 FitRows = Callable[[F32, F32, F32, I32], BlockFit | None]
@@ -77,32 +55,6 @@ def steered_blocks(n_layer: int) -> range:
     to three digits, and capture need not compute a vocabulary's logits for every row.
     """
     return range(1, max(2, n_layer - 1))
-
-
-@dataclass(frozen=True, slots=True)
-class _Part:
-    """One pair's place: rows start .. start + n; `behind` prompt tokens are in scope, the last among them."""
-
-    index: int
-    pair: Pair
-    behind: int
-    start: int
-
-    @property
-    def n(self) -> int:
-        return self.behind + len(self.pair.reply) - 1
-
-    def head(self, prompt: Sequence[int]) -> list[int]:
-        """The prompt up to and with the first token in scope, the first that is fed."""
-        return list(prompt[: len(prompt) - self.behind + 1])
-
-    def fed(self, prompt: Sequence[int]) -> list[int]:
-        """The tokens in scope: those of the prompt, and the reply's but its last, which predicts nothing."""
-        return [*prompt[len(prompt) - self.behind :], *self.pair.reply[:-1]]
-
-    @property
-    def longest(self) -> list[int]:
-        return [*max(self.pair.plain, self.pair.prompted, key=len), *self.pair.reply[:-1]]
 
 
 def contrast_rows(
@@ -131,14 +83,16 @@ def contrast_rows(
         LearnError: no pairs, empty prompts, no reply, an unknown kind or scope, `seen` of another shape.
         OutputError: the disk has no room for the rows.
     """
+    if kind not in KINDS:
+        raise LearnError(f"kind {kind!r}: expected one of {', '.join(KINDS)}")
     llm = chat.llm
     blocks = steered_blocks(llm.model_info.n_layer) if blocks is None else blocks
-    parts = _parts(llm, pairs, kind, scope)
+    parts = parts_of(llm, pairs, scope)
     rows = Rows.open(blocks, sum(part.n for part in parts), llm.n_embd(), directory)
     try:
         with llm.steered([]):
             _describe(rows, parts, weighted)
-            for group in _groups(chat, parts, len(blocks)):
+            for group in groups_of(chat, parts, len(blocks)):
                 progress(group[0].start / rows.n_rows)
                 _fill(llm, rows, group, kind, [None if seen is None else seen[p.index] for p in group])
     except BaseException:
@@ -165,7 +119,7 @@ def refit_sequentially(
     fitted: dict[int, BlockFit] = {}
     options = {"scope": scope, "blocks": blocks, "seen": seen, "weighted": weighted, "directory": directory}
     with contrast_rows(chat, pairs, kind="accumulated", **options) as rows:  # type: ignore[arg-type]
-        parts = _parts(chat.llm, pairs, "accumulated", scope)
+        parts = parts_of(chat.llm, pairs, scope)
         for done, block in enumerate(rows.blocks):
             progress(done / len(rows.blocks))
             h = _steered_stream(chat, parts, block, fitted, scope)
@@ -176,44 +130,10 @@ def refit_sequentially(
     return fitted
 
 
-# -- the rows' places ------------------------------------------------------------------------------
+# -- what is known of a row ------------------------------------------------------------------------------
 
 
-def _parts(llm: SteeredLlama, pairs: Sequence[Pair], kind: str, scope: str) -> list[_Part]:
-    if kind not in KINDS or scope not in SCOPES:
-        raise LearnError(f"kind {kind!r}, scope {scope!r}: expected one of {KINDS} and one of {SCOPES}")
-    parts: list[_Part] = []
-    start = 0
-    for index, pair in enumerate(pairs):
-        if not (len(pair.plain) and len(pair.prompted)) or pair.sign not in (-1, 1):
-            raise LearnError(
-                f"pair {index}: an empty prompt, or sign {pair.sign}; expected tokens, and 1 or -1"
-            )
-        if len(pair.reply):
-            parts.append(_Part(index, pair, _behind(llm, pair) if scope == "conversation" else 1, start))
-            start += parts[-1].n
-    if not parts:
-        raise LearnError(f"no reply in {len(pairs)} pairs, expected at least one; give more questions")
-    return parts
-
-
-def _behind(llm: SteeredLlama, pair: Pair) -> int:
-    """How many tokens at the plain prompt's end are in scope `conversation` and end the other prompt too."""
-    bits = scope_bits(list(pair.plain), len(pair.plain), llm._session.turns)
-    in_scope = int(np.count_nonzero(bits & BIT["conversation"]))
-    ends = zip(reversed(pair.plain), reversed(pair.prompted), strict=False)
-    alike = next((i for i, (a, b) in enumerate(ends) if a != b), min(len(pair.plain), len(pair.prompted)))
-    return max(1, min(in_scope, alike))
-
-
-def _groups(chat: Chat, parts: Sequence[_Part], n_blocks: int) -> Iterator[list[_Part]]:
-    """Pairs that fit side by side, and whose activations do."""
-    one = 4 * n_blocks * chat.llm.n_embd() * max(part.n for part in parts)
-    for group in chat.groups([part.longest for part in parts], 0, max(1, GROUP_BYTES // one)):
-        yield [parts[i] for i in group]
-
-
-def _describe(rows: Rows, parts: Sequence[_Part], weighted: bool) -> None:
+def _describe(rows: Rows, parts: Sequence[Part], weighted: bool) -> None:
     """Say which pair each row comes from, and what it weighs."""
     for part in parts:
         rows.pair[part.start : part.start + part.n] = part.index
@@ -227,7 +147,7 @@ def _describe(rows: Rows, parts: Sequence[_Part], weighted: bool) -> None:
             rows.weight[part.start + part.behind - 1 : part.start + part.n] = weight / mean
 
 
-def _decisive(part: _Part) -> F32:
+def _decisive(part: Part) -> F32:
     ratio = np.asarray(getattr(part.pair, "log_ratio", None), dtype=np.float32)
     if ratio.shape != (len(part.pair.reply),) or not np.isfinite(ratio).all():
         raise LearnError(
@@ -237,7 +157,7 @@ def _decisive(part: _Part) -> F32:
     return np.asarray(LEAST + np.abs(ratio), dtype=np.float32)
 
 
-def _signs(parts: Sequence[_Part]) -> F32:
+def _signs(parts: Sequence[Part]) -> F32:
     """float32 [rows]."""
     return np.concatenate([np.full(part.n, part.pair.sign, dtype=np.float32) for part in parts])
 
@@ -246,17 +166,17 @@ def _signs(parts: Sequence[_Part]) -> F32:
 
 
 def _fill(
-    llm: SteeredLlama, rows: Rows, group: Sequence[_Part], kind: str, seen: Sequence[F32 | None]
+    llm: SteeredLlama, rows: Rows, group: Sequence[Part], kind: str, seen: Sequence[F32 | None]
 ) -> None:
     teacher = _teacher(llm, rows.blocks, group, seen)
-    student = _streams(llm, rows.blocks, group, "plain", teacher if kind == "local" else None)
+    student = streams(llm, rows.blocks, group, "plain", teacher if kind == "local" else None)
     for part, goal, h in zip(group, teacher, student, strict=True):
         for i, block in enumerate(rows.blocks):
             rows.put(block, part.start, h[i], np.float32(part.pair.sign) * (goal[i] - h[i]))
 
 
 def _teacher(
-    llm: SteeredLlama, blocks: Sequence[int], group: Sequence[_Part], seen: Sequence[F32 | None]
+    llm: SteeredLlama, blocks: Sequence[int], group: Sequence[Part], seen: Sequence[F32 | None]
 ) -> list[F32]:
     """The activations given, and for those that miss any, computed ones."""
     known = {
@@ -264,12 +184,12 @@ def _teacher(
     }
     missing = [part for part in group if part.index not in known]
     if missing:
-        computed = _streams(llm, blocks, missing, "prompted", None)
+        computed = streams(llm, blocks, missing, "prompted", None)
         known |= {part.index: stream for part, stream in zip(missing, computed, strict=True)}
     return [known[part.index] for part in group]
 
 
-def _covers(part: _Part, seen: F32, blocks: Sequence[int], llm: SteeredLlama) -> bool:
+def _covers(part: Part, seen: F32, blocks: Sequence[int], llm: SteeredLlama) -> bool:
     least = len(part.pair.reply)
     if (
         seen.ndim != 3
@@ -281,24 +201,8 @@ def _covers(part: _Part, seen: F32, blocks: Sequence[int], llm: SteeredLlama) ->
     return int(seen.shape[1]) == part.n
 
 
-def _streams(
-    llm: SteeredLlama,
-    blocks: Sequence[int],
-    group: Sequence[_Part],
-    side: str,
-    forced: Sequence[F32] | None,
-) -> list[F32]:
-    """The residual stream at each pair's rows, float32 [blocks, rows, n_embd], in one context side by side."""
-    prompts: list[Sequence[int]] = [getattr(part.pair, side) for part in group]
-    heads = [part.head(prompt) for part, prompt in zip(group, prompts, strict=True)]
-    with Lanes(llm, heads, blocks, min(len(head) for head in heads) - 1) as lanes:
-        fed = {i: part.fed(prompts[i]) for i, part in enumerate(group)}
-        lanes.run(fed, forced=None if forced is None else dict(enumerate(forced)))
-        return [lanes.seen(i)[:, -part.n :] for i, part in enumerate(group)]
-
-
 def _steered_stream(
-    chat: Chat, parts: Sequence[_Part], block: int, fitted: Mapping[int, BlockFit], scope: str
+    chat: Chat, parts: Sequence[Part], block: int, fitted: Mapping[int, BlockFit], scope: str
 ) -> F32:
     """float32 [rows, n_embd]: what arrives at a block where those fitted are steered."""
     out = np.empty((sum(part.n for part in parts), chat.llm.n_embd()), dtype=np.float32)
@@ -306,8 +210,8 @@ def _steered_stream(
     for sign in (1, -1):
         some = [part for part in parts if part.pair.sign == sign]
         with chat.llm.steered([] if bundle is None else [(bundle, float(sign))]):
-            for group in _groups(chat, some, 1) if some else ():
-                for part, h in zip(group, _streams(chat.llm, [block], group, "plain", None), strict=True):
+            for group in groups_of(chat, some, 1) if some else ():
+                for part, h in zip(group, streams(chat.llm, [block], group, "plain", None), strict=True):
                     out[part.start : part.start + part.n] = h[0]
     return out
 

@@ -125,7 +125,7 @@ def test_same_call_same_bits_and_groups_change_rounding_alone(
     same(rows, arrays(contrast_rows(chat, pairs)))
     monkeypatch.setattr("edgesteer.learn.rows.RAM_BYTES", 0)
     same(rows, arrays(contrast_rows(chat, pairs, directory=tmp_path)))
-    monkeypatch.setattr(contrast, "GROUP_BYTES", 1)
+    monkeypatch.setattr("edgesteer.learn.streams.GROUP_BYTES", 1)
     same(rows, arrays(contrast_rows(chat, pairs)), 1e-3)
 
 
