@@ -1,0 +1,280 @@
+"""Training rows from pairs: who is compared with whom, where, and that grouping and spooling change nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgesteer import SteeredLlama
+from edgesteer.errors import LearnError, OutputError
+from edgesteer.evaluate import Chat
+from edgesteer.learn import contrast
+from edgesteer.learn.contrast import bundle_of, contrast_rows, refit_sequentially, steered_blocks
+from edgesteer.learn.methods import METHODS, Options, fit_blocks
+
+TRAIT = "You talk like a pirate, arr."
+
+
+@dataclass(frozen=True)
+class Pair:
+    plain: list[int]
+    prompted: list[int]
+    reply: list[int]
+    sign: int = 1
+    log_ratio: np.ndarray | None = None
+
+
+@pytest.fixture(scope="module")
+def chat(model: Callable[[str], Path]) -> Iterator[Chat]:
+    opened = SteeredLlama(str(model("llama")), n_ctx=512, n_threads=1, n_threads_batch=1, n_seq_max=4)
+    yield Chat(opened)
+    opened.close()
+
+
+@pytest.fixture(scope="module")
+def pairs(chat: Chat) -> list[Pair]:
+    asked = ["Why is it so?", "Tell me a tale.", "What is a key?", "Who are you?", "Say a long thing."]
+    return [
+        Pair(chat.prompt(q), chat.prompt(q, TRAIT), list(range(40 + i, 46 + 2 * i)))
+        for i, q in enumerate(asked)
+    ]
+
+
+def arrays(rows: contrast.Rows) -> dict[int, tuple[np.ndarray, np.ndarray]]:
+    with rows:
+        return {block: (h.copy(), delta.copy()) for block, h, delta in rows.each()}
+
+
+def same(one: dict, two: dict, tolerance: float = 0.0) -> None:
+    assert one.keys() == two.keys()
+    for block in one:
+        for a, b in zip(one[block], two[block], strict=True):
+            np.testing.assert_allclose(a, b, rtol=0, atol=tolerance)
+
+
+def captured(chat: Chat, tokens: list[int], n: int) -> dict[int, np.ndarray]:
+    """The last n rows of a text that is run alone."""
+    blocks = list(steered_blocks(chat.llm.model_info.n_layer))
+    return {b: stream[-n:] for b, stream in chat.llm.capture(tokens, blocks).items()}
+
+
+def test_accumulated_rows_are_what_the_model_has_in_the_two_contexts(chat: Chat, pairs: list[Pair]) -> None:
+    rows = arrays(contrast_rows(chat, pairs, kind="accumulated"))
+    start = 0
+    for pair in pairs:
+        n = len(pair.reply)
+        plain = captured(chat, pair.plain + pair.reply[:-1], n)
+        teacher = captured(chat, pair.prompted + pair.reply[:-1], n)
+        for block, (h, delta) in rows.items():
+            np.testing.assert_allclose(h[start : start + n], plain[block], atol=2e-3)
+            np.testing.assert_allclose(delta[start : start + n], teacher[block] - plain[block], atol=2e-3)
+        start += n
+    assert all(len(h) == start for h, _ in rows.values())
+
+
+def test_the_first_steered_block_needs_the_same_in_both_kinds_and_others_do_not(
+    chat: Chat, pairs: list[Pair]
+) -> None:
+    local, accumulated = (arrays(contrast_rows(chat, pairs, kind=k)) for k in ("local", "accumulated"))
+    first, *others = sorted(local)
+    same({first: local[first]}, {first: accumulated[first]})
+    for block in others:
+        assert np.abs(local[block][0] - accumulated[block][0]).max() > 1e-3
+
+
+@pytest.mark.parametrize("kind", ["local", "accumulated"])
+@pytest.mark.parametrize("scope", ["response", "conversation"])
+def test_the_teacher_alone_is_the_goal_of_both_kinds(
+    chat: Chat, pairs: list[Pair], kind: str, scope: str
+) -> None:
+    rows = arrays(contrast_rows(chat, pairs[:1], kind=kind, scope=scope))
+    n = len(next(iter(rows.values()))[0])
+    goal = captured(chat, pairs[0].prompted + pairs[0].reply[:-1], n)
+    for block, (h, delta) in rows.items():
+        np.testing.assert_allclose(h + delta, goal[block], atol=2e-3)
+
+
+def test_without_the_trait_there_is_nothing_to_add(chat: Chat, pairs: list[Pair]) -> None:
+    rows = arrays(contrast_rows(chat, [replace(p, prompted=p.plain) for p in pairs]))
+    assert all(np.abs(delta).max() < 2e-3 for _, delta in rows.values())
+
+
+def test_sign_turns_delta_and_nothing_else(chat: Chat, pairs: list[Pair]) -> None:
+    wanted, unwanted = (arrays(contrast_rows(chat, [replace(p, sign=s) for p in pairs])) for s in (1, -1))
+    same(wanted, {block: (h, -delta) for block, (h, delta) in unwanted.items()})
+
+
+def test_activations_from_sampling_are_those_of_a_teacher_pass(chat: Chat, pairs: list[Pair]) -> None:
+    blocks = steered_blocks(chat.llm.model_info.n_layer)
+    replies = chat.replies([p.prompted for p in pairs], 7, layers=blocks)
+    said = [replace(p, reply=r.spoken) for p, r in zip(pairs, replies, strict=True)]
+    given = arrays(contrast_rows(chat, said, seen=[r.seen for r in replies]))
+    same(given, arrays(contrast_rows(chat, said)), 1e-3)
+    some = arrays(contrast_rows(chat, said, seen=[replies[0].seen, None, *[r.seen for r in replies[2:]]]))
+    same(given, some, 1e-3)
+
+
+def test_same_call_same_bits_and_groups_change_rounding_alone(
+    chat: Chat, pairs: list[Pair], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    rows = arrays(contrast_rows(chat, pairs))
+    same(rows, arrays(contrast_rows(chat, pairs)))
+    monkeypatch.setattr("edgesteer.learn.rows.RAM_BYTES", 0)
+    same(rows, arrays(contrast_rows(chat, pairs, directory=tmp_path)))
+    monkeypatch.setattr("edgesteer.learn.streams.GROUP_BYTES", 1)
+    same(rows, arrays(contrast_rows(chat, pairs)), 1e-3)
+
+
+def test_rows_know_their_pair_and_a_pair_without_reply_has_none(chat: Chat, pairs: list[Pair]) -> None:
+    silent = [replace(pairs[0], reply=[]), *pairs[1:3]]
+    with contrast_rows(chat, silent) as rows:
+        assert rows.pair.tolist() == [1] * len(pairs[1].reply) + [2] * len(pairs[2].reply)
+        assert (rows.weight == 1).all()
+
+
+def test_scope_conversation_adds_what_both_prompts_end_with_behind_the_system_turn(
+    chat: Chat, pairs: list[Pair]
+) -> None:
+    pair = pairs[0]
+    alike = [a == b for a, b in zip(reversed(pair.plain), reversed(pair.prompted), strict=False)]
+    common = alike.index(False) if False in alike else len(alike)
+    assert common > 1
+    with contrast_rows(chat, [pair], scope="conversation") as rows:
+        assert rows.n_rows == common + len(pair.reply) - 1
+    answer = arrays(contrast_rows(chat, [pair], kind="accumulated"))
+    whole = arrays(contrast_rows(chat, [pair], kind="accumulated", scope="conversation"))
+    n = len(pair.reply)
+    same(answer, {block: (h[-n:], delta[-n:]) for block, (h, delta) in whole.items()}, 2e-3)
+
+
+def test_prompts_that_end_differently_still_give_the_row_that_speaks(chat: Chat, pairs: list[Pair]) -> None:
+    odd = replace(pairs[0], prompted=[*pairs[0].prompted, 50])
+    with contrast_rows(chat, [odd], scope="conversation") as rows:
+        assert rows.n_rows == len(odd.reply)
+
+
+def test_a_prompt_that_is_in_scope_as_a_whole_needs_no_row_in_front(chat: Chat, pairs: list[Pair]) -> None:
+    bare = replace(pairs[0], plain=[60, 61, 62], prompted=[44, 45, 60, 61, 62])
+    with contrast_rows(chat, [bare], scope="conversation") as rows:
+        assert rows.n_rows == 3 + len(bare.reply) - 1
+
+
+def test_weights_follow_the_log_ratio_with_mean_one(chat: Chat, pairs: list[Pair]) -> None:
+    rng = np.random.default_rng(0)
+    rated = [replace(p, log_ratio=rng.standard_normal(len(p.reply)).astype(np.float32)) for p in pairs]
+    with contrast_rows(chat, rated, weighted=True) as rows:
+        ratios = np.abs(np.concatenate([p.log_ratio for p in rated]))  # type: ignore[misc]
+        assert rows.weight.mean() == pytest.approx(1, abs=1e-5)
+        assert (np.argsort(rows.weight) == np.argsort(ratios)).all()
+        assert (rows.weight > 0).all()
+    with contrast_rows(chat, rated, weighted=True, scope="conversation") as rows:
+        assert rows.weight.mean() == pytest.approx(1, abs=1e-5)
+
+
+def test_steering_is_set_aside_and_comes_back(chat: Chat, pairs: list[Pair]) -> None:
+    with contrast_rows(chat, pairs) as rows:
+        fitted = fit_blocks(rows, METHODS["constant_mean"])
+        before = {block: (h.copy(), delta.copy()) for block, h, delta in rows.each()}
+    bundle = bundle_of(fitted, chat.llm.model_info, "response")
+    with chat.llm.steered(bundle):
+        plan = chat.llm.steering
+        same(before, arrays(contrast_rows(chat, pairs)))
+        assert chat.llm.steering is plan
+
+
+# -- block after block -------------------------------------------------------------------------------
+
+
+def test_where_one_row_is_fitted_perfectly_later_blocks_have_nothing_left(
+    chat: Chat, pairs: list[Pair]
+) -> None:
+    one = [replace(pairs[0], reply=[45])]
+    for sign in (1, -1):
+        missing: list[float] = []
+
+        def fit(h, delta, weight, pair, missing=missing):  # type: ignore[no-untyped-def]
+            missing.append(float(np.abs(delta).max()))
+            return METHODS["constant_mean"](h, delta, weight)
+
+        assert refit_sequentially(chat, [replace(one[0], sign=sign)], fit)
+        # What a perfect constant leaves behind reaches the last token through attention alone: nothing.
+        local = arrays(contrast_rows(chat, [replace(one[0], sign=sign)]))
+        wanted = [float(np.abs(local[b][1]).max()) for b in sorted(local)]
+        np.testing.assert_allclose(missing, wanted, atol=2e-3)
+
+
+def test_sequential_fits_leave_out_blocks_without_a_fit(chat: Chat, pairs: list[Pair]) -> None:
+    blocks = list(steered_blocks(chat.llm.model_info.n_layer))
+    calls: list[float] = []
+
+    def fit(h, delta, weight, pair):  # type: ignore[no-untyped-def]
+        assert h.shape == delta.shape
+        assert len(weight) == len(pair) == len(h)
+        return None if len(calls) == 1 else METHODS["psr_relu"](h, delta, weight, Options(), pair)
+
+    progress: list[float] = []
+    fitted = refit_sequentially(chat, pairs, fit, progress=lambda f: (progress.append(f), calls.append(f))[0])
+    assert list(fitted) == blocks[1:]
+    assert progress == sorted(progress)
+    assert not chat.llm.steering
+
+
+# -- bad input ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "options", "said"),
+    [
+        ({"plain": []}, {}, "pair 1: an empty prompt"),
+        ({"sign": 0}, {}, "sign 0"),
+        ({}, {"kind": "global"}, "kind 'global'"),
+        ({}, {"scope": "all"}, "scope 'all'"),
+        ({}, {"weighted": True}, "log_ratio"),
+        ({"log_ratio": np.array([np.nan] * 8, dtype=np.float32)}, {"weighted": True}, "not finite|log_ratio"),
+        (
+            {},
+            {"seen": [None, np.zeros((1, 8, 3), dtype=np.float32), None, None, None]},
+            "pair 1: activations",
+        ),
+        ({}, {"blocks": []}, "at least one"),
+    ],
+)
+def test_bad_input_is_one_clear_error(
+    chat: Chat, pairs: list[Pair], change: dict, options: dict, said: str
+) -> None:
+    bad = [pairs[0], replace(pairs[1], **change), *pairs[2:]]
+    with pytest.raises(LearnError, match=said):
+        contrast_rows(chat, bad, **options)
+    assert not chat.llm.steering
+
+
+def test_no_pairs_no_replies_too_long(chat: Chat, pairs: list[Pair]) -> None:
+    for nothing in ([], [replace(pairs[0], reply=[])]):
+        with pytest.raises(LearnError, match="no reply"):
+            contrast_rows(chat, nothing)
+    with pytest.raises(LearnError, match="larger context"):
+        contrast_rows(chat, [replace(pairs[0], reply=[45] * 600)])
+
+
+def test_a_failure_midway_frees_the_rows(
+    chat: Chat, pairs: list[Pair], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[contrast.Rows] = []
+    monkeypatch.setattr(
+        contrast.Rows,
+        "put",
+        lambda self, *_: (opened.append(self), (_ for _ in ()).throw(OutputError("full"))),
+    )
+    with pytest.raises(OutputError, match="full"):
+        contrast_rows(chat, pairs)
+    with pytest.raises(LearnError, match="closed"):
+        opened[0].h(opened[0].blocks[0])
+
+
+def test_blocks_that_can_be_steered() -> None:
+    assert list(steered_blocks(5)) == [1, 2, 3]
+    assert list(steered_blocks(2)) == [1]
