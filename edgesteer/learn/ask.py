@@ -43,14 +43,15 @@ _ALIKE = 0.7
 _QUOTE = 4
 
 _BULLET = re.compile(
-    r"^(?:\s|[-*•#>\"'“”‘’`_]|\(?\d{1,3}[.):]|(?:question|q|user)\s*\d*\s*[:.])+", re.IGNORECASE
+    r"^(?:\s|[-*•#>\"'“”‘’`_]|\(?\d{1,3}[.):](?=\s)|(?:question|user|q)\s*\d*\s*[:.])+", re.IGNORECASE
 )
-_TAIL = re.compile(r"[\s\"'“”‘’`*_]+$")
+_TAIL = " \t\r\"'“”‘’`*_"
 _ODD = re.compile(r"[\[\]{}<>|\\^~]|https?:|\?.*\?")
-_COMMANDS = frozenset(
-    "advise analyse analyze answer compare compose convince correct create define describe design discuss draft "
-    "explain find give help imagine invent invite let list make name outline plan please pretend recommend review "
-    "rewrite say share show solve suggest summarise summarize talk teach tell translate write".split()
+_COMMAND = re.compile(
+    r"(?:advise|analy[sz]e|answer|compare|compose|convince|correct|create|define|describe|design|discuss|draft|"
+    r"explain|find|give|help|imagine|invent|invite|let|list|make|name|outline|plan|please|pretend|recommend|"
+    r"review|rewrite|say|share|show|solve|suggest|summari[sz]e|talk|teach|tell|translate|write)\b.*[.!]",
+    re.IGNORECASE,
 )
 
 
@@ -112,11 +113,11 @@ def _lines(chat: Chat, replies: Sequence[Reply]) -> Iterator[str]:
 def cleaned(lines: Sequence[str], trait: str, barred: Sequence[str] = ()) -> list[str]:
     """The lines that are one question or wish of 3 to 25 words, without bullets and quotation marks; each but
     once, however worded; none that quotes the trait, none that is like one of `barred`."""
-    quotes = _quotes(trait)
+    quotes = _runs(trait)
     seen = [_words(text) for text in barred]
     out = []
     for line in lines:
-        text = _TAIL.sub("", _BULLET.sub("", line))
+        text = _BULLET.sub("", line).rstrip(_TAIL)
         words = _words(text)
         if _is_question(text) and not quotes & _runs(text) and not any(_alike(words, w) for w in seen):
             out.append(text)
@@ -130,7 +131,7 @@ def _is_question(text: str) -> bool:
         return False
     if text.endswith(("?", "？", "؟")):
         return True
-    return words[0].strip(",.!").casefold() in _COMMANDS and text.endswith((".", "!")) and "?" not in text
+    return "?" not in text and _COMMAND.fullmatch(text) is not None
 
 
 def _words(text: str) -> frozenset[str]:
@@ -148,10 +149,6 @@ def _alike(a: frozenset[str], b: frozenset[str]) -> bool:
 def _runs(text: str, n: int = _QUOTE) -> set[tuple[str, ...]]:
     words = _in_order(text)
     return {tuple(words[i : i + n]) for i in range(len(words) - n + 1)}
-
-
-def _quotes(trait: str) -> set[tuple[str, ...]]:
-    return _runs(trait)
 
 
 def filled(texts: Sequence[str], n: int) -> list[Question]:
