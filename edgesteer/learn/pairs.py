@@ -1,38 +1,59 @@
 """Contrast pairs: one reply y' behind two prompts, with the trait (x') and without (x).
 
-In:  a model, the trait's sentence, questions, a seed.
+In:  a model, the trait's sentence (and its opposite's), questions, a seed.
 Out: pairs worth learning from, and how many were dropped and why.
 
 PSR, arXiv 2605.03907: y' is sampled from x'; replies that lack the trait or coherence are dropped. Both are
 judged by the model itself: a token's log-probability behind x' less that behind x is how much the trait's
-sentence has to do with it.
+sentence has to do with it. Of several replies to a question the one with the most trait is taken, among those
+that the model finds likely behind x' or x.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
+import numpy.typing as npt
 
 from edgesteer.errors import LearnError
 from edgesteer.evaluate import measures
 from edgesteer.evaluate.chat import Chat, Reply
 from edgesteer.learn.questions import Question
+from edgesteer.learn.sampling import Ask, Best, Candidate, Keep, Sampling
+from edgesteer.learn.sampling import reply_stream as reply_stream
+from edgesteer.learn.store import ReplyStore
+
+F32 = npt.NDArray[np.float32]
+
+# With fewer, what the replies have in common is as likely their topics as the trait.
+MIN_QUESTIONS = 4
 
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """Token ids of x, x' and y', and the measures of y' in nats a token (see evaluate.measures)."""
+    """Token ids of x, x' and y', and the measures of y' in nats a token (see evaluate.measures).
+
+    reply: with the end token, where the model came to it. sign: +1 for a reply with the trait, -1 for one with
+    its opposite, whose sentence is then in x'. given: a person wrote it. ended: it was not cut by the limit.
+    log_ratio: float32 [len(reply)], log p(token | x') - log p(token | x).
+    """
 
     question: str
     plain: list[int]
     prompted: list[int]
     reply: list[int]
     trait: float
+    coherence: float
     nll0: float
     nll_prompted: float
+    given: bool = False
+    sign: int = 1
+    log_ratio: F32 = field(default_factory=lambda: np.zeros(0, dtype=np.float32), compare=False, repr=False)
+    ended: bool = False
+    text: str = ""
 
     @property
     def n_positions(self) -> int:
@@ -42,9 +63,9 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """A reply is dropped as `short` below `min_tokens`, `repetitive` below `min_distinct2`, `incoherent` where
-    the model itself finds it unlikely even with the trait (above `max_nll` nats a token), and `no trait` below
-    `min_trait` of the median reply's trait."""
+    """A reply is dropped as `short` below `min_tokens`, unless it ended by itself and shows the trait;
+    `repetitive` below `min_distinct2`; `incoherent` where the model itself finds it unlikely even with the trait
+    (above `max_nll` nats a token); and `no trait` below `min_trait` of the median reply's trait on its side."""
 
     min_tokens: int = 8
     min_distinct2: float = 0.6
@@ -52,83 +73,176 @@ class Limits:
     min_trait: float = 0.3
 
 
-def make_pair(
-    chat: Chat, trait: str, question: Question, max_tokens: int, temperature: float, rng: np.random.Generator
-) -> Pair:
-    """Ask with the trait, take the reply (or the one given), and score it behind both prompts."""
-    plain, prompted = chat.prompt(question.text), chat.prompt(question.text, trait)
-    if question.reply is None:
-        reply = chat.reply(prompted, max_tokens, temperature, rng)
-    else:
-        given = chat.llm.tokenize(question.reply.encode(), add_bos=False)[:max_tokens]
-        reply = Reply(given, chat.log_probs(prompted, given))
-    base = chat.log_probs(plain, reply.tokens)
-    return Pair(
-        question.text,
-        plain,
-        prompted,
-        reply.tokens,
-        measures.trait(reply.log_probs, base),
-        measures.nll(base),
-        measures.nll(reply.log_probs),
-    )
-
-
 def sample_pairs(
     chat: Chat,
     trait: str,
     questions: Sequence[Question],
     *,
+    opposite: str | None = None,
+    best_of: int = 1,
     max_tokens: int = 48,
     temperature: float = 0.7,
     seed: int = 0,
+    store: ReplyStore | None = None,
+    layers: Sequence[int] = (),
+    keep: Keep | None = None,
     progress: Callable[[float], None] = lambda fraction: None,
 ) -> list[Pair]:
-    """One pair a question, in order. Each question draws from a stream of its own, so that adding or dropping
-    a question leaves the others' replies as they are. Raises LearnError for an empty trait or no questions."""
+    """One pair for each question, in order; with `opposite` as many again for its side, behind them.
+
+    A side on which a question has given replies takes those, as they are; on the other it is asked. Each reply
+    draws from a stream of its own. The model must be unsteered.
+
+    best_of: replies sampled for each question; the one with the largest trait is taken, of those no less
+        coherent than the median of all; where there is none, the most coherent.
+    store: groups that it holds are not sampled again.
+    layers, keep: keep(i, seen) hands over the residual stream of these blocks at the rows that predicted
+        pair i's reply, float32 [layers, len(reply), n_embd], as soon as it is clear that pair i is taken; not
+        for given replies, nor for those out of the store. Until then what may be taken is held: of one reply a
+        question nothing, of four about two.
+    Raises LearnError for an empty trait, an opposite that is the trait, fewer than MIN_QUESTIONS different
+    questions, or a question that does not fit the context with its reply.
+    """
+    sentences = _sentences(trait, opposite)
+    sampling = Sampling(chat, best_of, max_tokens, temperature, seed, tuple(layers) if keep else ())
+    asks = _asks(questions, sentences)
+    prompted = [chat.prompt(ask.question, sentences[ask.sign]) for ask in asks]
+    plain = {q: chat.prompt(q) for q in dict.fromkeys(ask.question for ask in asks)}
+    prompts = [(plain[ask.question], x) for ask, x in zip(asks, prompted, strict=True)]
+    taken = sampling.given(asks, prompts)
+    best = Best(best_of, keep)
+    for candidate in sampling.sampled(asks, prompts, store, progress):
+        best.add(candidate)
+    taken |= best.taken()
+    return [_pair(chat, asks[i], *prompts[i], taken[i], max_tokens) for i in range(len(asks))]
+
+
+def _sentences(trait: str, opposite: str | None) -> dict[int, str]:
+    """By sign. Raises LearnError for one that is blank, or for two that are one."""
     if not trait.strip():
         raise LearnError("the trait is empty, expected a sentence such as 'You are a pirate.'")
-    if not questions:
-        raise LearnError("no training questions, expected at least one")
-    pairs = []
-    for done, question in enumerate(questions):
-        progress(done / len(questions))
-        stream = reply_stream(seed, question.text)
-        pairs.append(make_pair(chat, trait, question, max_tokens, temperature, stream))
-    return pairs
+    if opposite is None:
+        return {1: trait}
+    if not opposite.strip():
+        raise LearnError(
+            "the opposite is empty, expected a sentence such as 'You are a sober clerk.', or none"
+        )
+    if trait.strip().casefold() == opposite.strip().casefold():
+        raise LearnError(
+            f"trait and opposite are both {trait.strip()!r}, expected two that differ; reword one"
+        )
+    return {1: trait, -1: opposite}
 
 
-def reply_stream(seed: int, question: str) -> np.random.Generator:
-    """The random numbers that a question's reply is drawn with."""
-    return np.random.default_rng([seed, *question.encode()])
+def _asks(questions: Sequence[Question], sentences: dict[int, str]) -> list[Ask]:
+    """What is asked, side by side of the trait: given replies, and each question once where nobody gave one."""
+    _check_questions(questions, sentences)
+    given = {(q.text, q.sign) for q in questions if q.reply is not None}
+    asks: dict[tuple[str, int, str | None], Ask] = {}
+    for sign in sentences:
+        for q in questions:
+            if q.reply is not None and q.sign == sign:
+                asks.setdefault((q.text, sign, q.reply), Ask(q.text, sign, q.reply))
+            elif (q.text, sign) not in given:
+                asks.setdefault((q.text, sign, None), Ask(q.text, sign, None))
+    return list(asks.values())
 
 
-def trait_floor(pairs: Sequence[Pair], limits: Limits = Limits()) -> float:
-    """The trait, in nats a token, above which a reply shows it: relative to the median, never below 0."""
-    traits = [p.trait for p in pairs if p.reply]
+def _check_questions(questions: Sequence[Question], sentences: dict[int, str]) -> None:
+    n = len({q.text for q in questions})
+    if n == 0:
+        raise LearnError(f"no training questions, expected at least {MIN_QUESTIONS}")
+    if n < MIN_QUESTIONS:
+        raise LearnError(
+            f"{n} training question{'s' * (n > 1)}, expected at least {MIN_QUESTIONS} different ones: from fewer, "
+            "what is learnt is their topic; give more, or none for the built-in ones"
+        )
+    for q in questions:
+        if q.reply is not None and q.sign not in sentences:
+            raise LearnError(
+                f"{q.text!r}: its reply has sign {q.sign}, and there is no opposite's sentence; give that, or "
+                "leave such replies out"
+            )
+        if q.reply is not None and not q.reply.strip():
+            raise LearnError(f"{q.text!r}: the reply given is empty, expected text or none")
+
+
+def _pair(
+    chat: Chat, ask: Ask, plain: list[int], prompted: list[int], said: Candidate, max_tokens: int
+) -> Pair:
+    reply, base = said.reply, said.plain
+    return Pair(
+        ask.question,
+        plain,
+        prompted,
+        reply.spoken,
+        trait=said.trait,
+        coherence=said.coherence,
+        nll0=measures.nll(base),
+        nll_prompted=measures.nll(reply.log_probs),
+        given=ask.reply is not None,
+        sign=ask.sign,
+        log_ratio=reply.log_probs - base,
+        ended=_ended(reply, max_tokens),
+        text=chat.text(reply.tokens),
+    )
+
+
+def _ended(reply: Reply, max_tokens: int) -> bool:
+    """By the model's end, or by the chat's `stop`, which is cut off."""
+    return reply.end is not None or len(reply.tokens) < max_tokens
+
+
+def trait_floor(pairs: Sequence[Pair], limits: Limits = Limits(), sign: int = 1) -> float:
+    """The trait, in nats a token, above which a reply of that side shows it: relative to the median, never
+    below 0."""
+    traits = [p.trait for p in pairs if p.reply and p.sign == sign]
     return limits.min_trait * max(float(np.median(traits)), 0.0) if traits else 0.0
 
 
 def keep_good(pairs: Sequence[Pair], limits: Limits = Limits()) -> tuple[list[Pair], dict[str, int]]:
-    """The pairs that have trait and coherence, and how many were dropped by reason. LearnError if none is left."""
-    floor = trait_floor(pairs, limits)
-    verdicts = [_fault(pair, limits, floor) for pair in pairs]
-    kept = [pair for pair, fault in zip(pairs, verdicts, strict=True) if fault is None]
-    dropped = Counter(fault for fault in verdicts if fault is not None)
-    if not kept:
-        reasons = ", ".join(f"{n} {fault}" for fault, n in sorted(dropped.items()))
-        raise LearnError(
-            f"all {len(pairs)} replies were dropped ({reasons}), expected some that show the trait; "
-            "word the trait more strongly, or give more questions"
-        )
-    return kept, dict(sorted(dropped.items()))
+    """The pairs that have trait and coherence or were given, and how many were dropped by reason.
+
+    Raises LearnError where a side loses all of its replies.
+    """
+    floors = {sign: trait_floor(pairs, limits, sign) for sign in (1, -1)}
+    faults = [None if p.given else _fault(p, limits, floors[p.sign]) for p in pairs]
+    for sign in (1, -1):
+        side = [(p, fault) for p, fault in zip(pairs, faults, strict=True) if p.sign == sign]
+        if side and all(fault is not None for _, fault in side):
+            raise LearnError(_all_dropped([p for p, _ in side], [str(fault) for _, fault in side]))
+    kept = [pair for pair, fault in zip(pairs, faults, strict=True) if fault is None]
+    return kept, _counted([fault for fault in faults if fault is not None])
 
 
-def _fault(pair: Pair, limits: Limits, trait_floor: float) -> str | None:
-    if len(pair.reply) < limits.min_tokens:
+def _counted(faults: Sequence[str]) -> dict[str, int]:
+    return dict(sorted(Counter(faults).items()))
+
+
+def _fault(pair: Pair, limits: Limits, floor: float) -> str | None:
+    brief = pair.ended and pair.text.strip() and pair.trait > floor  # a trait may be to say little
+    if not pair.reply or (len(pair.reply) < limits.min_tokens and not brief):
         return "short"
     if measures.distinct(pair.reply) < limits.min_distinct2:
         return "repetitive"
-    if pair.nll_prompted > limits.max_nll:
+    if not pair.nll_prompted <= limits.max_nll:
         return "incoherent"
-    return "no trait" if pair.trait <= trait_floor else None
+    return None if pair.trait > floor else "no trait"
+
+
+def _all_dropped(pairs: Sequence[Pair], faults: Sequence[str]) -> str:
+    reasons = ", ".join(f"{n} {fault}" for fault, n in _counted(faults).items())
+    side, name = ("", "trait") if pairs[0].sign > 0 else (" of the opposite", "opposite")
+    shown = "; ".join(
+        f"{fault}: '{_shown(p.text)}'" for p, fault in list(zip(pairs, faults, strict=True))[:2]
+    )
+    return (
+        f"all {len(pairs)} replies{side} were dropped ({reasons}), expected some that show the trait; "
+        f"word the {name} more strongly, or give more questions. Dropped were such as {shown}"
+    )
+
+
+def _shown(text: str, most: int = 80) -> str:
+    """On one line, control characters made visible."""
+    seen = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return seen if len(seen) <= most else seen[: most - 3] + "..."

@@ -1,27 +1,32 @@
 """Training questions: the built-in ones, or a person's file.
 
 A file is text with one question a line, or JSON Lines (`.jsonl`, `.json`) of objects with "question" and
-optionally "reply": a reply that has the trait, used in place of a sampled one.
+optionally "reply": a reply that has the trait, used in place of a sampled one; with "sign" -1 it has the
+opposite. Such a file may also hold the measures that `write_replies` puts there.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import warnings
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from edgesteer.errors import LearnError
+from edgesteer.errors import EdgesteerWarning, LearnError
+
+_KEYS = {"question", "reply", "sign", "trait", "coherence"}
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What is asked, and how a reply with the trait reads if somebody wrote one."""
+    """What is asked, and how a reply reads if somebody wrote one: with the trait, or for sign -1 its opposite."""
 
     text: str
     reply: str | None = None
+    sign: int = 1
 
 
 def built_in() -> list[Question]:
@@ -32,34 +37,78 @@ def built_in() -> list[Question]:
 
 
 def read_questions(path: str | os.PathLike[str]) -> list[Question]:
-    """The questions of a file, in its order. Raises LearnError naming file and line."""
+    """The questions of a file, in its order; one that stands there again is dropped, with an EdgesteerWarning
+    that counts them. Raises LearnError naming file and line."""
     where = os.fspath(path)
-    try:
-        lines = Path(path).read_text("utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not UTF-8 text"
-        raise LearnError(f"{where}: {reason}; expected a text file with one question a line") from None
-    json_lines = Path(path).suffix in (".jsonl", ".json")
+    json_lines = Path(path).suffix.lower() in (".jsonl", ".json")
     found = [
         _from_json(line, f"{where}:{number}") if json_lines else Question(line.strip())
-        for number, line in enumerate(lines, start=1)
+        for number, line in enumerate(_lines(Path(path), where), start=1)
         if line.strip()
     ]
     if not found:
         raise LearnError(f"{where}: no questions, expected one a line")
-    return found
+    return _once(found, where)
+
+
+def _lines(path: Path, where: str) -> list[str]:
+    expected = "expected a UTF-8 text file with one question a line"
+    try:
+        data = path.read_bytes()
+    except (OSError, ValueError) as error:
+        raise LearnError(f"{where}: {getattr(error, 'strerror', None) or error}; {expected}") from None
+    if b"\0" in data:
+        raise LearnError(f"{where}: holds NUL bytes (a binary file, or UTF-16 text); {expected}")
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise LearnError(f"{where}: not UTF-8 text (byte {error.start}); {expected}") from None
+    # Not splitlines, which would cut a JSON text at U+2028.
+    return text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+
+
+def _once(questions: list[Question], where: str) -> list[Question]:
+    first = {(q.text.casefold(), q.reply, q.sign): q for q in reversed(questions)}
+    kept = [q for q in questions if first[q.text.casefold(), q.reply, q.sign] is q]
+    if dropped := len(questions) - len(kept):
+        lines = "line that repeats" if dropped == 1 else "lines that repeat"
+        warnings.warn(f"{where}: dropped {dropped} {lines} another one", EdgesteerWarning, stacklevel=3)
+    return kept
 
 
 def _from_json(line: str, where: str) -> Question:
     try:
         item: Any = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise LearnError(f"{where}: not JSON ({error.msg}), expected one JSON object a line") from None
-    if not isinstance(item, dict) or not item.keys() <= {"question", "reply"}:
+        json.dumps(item, ensure_ascii=False).encode()  # half a surrogate pair would fail later, far from here
+    except UnicodeEncodeError:
+        raise LearnError(f"{where}: holds half a surrogate pair, expected whole characters") from None
+    except (ValueError, RecursionError) as error:
+        reason = getattr(error, "msg", None) or "too deep or too large"
+        raise LearnError(f"{where}: not JSON ({reason}), expected one JSON object a line") from None
+    if not isinstance(item, dict) or not item.keys() <= _KEYS:
         raise LearnError(f'{where}: expected an object with "question" and optionally "reply"')
-    question, reply = item.get("question"), item.get("reply")
-    if not isinstance(question, str) or not question.strip():
-        raise LearnError(f'{where}: "question" is {question!r}, expected text')
-    if reply is not None and (not isinstance(reply, str) or not reply.strip()):
-        raise LearnError(f'{where}: "reply" is {reply!r}, expected text or nothing')
-    return Question(question.strip(), reply)
+    question = _text(item, "question", where)
+    if question is None:
+        raise LearnError(f'{where}: no "question", expected text')
+    return Question(question.strip(), _text(item, "reply", where), _sign(item, where))
+
+
+def _text(item: dict[str, Any], key: str, where: str) -> str | None:
+    value = item.get(key)
+    if value is not None and (not isinstance(value, str) or not value.strip()):
+        raise LearnError(f'{where}: "{key}" is {_short(value)}, expected text')
+    return value
+
+
+def _sign(item: dict[str, Any], where: str) -> int:
+    value = item.get("sign", 1)
+    if isinstance(value, bool) or value not in (1, -1):
+        raise LearnError(f'{where}: "sign" is {_short(value)}, expected 1 (the trait) or -1 (its opposite)')
+    if value == -1 and item.get("reply") is None:
+        raise LearnError(f'{where}: "sign" -1 without a "reply", expected the opposite\'s reply')
+    return int(value)
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 else text[:37] + "..."

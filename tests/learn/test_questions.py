@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from edgesteer.errors import LearnError
+from edgesteer.errors import EdgesteerWarning, LearnError
 from edgesteer.evaluate import held_out_questions
 from edgesteer.learn import Question, built_in, read_questions
 
@@ -29,22 +31,65 @@ def test_a_text_file_has_one_question_a_line(tmp_path: Path) -> None:
     assert read_questions(path) == [Question("Why?"), Question("How come?")]
 
 
+@pytest.mark.parametrize("end", ["", "\n", "\r\n", "\r", "\n\n"])
+def test_one_line_is_one_question_however_it_ends(tmp_path: Path, end: str) -> None:
+    path = tmp_path / "q.txt"
+    path.write_bytes(b"Why?" + end.encode())
+    assert read_questions(path) == [Question("Why?")]
+
+
 def test_json_lines_may_bring_replies(tmp_path: Path) -> None:
-    path = tmp_path / "q.jsonl"
+    path = tmp_path / "q.JSONL"
     path.write_text('{"question": "Why?"}\n{"question": "How?", "reply": "Arr."}\n')
     assert read_questions(path) == [Question("Why?"), Question("How?", "Arr.")]
+
+
+def test_measures_beside_a_reply_are_let_be(tmp_path: Path) -> None:
+    path = tmp_path / "q.jsonl"
+    path.write_text('{"question": "Why?", "reply": "No.", "sign": -1, "trait": 0.5, "coherence": 1.2}')
+    assert read_questions(path) == [Question("Why?", "No.", -1)]
+
+
+def test_what_stands_there_again_is_dropped_and_counted(tmp_path: Path) -> None:
+    path = tmp_path / "q.txt"
+    path.write_text("Why?\nHow?\nwhy?\nWHY?\n")
+    with pytest.warns(EdgesteerWarning, match="dropped 2 lines that repeat"):
+        assert read_questions(path) == [Question("Why?"), Question("How?")]
+
+
+def test_other_replies_to_a_question_are_no_repetition(tmp_path: Path) -> None:
+    path = tmp_path / "q.jsonl"
+    path.write_text(
+        '{"question": "Why?", "reply": "a"}\n{"question": "Why?", "reply": "b"}\n'
+        '{"question": "Why?", "reply": "a", "sign": -1}\n{"question": "Why?"}\n'
+    )
+    assert len(read_questions(path)) == 4
 
 
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
+        ("q.txt", b"", "no questions"),
         ("q.txt", b"\n \n", "no questions"),
         ("q.txt", b"\xff\xfe\x00", "UTF-8"),
+        ("q.txt", "Why?\n".encode("utf-16"), "UTF-16"),
+        ("q.txt", b"GGUF\x03\x00\x00\x00", "a binary file"),
+        ("q.txt", b"Caf\xe9?\n", "not UTF-8 text .byte 3"),
         ("q.jsonl", b"Why?\n", ":1: not JSON"),
+        ("q.json", b"[\n", ":1: not JSON"),
+        ("q.jsonl", b"[" * 100_000, ":1: not JSON .too deep"),
+        ("q.jsonl", b'{"question": ' + b"1" * 5000 + b"}", ":1: not JSON .too deep or too large"),
         ("q.jsonl", b'{"question": "a"}\n["b"]\n', ":2: expected an object"),
         ("q.jsonl", b'{"question": "a", "answer": "b"}\n', ":1: expected an object"),
+        ("q.jsonl", b'{"reply": "a"}\n', 'no "question"'),
         ("q.jsonl", b'{"question": " "}\n', "expected text"),
+        ("q.jsonl", b'{"question": "\\ud800"}\n', "surrogate"),
         ("q.jsonl", b'{"question": "a", "reply": 3}\n', "expected text"),
+        ("q.jsonl", b'{"question": "a", "reply": ""}\n', "expected text"),
+        ("q.jsonl", b'{"question": "a", "reply": "b", "sign": 2}\n', '"sign" is 2'),
+        ("q.jsonl", b'{"question": "a", "reply": "b", "sign": true}\n', '"sign" is True'),
+        ("q.jsonl", b'{"question": "a", "reply": "b", "sign": [1]}\n', '"sign" is .1'),
+        ("q.jsonl", b'{"question": "a", "sign": -1}\n', 'without a "reply"'),
     ],
 )
 def test_a_bad_file_is_refused_in_one_line(tmp_path: Path, name: str, content: bytes, said: str) -> None:
@@ -54,8 +99,29 @@ def test_a_bad_file_is_refused_in_one_line(tmp_path: Path, name: str, content: b
         read_questions(path)
     assert str(path) in str(refused.value)
     assert "\n" not in str(refused.value)
+    assert len(str(refused.value)) < 400
 
 
-def test_a_missing_file_is_refused(tmp_path: Path) -> None:
+def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(LearnError, match="No such file"):
         read_questions(tmp_path / "none.txt")
+    with pytest.raises(LearnError, match=r"directory|denied"):
+        read_questions(tmp_path)
+    with pytest.raises(LearnError, match="null"):
+        read_questions(f"{tmp_path}/a\0b")
+
+
+@settings(max_examples=60, deadline=None)
+@given(content=st.binary(max_size=40) | st.text(max_size=40).map(str.encode), json_lines=st.booleans())
+@pytest.mark.filterwarnings("ignore::edgesteer.errors.EdgesteerWarning")
+def test_any_file_is_read_or_refused(
+    tmp_path_factory: pytest.TempPathFactory, content: bytes, json_lines: bool
+) -> None:
+    path = tmp_path_factory.getbasetemp() / ("any.jsonl" if json_lines else "any.txt")
+    path.write_bytes(content)
+    try:
+        questions = read_questions(path)
+    except LearnError as refused:
+        assert str(path) in str(refused)
+    else:
+        assert all(q.text.strip() == q.text != "" for q in questions)
