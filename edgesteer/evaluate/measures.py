@@ -37,7 +37,7 @@ WORDS = {
         r"[oe]'er|ne'er)\b|(?<!\w)['\u2019]t(?:is|was|were|will)\b"
     ),
 }
-_WORD = re.compile(r"[\w'-]+")
+_WORD = re.compile(r"\w[\w'\u2019-]*")
 
 
 @dataclass(frozen=True, slots=True)
