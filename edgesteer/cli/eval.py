@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from edgesteer.evaluate import Row, Table
     from edgesteer.evaluate.intervals import Estimate
 
-_WIDTH, _NAME = 100, 22
+_WIDTH, _NAME, _CELL = 100, 22, 32
 
 
 @click.command()
@@ -88,7 +88,8 @@ def command(
     All in nats a token, under the unsteered model. trait: how much more the trait's prompt expects the reply
     than the plain one does. coherence: how unlikely the reply is to whichever of the two expects it more (lower:
     more coherent). nll0: how unlikely it is without any prompt. Brackets are 95 % intervals over the questions.
-    +tokens is what the prompt adds to the context, "first" the seconds to the first token.
+    +tokens is what the prompt adds to the context, beyond a system prompt of the template's own; "first" the
+    seconds to the first token.
 
     \b
     Examples:
@@ -177,9 +178,9 @@ def _lines(table: Table) -> Iterator[str]:
         f"{'words':>6}{'+tokens':>8}{'first':>7}"
     )
     yield from map(_line, table.rows)
-    for key in ("coherence", *_extra(table)):
-        yield from ("", f"{key:{_NAME}}{'':9}  {'':20}  minus prompt")
-        yield from (_block_line(row, key) for row in table.rows)
+    for key in ("trait", "coherence", *_extra(table)):
+        yield from ("", f"{_fit(key, _NAME + _CELL)}minus prompt")
+        yield from (_block_line(row, key, row is table.rows[1]) for row in table.rows)
     yield ""
     yield from _notes(table)
 
@@ -193,9 +194,9 @@ def _line(row: Row) -> str:
     )
 
 
-def _block_line(row: Row, key: str) -> str:
-    here = f"{_name(row)}{'':9}  {_cell(row.estimates[key]):<20}"
-    return here if row.name == "prompt" else f"{here}  {_cell(row.minus_prompt[key])}"
+def _block_line(row: Row, key: str, is_prompt: bool) -> str:
+    here = f"{_name(row)}{_cell(row.estimates[key])}"
+    return here if is_prompt else f"{here:{_NAME + _CELL}}{_cell(row.minus_prompt[key])}"
 
 
 def _extra(table: Table) -> list[str]:
@@ -205,9 +206,12 @@ def _extra(table: Table) -> list[str]:
 
 
 def _name(row: Row) -> str:
-    """Of a fixed width, with a blank at the end."""
-    name = row.name if len(row.name) < _NAME else row.name[: _NAME - 2] + "…"
-    return f"{name:{_NAME}}"
+    return _fit(row.name, _NAME)
+
+
+def _fit(text: str, width: int) -> str:
+    """Of this width, with a blank at the end."""
+    return f"{text if len(text) < width else text[: width - 2] + '…':{width}}"
 
 
 def _cell(estimate: Estimate) -> str:

@@ -58,7 +58,7 @@ def evaluate(run: Run, tiny: Path, steer: Path, questions: Path) -> Run:
 
 
 def test_the_table_fits_and_has_a_row_each(evaluate: Run) -> None:
-    result = evaluate("--count", "pirate", "--count", "a|e")
+    result = evaluate("--count", "pirate", "--count", "a|e", "--count", "|".join(["nothing"] * 20))
     assert result.exit_code == 0, result.stderr
     lines = result.stdout.splitlines()
     assert max(map(len, lines)) <= 100
