@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import re
+import textwrap
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from edgesteer.cli.options import (
     load_steering,
     max_tokens_option,
     model_argument,
+    parse_steer,
     print_json,
     questions_option,
 )
@@ -22,6 +24,9 @@ from edgesteer.cli.progress import bar
 if TYPE_CHECKING:
     from edgesteer.bundle import Bundle
     from edgesteer.evaluate import Row, Table
+    from edgesteer.evaluate.intervals import Estimate
+
+_WIDTH, _NAME, _CELL = 100, 22, 32
 
 
 @click.command()
@@ -36,10 +41,31 @@ if TYPE_CHECKING:
 @click.option(
     "--trait", metavar="TEXT", help="The system prompt to compare with; the first bundle's own without it."
 )
+@click.option(
+    "--equal-coherence",
+    is_flag=True,
+    help="Find each bundle's strength: the largest in its file's range whose replies are as coherent as the "
+    "prompted ones and do not loop. Found on training questions. Takes some minutes.",
+)
 @questions_option("Questions, one a line.")
 @click.option(
-    "--count", "pattern", metavar="REGEX", help="Count matches in the replies; `pirate` is a ready list."
+    "--count",
+    "counts",
+    multiple=True,
+    metavar="REGEX",
+    help="Count matches in the replies, whatever their case; repeatable. `pirate`, `sea` and `shakespeare` are "
+    "ready lists.",
 )
+@click.option(
+    "--sentiment", is_flag=True, help="Mean sentiment of the replies, -1 to 1 (the `sentiment` extra)."
+)
+@click.option(
+    "--template",
+    metavar="TEXT",
+    help="For a model without a chat template, such as '{system}\\nQuestion: {question}\\nAnswer:'; the first "
+    "bundle's own without it.",
+)
+@click.option("--stop", metavar="TEXT", help="Text that ends a reply; the first bundle's own without it.")
 @max_tokens_option(64)
 @llama_options
 @json_option
@@ -47,45 +73,87 @@ def command(
     model: str,
     steer: tuple[str, ...],
     trait: str | None,
+    equal_coherence: bool,
     questions_file: Path | None,
-    pattern: str | None,
+    counts: tuple[str, ...],
+    sentiment: bool,
+    template: str | None,
+    stop: str | None,
     max_tokens: int,
     as_json: bool,
     **options: Any,
 ) -> None:
     """Compare greedy replies of MODEL: unsteered, prompted with the trait, and steered.
 
-    trait and nll0 are in nats a token under the unsteered model: how much more the trait's prompt expects
-    the reply than the plain one does, and how unlikely the reply is without any prompt (lower: more coherent).
+    All in nats a token, under the unsteered model. trait: how much more the trait's prompt expects the reply
+    than the plain one does. coherence: how unlikely the reply is to whichever of the two expects it more (lower:
+    more coherent). nll0: how unlikely it is without any prompt. Brackets are 95 % intervals over the questions.
+    +tokens is what the prompt adds to the context, beyond a system prompt of the template's own; "first" the
+    seconds to the first token.
 
     \b
-    Example:
+    Examples:
       edgesteer eval smollm2-135m-instruct --steer pirate --steer pirate-constant --count pirate
+      edgesteer eval model.gguf --steer sea.steer --equal-coherence --count sea --count "fish|crab"
+      edgesteer eval base.gguf --steer short.steer --template "Q: {question}\\nA:" --stop "\\n" --json
     """
     from edgesteer.cli.opening import open_for_scoring
-    from edgesteer.evaluate import head_to_head
+    from edgesteer.evaluate import Chat, head_to_head
     from edgesteer.learn import read_questions
 
-    _check_pattern(pattern)
+    if equal_coherence:
+        _refuse_strengths(steer)
+    _check_extras(counts, sentiment)
     loaded = load_steering(steer)
-    bundles = [(bundle.name, bundle, strength) for bundle, strength in loaded]
+    first = loaded[0][0]
     questions = None if questions_file is None else [q.text for q in read_questions(questions_file)]
-    sentence = trait or _own_trait(loaded[0][0], steer[0])
+    sentence = _given(trait, "--trait") or _own_trait(first, steer[0])
     llm = open_for_scoring(model, max_tokens, **options)
+    chat = Chat(llm, _text(template, first, "template"), _text(stop, first, "stop"))
     with bar() as progress:
         table = head_to_head(
-            llm,
+            chat,
             sentence,
-            bundles,
+            [(bundle.name, bundle, strength) for bundle, strength in loaded],
             questions=questions,
             max_tokens=max_tokens,
-            pattern=pattern,
+            counts=counts,
+            with_sentiment=sentiment,
+            at_prompt_coherence=equal_coherence,
             progress=progress,
         )
     if as_json:
         print_json(table.to_json())
     else:
-        _print(table)
+        click.echo("\n".join(_lines(table)))
+
+
+def _refuse_strengths(steer: tuple[str, ...]) -> None:
+    for text in steer:
+        name, strength = parse_steer(text)
+        if strength is not None:
+            raise click.UsageError(f"--equal-coherence finds the strength itself; give --steer {name}")
+
+
+def _check_extras(counts: tuple[str, ...], sentiment: bool) -> None:
+    """What can fail at once fails before the model is opened."""
+    from edgesteer.errors import LearnError
+    from edgesteer.evaluate import measures
+    from edgesteer.evaluate.sentiment import analyzer
+
+    for pattern in counts:
+        try:
+            measures.expression(pattern)
+        except LearnError as error:
+            raise click.UsageError(f"--{error}") from None
+    if sentiment:
+        analyzer()
+
+
+def _given(text: str | None, option: str) -> str | None:
+    if text is not None and not text.strip():
+        raise click.UsageError(f"{option} is empty; give a text, or leave it out for the first bundle's own")
+    return text
 
 
 def _own_trait(bundle: Bundle, named: str) -> str:
@@ -95,23 +163,69 @@ def _own_trait(bundle: Bundle, named: str) -> str:
     return trait
 
 
-def _check_pattern(pattern: str | None) -> None:
-    try:
-        re.compile(pattern or "")
-    except re.error as error:
-        raise click.UsageError(f"--count {pattern}: not a regular expression ({error})") from None
+def _text(given: str | None, bundle: Bundle, key: str) -> str | None:
+    """The option's text, where \\n is a line break; else what the bundle was learnt with."""
+    if given is not None:
+        return given.replace("\\n", "\n")
+    own = bundle.training.get(key)
+    return own if isinstance(own, str) and own else None
 
 
-def _print(table: Table) -> None:
-    counted = any(row.count for row in table.rows)
-    head = f"{'':24}{'strength':>9}{'trait':>8}{'nll0':>7}{'distinct-2':>12}"
-    click.echo(head + (f"{'per 100 words':>15}{'replies with any':>18}" if counted else ""))
-    for row in table.rows:
-        click.echo(_line(row))
-    click.echo(f"{len(table.questions)} questions, greedy, at most {table.max_tokens} tokens")
+def _lines(table: Table) -> Iterator[str]:
+    """The table for people, in at most 100 columns."""
+    yield (
+        f"{'':{_NAME}}{'strength':>9}  {'trait':<20}{'coherence':>9}{'nll0':>6}{'distinct-2':>11}"
+        f"{'words':>6}{'+tokens':>8}{'first':>7}"
+    )
+    yield from map(_line, table.rows)
+    for key in ("trait", "coherence", *_extra(table)):
+        yield from ("", f"{_fit(key, _NAME + _CELL)}minus prompt")
+        yield from (_block_line(row, key, row is table.rows[1]) for row in table.rows)
+    yield ""
+    yield from _notes(table)
 
 
 def _line(row: Row) -> str:
-    strength = "" if row.strength is None else f"{row.strength:g}"
-    line = f"{row.name:24}{strength:>9}{row.trait:>8.2f}{row.nll0:>7.2f}{row.distinct2:>12.2f}"
-    return line + (f"{row.count.per_100_words:>15.1f}{row.count.share:>18.0%}" if row.count else "")
+    strength = "" if row.strength is None else f"{row.strength:.3g}"
+    first = "" if row.first_token_seconds is None else f"{row.first_token_seconds:.2f}s"
+    return (
+        f"{_name(row)}{strength:>9}  {_cell(row.estimates['trait']):<20}{row.coherence:>9.2f}{row.nll0:>6.2f}"
+        f"{row.distinct2:>11.2f}{row.words:>6.1f}{row.context_tokens:>8.0f}{first:>7}"
+    )
+
+
+def _block_line(row: Row, key: str, is_prompt: bool) -> str:
+    here = f"{_name(row)}{_cell(row.estimates[key])}"
+    return here if is_prompt else f"{here:{_NAME + _CELL}}{_cell(row.minus_prompt[key])}"
+
+
+def _extra(table: Table) -> list[str]:
+    """The estimates that only some tables have."""
+    always = ("trait", "coherence", "nll0", "distinct2", "words")
+    return [key for key in table.rows[0].estimates if key not in always]
+
+
+def _name(row: Row) -> str:
+    return _fit(row.name, _NAME)
+
+
+def _fit(text: str, width: int) -> str:
+    """Of this width, with a blank at the end."""
+    return f"{text if len(text) < width else text[: width - 2] + '…':{width}}"
+
+
+def _cell(estimate: Estimate) -> str:
+    return f"{estimate.value:.2f} [{estimate.low:.2f}, {estimate.high:.2f}]"
+
+
+def _notes(table: Table) -> Iterator[str]:
+    notes = [f"{len(table.questions)} questions, greedy, at most {table.max_tokens} tokens."]
+    for row in table.rows:
+        if row.empty:
+            notes.append(f"{row.name}: {row.empty} empty replies.")
+        if row.dose and not row.dose.reached:
+            notes.append(f"{row.name}: no strength was as coherent as the prompt without loops.")
+        elif row.dose and row.dose.limited:
+            notes.append(f"{row.name}: the highest strength of its range.")
+    for note in notes:
+        yield from textwrap.wrap(note, _WIDTH)

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgesteer.cli.options import STEER_KEYS, load_steering, resolve_model
-from edgesteer.cli.progress import context_for
 from edgesteer.errors import ModelError
 
 if TYPE_CHECKING:
@@ -74,10 +73,15 @@ def _note_interference(bundles: list[tuple[Bundle, float]], scope: str | None) -
         note(f"{notes[0]}{more}; 'edgesteer inspect' with these files shows each block")
 
 
+# Sequences side by side; a prompt of usual length (question, trait's sentence, template around them) takes this.
+_LANES, _PROMPT_TOKENS = 16, 160
+
+
 def open_for_scoring(model: str, max_tokens: int, n_ctx: int | None, **options: Any) -> SteeredLlama:
-    """The model of a command that scores whole replies: all logits, and a context for one of `max_tokens`."""
-    n_ctx = n_ctx or context_for(max_tokens)
-    return open_model(model, n_ctx=n_ctx, logits_all=True, n_batch=128, **options)
+    """The model of a command that asks many questions and scores whole replies: with lanes, and room for each
+    to hold a prompt and `max_tokens`. Longer prompts fit too, fewer at a time."""
+    n_ctx = n_ctx or -(-_LANES * (_PROMPT_TOKENS + max_tokens) // 256) * 256
+    return open_model(model, n_ctx=n_ctx, n_seq_max=_LANES, n_batch=512, **options)
 
 
 def read_prompt(prompt: str | None) -> str:

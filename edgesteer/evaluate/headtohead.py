@@ -1,12 +1,14 @@
 """Unsteered, prompted and steered replies to the same questions, side by side.
 
-In:  a model, the trait's sentence, bundles with strengths, questions that nothing was learnt from.
+In:  a Chat, the trait's sentence, bundles with strengths, questions that nothing was learnt from.
 Out: a Table, one Row a way to ask. Greedy replies; everything is scored under the unsteered model.
+
+A row does not depend on which other rows there are. The model's own steering is set aside meanwhile.
 """
 
 from __future__ import annotations
 
-import dataclasses
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -16,45 +18,38 @@ import numpy as np
 
 from edgesteer.bundle import Bundle
 from edgesteer.errors import LearnError
-from edgesteer.evaluate import measures
-from edgesteer.evaluate.chat import Chat, Reply
-from edgesteer.runtime import SteeredLlama
+from edgesteer.evaluate import measures, sentiment
+from edgesteer.evaluate.chat import Chat, Tokens
+from edgesteer.evaluate.dose import Dose, strength_at
+from edgesteer.evaluate.scoring import Scores, score
+from edgesteer.evaluate.table import Answers, Row, Table, rows_of
+
+__all__ = ["Row", "Table", "head_to_head", "held_out_questions", "score"]
 
 Progress = Callable[[str, float], None]
+Done = Callable[[float], None]
+
+PROMPT = "prompt"
+N_CALIBRATION = 12
+
+# A steered reply may repeat itself a little more than a prompted one, but not loop.
+_DISTINCT = 0.9
+# Questions whose first token is timed, and how much longer than one row a dose takes.
+_N_TIMED, _DOSE_UNITS = 3, 5
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """Means over the replies of one way to ask; see `measures` for each.
-
-    strength: None where nothing steers. count: None without a pattern. Empty replies (the model ended its
-    turn at once) have no tokens to score: they count in `empty`, and in `count` as replies without a match.
-    traits: of each reply that is not empty.
-    """
+class _Way:
+    """One way to ask. bundle None steers nothing."""
 
     name: str
-    strength: float | None
-    trait: float
-    nll0: float
-    distinct2: float
-    count: measures.Count | None
-    empty: int
-    replies: tuple[str, ...] = dataclasses.field(repr=False)
-    traits: tuple[float, ...] = dataclasses.field(repr=False)
+    prompts: Sequence[Tokens]
+    bundle: Bundle | None = None
+    strength: float | None = None
+    dose: Dose | None = None
 
-
-@dataclass(frozen=True, slots=True)
-class Table:
-    """One row a way to ask, and what was asked."""
-
-    trait: str
-    questions: tuple[str, ...]
-    max_tokens: int
-    rows: tuple[Row, ...]
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values; NaN (no reply at all) becomes None."""
-        return {**_plain(dataclasses.asdict(self))}
+    def steered(self, chat: Chat) -> Any:
+        return chat.llm.steered([] if self.bundle is None else self.bundle, self.strength)
 
 
 def held_out_questions() -> list[str]:
@@ -64,87 +59,184 @@ def held_out_questions() -> list[str]:
 
 
 def head_to_head(
-    llm: SteeredLlama,
+    chat: Chat,
     trait: str,
     bundles: Sequence[tuple[str, Bundle, float]],
     *,
     questions: Sequence[str] | None = None,
     max_tokens: int = 64,
-    pattern: str | None = None,
+    counts: Sequence[str] = (),
+    with_sentiment: bool = False,
+    at_prompt_coherence: bool = False,
+    calibration_questions: Sequence[str] | None = None,
+    timing: bool = True,
     progress: Progress = lambda stage, fraction: None,
 ) -> Table:
     """Ask every question unsteered, with the trait as system prompt, and under each (name, bundle, strength).
 
-    pattern: a regular expression or a name in measures.WORDS, to count. The model's own steering is set
-    aside meanwhile. Raises LearnError for no questions or a prompt that does not fit the context.
+    questions: None for `held_out_questions`.
+    counts: what to count in the replies: regular expressions, or names in measures.WORDS.
+    at_prompt_coherence: instead of the strengths given, for each bundle the largest one within the range of its
+        file at which its replies are as coherent as the prompted ones and loop hardly more. It is found on
+        `calibration_questions` (None: some of the training questions), without those that are asked.
+    timing: whether to measure first_token_seconds.
+    Raises LearnError for no trait, no questions, a count that is no regular expression, or a prompt that does not
+    fit the context; MissingExtra for sentiment without VADER.
     """
-    asked = list(held_out_questions() if questions is None else questions)
-    if not asked:
-        raise LearnError("evaluation: no questions, expected at least one")
-    chat = Chat(llm)
-    plain = [chat.prompt(q) for q in asked]
-    prompted = [chat.prompt(q, trait) for q in asked]
-    ways: list[tuple[str, Bundle | None, float | None, list[list[int]]]] = [
-        ("unsteered", None, None, plain),
-        ("prompt", None, None, prompted),
-        *((name, bundle, strength, plain) for name, bundle, strength in bundles),
+    asked = _asked(trait, questions, max_tokens)
+    _check_counts(counts, with_sentiment)
+    units = 2 + len(bundles) * (1 + _DOSE_UNITS * at_prompt_coherence)
+    tell = _Units(progress, units)
+    plain, prompted = _prompts(chat, asked, trait)
+    ways = [_Way("unsteered", plain), _Way(PROMPT, prompted)]
+    doses: list[Dose | None] = [None] * len(bundles)
+    if at_prompt_coherence:
+        apart = _apart(asked, calibration_questions)
+        doses = [*_doses(chat, [b for _, b, _ in bundles], _prompts(chat, apart, trait), max_tokens, tell)]
+    for (name, bundle, given), dose in zip(bundles, doses, strict=True):
+        ways.append(_Way(name, plain, bundle, given if dose is None else dose.strength, dose))
+    seconds = _first_token_seconds(chat, ways) if timing else [None] * len(ways)
+    answers = [
+        _answers(chat, way, (plain, prompted), max_tokens, with_sentiment, tell(way.name), first)
+        for way, first in zip(ways, seconds, strict=True)
     ]
-    rows = []
-    for done, (name, bundle, strength, prompts) in enumerate(ways):
-        progress(name, done / len(ways))
-        replies = _ask(chat, prompts, bundle, strength, max_tokens)
-        rows.append(score(chat, name, strength, replies, plain, prompted, pattern))
     progress("done", 1.0)
-    return Table(trait, tuple(asked), max_tokens, tuple(rows))
+    return Table(trait, tuple(asked), max_tokens, rows_of(answers, list(dict.fromkeys(counts)), prompt=1))
 
 
-def score(
+def _answers(
     chat: Chat,
-    name: str,
-    strength: float | None,
-    replies: Sequence[Reply],
-    plain: Sequence[list[int]],
-    prompted: Sequence[list[int]],
-    pattern: str | None = None,
-) -> Row:
-    """Measure replies under the unsteered model, given the plain and the prompted prompt of each."""
-    traits, nlls, distincts = [], [], []
-    with chat.llm.steered([]):
-        for reply, x, xs in zip(replies, plain, prompted, strict=True):
-            if reply.tokens:
-                base = chat.log_probs(x, reply.tokens)
-                traits.append(measures.trait(chat.log_probs(xs, reply.tokens), base))
-                nlls.append(measures.nll(base))
-                distincts.append(measures.distinct(reply.tokens))
+    way: _Way,
+    prompts: tuple[Sequence[Tokens], Sequence[Tokens]],
+    max_tokens: int,
+    with_sentiment: bool,
+    progress: Done,
+    first_token_seconds: float | None,
+) -> Answers:
+    with way.steered(chat):
+        replies = chat.replies(way.prompts, max_tokens, progress=lambda part: progress(0.7 * part))
+    progress(0.7)
     texts = tuple(chat.text(reply.tokens) for reply in replies)
-    counted = measures.count(pattern, texts) if pattern else None
-    return Row(
-        name=name,
-        strength=strength,
-        trait=_mean(traits),
-        nll0=_mean(nlls),
-        distinct2=_mean(distincts),
-        count=counted,
-        empty=len(replies) - len(nlls),
+    return Answers(
+        name=way.name,
+        strength=way.strength,
+        dose=way.dose,
+        context_tokens=float(
+            np.mean([len(a) - len(b) for a, b in zip(way.prompts, prompts[0], strict=True)])
+        ),
         replies=texts,
-        traits=tuple(traits),
+        scores=score(chat, replies, *prompts),
+        sentiments=tuple(sentiment.compound(texts)) if with_sentiment else None,
+        first_token_seconds=first_token_seconds,
     )
 
 
-def _ask(
-    chat: Chat, prompts: Sequence[list[int]], bundle: Bundle | None, strength: float | None, max_tokens: int
-) -> list[Reply]:
-    with chat.llm.steered([] if bundle is None else bundle, strength):
-        return [chat.reply(prompt, max_tokens) for prompt in prompts]
+def _doses(
+    chat: Chat,
+    bundles: Sequence[Bundle],
+    prompts: tuple[list[list[int]], list[list[int]]],
+    max_tokens: int,
+    tell: _Units,
+) -> list[Dose]:
+    """Each bundle's strength at the prompt's coherence."""
+    plain, prompted = prompts
+    target = _scores(chat, prompted, prompts, max_tokens)
+    if target.empty == len(prompted):
+        raise LearnError(
+            "evaluation: every prompted reply is empty, expected some to compare the bundles with"
+        )
+    # No more is asked of a bundle than the unsteered model gives.
+    unsteered = _scores(chat, plain, prompts, max_tokens).mean("distinct2")
+    least = min(_DISTINCT * target.mean("distinct2"), unsteered)
+    return [
+        strength_at(
+            chat,
+            bundle,
+            plain,
+            prompted,
+            target.mean("coherence"),
+            min_distinct2=least,
+            lo=min(max(0.0, bundle.strength.min), bundle.strength.max),
+            hi=bundle.strength.max,
+            max_tokens=max_tokens,
+            progress=tell("calibrate", _DOSE_UNITS),
+        )
+        for bundle in bundles
+    ]
 
 
-def _mean(values: Sequence[float]) -> float:
-    return float(np.mean(values)) if values else float("nan")
+def _scores(
+    chat: Chat, asked: Sequence[Tokens], prompts: tuple[Sequence[Tokens], Sequence[Tokens]], max_tokens: int
+) -> Scores:
+    with chat.llm.steered([]):
+        return score(chat, chat.replies(asked, max_tokens), *prompts)
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    return None if isinstance(value, float) and value != value else value
+def _first_token_seconds(chat: Chat, ways: Sequence[_Way]) -> list[float | None]:
+    """Median seconds from a prompt alone in an empty context to its first token; the ways take turns."""
+    seconds: list[list[float]] = [[] for _ in ways]
+    for i in range(min(_N_TIMED, len(ways[0].prompts))):
+        for way, own in zip(ways, seconds, strict=True):
+            with way.steered(chat):
+                chat.replies(
+                    [way.prompts[i][:2]], 1
+                )  # what a change of plan costs comes once, not at each reply
+                start = time.perf_counter()
+                chat.replies([way.prompts[i]], 1)
+                own.append(time.perf_counter() - start)
+    return [float(np.median(own)) for own in seconds]
+
+
+def _prompts(chat: Chat, asked: Sequence[str], trait: str) -> tuple[list[list[int]], list[list[int]]]:
+    """Of each question the plain prompt and the one with the trait."""
+    return [chat.prompt(q) for q in asked], [chat.prompt(q, trait) for q in asked]
+
+
+def _apart(asked: Sequence[str], given: Sequence[str] | None) -> list[str]:
+    """Questions to calibrate on: at most N_CALIBRATION, evenly spread, none of them among those asked."""
+    if given is None:
+        from edgesteer.learn.questions import built_in  # not above: learning is built on this room
+
+        given = [question.text for question in built_in()]
+    judged = set(asked)
+    left = [question for question in given if question not in judged]
+    if not left:
+        raise LearnError(
+            "evaluation: no question is left to find the strength on, expected some that are not among those asked"
+        )
+    n = min(len(left), N_CALIBRATION)
+    return [left[i * len(left) // n] for i in range(n)]
+
+
+def _asked(trait: str, questions: Sequence[str] | None, max_tokens: int) -> list[str]:
+    asked = list(held_out_questions() if questions is None else questions)
+    if not asked:
+        raise LearnError("evaluation: no questions, expected at least one")
+    if not trait.strip():
+        raise LearnError(
+            "evaluation: the trait is empty, expected a sentence to compare with as system prompt"
+        )
+    if max_tokens < 1:
+        raise LearnError(f"evaluation: max_tokens {max_tokens}, expected at least 1")
+    return asked
+
+
+def _check_counts(counts: Sequence[str], with_sentiment: bool) -> None:
+    """What can fail at once fails before the minutes of work."""
+    for pattern in counts:
+        measures.expression(pattern)
+    if with_sentiment:
+        sentiment.analyzer()
+
+
+class _Units:
+    """Hands out progress functions for one piece of work after another."""
+
+    def __init__(self, progress: Progress, total: int) -> None:
+        self._progress, self._total, self._begun = progress, total, 0
+
+    def __call__(self, stage: str, units: int = 1) -> Done:
+        first = self._begun
+        self._begun += units
+        self._progress(stage, first / self._total)
+        return lambda part: self._progress(stage, (first + units * part) / self._total)

@@ -1,100 +1,175 @@
-"""The head-to-head on a tiny random model: who is asked what, and that scores come from the unsteered model."""
+"""The head-to-head on a tiny random model: who is asked what, and how the rows relate."""
 
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from edgesteer import Bundle, SteeredLlama
 from edgesteer.bundle import StrengthRange
-from edgesteer.errors import LearnError
+from edgesteer.errors import LearnError, MissingExtra
 from edgesteer.evaluate import Chat, head_to_head
-from edgesteer.evaluate.headtohead import score
+from edgesteer.evaluate.headtohead import N_CALIBRATION, _apart
 
 TRAIT = "You talk like a pirate, arr."
 ASKED = ["Why is it so?", "Tell me a tale.", "What is a key?"]
+APART = ["Who are you?", "What is rain?", ASKED[0]]
 
 
 @pytest.fixture(scope="module")
-def llm(model: Callable[[str], Path]) -> Iterator[SteeredLlama]:
-    opened = SteeredLlama(str(model("llama")), n_ctx=512, n_threads=2, n_threads_batch=2, logits_all=True)
-    yield opened
-    opened.close()
+def chat(model: Callable[[str], Path]) -> Iterator[Chat]:
+    llm = SteeredLlama(str(model("llama")), n_ctx=1024, n_threads=1, n_threads_batch=1, n_seq_max=4)
+    yield Chat(llm)
+    llm.close()
 
 
 @pytest.fixture(scope="module")
-def bundle(llm: SteeredLlama) -> Bundle:
-    drawn = np.random.default_rng(0).standard_normal(llm.model_info.n_embd).astype(np.float32)
+def bundle(chat: Chat) -> Bundle:
+    drawn = np.random.default_rng(0).standard_normal(chat.llm.model_info.n_embd).astype(np.float32)
     return Bundle.build(
         name="drawn",
         directions={1: drawn, 2: drawn},
-        model=llm.model_info,
+        model=chat.llm.model_info,
         strength=StrengthRange(1.0, 0.0, 3.0),
     )
 
 
-def test_strength_zero_is_the_unsteered_row(llm: SteeredLlama, bundle: Bundle) -> None:
-    table = head_to_head(
-        llm, TRAIT, [("zero", bundle, 0.0), ("full", bundle, 3.0)], questions=ASKED, max_tokens=8
-    )
-    unsteered, _, zero, full = table.rows
-    assert zero.replies == unsteered.replies
-    assert zero.nll0 == unsteered.nll0
-    assert full.replies != unsteered.replies
+def test_strength_zero_is_the_unsteered_row(chat: Chat, bundle: Bundle) -> None:
+    ways = [("zero", bundle, 0.0), ("full", bundle, 3.0)]
+    table = head_to_head(chat, TRAIT, ways, questions=ASKED, max_tokens=8, counts=["e"])
+    unsteered, prompt, zero, full = table.rows
     assert [row.name for row in table.rows] == ["unsteered", "prompt", "zero", "full"]
+    assert zero.replies == unsteered.replies
+    assert zero.scores == unsteered.scores
+    assert zero.estimates == unsteered.estimates
+    assert full.replies != unsteered.replies
+    assert [row.context_tokens > 0 for row in table.rows] == [False, True, False, False]
+    assert all(row.first_token_seconds is not None for row in table.rows)
+    for row in table.rows:
+        assert row.coherence <= row.nll0
+        assert all(e.low <= e.value <= e.high for e in row.estimates.values())
+        assert row.estimates["e per 100 words"].value == pytest.approx(row.counts["e"].per_100_words)
+        assert row.estimates["e in replies"].value == pytest.approx(row.counts["e"].share)
+    for key, own in prompt.minus_prompt.items():
+        assert (own.value, own.low, own.high) == (0, 0, 0), key
+    gap = full.minus_prompt["trait"]
+    assert gap.value == pytest.approx(full.trait - prompt.trait)
 
 
-def test_scores_do_not_depend_on_what_steers_meanwhile(llm: SteeredLlama, bundle: Bundle) -> None:
-    chat = Chat(llm)
-    plain, prompted = [chat.prompt(ASKED[0])], [chat.prompt(ASKED[0], TRAIT)]
-    reply = [chat.reply(plain[0], 8)]
-    alone = score(chat, "x", None, reply, plain, prompted)
-    with llm.steered(bundle, 3.0):
-        steered = score(chat, "x", None, reply, plain, prompted)
-    assert steered == alone
+def test_a_row_does_not_depend_on_the_others(chat: Chat, bundle: Bundle) -> None:
+    alone = head_to_head(chat, TRAIT, [], questions=ASKED, max_tokens=6, timing=False)
+    beside = head_to_head(chat, TRAIT, [("x", bundle, 2.0)], questions=ASKED, max_tokens=6, timing=False)
+    assert beside.rows[:2] == alone.rows
 
 
-def test_a_greedy_reply_scores_what_it_was_spoken_with(llm: SteeredLlama) -> None:
-    """Log-probabilities gathered while speaking are those of reading the reply again."""
-    chat = Chat(llm)
-    prompt = chat.prompt(ASKED[1])
-    reply = chat.reply(prompt, 8)
-    np.testing.assert_allclose(chat.log_probs(prompt, reply.tokens), reply.log_probs, atol=0.05)
+def test_the_plan_in_force_is_set_aside_and_returns(chat: Chat, bundle: Bundle) -> None:
+    calm = head_to_head(chat, TRAIT, [], questions=ASKED[:1], max_tokens=6)
+    with chat.llm.steered(bundle, 0.7):
+        before = chat.llm.steering.fingerprint
+        assert head_to_head(chat, TRAIT, [], questions=ASKED[:1], max_tokens=6) == calm
+        assert chat.llm.steering.fingerprint == before
 
 
-def test_the_plan_in_force_returns(llm: SteeredLlama, bundle: Bundle) -> None:
-    with llm.steered(bundle, 0.7):
-        before = llm.steering.fingerprint
-        head_to_head(llm, TRAIT, [], questions=ASKED[:1], max_tokens=4)
-        assert llm.steering.fingerprint == before
+def test_equal_coherence_finds_the_strength_on_other_questions(chat: Chat, bundle: Bundle) -> None:
+    options: dict[str, Any] = {
+        "questions": ASKED[:2],
+        "max_tokens": 6,
+        "at_prompt_coherence": True,
+        "calibration_questions": APART,
+        "timing": False,
+    }
+    table = head_to_head(chat, TRAIT, [("found", bundle, 99.0)], **options)
+    row = table.rows[2]
+    assert row.dose is not None
+    assert row.strength == row.dose.strength
+    assert row.strength in [point.strength for point in row.dose.curve]
+    assert all(0 <= point.strength <= 3 for point in row.dose.curve)
+    at = next(point for point in row.dose.curve if point.strength == row.strength)
+    assert row.dose.reached == (
+        at.coherence <= row.dose.target_coherence and at.distinct2 >= row.dose.min_distinct2
+    )
+    given = head_to_head(
+        chat, TRAIT, [("found", bundle, row.strength)], questions=ASKED[:2], max_tokens=6, timing=False
+    )
+    assert given.rows[2].scores == row.scores
+    json.dumps(table.to_json(), allow_nan=False)
+    assert head_to_head(chat, TRAIT, [("found", bundle, 99.0)], **options) == table
 
 
-def test_unsteered_row_is_unsteered_under_a_plan(llm: SteeredLlama, bundle: Bundle) -> None:
-    calm = head_to_head(llm, TRAIT, [], questions=ASKED[:1], max_tokens=8)
-    with llm.steered(bundle, 3.0):
-        assert head_to_head(llm, TRAIT, [], questions=ASKED[:1], max_tokens=8) == calm
+def test_the_questions_to_calibrate_on_are_not_those_asked() -> None:
+    assert _apart(ASKED, APART) == APART[:2]
+    built_in = _apart(ASKED, None)
+    assert len(set(built_in)) == N_CALIBRATION
+    assert not set(_apart(built_in[:1], None)) & set(built_in[:1])
+    with pytest.raises(LearnError, match="no question is left"):
+        _apart(ASKED, ASKED)
 
 
-def test_table_is_json(llm: SteeredLlama) -> None:
-    table = head_to_head(llm, TRAIT, [], questions=ASKED[:1], max_tokens=4, pattern="pirate")
+def test_table_is_json_and_the_clock_can_be_left_out(chat: Chat) -> None:
+    table = head_to_head(chat, TRAIT, [], questions=ASKED[:1], max_tokens=4, counts=["pirate", "a|e", "a|e"])
     read = json.loads(json.dumps(table.to_json(), allow_nan=False))
     assert read["questions"] == ASKED[:1]
-    assert set(read["rows"][0]["count"]) == {"per_100_words", "share"}
+    assert list(read["rows"][0]["counts"]) == ["pirate", "a|e"]
+    assert set(read["rows"][0]["counts"]["pirate"]) == {"per_100_words", "share"}
+    assert read["rows"][0]["first_token_seconds"] > 0
+    again = head_to_head(chat, TRAIT, [], questions=ASKED[:1], max_tokens=4, counts=["pirate", "a|e"])
+    assert again.to_json(timing=False) == table.to_json(timing=False)
+    assert "first_token_seconds" not in json.dumps(table.to_json(timing=False))
 
 
-def test_no_questions_is_refused(llm: SteeredLlama) -> None:
-    with pytest.raises(LearnError, match="no questions"):
-        head_to_head(llm, TRAIT, [], questions=[])
+def test_sentiment_is_measured_where_asked_for(chat: Chat) -> None:
+    pytest.importorskip("vaderSentiment")
+    table = head_to_head(
+        chat, TRAIT, [], questions=ASKED[:2], max_tokens=4, with_sentiment=True, timing=False
+    )
+    assert all(row.sentiment is not None and -1 <= row.sentiment <= 1 for row in table.rows)
+    assert head_to_head(chat, TRAIT, [], questions=ASKED[:1], max_tokens=2).rows[0].sentiment is None
 
 
-def test_progress_goes_up_to_one(llm: SteeredLlama) -> None:
+def test_progress_goes_up_to_one(chat: Chat, bundle: Bundle) -> None:
     seen: list[float] = []
     head_to_head(
-        llm, TRAIT, [], questions=ASKED[:1], max_tokens=4, progress=lambda _, done: seen.append(done)
+        chat,
+        TRAIT,
+        [("x", bundle, 1.0)],
+        questions=ASKED[1:2],
+        max_tokens=3,
+        at_prompt_coherence=True,
+        calibration_questions=APART[:1],
+        progress=lambda _, done: seen.append(done),
     )
     assert seen == sorted(seen)
     assert seen[-1] == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"questions": []}, "no questions"),
+        ({"trait": " "}, "trait is empty"),
+        ({"max_tokens": 0}, "expected at least 1"),
+        ({"counts": ["pirate", "("]}, "not a regular expression"),
+        ({"counts": [""]}, "nothing to count"),
+        ({"questions": ["word " * 2000]}, "expected at most"),
+        ({"at_prompt_coherence": True, "calibration_questions": ASKED}, "no question is left"),
+        ({"at_prompt_coherence": True, "calibration_questions": []}, "no question is left"),
+    ],
+)
+def test_bad_input_is_refused_in_one_line(chat: Chat, change: dict[str, Any], message: str) -> None:
+    options = {"trait": TRAIT, "questions": ASKED, "max_tokens": 4, **change}
+    with pytest.raises(LearnError, match=message) as caught:
+        head_to_head(chat, options.pop("trait"), [], **options)
+    assert "\n" not in str(caught.value)
+
+
+def test_without_vader_nothing_is_asked(chat: Chat, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "vaderSentiment.vaderSentiment", None)
+    monkeypatch.setattr(chat, "replies", None)
+    with pytest.raises(MissingExtra, match="sentiment"):
+        head_to_head(chat, TRAIT, [], questions=ASKED, with_sentiment=True)

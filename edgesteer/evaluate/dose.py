@@ -1,0 +1,163 @@
+"""The strength at which steering costs as much as it may: the largest with a given coherence.
+
+In:  a model, a bundle, questions as plain and as prompted prompts, a target for the coherence.
+Out: a Dose: a strength that was measured, and the curve of all that were.
+
+Two bundles, or a bundle and a prompt, are compared fairly at equal coherence, not at whatever strengths their
+files name. Loops are easy to predict and so look coherent; the least distinct-2 keeps them out.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from edgesteer.bundle import Bundle
+from edgesteer.errors import PlanError, SteeringOverflow
+from edgesteer.evaluate.chat import Chat, Tokens
+from edgesteer.evaluate.scoring import score
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """Means over the steered replies at one strength; where steering overflowed the coherence is infinite."""
+
+    strength: float
+    trait: float
+    coherence: float
+    distinct2: float
+
+
+@dataclass(frozen=True, slots=True)
+class Dose:
+    """A strength that was measured.
+
+    reached: whether it keeps the target and the least distinct-2. Where no strength did, this is the most
+        coherent of those without loops, or the lowest.
+    limited: whether it is the highest that was allowed, so that a higher one might do too.
+    curve: every strength that was measured, ascending.
+    """
+
+    strength: float
+    reached: bool
+    limited: bool
+    target_coherence: float
+    min_distinct2: float
+    curve: tuple[Point, ...]
+
+
+def strength_at(
+    chat: Chat,
+    bundle: Bundle,
+    plain: Sequence[Tokens],
+    prompted: Sequence[Tokens],
+    target_coherence: float,
+    *,
+    min_distinct2: float = 0.0,
+    lo: float = 0.0,
+    hi: float = 2.0,
+    scan: int = 4,
+    steps: int = 4,
+    max_tokens: int = 64,
+    temperature: float = 0.0,
+    seed: int = 0,
+    scope: str | None = None,
+    progress: Callable[[float], None] = lambda fraction: None,
+) -> Dose:
+    """The largest strength in lo..hi whose replies to `plain` have at most `target_coherence` (nats, lower is
+    more coherent) and at least `min_distinct2`.
+
+    Goes down from hi in `scan` equal steps to the first strength that will do, then halves the interval above
+    it `steps` times: to (hi - lo) / scan / 2**steps. Between two steps of the scan a window that closes again
+    is not seen. Each strength draws with the same random numbers: the same call gives the same Dose.
+    Raises PlanError for arguments that cannot be searched.
+    """
+    _check(plain, prompted, target_coherence, (lo, hi), (scan, steps))
+
+    def measure(strength: float) -> Point:
+        progress(len(search.curve) / (scan + 1 + steps))
+        rngs = [np.random.default_rng([seed, i]) for i in range(len(plain))]
+        try:
+            with chat.llm.steered(bundle, strength, scope=scope):
+                replies = chat.replies(plain, max_tokens, temperature, rngs)
+        except SteeringOverflow:
+            return Point(strength, math.nan, math.inf, 0.0)
+        scores = score(chat, replies, plain, prompted)
+        return Point(strength, scores.mean("trait"), scores.mean("coherence"), scores.mean("distinct2"))
+
+    search = _Search(measure, target_coherence, min_distinct2)
+    found = search.largest(_descending(lo, hi, scan), steps)
+    progress(1.0)
+    return search.dose(found)
+
+
+@dataclass
+class _Search:
+    """Measures strengths and remembers them all."""
+
+    measure: Callable[[float], Point]
+    target: float
+    least: float
+    curve: list[Point] = field(default_factory=list)
+
+    def passes(self, strength: float) -> bool:
+        point = self.measure(strength)
+        self.curve.append(point)
+        return point.coherence <= self.target and point.distinct2 >= self.least
+
+    def largest(self, descending: Sequence[float], steps: int) -> float | None:
+        """The largest strength that passes; None where none of `descending` does."""
+        above = None
+        for strength in descending:
+            if self.passes(strength):
+                return strength if above is None else self._between(strength, above, steps)
+            above = strength
+        return None
+
+    def _between(self, below: float, above: float, steps: int) -> float:
+        for _ in range(steps):
+            middle = (below + above) / 2
+            if not below < middle < above:
+                break
+            below, above = (middle, above) if self.passes(middle) else (below, middle)
+        return below
+
+    def dose(self, found: float | None) -> Dose:
+        curve = tuple(sorted(self.curve, key=lambda point: point.strength))
+        strength = self._nearest(curve) if found is None else found
+        limited = found == curve[-1].strength
+        return Dose(strength, found is not None, limited, self.target, self.least, curve)
+
+    def _nearest(self, curve: Sequence[Point]) -> float:
+        sound = [p for p in curve if math.isfinite(p.coherence) and p.distinct2 >= self.least]
+        return min(sound, key=lambda p: p.coherence).strength if sound else curve[0].strength
+
+
+def _descending(lo: float, hi: float, scan: int) -> list[float]:
+    """hi .. lo in `scan` equal steps, both ends exact."""
+    between = [hi - (hi - lo) * i / scan for i in range(1, scan)]
+    return list(dict.fromkeys([hi, *between, lo]))
+
+
+def _check(
+    plain: Sequence[Tokens],
+    prompted: Sequence[Tokens],
+    target: float,
+    ends: tuple[float, float],
+    counts: tuple[int, int],
+) -> None:
+    if not plain or len(plain) != len(prompted):
+        raise PlanError(
+            f"dose: {len(plain)} plain and {len(prompted)} prompted prompts, expected as many, not 0"
+        )
+    if not math.isfinite(target):
+        raise PlanError(f"dose: target coherence {target}, expected a finite number of nats")
+    if not (all(map(math.isfinite, ends)) and ends[0] <= ends[1]):
+        raise PlanError(
+            f"dose: strengths {ends[0]:g} to {ends[1]:g}, expected a finite range, the lower end first"
+        )
+    if counts[0] < 1 or counts[1] < 0:
+        raise PlanError(f"dose: scan {counts[0]}, steps {counts[1]}; expected at least 1 and 0")

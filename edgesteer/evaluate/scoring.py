@@ -1,0 +1,71 @@
+"""Replies scored under the unsteered model: the trait, the coherence, the plain surprise, the repetition.
+
+In:  a Chat, replies, and for each reply its question's plain prompt and the one with the trait as system prompt.
+Out: Scores, one number a reply and measure.
+
+What steers the model at the moment is set aside. A text that occurs twice is read once and gets the same bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from edgesteer.evaluate import measures
+from edgesteer.evaluate.chat import F32, Chat, Reply, Tokens
+
+_Text = tuple[tuple[int, ...], tuple[int, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """Of each reply, in its order, as in `measures`; NaN for an empty one (no token, not even an end)."""
+
+    trait: tuple[float, ...]
+    coherence: tuple[float, ...]
+    nll0: tuple[float, ...]
+    distinct2: tuple[float, ...]
+
+    @property
+    def empty(self) -> int:
+        """Replies without a token to score."""
+        return sum(value != value for value in self.nll0)
+
+    def mean(self, measure: str) -> float:
+        """The mean over the replies that are not empty; NaN where all are."""
+        values = np.array(getattr(self, measure), dtype=np.float64)
+        there = values[~np.isnan(values)]
+        return float(there.mean()) if len(there) else float("nan")
+
+
+def score(
+    chat: Chat, replies: Sequence[Reply], plain: Sequence[Tokens], prompted: Sequence[Tokens]
+) -> Scores:
+    """Score replies[i], an answer to the question whose prompts are plain[i] and prompted[i].
+
+    Raises ValueError for lists of different lengths, LearnError for a text that does not fit the context.
+    """
+    spoken = [reply.spoken for reply in replies]
+    with chat.llm.steered([]):
+        without = _log_probs(chat, list(zip(plain, spoken, strict=True)))
+        with_trait = _log_probs(chat, list(zip(prompted, spoken, strict=True)))
+    pairs = list(zip(with_trait, without, strict=True))
+    return Scores(
+        trait=tuple(measures.trait(a, b) for a, b in pairs),
+        coherence=tuple(measures.coherence(a, b) for a, b in pairs),
+        nll0=tuple(measures.nll(b) for b in without),
+        distinct2=tuple(measures.distinct(r.tokens) if r.spoken else float("nan") for r in replies),
+    )
+
+
+def _log_probs(chat: Chat, texts: Sequence[tuple[Tokens, Tokens]]) -> list[F32]:
+    """`Chat.log_probs`, each different text once, those behind the same prompt next to each other."""
+    keys: list[_Text] = [(tuple(prompt), tuple(reply)) for prompt, reply in texts]
+    place: dict[tuple[int, ...], int] = {}
+    for prompt, _ in keys:
+        place.setdefault(prompt, len(place))
+    once = sorted(dict.fromkeys(keys), key=lambda key: place[key[0]])
+    found = dict(zip(once, chat.log_probs(once), strict=True))
+    return [found[key] for key in keys]

@@ -1,0 +1,139 @@
+"""The result of a head-to-head: one Row a way to ask, with intervals, and how it differs from the prompt.
+
+In:  replies with their Scores. Out: a Table, and its JSON. Pure.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from edgesteer.evaluate import measures
+from edgesteer.evaluate.dose import Dose
+from edgesteer.evaluate.intervals import Estimate, Sample, difference, estimate
+from edgesteer.evaluate.scoring import Scores
+
+MEASURES = ("trait", "coherence", "nll0", "distinct2")
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """What one way to ask brought, before it is summed up.
+
+    strength: None where nothing steers. dose: how it was found; None where it was given.
+    context_tokens: by how much its prompts are longer than the plain ones. sentiments: of each reply, or None.
+    """
+
+    name: str
+    strength: float | None
+    dose: Dose | None
+    context_tokens: float
+    replies: tuple[str, ...]
+    scores: Scores
+    sentiments: tuple[float, ...] | None = None
+    first_token_seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """Means over the replies of one way to ask; see `measures` for each.
+
+    Empty replies (the model said nothing, not even an end) have no tokens to score: they count in `empty`, in
+    `words` as 0, and in `counts` as replies without a match. sentiment: mean of VADER's compound scores, or None.
+    estimates: each measure with its 95 % interval over the questions. Besides those named here, for each count
+    "NAME per 100 words" and "NAME in replies". minus_prompt: the same, as difference to the prompted row, paired by
+    question. first_token_seconds: median from a prompt to the first token; None where not measured; the clock's
+    word, so two rows that differ in nothing else are equal.
+    """
+
+    name: str
+    strength: float | None
+    trait: float
+    coherence: float
+    nll0: float
+    distinct2: float
+    words: float
+    sentiment: float | None
+    counts: Mapping[str, measures.Count]
+    empty: int
+    context_tokens: float
+    estimates: Mapping[str, Estimate]
+    minus_prompt: Mapping[str, Estimate]
+    dose: Dose | None
+    replies: tuple[str, ...] = dataclasses.field(repr=False)
+    scores: Scores = dataclasses.field(repr=False)
+    first_token_seconds: float | None = dataclasses.field(compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """One row a way to ask, and what was asked."""
+
+    trait: str
+    questions: tuple[str, ...]
+    max_tokens: int
+    rows: tuple[Row, ...]
+
+    def to_json(self, timing: bool = True) -> dict[str, Any]:
+        """Plain values; what is not a finite number (no reply at all) becomes None.
+
+        timing: False leaves first_token_seconds out, and the rest is the same in every run.
+        """
+        out: dict[str, Any] = _plain(dataclasses.asdict(self))
+        if not timing:
+            for row in out["rows"]:
+                del row["first_token_seconds"]
+        return out
+
+
+def rows_of(answers: Sequence[Answers], counts: Sequence[str], prompt: int) -> tuple[Row, ...]:
+    """A Row each; answers[prompt] is what the others are compared with."""
+    samples = [_samples(each, counts) for each in answers]
+    return tuple(_row(each, own, samples[prompt], counts) for each, own in zip(answers, samples, strict=True))
+
+
+def _row(
+    answers: Answers, own: Mapping[str, Sample], prompted: Mapping[str, Sample], counts: Sequence[str]
+) -> Row:
+    estimates = {key: estimate(sample) for key, sample in own.items()}
+    means = {key: estimates[key].value for key in (*MEASURES, "words")}
+    return Row(
+        name=answers.name,
+        strength=answers.strength,
+        **means,
+        sentiment=estimates["sentiment"].value if "sentiment" in estimates else None,
+        counts={name: measures.count(name, answers.replies) for name in counts},
+        empty=answers.scores.empty,
+        context_tokens=answers.context_tokens,
+        estimates=estimates,
+        minus_prompt={key: difference(sample, prompted[key]) for key, sample in own.items()},
+        dose=answers.dose,
+        replies=answers.replies,
+        scores=answers.scores,
+        first_token_seconds=answers.first_token_seconds,
+    )
+
+
+def _samples(answers: Answers, counts: Sequence[str]) -> dict[str, Sample]:
+    """What is estimated, by its name in Row.estimates."""
+    words = [measures.words(text) for text in answers.replies]
+    out = {name: Sample.mean(getattr(answers.scores, name)) for name in MEASURES}
+    out["words"] = Sample.mean(words)
+    if answers.sentiments is not None:
+        out["sentiment"] = Sample.mean(answers.sentiments)
+    for name in counts:
+        hits = [measures.hits(name, text) for text in answers.replies]
+        out[f"{name} per 100 words"] = Sample.ratio([100 * n for n in hits], words)
+        out[f"{name} in replies"] = Sample.mean([float(n > 0) for n in hits])
+    return out
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

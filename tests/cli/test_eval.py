@@ -1,0 +1,131 @@
+"""`edgesteer eval` on a tiny random model: the table's width, its JSON, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import click.testing
+import numpy as np
+import pytest
+
+from edgesteer.bundle import Bundle, StrengthRange, read_model_info, save
+
+Run = Callable[..., click.testing.Result]
+
+
+@pytest.fixture(scope="module")
+def tiny(model: Callable[[str], Path]) -> Path:
+    return model("llama")
+
+
+@pytest.fixture
+def steer(tiny: Path, tmp_path: Path) -> Path:
+    return made(tiny, tmp_path / "drawn.steer", trait="Talk like a pirate.")
+
+
+def made(tiny: Path, path: Path, **training: str) -> Path:
+    info = read_model_info(str(tiny))
+    drawn = np.random.default_rng(0).standard_normal(info.n_embd).astype(np.float32)
+    strength = StrengthRange(1.0, 0.0, 2.0)
+    bundle = Bundle.build(
+        name="a bundle with a very long name",
+        directions={1: drawn},
+        model=info,
+        strength=strength,
+        training=training,
+    )
+    save(bundle, path)
+    return path
+
+
+@pytest.fixture
+def questions(tmp_path: Path) -> Path:
+    path = tmp_path / "questions.txt"
+    path.write_text("Why is it so?\nWhat is a key?\n")
+    return path
+
+
+@pytest.fixture
+def evaluate(run: Run, tiny: Path, steer: Path, questions: Path) -> Run:
+    def call(*args: object) -> click.testing.Result:
+        given = () if "--steer" in args else ("--steer", steer)
+        return run("eval", tiny, *given, "--questions", questions, "-n", 4, "-t", 1, "-c", 1024, *args)
+
+    return call
+
+
+def test_the_table_fits_and_has_a_row_each(evaluate: Run) -> None:
+    result = evaluate("--count", "pirate", "--count", "a|e", "--count", "|".join(["nothing"] * 20))
+    assert result.exit_code == 0, result.stderr
+    lines = result.stdout.splitlines()
+    assert max(map(len, lines)) <= 100
+    assert [line.split()[0] for line in lines[1:3]] == ["unsteered", "prompt"]
+    assert any(line.startswith("a|e per 100 words") for line in lines)
+    assert lines[-1].startswith("2 questions")
+
+
+def test_json_holds_each_count_and_the_found_strength(evaluate: Run) -> None:
+    result = evaluate("--count", "e", "--equal-coherence", "--json")
+    assert result.exit_code == 0, result.stderr
+    table = json.loads(result.stdout)
+    assert [row["name"] for row in table["rows"]][:2] == ["unsteered", "prompt"]
+    assert table["rows"][2]["strength"] == table["rows"][2]["dose"]["strength"]
+    assert set(table["rows"][2]["counts"]) == {"e"}
+
+
+def test_template_and_stop_are_the_bundles_own_unless_given(
+    evaluate: Run, tiny: Path, tmp_path: Path
+) -> None:
+    template = "{system}\nQ: {question}\nA:"
+    own = made(tiny, tmp_path / "own.steer", trait="Arr.", template=template, stop="e")
+    replies = [
+        json.loads(evaluate("--steer", own, "--json", *more).stdout)["rows"][0]["replies"]
+        for more in ((), ("--template", template.replace("\n", "\\n"), "--stop", "e"), ("--stop", "~~~~"))
+    ]
+    assert replies[0] == replies[1]
+    assert not any("e" in reply for reply in replies[0])
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "message"),
+    [
+        (("--count", "("), 2, "not a regular expression"),
+        (("--count", ""), 2, "nothing to count"),
+        (("--trait", "  "), 2, "--trait is empty"),
+        (("--template", "no field"), 1, "expected the fields"),
+        (("--questions", "missing.txt"), 1, "missing.txt"),
+        (("--steer", "missing.steer"), 1, "missing.steer"),
+        (("-n", "0"), 2, "max-tokens"),
+    ],
+)
+def test_bad_input_is_one_line(evaluate: Run, args: tuple[str, ...], code: int, message: str) -> None:
+    result = evaluate(*args)
+    assert result.exit_code == code
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+    assert result.stdout == ""
+
+
+def test_a_strength_and_equal_coherence_contradict(evaluate: Run, steer: Path) -> None:
+    result = evaluate("--steer", f"{steer}:1.5", "--equal-coherence")
+    assert result.exit_code == 2
+    assert "finds the strength itself" in result.stderr
+
+
+def test_a_bundle_that_names_no_trait_needs_one(evaluate: Run, tiny: Path, tmp_path: Path) -> None:
+    mute = made(tiny, tmp_path / "mute.steer")
+    result = evaluate("--steer", mute)
+    assert result.exit_code == 2
+    assert "give --trait TEXT" in result.stderr
+    assert evaluate("--steer", mute, "--trait", "Arr.").exit_code == 0
+
+
+def test_sentiment_without_vader_says_what_to_install(evaluate: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "vaderSentiment.vaderSentiment", None)
+    result = evaluate("--sentiment")
+    assert result.exit_code == 1
+    assert "pip install 'edgesteer[sentiment]'" in result.stderr
+    assert result.stderr.count("\n") == 1

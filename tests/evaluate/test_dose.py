@@ -1,0 +1,127 @@
+"""The dose on a chat whose coherence is a given function of the strength."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edgesteer.errors import PlanError
+from edgesteer.evaluate import Dose, strength_at
+from tests.evaluate.fake import LENGTH, FakeChat
+
+PLAIN, PROMPTED = [[1], [2]], [[3], [4]]
+
+
+def dose(chat: FakeChat, target: float, **options: Any) -> Dose:
+    return strength_at(chat, object(), PLAIN, PROMPTED, target, **options)  # type: ignore[arg-type]
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.floats(0, 5), st.integers(1, 6), st.integers(0, 6), st.floats(0.5, 3))
+def test_it_finds_the_boundary_and_only_says_what_it_measured(
+    target: float, scan: int, steps: int, hi: float
+) -> None:
+    chat = FakeChat(lambda strength: 1 + strength**2)
+    found = dose(chat, target, hi=hi, scan=scan, steps=steps)
+    measured = {point.strength: point for point in found.curve}
+    assert sorted(chat.asked) == [point.strength for point in found.curve]
+    assert found.reached == (measured[found.strength].coherence <= target)
+    boundary = math.sqrt(max(target - 1, 0))
+    if found.limited:
+        assert found.strength == hi
+        assert boundary >= hi - 1e-3
+    elif found.reached:
+        assert found.strength <= boundary + 1e-3
+        assert boundary - found.strength <= hi / scan / 2**steps + 1e-3
+    else:
+        assert target < 1 + 1e-6
+        assert found.strength == 0
+
+
+def test_the_repetition_guard_binds() -> None:
+    """Above 1 replies loop, and are ever easier to predict."""
+    chat = FakeChat(lambda s: 1 / (1 + s), lambda s: LENGTH if s <= 1 else 2)
+    assert dose(chat, 1.0).strength == 2
+    guarded = dose(FakeChat(lambda s: 1 / (1 + s), lambda s: LENGTH if s <= 1 else 2), 1.0, min_distinct2=0.9)
+    assert guarded.strength == 1
+    assert not guarded.limited
+
+
+def test_without_any_that_will_do_it_names_the_nearest_and_says_so() -> None:
+    found = dose(FakeChat(lambda s: 2 + (s - 1) ** 2), 1.0)
+    assert (found.strength, found.reached, found.limited) == (1.0, False, False)
+    looping = dose(FakeChat(lambda s: 2.0, lambda s: 1), 1.0, lo=0.5, min_distinct2=0.5)
+    assert (looping.strength, looping.reached) == (0.5, False)
+
+
+def test_a_low_end_that_fails_does_not_hide_a_strength_that_passes() -> None:
+    found = dose(FakeChat(lambda s: abs(s - 1.5)), 0.6)
+    assert found.reached
+    assert found.strength == pytest.approx(2.0)
+
+
+def test_overflow_is_a_strength_that_will_not_do() -> None:
+    found = dose(FakeChat(lambda s: 1.0, overflow_at=1.2), 2.0, steps=6)
+    assert found.reached
+    assert 1.1 < found.strength < 1.2
+    assert found.curve[-1].coherence == math.inf
+
+
+def test_the_same_call_gives_the_same_dose_with_the_same_random_numbers() -> None:
+    chats = [FakeChat(lambda s: s), FakeChat(lambda s: s)]
+    first, second = (dose(chat, 1.1, temperature=0.7, seed=3) for chat in chats)
+    assert first == second
+    assert len(set(chats[0].drawn)) == 1  # every strength meets the same ones
+    other = FakeChat(lambda s: s)
+    dose(other, 1.1, temperature=0.7, seed=4)
+    assert other.drawn[0] != chats[0].drawn[0]
+
+
+def test_the_scope_reaches_the_model_and_progress_ends() -> None:
+    chat, seen = FakeChat(lambda s: s), []
+    dose(chat, 1.1, scope="all", progress=seen.append)
+    assert set(chat.llm.scopes) == {"all", None}  # None: set aside while scoring
+    assert seen == sorted(seen)
+    assert seen[-1] == 1
+
+
+def test_one_strength_is_a_range() -> None:
+    assert dose(FakeChat(lambda s: s), 5.0, lo=1.0, hi=1.0).strength == 1
+    assert len(dose(FakeChat(lambda s: s), 0.5, lo=1.0, hi=1.0).curve) == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"lo": 1.0, "hi": 0.5}, "the lower end first"),
+        ({"hi": math.inf}, "finite range"),
+        ({"lo": math.nan}, "finite range"),
+        ({"scan": 0}, "expected at least 1 and 0"),
+        ({"steps": -1}, "expected at least 1 and 0"),
+        ({"target": math.nan}, "finite number of nats"),
+        ({"target": math.inf}, "finite number of nats"),
+    ],
+)
+def test_what_cannot_be_searched_is_refused_before_anything_is_asked(
+    change: dict[str, Any], message: str
+) -> None:
+    chat = FakeChat(lambda s: s)
+    with pytest.raises(PlanError, match=message):
+        dose(chat, **{"target": 1.0, **change})
+    assert chat.asked == []
+
+
+@pytest.mark.parametrize(("plain", "prompted"), [([], []), ([[1]], []), ([[1]], [[1], [2]])])
+def test_prompts_that_do_not_pair_are_refused(plain: list[Any], prompted: list[Any]) -> None:
+    with pytest.raises(PlanError, match="expected as many, not 0"):
+        strength_at(FakeChat(lambda s: s), object(), plain, prompted, 1.0)  # type: ignore[arg-type]
+
+
+def test_a_dose_is_a_value() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        dose(FakeChat(lambda s: s), 1.0).strength = 3.0  # type: ignore[misc]
