@@ -9,46 +9,105 @@ import click
 
 from edgesteer.cli.options import (
     Finite,
+    count_option,
     json_option,
     llama_options,
     max_tokens_option,
     model_argument,
     print_json,
-    questions_option,
+    sentiment_option,
+    template_options,
 )
 from edgesteer.cli.progress import bar, check_output
 
 if TYPE_CHECKING:
-    from edgesteer.learn import LearnSummary
+    from edgesteer.learn import LearnSummary, Question, ReplyStore
 
 _METHODS = ("psr", "constant")  # learn.METHODS, which is not imported for a help text
+_RECIPE = ("method", "gate", "direction", "fit", "scope", "opposite", "emphasis", "best_of", "max_tokens")
+_RECIPE += ("temperature", "seed", "coherence", "prune")
 
 
 @click.command()
 @model_argument
 @click.option("--trait", required=True, metavar="TEXT", help="One sentence, worded as a system prompt.")
+@click.option(
+    "--opposite", metavar="TEXT", help="The trait's opposite: learn from both, to steer in both directions."
+)
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The bundle to write.")
 @click.option(
     "--method", type=click.Choice(_METHODS), default="psr", show_default=True, help="Per token, or constant."
 )
-@questions_option('Training questions, one a line, or JSON Lines with "question" and optionally "reply".')
+@click.option(
+    "--blocks", default="all", show_default=True, help="all, one (the one that serves best), or a block's number."
+)
+@click.option("--gate", default="relu", show_default=True, help="Of a PSR: relu, or mlp:K with K hidden units.")
+@click.option(
+    "--direction",
+    type=click.Choice(["mean", "pca"]),
+    default="mean",
+    show_default=True,
+    help="Of a constant: mean or principal component of the differences.",
+)
+@click.option(
+    "--fit",
+    type=click.Choice(["local", "sequential"]),
+    default="local",
+    show_default=True,
+    help="All blocks in one pass, or one after another on the steered model (slow).",
+)
+@click.option(
+    "--scope",
+    type=click.Choice(["response", "conversation"]),
+    default="response",
+    show_default=True,
+    help="Where it is to act: the reply, or all behind the system turn.",
+)
+@click.option(
+    "--questions",
+    metavar="FILE|auto",
+    help='Training questions, one a line, or JSON Lines with "question" and optionally "reply"; auto: the model\'s own.',
+)
+@click.option("--best-of", type=click.IntRange(1, 64), default=1, show_default=True, help="Replies sampled a question.")
+@click.option(
+    "--emphasis/--no-emphasis",
+    default=True,
+    show_default=True,
+    help="Sample with the sentence behind the question too, which small models heed.",
+)
+@click.option(
+    "--coherence",
+    type=Finite(0, min_open=True),
+    help="Target for the default strength, nats a token (lower: more coherent); the prompt's own without it.",
+)
+@click.option("--prune/--no-prune", default=False, show_default=True, help="Leave out blocks that are not missed.")
+@click.option("--compare", is_flag=True, help="End with the head-to-head on held-out questions (minutes).")
+@count_option
+@sentiment_option
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Same seed, same bytes.")
 @max_tokens_option(48)
-@click.option("--temperature", type=Finite(0), default=0.7, show_default=True, help="Of the replies.")
+@click.option(
+    "--temperature", type=Finite(0), default=0.7, show_default=True, help="Of the replies learnt from."
+)
+@template_options
+@click.option("--replies", type=click.Path(path_type=Path), help="Write the replies learnt from, as JSON Lines.")
 @click.option("--name", help="The bundle's name; the output's without it.")
 @click.option("--license", default="unspecified", show_default=True, help="The bundle's license.")
-@click.option("--force", is_flag=True, help="Replace an existing file.")
+@click.option("--force", is_flag=True, help="Replace existing files.")
 @llama_options
 @json_option
 def command(
     model: str,
     trait: str,
     output: Path,
-    method: str,
-    questions_file: Path | None,
-    seed: int,
-    max_tokens: int,
-    temperature: float,
+    blocks: str,
+    questions: str | None,
+    compare: bool,
+    counts: tuple[str, ...],
+    sentiment: bool,
+    template: str | None,
+    stop: str | None,
+    replies: Path | None,
     name: str | None,
     license: str,
     force: bool,
@@ -57,52 +116,102 @@ def command(
 ) -> None:
     """Learn a steering bundle for MODEL from one sentence.
 
+    Replies that were sampled are kept in OUTPUT.part until the bundle is written: after Ctrl-C the same command
+    goes on from there.
+
     \b
     Examples:
       edgesteer learn smollm2-135m-instruct --trait "You are a pirate." -o pirate.steer
       edgesteer learn model.gguf --trait "You answer in rhymes." --method constant -o rhymes.steer
+      edgesteer learn model.gguf --trait "You are cheerful." --opposite "You are gloomy." -o mood.steer
+      edgesteer learn base.gguf --trait "A pirate answers." -o p.steer \\
+        --template '{system}\\nQuestion: {question}\\nAnswer:' --stop '\\n'
     """
     from edgesteer.bundle import save
     from edgesteer.cli.opening import open_for_scoring
-    from edgesteer.learn import learn, read_questions
+    from edgesteer.learn import Recipe, learn
 
     # What can fail at once fails before the minutes of work.
     check_output(output, force)
-    questions = None if questions_file is None else read_questions(questions_file)
-    llm = open_for_scoring(model, max_tokens, **options)
+    if replies is not None:
+        check_output(replies, force)
+    recipe = Recipe(blocks=_blocks(blocks), **{key: options.pop(key) for key in _RECIPE})
+    asked = _questions(questions)
+    part = output.with_name(output.name + ".part")
+    llm = open_for_scoring(model, recipe.max_tokens, **options)
     with bar() as progress:
-        bundle, summary = learn(
-            llm,
-            trait,
-            method=method,
-            questions=questions,
-            seed=seed,
-            max_tokens=max_tokens,
-            temperature=temperature,
-            name=name or output.stem,
-            license=license,
-            progress=progress,
-        )
+        try:
+            bundle, summary = learn(
+                llm,
+                trait,
+                recipe,
+                questions=asked,
+                name=name or output.stem,
+                license=license,
+                template=template,
+                stop=stop,
+                store=lambda facts: _store(part, facts, force),
+                compare=compare,
+                counts=counts,
+                sentiment=sentiment,
+                progress=progress,
+            )
+        except KeyboardInterrupt:
+            if part.exists():
+                click.echo(f"\nedgesteer: {part} keeps what was sampled; the same command goes on from there", err=True)
+            raise
     save(bundle, output, force=force)
+    if replies is not None:
+        _write_replies(replies, summary, force)
+    part.unlink(missing_ok=True)
     if as_json:
         print_json({"output": str(output), "digest": bundle.digest, **summary.to_json()})
     else:
         _print(output, summary)
 
 
+def _blocks(text: str) -> str | int:
+    if text in ("all", "one"):
+        return text
+    if text.isdecimal():
+        return int(text)
+    raise click.UsageError(f"--blocks {text}: expected all, one, or a block's number")
+
+
+def _questions(given: str | None) -> str | list[Question] | None:
+    from edgesteer.learn import read_questions
+
+    return given if given in (None, "auto") else read_questions(Path(str(given)))
+
+
+def _store(path: Path, facts: dict[str, Any], force: bool) -> ReplyStore:
+    from edgesteer.learn import ReplyStore
+
+    return ReplyStore(path, facts, force)
+
+
+def _write_replies(path: Path, summary: LearnSummary, force: bool) -> None:
+    from edgesteer.learn import write_replies
+
+    write_replies(path, summary.pairs, force)
+
+
 def _print(output: Path, summary: LearnSummary) -> None:
+    steered, prompted, dose = summary.steered, summary.prompted, summary.dose
     dropped = ", ".join(f"{n} {why}" for why, n in summary.dropped.items()) or "none"
+    click.echo(f"{output}: {summary.method}, {summary.layers} blocks, default strength {summary.strength:g}")
     click.echo(
-        f"{output}: {summary.method} on {summary.layers} blocks, default strength {summary.strength:g}"
+        f"replies    {summary.sampled} sampled, {summary.kept} kept (dropped: {dropped}), {summary.tokens} tokens"
     )
-    click.echo(
-        f"replies     {summary.sampled} sampled, {summary.kept} kept (dropped: {dropped}), {summary.tokens} tokens"
-    )
-    click.echo(
-        f"trait rate  {summary.trait_rate:.0%} of {summary.checked} steered replies to training questions"
-    )
-    click.echo(f"trait       {summary.steered_trait:.2f} steered, {summary.prompted_trait:.2f} prompted")
-    click.echo(
-        f"nll0        {summary.steered_nll0:.2f} steered, {summary.prompted_nll0:.2f} prompted (lower: more coherent)"
-    )
-    click.echo(f"time        {summary.seconds:.0f} s")
+    click.echo(f"{'':11}{'trait':>7}{'coherence':>11}{'distinct-2':>12}   (training questions, greedy)")
+    for label, point in (("prompted", prompted), ("steered", steered)):
+        click.echo(f"{label:11}{point.trait:>7.2f}{point.coherence:>11.2f}{point.distinct2:>12.2f}")
+    if not dose.reached:
+        click.echo(f"no strength reached the target coherence {dose.target_coherence:.2f}; this is the nearest")
+    if summary.table is not None:
+        from edgesteer.report.table import lines
+
+        click.echo()
+        for line in lines(summary.table):
+            click.echo(line)
+    click.echo("time       " + ", ".join(f"{k} {v:.0f} s" for k, v in summary.seconds.items()))

@@ -85,6 +85,10 @@ class Chat:
         except ValueError:  # what a template's own raise_exception becomes
             return self._render([{"role": "user", "content": f"{system}\n\n{question}"}])
 
+    def emphasised(self, question: str, system: str) -> list[int]:
+        """`prompt`, with the sentence once more behind the question, where small models heed it."""
+        return self.prompt(f"{question}\n\n{system}", system)
+
     def _render(self, messages: list[dict[str, str]]) -> list[int]:
         told = self._formatter(messages=messages)
         return self.llm.tokenize(told.prompt.encode(), add_bos=not told.added_special, special=True)

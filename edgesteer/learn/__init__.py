@@ -1,6 +1,18 @@
 """Learning on the quantized model itself, through llama.cpp: from one sentence to a steering bundle."""
 
 from edgesteer.learn.questions import Question, built_in, read_questions
-from edgesteer.learn.recipe import METHODS, LearnSummary, learn
+from edgesteer.learn.recipe import METHODS, Recipe, learn
+from edgesteer.learn.store import ReplyStore, write_replies
+from edgesteer.learn.summary import LearnSummary
 
-__all__ = ["METHODS", "LearnSummary", "Question", "built_in", "learn", "read_questions"]
+__all__ = [
+    "METHODS",
+    "LearnSummary",
+    "Question",
+    "Recipe",
+    "ReplyStore",
+    "built_in",
+    "learn",
+    "read_questions",
+    "write_replies",
+]

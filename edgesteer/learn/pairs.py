@@ -80,6 +80,7 @@ def sample_pairs(
     *,
     opposite: str | None = None,
     best_of: int = 1,
+    emphasis: bool = False,
     max_tokens: int = 48,
     temperature: float = 0.7,
     seed: int = 0,
@@ -93,6 +94,7 @@ def sample_pairs(
     A side on which a question has given replies takes those, as they are; on the other it is asked. Each reply
     draws from a stream of its own. The model must be unsteered.
 
+    emphasis: the sentence stands behind the question too, so that x' is heeded by small models.
     best_of: replies sampled for each question; the one with the largest trait is taken, of those no less
         coherent than the median of all; where there is none, the most coherent.
     store: groups that it holds are not sampled again.
@@ -106,7 +108,8 @@ def sample_pairs(
     sentences = _sentences(trait, opposite)
     sampling = Sampling(chat, best_of, max_tokens, temperature, seed, tuple(layers) if keep else ())
     asks = _asks(questions, sentences)
-    prompted = [chat.prompt(ask.question, sentences[ask.sign]) for ask in asks]
+    ask_with = chat.emphasised if emphasis else chat.prompt
+    prompted = [ask_with(ask.question, sentences[ask.sign]) for ask in asks]
     plain = {q: chat.prompt(q) for q in dict.fromkeys(ask.question for ask in asks)}
     prompts = [(plain[ask.question], x) for ask, x in zip(asks, prompted, strict=True)]
     taken = sampling.given(asks, prompts)

@@ -1,11 +1,10 @@
-"""From one sentence to a bundle: sample, contrast, fit, calibrate, check.
+"""From one sentence to a bundle: sample, contrast, fit, choose a strength, compare.
 
-In:  a model, the trait's sentence, questions, a seed.
+In:  a model, the trait's sentence, a Recipe, questions.
 Out: a Bundle and a LearnSummary. The same model file, arguments and thread count give the same bytes.
 
 All passes run through llama.cpp on the quantized model; only the `onnx` extra is needed besides, to write the
-gate. What is measured here is measured on training questions that the final check holds back from the strength
-alone: judge a bundle on questions of your own (`edgesteer eval`).
+gate. Replies, fit and strength see training questions alone; the head-to-head asks others.
 """
 
 from __future__ import annotations
@@ -14,257 +13,371 @@ import dataclasses
 import importlib.util
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from edgesteer.bundle import Bundle, GateWeights, ModelInfo, StrengthRange
+from edgesteer.bundle import Bundle
 from edgesteer.errors import LearnError, MissingExtra
-from edgesteer.evaluate.chat import Chat
-from edgesteer.evaluate.headtohead import Row, score
-from edgesteer.learn.calibrate import GRID, best_strength
-from edgesteer.learn.contrast import Contrast, contrast_pairs, steered_blocks
-from edgesteer.learn.fit import fit_constant, fit_rank1
-from edgesteer.learn.pairs import Pair, keep_good, reply_stream, sample_pairs, trait_floor
+from edgesteer.evaluate import Chat, Table, head_to_head
+from edgesteer.learn import likelihood
+from edgesteer.learn.ask import write_questions
+from edgesteer.learn.calibrate import Yardstick, strength_range
+from edgesteer.learn.contrast import contrast_rows, refit_sequentially, steered_blocks
+from edgesteer.learn.make import Maker, without
+from edgesteer.learn.methods import BlockFit, Options, fit_blocks, method
+from edgesteer.learn.pairs import Pair, keep_good, sample_pairs
 from edgesteer.learn.questions import Question, built_in
+from edgesteer.learn.store import ReplyStore
+from edgesteer.learn.summary import LearnSummary, head_to_head_facts, mean_explained, prompted_point
 from edgesteer.runtime import SteeredLlama
 
-METHODS = ("psr", "constant")
-
+F32 = npt.NDArray[np.float32]
 Progress = Callable[[str, float], None]
+Fits = dict[int, BlockFit]
+
+METHODS = ("psr", "constant")
+FITS = ("local", "sequential")
 
 # Rough shares of the time that the stages take, for the time left.
-_STAGES = {"sample": 0.58, "contrast": 0.22, "fit": 0.04, "calibrate": 0.08, "check": 0.08}
+_STAGES = {"ask": 0.0, "sample": 0.45, "contrast": 0.15, "fit": 0.05, "choose": 0.35}
 
-# Pairs that the strength is calibrated on, and questions that the result is checked on.
-_N_VALIDATION = 6
-_N_CHECK = 6
+# Teacher's activations are kept from the sampling where they take no more; else they are computed again.
+_SEEN_BYTES = 384 << 20
 
+# Pairs that likelihoods are read on, and questions that strengths are measured on.
+_N_JUDGES = 8
+_N_MEASURED = 12
 
-@dataclass(frozen=True, slots=True)
-class LearnSummary:
-    """What learning saw and reached. trait and nll0 as in evaluate.measures, nats a token, unsteered model.
-
-    sampled, kept, dropped: replies, and those dropped by reason. tokens: positions that the fit saw.
-    trait_rate: share of the steered replies to `checked` training questions that show as much of the trait as
-    a prompted reply had to, to be kept.
-    steered_*, prompted_*: means over those replies, and over the kept prompted ones; sampled alike.
-    """
-
-    method: str
-    strength: float
-    layers: int
-    sampled: int
-    kept: int
-    dropped: dict[str, int]
-    tokens: int
-    checked: int
-    trait_rate: float
-    steered_trait: float
-    steered_nll0: float
-    prompted_trait: float
-    prompted_nll0: float
-    seconds: float
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values, rounded; a mean over no replies is None."""
-        return {key: _plain(value) for key, value in dataclasses.asdict(self).items()}
+# Depths, as shares of all blocks, at which a single block is tried.
+_DEPTHS = (0.3, 0.45, 0.55, 0.65, 0.8)
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """Everything about the learning besides trait and questions that changes the result."""
+    """Everything about the learning besides trait and questions that changes the result.
+
+    method: "psr", a gate for every token, or "constant".
+    blocks: "all" (A-PSR, A-Const: local deltas), "one" (S-PSR, S-Const: the accumulated delta at the block that
+        serves best), or a block's number.
+    gate: "relu", the paper's probe, or "mlp:K", a hidden layer of K units.
+    direction: of a constant: "mean" or "pca" of the deltas.
+    fit: "local" (teacher-forced, one pass), or "sequential" (block after block on the steered model: a pass
+        each).
+    scope: "response" (R) or "conversation" (QR).
+    emphasis: replies are sampled, and activations taken, with the trait's sentence behind the question too, so
+        that small models heed it; the trait is still measured by the plain system prompt.
+    best_of: replies sampled for each question.
+    coherence: the target in nats a token; None for the prompted replies' own.
+    prune: leave out blocks that the likelihood of prompted replies does not miss.
+    """
 
     method: str = "psr"
-    seed: int = 0
+    blocks: str | int = "all"
+    gate: str = "relu"
+    direction: str = "mean"
+    fit: str = "local"
+    scope: str = "response"
+    opposite: str | None = None
+    emphasis: bool = True
+    best_of: int = 1
     max_tokens: int = 48
     temperature: float = 0.7
-    ridge: float = 0.03
-    objective: str = "teacher-forced local deltas"
+    ridge: float = 0.3
+    seed: int = 0
+    coherence: float | None = None
+    prune: bool = False
+
+    def __post_init__(self) -> None:
+        _one_of("method", self.method, METHODS)
+        _one_of("fit", self.fit, FITS)
+        _one_of("scope", self.scope, ("response", "conversation"))
+        _one_of("direction", self.direction, ("mean", "pca"))
+        if not isinstance(self.blocks, int):
+            _one_of("blocks", self.blocks, ("all", "one"))
+        if self.max_tokens < 1 or not 0 <= self.temperature < float("inf") or self.best_of < 1:
+            raise LearnError(
+                f"max_tokens {self.max_tokens}, temperature {self.temperature}, best_of {self.best_of}: "
+                "expected at least 1, 0 and 1"
+            )
+        self.fitting  # noqa: B018 - refuses a gate that it does not know
+
+    @property
+    def fitting(self) -> tuple[str, Options]:
+        """The name in `methods.METHODS`, and its options."""
+        if self.method == "constant":
+            return f"constant_{self.direction}", Options(ridge=self.ridge, seed=self.seed)
+        kind, _, width = self.gate.partition(":")
+        if kind == "mlp" and width.isdecimal() and int(width) >= 2:
+            return "psr_mlp", Options(ridge=self.ridge, seed=self.seed, hidden=int(width))
+        if self.gate != "relu":
+            raise LearnError(f"gate {self.gate!r}: unknown, expected 'relu' or 'mlp:K' with K at least 2")
+        return "psr_relu", Options(ridge=self.ridge, seed=self.seed)
+
+
+@dataclass
+class _Work:
+    """One run: what every stage needs, and how long each took."""
+
+    chat: Chat
+    trait: str
+    recipe: Recipe
+    maker: Maker
+    progress: Progress
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def part(self, stage: str) -> Callable[[float], None]:
+        names = list(_STAGES)
+        before = sum(_STAGES[name] for name in names[: names.index(stage)])
+        started = time.monotonic() - self.seconds.get(stage, 0.0)
+
+        def tell(fraction: float) -> None:
+            self.seconds[stage] = time.monotonic() - started
+            self.progress(stage, before + _STAGES[stage] * min(fraction, 1.0))
+
+        return tell
+
+
+@dataclass(frozen=True, slots=True)
+class _Data:
+    """Pairs worth learning from, and the teacher's activations where they were kept."""
+
+    pairs: list[Pair]
+    seen: list[F32 | None]
+    sampled: int
+    dropped: dict[str, int]
 
 
 def learn(
     llm: SteeredLlama,
     trait: str,
+    recipe: Recipe = Recipe(),
     *,
-    method: str = "psr",
-    questions: Sequence[Question | str] | None = None,
-    seed: int = 0,
-    max_tokens: int = 48,
-    temperature: float = 0.7,
-    ridge: float = 0.03,
+    questions: Sequence[Question | str] | str | None = None,
     name: str = "steering",
     license: str = "unspecified",
+    template: str | None = None,
+    stop: str | None = None,
+    store: Callable[[dict[str, Any]], ReplyStore] | None = None,
+    compare: bool = False,
+    counts: Sequence[str] = (),
+    sentiment: bool = False,
     progress: Progress = lambda stage, fraction: None,
 ) -> tuple[Bundle, LearnSummary]:
     """Learn a bundle that does to replies what `trait` does as a system prompt.
 
     Args:
-        llm: loaded with `logits_all=True`; its own steering is set aside meanwhile.
-        method: "psr" (rank-1 ReLU gates on all blocks) or "constant" (a vector on all blocks).
-        questions: None for the built-in ones.
+        llm: its own steering is set aside meanwhile; `n_seq_max` above 1 makes everything faster.
+        questions: None for the built-in ones, "auto" for the model's own.
+        template, stop: for models without a chat template, see `evaluate.Chat`.
+        store: from the facts that determine the replies to where they are kept, for a run to go on from.
+        compare: end with the head-to-head on held-out questions, against A-Const and S-PSR of the same pairs.
+        counts, sentiment: what the head-to-head counts besides.
         progress: called with the stage and the fraction done of the whole, 0..1.
     Raises:
-        LearnError: no trait, no questions, or no reply that shows the trait.
+        LearnError: no trait, too few questions, or no reply that shows the trait.
         MissingExtra: method "psr" without the `onnx` package.
     """
-    started = time.monotonic()
-    recipe = Recipe(method, seed, max_tokens, temperature, ridge)
-    asked = (
-        built_in()
-        if questions is None
-        else [q if isinstance(q, Question) else Question(q) for q in questions]
-    )
-    _check(recipe)
+    _check_extras(recipe)
+    chat = Chat(llm, template, stop)
+    maker = Maker(llm.model_info, recipe.scope, name, license, f"Learnt from one sentence: {trait}")
+    work = _Work(chat, trait, recipe, maker, progress)
     with llm.steered([]):
-        chat = Chat(llm)
-        pairs = sample_pairs(
-            chat,
-            trait,
-            asked,
-            max_tokens=max_tokens,
-            temperature=temperature,
-            seed=seed,
-            progress=_part(progress, "sample"),
-        )
-        kept, dropped = keep_good(pairs)
-        contrasts = contrast_pairs(llm, kept, _part(progress, "contrast"))
-        make = _Maker(llm.model_info, recipe, name, license, f"Learnt from one sentence: {trait}")
-        strength = _calibrate(chat, make, kept, contrasts, _part(progress, "calibrate"))
-        bundle = make.bundle(contrasts, strength)
-        _part(progress, "check")(0.0)
-        steered = _check_replies(chat, bundle, kept, recipe)
+        asked = _questions(work, questions)
+        data = _sample(work, asked, None if store is None else store(_replies_of(work, asked)))
+        fits = _fit(work, data, recipe)
+        left_out, fits, likeliest = _choose(work, data, fits)
+        yardstick = _yardstick(work, data)
+        dose = yardstick.dose(chat, maker.bundle(fits), likeliest, _half(work.part("choose"), 1))
+        bundle = maker.bundle(fits, strength_range(dose, recipe.opposite is not None))
+        table = _compare(work, data, bundle, yardstick, counts, sentiment) if compare else None
     progress("done", 1.0)
     summary = LearnSummary(
-        method=method,
-        strength=strength,
+        method=f"{recipe.method}, {recipe.blocks if recipe.blocks == 'all' else 'one block'}",
+        strength=dose.strength,
         layers=len(bundle.layers),
-        sampled=len(pairs),
-        kept=len(kept),
-        dropped=dropped,
-        tokens=sum(c.h.shape[1] for c in contrasts),
-        checked=len(steered.replies),
-        trait_rate=sum(t > trait_floor(pairs) for t in steered.traits) / len(steered.replies),
-        steered_trait=steered.trait,
-        steered_nll0=steered.nll0,
-        prompted_trait=float(np.mean([p.trait for p in kept])),
-        prompted_nll0=float(np.mean([p.nll0 for p in kept])),
-        seconds=time.monotonic() - started,
+        left_out=tuple(left_out),
+        sampled=data.sampled,
+        kept=len(data.pairs),
+        dropped=data.dropped,
+        tokens=sum(len(pair.reply) for pair in data.pairs),
+        explained=mean_explained(fits),
+        dose=dose,
+        prompted=prompted_point(yardstick),
+        table=table,
+        seconds=work.seconds,
     )
-    return bundle.with_metadata(**_facts(trait, recipe, summary)), summary
+    return bundle.with_metadata(**_facts(work, summary)), summary
 
 
-@dataclass(frozen=True, slots=True)
-class _Maker:
-    """Makes bundles of one recipe from contrasts."""
-
-    model: ModelInfo
-    recipe: Recipe
-    name: str
-    license: str
-    description: str
-
-    def bundle(self, contrasts: Sequence[Contrast], strength: float = 1.0) -> Bundle:
-        """Fit every block and put the result together. Raises LearnError if no block moves."""
-        directions: dict[int, np.ndarray[Any, np.dtype[np.float32]]] = {}
-        gates: dict[int, list[tuple[Any, Any]]] = {}
-        for row, block in enumerate(steered_blocks(self.model.n_layer)):
-            h = np.concatenate([c.h[row] for c in contrasts])
-            delta = np.concatenate([c.delta[row] for c in contrasts])
-            if self.recipe.method == "constant":
-                directions[block] = fit_constant(delta)
-            elif fitted := fit_rank1(h, delta, ridge=self.recipe.ridge):
-                directions[block] = fitted.z
-                gates[block] = [(fitted.w[:, None], np.array([fitted.b], dtype=np.float32))]
-        return self._build(directions, gates or None, strength)
-
-    def _build(self, directions: dict[int, Any], gates: GateWeights | None, strength: float) -> Bundle:
-        if not any(direction.any() for direction in directions.values()):
-            raise LearnError("the trait changes no activation of this model; word the trait more strongly")
-        return Bundle.build(
-            directions=directions,
-            gate=gates,
-            model=self.model,
-            scope="response",
-            strength=StrengthRange(strength, 0.0, max(2.0, round(1.5 * strength, 2))),
-            name=self.name,
-            license=self.license,
-            description=self.description,
-        )
+# -- stages ------------------------------------------------------------------------------------------
 
 
-def _calibrate(
-    chat: Chat,
-    make: _Maker,
-    pairs: Sequence[Pair],
-    contrasts: Sequence[Contrast],
-    progress: Callable[[float], None],
-) -> float:
-    """The default strength, from pairs left out of a first fit (of all pairs, where they are few)."""
-    held = _spread(len(pairs), _N_VALIDATION) if len(pairs) >= 3 * _N_VALIDATION else []
-    seen = [c for i, c in enumerate(contrasts) if i not in held]
-    judges = [pairs[i] for i in held] or list(pairs[:_N_VALIDATION])
-    trial = make.bundle(seen, GRID[-1])  # its range holds every strength that is tried
-    return best_strength(chat, trial, judges, progress)
+def _questions(work: _Work, questions: Sequence[Question | str] | str | None) -> list[Question]:
+    if questions is None:
+        return built_in()
+    if isinstance(questions, str):
+        _one_of("questions", questions, ("auto",))
+        return write_questions(work.chat, work.trait, seed=work.recipe.seed, progress=work.part("ask"))
+    return [q if isinstance(q, Question) else Question(q) for q in questions]
 
 
-def _check_replies(chat: Chat, bundle: Bundle, pairs: Sequence[Pair], recipe: Recipe) -> Row:
-    """Steered replies to some of the training questions, drawn as the prompted ones were, scored unsteered."""
-    chosen = [pairs[i] for i in _spread(len(pairs), _N_CHECK)]
-    with chat.llm.steered(bundle):
-        replies = [
-            chat.reply(p.plain, recipe.max_tokens, recipe.temperature, reply_stream(recipe.seed, p.question))
-            for p in chosen
-        ]
-    return score(
-        chat,
-        "steered",
-        bundle.strength.default,
-        replies,
-        [p.plain for p in chosen],
-        [p.prompted for p in chosen],
+def _sample(work: _Work, asked: Sequence[Question], store: ReplyStore | None) -> _Data:
+    recipe = work.recipe
+    kept: dict[int, F32] = {}
+    pairs = sample_pairs(
+        work.chat,
+        work.trait,
+        asked,
+        opposite=recipe.opposite,
+        best_of=recipe.best_of,
+        emphasis=recipe.emphasis,
+        max_tokens=recipe.max_tokens,
+        temperature=recipe.temperature,
+        seed=recipe.seed,
+        store=store,
+        layers=_kept_layers(work, asked),
+        keep=kept.__setitem__,
+        progress=work.part("sample"),
+    )
+    good, dropped = keep_good(pairs)
+    place = {id(pair): i for i, pair in enumerate(pairs)}
+    return _Data(good, [kept.get(place[id(pair)]) for pair in good], len(pairs), dropped)
+
+
+def _kept_layers(work: _Work, asked: Sequence[Question]) -> range:
+    """Blocks whose activations the sampling keeps: all that may be steered, where memory holds them."""
+    llm, recipe = work.chat.llm, work.recipe
+    blocks = steered_blocks(llm.model_info.n_layer)
+    replies = len(asked) * (2 if recipe.opposite else 1)
+    takes = 4 * replies * recipe.max_tokens * len(blocks) * llm.n_embd()
+    return blocks if takes <= _SEEN_BYTES else range(0)
+
+
+def _fit(work: _Work, data: _Data, recipe: Recipe) -> Fits:
+    """Every block's fit; of a single block those that are tried."""
+    name, options = recipe.fitting
+    fit = method(name)
+    told: dict[str, Any] = {"scope": recipe.scope, "seen": data.seen, "progress": work.part("contrast")}
+    if recipe.blocks != "all":
+        told |= {"kind": "accumulated", "blocks": _tried(work, recipe), "seen": None}
+    elif recipe.fit == "sequential":
+        return refit_sequentially(work.chat, data.pairs, lambda h, d, w, p: fit(h, d, w, options, p), **told)
+    with contrast_rows(work.chat, data.pairs, **told) as rows:
+        return fit_blocks(rows, fit, options, work.part("fit"))
+
+
+def _tried(work: _Work, recipe: Recipe) -> list[int]:
+    blocks = steered_blocks(work.chat.llm.model_info.n_layer)
+    if isinstance(recipe.blocks, int):
+        if recipe.blocks not in blocks:
+            raise LearnError(f"block {recipe.blocks}: expected {blocks[0]} to {blocks[-1]} in this model")
+        return [recipe.blocks]
+    return sorted({blocks[int(depth * len(blocks))] for depth in _DEPTHS})
+
+
+def _choose(work: _Work, data: _Data, fits: Fits) -> tuple[list[int], Fits, float]:
+    """Blocks left out, those that stay, and the strength that is likeliest for prompted replies."""
+    judges = [data.pairs[i] for i in _spread(len(data.pairs), _N_JUDGES)]
+    tell, dropped = _half(work.part("choose"), 0), []
+    if work.recipe.blocks == "one":
+        best, _ = likelihood.best_block(work.chat, work.maker, fits, judges, tell)
+        fits = {best: fits[best]}
+    strength, _ = likelihood.likeliest(work.chat, work.maker.bundle(fits), judges, tell)
+    if work.recipe.prune and len(fits) > 1:
+        dropped = likelihood.droppable(work.chat, work.maker, fits, strength, judges, tell)
+        fits = without(fits, dropped)
+    return dropped, fits, strength
+
+
+def _yardstick(work: _Work, data: _Data) -> Yardstick:
+    chosen = [p for p in data.pairs if p.sign == 1]
+    asked = [chosen[i].question for i in _spread(len(chosen), _N_MEASURED)]
+    recipe = work.recipe
+    return Yardstick.of(
+        work.chat,
+        work.trait,
+        asked,
+        recipe.max_tokens,
+        recipe.coherence,
+        _half(work.part("choose"), 0),
     )
 
 
-def _facts(trait: str, recipe: Recipe, summary: LearnSummary) -> dict[str, Any]:
-    """The manifest's `training` and `evaluation`. No clock: the same learning gives the same bytes."""
-    known = summary.to_json()
-    trained = {key: known[key] for key in ("sampled", "kept", "dropped", "tokens")}
-    checked = ("checked", "trait_rate", "steered_trait", "steered_nll0", "prompted_trait", "prompted_nll0")
+def _compare(
+    work: _Work, data: _Data, bundle: Bundle, yardstick: Yardstick, counts: Sequence[str], sentiment: bool
+) -> Table:
+    """The head-to-head: this bundle beside the recipes' others, each at the same target."""
+    ways = [(_label(work.recipe), bundle, bundle.strength.default)]
+    quiet = dataclasses.replace(work, progress=lambda stage, fraction: work.progress("compare", 1.0))
+    for kind, blocks in (("constant", "all"), ("psr", "one")):
+        other = dataclasses.replace(work.recipe, method=kind, blocks=blocks, gate="relu", fit="local")
+        if _label(other) == ways[0][0]:
+            continue
+        _, fits, likeliest = _choose(dataclasses.replace(quiet, recipe=other), data, _fit(quiet, data, other))
+        dose = yardstick.dose(work.chat, work.maker.bundle(fits), likeliest, lambda fraction: None)
+        ways.insert(-1, (_label(other), work.maker.bundle(fits, strength_range(dose, False)), dose.strength))
+    return head_to_head(
+        work.chat,
+        work.trait,
+        ways,
+        max_tokens=work.recipe.max_tokens,
+        counts=counts,
+        with_sentiment=sentiment,
+        progress=lambda name, fraction: work.progress(f"compare: {name}", fraction),
+    )
+
+
+# -- facts -------------------------------------------------------------------------------------------
+
+
+def _replies_of(work: _Work, asked: Sequence[Question]) -> dict[str, Any]:
+    """Everything that determines the sampled replies."""
+    llm, recipe = work.chat.llm, work.recipe
+    names = ("opposite", "emphasis", "best_of", "max_tokens", "temperature", "seed")
     return {
-        "training": {
-            "trait": trait,
-            **dataclasses.asdict(recipe),
-            **trained,
-        },
-        "evaluation": {"training questions": {key: known[key] for key in checked}},
+        "model": llm._identity(),
+        "trait": work.trait,
+        "questions": [dataclasses.asdict(q) for q in asked],
+        "template": [work.chat.template, work.chat.stop],
+        "lanes": [llm.n_seq_max, llm.n_ctx(), llm.n_batch, llm.n_threads, llm.n_threads_batch],
+        "layers": len(_kept_layers(work, asked)),
+        **{name: getattr(recipe, name) for name in names},
     }
 
 
-def _check(recipe: Recipe) -> None:
-    if recipe.method not in METHODS:
-        raise LearnError(f"method {recipe.method!r}: unknown, expected one of {', '.join(METHODS)}")
-    if recipe.max_tokens < 1 or recipe.temperature < 0:
-        raise LearnError(
-            f"max_tokens {recipe.max_tokens}, temperature {recipe.temperature}: expected at least 1 and 0"
-        )
+def _facts(work: _Work, summary: LearnSummary) -> dict[str, Any]:
+    """The manifest's `training` and `evaluation`."""
+    recipe = {k: v for k, v in dataclasses.asdict(work.recipe).items() if v is not None}
+    spoken = {"template": work.chat.template, "stop": work.chat.stop}
+    training = {"trait": work.trait, **recipe, **{k: v for k, v in spoken.items() if v is not None}}
+    table = {} if summary.table is None else head_to_head_facts(summary.table)
+    return {
+        "training": {**training, **summary.training()},
+        "evaluation": {**summary.evaluation(), **table},
+    }
+
+
+def _label(recipe: Recipe) -> str:
+    return ("A-" if recipe.blocks == "all" else "S-") + ("PSR" if recipe.method == "psr" else "Const")
+
+
+def _check_extras(recipe: Recipe) -> None:
     if recipe.method == "psr" and importlib.util.find_spec("onnx") is None:
         raise MissingExtra("onnx: not installed; needed to write a gate; pip install 'edgesteer[learn]'")
 
 
-def _part(progress: Progress, stage: str) -> Callable[[float], None]:
-    names = list(_STAGES)
-    before = sum(_STAGES[name] for name in names[: names.index(stage)])
-    return lambda fraction: progress(stage, before + _STAGES[stage] * fraction)
+def _one_of(what: str, value: str, known: Sequence[str]) -> None:
+    if value not in known:
+        raise LearnError(f"{what} {value!r}: unknown, expected one of {', '.join(known)}")
+
+
+def _half(tell: Callable[[float], None], which: int) -> Callable[[float], None]:
+    return lambda fraction: tell((which + fraction) / 2)
 
 
 def _spread(n: int, most: int) -> list[int]:
     """At most `most` of the indices 0 .. n-1, evenly spaced."""
     return list(range(n)) if n <= most else [i * n // most for i in range(most)]
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, float):
-        return None if value != value else round(value, 4)
-    return value
