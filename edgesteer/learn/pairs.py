@@ -199,7 +199,7 @@ def _ended(reply: Reply, max_tokens: int) -> bool:
 def trait_floor(pairs: Sequence[Pair], limits: Limits = Limits(), sign: int = 1) -> float:
     """The trait, in nats a token, above which a reply of that side shows it: relative to the median, never
     below 0."""
-    traits = [p.trait for p in pairs if p.reply and p.sign == sign]
+    traits = [p.trait for p in pairs if p.sign == sign and p.trait == p.trait]  # NaN: an empty reply
     return limits.min_trait * max(float(np.median(traits)), 0.0) if traits else 0.0
 
 

@@ -17,7 +17,7 @@ from edgesteer.errors import LearnError
 from edgesteer.evaluate import Chat, Reply
 from edgesteer.learn import Question
 from edgesteer.learn.contrast import spaced
-from edgesteer.learn.pairs import MIN_QUESTIONS, Limits, Pair, keep_good, sample_pairs, trait_floor
+from edgesteer.learn.pairs import MIN_QUESTIONS, Pair, keep_good, sample_pairs, trait_floor
 from edgesteer.learn.sampling import Best, Candidate, coherence, pick, possible
 from edgesteer.learn.store import ReplyStore
 
@@ -252,12 +252,21 @@ def test_a_given_reply_leaves_the_other_side_to_be_asked(chat: Chat) -> None:
     assert [(p.sign, p.given) for p in pairs if p.question == "Why?"] == [(1, True), (-1, False)]
 
 
-def test_the_best_of_several_is_one_of_them(chat: Chat) -> None:
-    """Each candidate's stream is its own: the first is what best_of 1 draws."""
-    singles = sample_pairs(chat, TRAIT, ASKED, **HOW)
-    best = sample_pairs(chat, TRAIT, ASKED, best_of=3, **HOW)
-    assert [p.question for p in best] == [p.question for p in singles]
-    assert np.mean([p.trait for p in best]) > np.mean([p.trait for p in singles])
+def test_the_best_of_several_is_taken(chat: Chat, tmp_path: Path) -> None:
+    store = ReplyStore(tmp_path / "r", {})
+    pairs = sample_pairs(chat, TRAIT, ASKED, best_of=3, store=store, **HOW)
+    drawn = [one for i in range(len(store)) for one in store.get(i, 4 if i < 3 else 3) or []]
+    candidates = [Candidate.of(i // 3, i % 3, *one) for i, one in enumerate(drawn)]
+    median = float(np.median([c.coherence for c in candidates]))
+    taken = [pick(candidates[i : i + 3], median) for i in range(0, 15, 3)]
+    assert [p.reply for p in pairs] == [c.reply.spoken for c in taken]
+    assert len({tuple(c.reply.spoken) for c in candidates}) > len(ASKED)
+
+
+def test_a_question_keeps_its_reply_whatever_stands_beside_it(chat: Chat) -> None:
+    together = sample_pairs(chat, TRAIT, ASKED, **HOW)
+    fewer = sample_pairs(chat, TRAIT, ASKED[1:], opposite=OPPOSITE, **HOW)
+    assert [p.reply for p in together[1:]] == [p.reply for p in fewer[:4]]
 
 
 @pytest.mark.parametrize("best_of", [1, 3])
@@ -299,8 +308,8 @@ def test_a_stopped_run_goes_on_to_the_same_bits(chat: Chat, tmp_path: Path, how:
     whole = sample_pairs(chat, TRAIT, ASKED, **HOW, **how)
     handed: list[int] = []
     for at in (0.2, 0.55, 0.95):  # each goes on where the one before was stopped
+        store = ReplyStore(tmp_path / "r", {"seed": 5})
         with pytest.raises(KeyboardInterrupt):
-            store = ReplyStore(tmp_path / "r", {"seed": 5})
             sample_pairs(chat, TRAIT, ASKED, store=store, progress=_Stop(at), **HOW, **how)
     store = ReplyStore(tmp_path / "r", {"seed": 5})
     assert 0 < len(store) < 3
