@@ -34,6 +34,8 @@ N_CALIBRATION = 12
 
 # A steered reply may repeat itself a little more than a prompted one, but not loop.
 _DISTINCT = 0.9
+# A 32nd of the range is less than what other questions would move the strength by.
+_STEPS = 3
 # Questions whose first token is timed, and how much longer than one row a dose takes.
 _N_TIMED, _DOSE_UNITS = 3, 5
 
@@ -158,6 +160,7 @@ def _doses(
             min_distinct2=least,
             lo=min(max(0.0, bundle.strength.min), bundle.strength.max),
             hi=bundle.strength.max,
+            steps=_STEPS,
             max_tokens=max_tokens,
             progress=tell("calibrate", _DOSE_UNITS),
         )
