@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import textwrap
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from edgesteer.cli.options import (
+    count_option,
     json_option,
     llama_options,
     load_steering,
@@ -18,15 +17,14 @@ from edgesteer.cli.options import (
     parse_steer,
     print_json,
     questions_option,
+    sentiment_option,
+    template_options,
+    unescaped,
 )
 from edgesteer.cli.progress import bar
 
 if TYPE_CHECKING:
     from edgesteer.bundle import Bundle
-    from edgesteer.evaluate import Row, Table
-    from edgesteer.evaluate.intervals import Estimate
-
-_WIDTH, _NAME, _CELL = 100, 22, 32
 
 
 @click.command()
@@ -48,24 +46,9 @@ _WIDTH, _NAME, _CELL = 100, 22, 32
     "prompted ones and do not loop. Found on training questions. Takes some minutes.",
 )
 @questions_option("Questions, one a line.")
-@click.option(
-    "--count",
-    "counts",
-    multiple=True,
-    metavar="REGEX",
-    help="Count matches in the replies, whatever their case; repeatable. `pirate`, `sea` and `shakespeare` are "
-    "ready lists.",
-)
-@click.option(
-    "--sentiment", is_flag=True, help="Mean sentiment of the replies, -1 to 1 (the `sentiment` extra)."
-)
-@click.option(
-    "--template",
-    metavar="TEXT",
-    help="For a model without a chat template, such as '{system}\\nQuestion: {question}\\nAnswer:'; the first "
-    "bundle's own without it.",
-)
-@click.option("--stop", metavar="TEXT", help="Text that ends a reply; the first bundle's own without it.")
+@count_option
+@sentiment_option
+@template_options
 @max_tokens_option(64)
 @llama_options
 @json_option
@@ -125,7 +108,9 @@ def command(
     if as_json:
         print_json(table.to_json())
     else:
-        click.echo("\n".join(_lines(table)))
+        from edgesteer.report.table import lines
+
+        click.echo("\n".join(lines(table)))
 
 
 def _refuse_strengths(steer: tuple[str, ...]) -> None:
@@ -166,66 +151,6 @@ def _own_trait(bundle: Bundle, named: str) -> str:
 def _text(given: str | None, bundle: Bundle, key: str) -> str | None:
     """The option's text, where \\n is a line break; else what the bundle was learnt with."""
     if given is not None:
-        return given.replace("\\n", "\n")
+        return unescaped(given)
     own = bundle.training.get(key)
     return own if isinstance(own, str) and own else None
-
-
-def _lines(table: Table) -> Iterator[str]:
-    """The table for people, in at most 100 columns."""
-    yield (
-        f"{'':{_NAME}}{'strength':>9}  {'trait':<20}{'coherence':>9}{'nll0':>6}{'distinct-2':>11}"
-        f"{'words':>6}{'+tokens':>8}{'first':>7}"
-    )
-    yield from map(_line, table.rows)
-    for key in ("trait", "coherence", *_extra(table)):
-        yield from ("", f"{_fit(key, _NAME + _CELL)}minus prompt")
-        yield from (_block_line(row, key, row is table.rows[1]) for row in table.rows)
-    yield ""
-    yield from _notes(table)
-
-
-def _line(row: Row) -> str:
-    strength = "" if row.strength is None else f"{row.strength:.3g}"
-    first = "" if row.first_token_seconds is None else f"{row.first_token_seconds:.2f}s"
-    return (
-        f"{_name(row)}{strength:>9}  {_cell(row.estimates['trait']):<20}{row.coherence:>9.2f}{row.nll0:>6.2f}"
-        f"{row.distinct2:>11.2f}{row.words:>6.1f}{row.context_tokens:>8.0f}{first:>7}"
-    )
-
-
-def _block_line(row: Row, key: str, is_prompt: bool) -> str:
-    here = f"{_name(row)}{_cell(row.estimates[key])}"
-    return here if is_prompt else f"{here:{_NAME + _CELL}}{_cell(row.minus_prompt[key])}"
-
-
-def _extra(table: Table) -> list[str]:
-    """The estimates that only some tables have."""
-    always = ("trait", "coherence", "nll0", "distinct2", "words")
-    return [key for key in table.rows[0].estimates if key not in always]
-
-
-def _name(row: Row) -> str:
-    return _fit(row.name, _NAME)
-
-
-def _fit(text: str, width: int) -> str:
-    """Of this width, with a blank at the end."""
-    return f"{text if len(text) < width else text[: width - 2] + '…':{width}}"
-
-
-def _cell(estimate: Estimate) -> str:
-    return f"{estimate.value:.2f} [{estimate.low:.2f}, {estimate.high:.2f}]"
-
-
-def _notes(table: Table) -> Iterator[str]:
-    notes = [f"{len(table.questions)} questions, greedy, at most {table.max_tokens} tokens."]
-    for row in table.rows:
-        if row.empty:
-            notes.append(f"{row.name}: {row.empty} empty replies.")
-        if row.dose and not row.dose.reached:
-            notes.append(f"{row.name}: no strength was as coherent as the prompt without loops.")
-        elif row.dose and row.dose.limited:
-            notes.append(f"{row.name}: the highest strength of its range.")
-    for note in notes:
-        yield from textwrap.wrap(note, _WIDTH)

@@ -17,6 +17,7 @@ from edgesteer.cli.options import (
     print_json,
     sentiment_option,
     template_options,
+    unescaped,
 )
 from edgesteer.cli.progress import bar, check_output
 
@@ -24,7 +25,17 @@ if TYPE_CHECKING:
     from edgesteer.learn import LearnSummary, Question, ReplyStore
 
 _METHODS = ("psr", "constant")  # learn.METHODS, which is not imported for a help text
-_RECIPE = ("method", "gate", "direction", "fit", "scope", "opposite", "emphasis", "best_of", "max_tokens")
+_RECIPE: tuple[str, ...] = (
+    "method",
+    "gate",
+    "direction",
+    "fit",
+    "scope",
+    "opposite",
+    "emphasis",
+    "best_of",
+    "max_tokens",
+)
 _RECIPE += ("temperature", "seed", "coherence", "prune")
 
 
@@ -39,9 +50,14 @@ _RECIPE += ("temperature", "seed", "coherence", "prune")
     "--method", type=click.Choice(_METHODS), default="psr", show_default=True, help="Per token, or constant."
 )
 @click.option(
-    "--blocks", default="all", show_default=True, help="all, one (the one that serves best), or a block's number."
+    "--blocks",
+    default="all",
+    show_default=True,
+    help="all, one (the one that serves best), or a block's number.",
 )
-@click.option("--gate", default="relu", show_default=True, help="Of a PSR: relu, or mlp:K with K hidden units.")
+@click.option(
+    "--gate", default="relu", show_default=True, help="Of a PSR: relu, or mlp:K with K hidden units."
+)
 @click.option(
     "--direction",
     type=click.Choice(["mean", "pca"]),
@@ -66,9 +82,11 @@ _RECIPE += ("temperature", "seed", "coherence", "prune")
 @click.option(
     "--questions",
     metavar="FILE|auto",
-    help='Training questions, one a line, or JSON Lines with "question" and optionally "reply"; auto: the model\'s own.',
+    help='Training questions, one a line, or JSON Lines with "question" and optionally "reply"; auto: its own.',
 )
-@click.option("--best-of", type=click.IntRange(1, 64), default=1, show_default=True, help="Replies sampled a question.")
+@click.option(
+    "--best-of", type=click.IntRange(1, 64), default=1, show_default=True, help="Replies sampled a question."
+)
 @click.option(
     "--emphasis/--no-emphasis",
     default=True,
@@ -80,7 +98,9 @@ _RECIPE += ("temperature", "seed", "coherence", "prune")
     type=Finite(0, min_open=True),
     help="Target for the default strength, nats a token (lower: more coherent); the prompt's own without it.",
 )
-@click.option("--prune/--no-prune", default=False, show_default=True, help="Leave out blocks that are not missed.")
+@click.option(
+    "--prune/--no-prune", default=False, show_default=True, help="Leave out blocks that are not missed."
+)
 @click.option("--compare", is_flag=True, help="End with the head-to-head on held-out questions (minutes).")
 @count_option
 @sentiment_option
@@ -90,7 +110,9 @@ _RECIPE += ("temperature", "seed", "coherence", "prune")
     "--temperature", type=Finite(0), default=0.7, show_default=True, help="Of the replies learnt from."
 )
 @template_options
-@click.option("--replies", type=click.Path(path_type=Path), help="Write the replies learnt from, as JSON Lines.")
+@click.option(
+    "--replies", type=click.Path(path_type=Path), help="Write the replies learnt from, as JSON Lines."
+)
 @click.option("--name", help="The bundle's name; the output's without it.")
 @click.option("--license", default="unspecified", show_default=True, help="The bundle's license.")
 @click.option("--force", is_flag=True, help="Replace existing files.")
@@ -148,8 +170,8 @@ def command(
                 questions=asked,
                 name=name or output.stem,
                 license=license,
-                template=template,
-                stop=stop,
+                template=unescaped(template),
+                stop=unescaped(stop),
                 store=lambda facts: _store(part, facts, force),
                 compare=compare,
                 counts=counts,
@@ -158,7 +180,10 @@ def command(
             )
         except KeyboardInterrupt:
             if part.exists():
-                click.echo(f"\nedgesteer: {part} keeps what was sampled; the same command goes on from there", err=True)
+                click.echo(
+                    f"\nedgesteer: {part} keeps what was sampled; the same command goes on from there",
+                    err=True,
+                )
             raise
     save(bundle, output, force=force)
     if replies is not None:
@@ -207,7 +232,9 @@ def _print(output: Path, summary: LearnSummary) -> None:
     for label, point in (("prompted", prompted), ("steered", steered)):
         click.echo(f"{label:11}{point.trait:>7.2f}{point.coherence:>11.2f}{point.distinct2:>12.2f}")
     if not dose.reached:
-        click.echo(f"no strength reached the target coherence {dose.target_coherence:.2f}; this is the nearest")
+        click.echo(
+            f"no strength reached the target coherence {dose.target_coherence:.2f}; this is the nearest"
+        )
     if summary.table is not None:
         from edgesteer.report.table import lines
 

@@ -65,6 +65,39 @@ def llama_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
+count_option: Decorator = click.option(
+    "--count",
+    "counts",
+    multiple=True,
+    metavar="REGEX",
+    help="Count matches in the replies, whatever their case; repeatable. `pirate`, `sea` and `shakespeare` are "
+    "ready lists.",
+)
+sentiment_option: Decorator = click.option(
+    "--sentiment", is_flag=True, help="Mean sentiment of the replies, -1 to 1 (the `sentiment` extra)."
+)
+
+
+def template_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds template and stop (text or None), in which \\n is a line break."""
+    for option in (
+        click.option("--stop", metavar="TEXT", help="Text that ends a reply; \\n is a line break."),
+        click.option(
+            "--template",
+            metavar="TEXT",
+            help="For a model without a chat template, such as '{system}\\nQuestion: {question}\\nAnswer:'. A bundle "
+            "remembers the one that it was learnt with.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def unescaped(text: str | None) -> str | None:
+    """What a person typed, with \\n made a line break."""
+    return None if text is None else text.replace("\\n", "\n")
+
+
 prompt_option: Decorator = click.option("-p", "--prompt", help="The prompt; standard input without it.")
 raw_option: Decorator = click.option(
     "--raw", is_flag=True, help="Complete the prompt as it stands, without the chat template."

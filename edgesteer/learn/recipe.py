@@ -208,6 +208,7 @@ def learn(
         prompted=prompted_point(yardstick),
         table=table,
         seconds=work.seconds,
+        pairs=tuple(data.pairs),
     )
     return bundle.with_metadata(**_facts(work, summary)), summary
 

@@ -7,7 +7,7 @@ the same bytes.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +29,7 @@ class LearnSummary:
     left_out: blocks that the likelihood did not miss.
     strength, dose: the default, and the curve that it was chosen from. prompted: the prompt on the same
         questions (training questions, greedy).
+    pairs: the replies that were learnt from.
     table: the head-to-head on held-out questions; None where it was not asked for.
     """
 
@@ -45,6 +46,7 @@ class LearnSummary:
     prompted: Point
     table: Table | None
     seconds: dict[str, float]
+    pairs: tuple[Pair, ...] = dataclasses.field(repr=False)
 
     @property
     def steered(self) -> Point:
@@ -94,10 +96,6 @@ def prompted_point(yardstick: Yardstick) -> Point:
 
 def mean_explained(fits: Mapping[int, BlockFit]) -> float:
     return float(np.mean([fit.explained for fit in fits.values()])) if fits else 0.0
-
-
-def reply_tokens(pairs: Sequence[Pair]) -> int:
-    return sum(len(pair.reply) for pair in pairs)
 
 
 def head_to_head_facts(table: Table) -> dict[str, Any]:

@@ -1,0 +1,74 @@
+"""A head-to-head for people: lines of at most 100 columns.
+
+In:  an evaluate.Table. Out: lines of text without control characters of their own.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator
+
+from edgesteer.evaluate import Row, Table
+from edgesteer.evaluate.intervals import Estimate
+
+_WIDTH, _NAME, _CELL = 100, 22, 32
+
+
+def lines(table: Table) -> Iterator[str]:
+    """The table for people, in at most 100 columns."""
+    yield (
+        f"{'':{_NAME}}{'strength':>9}  {'trait':<20}{'coherence':>9}{'nll0':>6}{'distinct-2':>11}"
+        f"{'words':>6}{'+tokens':>8}{'first':>7}"
+    )
+    yield from map(_line, table.rows)
+    for key in ("trait", "coherence", *_extra(table)):
+        yield from ("", f"{_fit(key, _NAME + _CELL)}minus prompt")
+        yield from (_block_line(row, key, row is table.rows[1]) for row in table.rows)
+    yield ""
+    yield from _notes(table)
+
+
+def _line(row: Row) -> str:
+    strength = "" if row.strength is None else f"{row.strength:.3g}"
+    first = "" if row.first_token_seconds is None else f"{row.first_token_seconds:.2f}s"
+    return (
+        f"{_name(row)}{strength:>9}  {_cell(row.estimates['trait']):<20}{row.coherence:>9.2f}{row.nll0:>6.2f}"
+        f"{row.distinct2:>11.2f}{row.words:>6.1f}{row.context_tokens:>8.0f}{first:>7}"
+    )
+
+
+def _block_line(row: Row, key: str, is_prompt: bool) -> str:
+    here = f"{_name(row)}{_cell(row.estimates[key])}"
+    return here if is_prompt else f"{here:{_NAME + _CELL}}{_cell(row.minus_prompt[key])}"
+
+
+def _extra(table: Table) -> list[str]:
+    """The estimates that only some tables have."""
+    always = ("trait", "coherence", "nll0", "distinct2", "words")
+    return [key for key in table.rows[0].estimates if key not in always]
+
+
+def _name(row: Row) -> str:
+    return _fit(row.name, _NAME)
+
+
+def _fit(text: str, width: int) -> str:
+    """Of this width, with a blank at the end."""
+    return f"{text if len(text) < width else text[: width - 2] + '…':{width}}"
+
+
+def _cell(estimate: Estimate) -> str:
+    return f"{estimate.value:.2f} [{estimate.low:.2f}, {estimate.high:.2f}]"
+
+
+def _notes(table: Table) -> Iterator[str]:
+    notes = [f"{len(table.questions)} questions, greedy, at most {table.max_tokens} tokens."]
+    for row in table.rows:
+        if row.empty:
+            notes.append(f"{row.name}: {row.empty} empty replies.")
+        if row.dose and not row.dose.reached:
+            notes.append(f"{row.name}: no strength was as coherent as the prompt without loops.")
+        elif row.dose and row.dose.limited:
+            notes.append(f"{row.name}: the highest strength of its range.")
+    for note in notes:
+        yield from textwrap.wrap(note, _WIDTH)
