@@ -141,9 +141,7 @@ def _describe(rows: Rows, parts: Sequence[Part], weighted: bool) -> None:
         decisive = [_decisive(part) for part in parts]
         mean = np.concatenate(decisive).mean()
         for part, weight in zip(parts, decisive, strict=True):
-            rows.weight[part.start : part.start + part.n] = (
-                1  # the prompt's rows predict nothing of the reply
-            )
+            # The prompt's rows predict nothing of the reply: they keep the mean.
             rows.weight[part.start + part.behind - 1 : part.start + part.n] = weight / mean
 
 
