@@ -20,7 +20,6 @@ the way), so less than 0.6 GB, or six times what one pair takes where that is mo
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +29,6 @@ from edgesteer.bundle import Bundle, ModelInfo, StrengthRange
 from edgesteer.errors import LearnError
 from edgesteer.evaluate.chat import Chat
 from edgesteer.learn.methods import BlockFit
-from edgesteer.learn.pairs import Pair as _Old
 from edgesteer.learn.rows import Rows
 from edgesteer.learn.streams import Pair, Part, groups_of, parts_of, streams
 from edgesteer.runtime import SteeredLlama
@@ -141,9 +139,7 @@ def _describe(rows: Rows, parts: Sequence[Part], weighted: bool) -> None:
         decisive = [_decisive(part) for part in parts]
         mean = np.concatenate(decisive).mean()
         for part, weight in zip(parts, decisive, strict=True):
-            rows.weight[part.start : part.start + part.n] = (
-                1  # the prompt's rows predict nothing of the reply
-            )
+            # The prompt's rows predict nothing of the reply: they keep the mean.
             rows.weight[part.start + part.behind - 1 : part.start + part.n] = weight / mean
 
 
@@ -227,47 +223,3 @@ def bundle_of(fitted: Mapping[int, BlockFit], model: ModelInfo, scope: str) -> B
         scope=scope,
         strength=StrengthRange(1.0, -1.0, 1.0),
     )
-
-
-# -- the way of the recipe that is being replaced; goes with it --------------------------------------
-
-MAX_BYTES = 640 << 20
-
-
-@dataclass(frozen=True, slots=True)
-class Contrast:
-    """One pair's h and delta: float32 [blocks, positions, n_embd]; `steered_blocks` in order."""
-
-    h: F32
-    delta: F32
-
-
-def contrast_pairs(
-    llm: SteeredLlama, pairs: Sequence[_Old], progress: Callable[[float], None] = lambda fraction: None
-) -> list[Contrast]:
-    """The contrast of each pair, in order; the model's steering is set aside."""
-    blocks = steered_blocks(llm.model_info.n_layer)
-    room = MAX_BYTES // (2 * 4 * len(blocks) * llm.model_info.n_embd)
-    most = max(1, room // len(pairs))
-    contrasts = []
-    with llm.steered([]):
-        for done, pair in enumerate(pairs):
-            progress(done / len(pairs))
-            contrasts.append(contrast(llm, pair, blocks, spaced(pair.n_positions, most)))
-    return contrasts
-
-
-def contrast(llm: SteeredLlama, pair: _Old, blocks: Sequence[int], keep: npt.NDArray[np.intp]) -> Contrast:
-    """Teacher, plain and student passes of one pair; `keep` picks positions in scope."""
-    n = pair.n_positions
-    teacher = llm.capture(pair.prompted + pair.reply, blocks)
-    plain = llm.capture(pair.plain, blocks)
-    goal = {b: np.concatenate([plain[b][:-1], teacher[b][-n:]]) for b in blocks}
-    seen = llm.forced(pair.plain + pair.reply, goal)
-    h = np.stack([seen[b][-n:][keep] for b in blocks])
-    return Contrast(h, np.stack([goal[b][-n:][keep] for b in blocks]) - h)
-
-
-def spaced(n: int, most: int) -> npt.NDArray[np.intp]:
-    """At most `most` of the indices 0 .. n-1, evenly spaced, the first always among them."""
-    return np.arange(n) if n <= most else (np.arange(most) * n) // most

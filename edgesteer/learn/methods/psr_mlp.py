@@ -5,6 +5,10 @@ hidden units carry its pre-activation and the negative of that, the others come 
 to take is judged on pairs held back: every fifth, from a probe fitted without them. Then all rows take as many.
 Where that explains less than the probe, the probe it is, in the shape of this gate: a bundle's gates have one
 shape, and this method is never worse on its rows than `psr_relu`.
+
+One block of 3000 rows x 576 takes 0.6 s on one core, 8000 x 4096 half a minute. What it gains depends on the rows:
+much where coefficients bend, next to nothing on the pirate trait of SmolLM2-135M (held-out |delta|^2 explained at
+blocks 15, 22, 27: 0.46, 0.36, 0.53 against 0.46, 0.36, 0.51).
 """
 
 from __future__ import annotations
