@@ -1,7 +1,8 @@
 """Learning on the quantized model itself, through llama.cpp: from one sentence to a steering bundle."""
 
+from edgesteer.learn.course import learn
 from edgesteer.learn.questions import Question, built_in, read_questions
-from edgesteer.learn.recipe import METHODS, Recipe, learn
+from edgesteer.learn.recipe import METHODS, Recipe
 from edgesteer.learn.store import ReplyStore, write_replies
 from edgesteer.learn.summary import LearnSummary
 
