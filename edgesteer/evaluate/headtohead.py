@@ -30,7 +30,7 @@ Progress = Callable[[str, float], None]
 Done = Callable[[float], None]
 
 PROMPT = "prompt"
-N_CALIBRATION = 12
+N_CALIBRATION = 8
 
 # A steered reply may repeat itself a little more than a prompted one, but not loop.
 _DISTINCT = 0.9
