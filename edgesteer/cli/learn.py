@@ -24,6 +24,7 @@ from edgesteer.cli.progress import bar, check_output
 if TYPE_CHECKING:
     from edgesteer.learn import LearnSummary, Question, ReplyStore
 
+AGAINST = ("A-Const", "S-PSR", "A-PSR")
 _METHODS = ("psr", "constant")  # learn.METHODS, which is not imported for a help text
 _RECIPE: tuple[str, ...] = (
     "method",
@@ -173,7 +174,7 @@ def command(
                 template=unescaped(template),
                 stop=unescaped(stop),
                 store=lambda facts: _store(part, facts, force),
-                compare=compare,
+                against=AGAINST if compare else (),
                 counts=counts,
                 sentiment=sentiment,
                 progress=progress,

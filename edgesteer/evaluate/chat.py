@@ -26,6 +26,12 @@ F32 = npt.NDArray[np.float32]
 Tokens = Sequence[int]
 Done = Callable[[float], None]
 
+# As in llama.cpp: how far back a repeat penalty looks.
+PENALTY_TOKENS = 64
+
+# What `run` speaks with, and so what is judged: without it a small model's greedy replies loop, prompted or steered.
+REPEAT_PENALTY = 1.1
+
 # What replies of one group may hold of the residual stream.
 SEEN_BYTES = 256 << 20
 
@@ -155,13 +161,15 @@ class Chat:
         rngs: Sequence[np.random.Generator] | None = None,
         layers: Sequence[int] = (),
         progress: Done = lambda fraction: None,
+        repeat_penalty: float = 1.0,
     ) -> list[Reply]:
         """One reply a prompt, of at most `max_tokens`. Temperature 0 is greedy; any other needs `rngs`.
-        layers: blocks whose residual stream the replies bring along."""
+        layers: blocks whose residual stream the replies bring along.
+        repeat_penalty: llama.cpp's, over the last 64 tokens of the reply; log_probs are those without it."""
         out: list[Reply] = []
         for group in self.groups(prompts, max_tokens, self._width(len(layers) * max_tokens)):
             done = _within(progress, group, len(prompts))
-            draw = _Sampler(temperature, None if rngs is None else [rngs[i] for i in group])
+            draw = _Sampler(temperature, None if rngs is None else [rngs[i] for i in group], repeat_penalty)
             talk = _Talk(self, [prompts[i] for i in group], layers, draw)
             out += talk.replies(max_tokens, done)
         return out
@@ -229,7 +237,7 @@ class _Talk:
 
     def _goes_on(self, i: int, logits: F32) -> bool:
         row = _log_softmax(logits)
-        token = self._draw(i, row)
+        token = self._draw(i, logits, row, self._said[i])
         self._log_probs[i].append(float(row[token]))
         if self._chat._ends(token):
             self._ends[i] = token
@@ -249,17 +257,30 @@ class _Talk:
         return Reply(tokens, np.array(self._log_probs[i][:n], dtype=np.float32), self._ends[i], seen)
 
 
+@dataclass(frozen=True, slots=True)
 class _Sampler:
-    def __init__(self, temperature: float, rngs: Sequence[np.random.Generator] | None) -> None:
-        self.temperature, self.rngs = temperature, rngs
+    temperature: float
+    rngs: Sequence[np.random.Generator] | None
+    repeat_penalty: float
 
-    def __call__(self, lane: int, log_probs: F32) -> int:
+    def __call__(self, lane: int, logits: F32, log_probs: F32, said: Tokens) -> int:
+        if self.repeat_penalty != 1.0:
+            log_probs = _log_softmax(_penalised(logits, said, self.repeat_penalty))
         if self.temperature == 0:
             return int(log_probs.argmax())
         assert self.rngs is not None
         cumulative = np.exp(log_probs.astype(np.float64) / self.temperature).cumsum()
         drawn = np.searchsorted(cumulative, self.rngs[lane].random() * cumulative[-1], side="right")
         return min(int(drawn), len(log_probs) - 1)
+
+
+def _penalised(logits: F32, said: Tokens, penalty: float) -> F32:
+    """llama.cpp's rule: what was said lately loses, towards 0 from above and away from it below."""
+    lately = np.unique(np.asarray(said[-PENALTY_TOKENS:], dtype=np.intp))
+    out = logits.copy()
+    here = out[lately]
+    out[lately] = np.where(here > 0, here / penalty, here * penalty)
+    return out
 
 
 def _within(progress: Done, group: range, n: int) -> Done:

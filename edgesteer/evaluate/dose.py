@@ -17,7 +17,7 @@ import numpy as np
 
 from edgesteer.bundle import Bundle
 from edgesteer.errors import PlanError, SteeringOverflow
-from edgesteer.evaluate.chat import Chat, Tokens
+from edgesteer.evaluate.chat import REPEAT_PENALTY, Chat, Tokens
 from edgesteer.evaluate.scoring import score
 
 
@@ -82,7 +82,7 @@ def strength_at(
         rngs = [np.random.default_rng([seed, i]) for i in range(len(plain))]
         try:
             with chat.llm.steered(bundle, strength, scope=scope):
-                replies = chat.replies(plain, max_tokens, temperature, rngs)
+                replies = chat.replies(plain, max_tokens, temperature, rngs, repeat_penalty=REPEAT_PENALTY)
         except SteeringOverflow:
             return Point(strength, math.nan, math.inf, 0.0)
         scores = score(chat, replies, plain, prompted)

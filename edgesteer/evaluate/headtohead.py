@@ -1,7 +1,8 @@
 """Unsteered, prompted and steered replies to the same questions, side by side.
 
 In:  a Chat, the trait's sentence, bundles with strengths, questions that nothing was learnt from.
-Out: a Table, one Row a way to ask. Greedy replies; everything is scored under the unsteered model.
+Out: a Table, one Row a way to ask. Greedy replies, with the repeat penalty of `run`; everything is scored under
+the unsteered model.
 
 A row does not depend on which other rows there are. The model's own steering is set aside meanwhile.
 """
@@ -19,7 +20,7 @@ import numpy as np
 from edgesteer.bundle import Bundle
 from edgesteer.errors import LearnError
 from edgesteer.evaluate import measures, sentiment
-from edgesteer.evaluate.chat import Chat, Tokens
+from edgesteer.evaluate.chat import REPEAT_PENALTY, Chat, Tokens
 from edgesteer.evaluate.dose import Dose, strength_at
 from edgesteer.evaluate.scoring import Scores, score
 from edgesteer.evaluate.table import Answers, Row, Table, rows_of
@@ -116,7 +117,12 @@ def _answers(
     first_token_seconds: float | None,
 ) -> Answers:
     with way.steered(chat):
-        replies = chat.replies(way.prompts, max_tokens, progress=lambda part: progress(0.7 * part))
+        replies = chat.replies(
+            way.prompts,
+            max_tokens,
+            repeat_penalty=REPEAT_PENALTY,
+            progress=lambda part: progress(0.7 * part),
+        )
     progress(0.7)
     texts = tuple(chat.text(reply.tokens) for reply in replies)
     return Answers(
@@ -172,7 +178,7 @@ def _scores(
     chat: Chat, asked: Sequence[Tokens], prompts: tuple[Sequence[Tokens], Sequence[Tokens]], max_tokens: int
 ) -> Scores:
     with chat.llm.steered([]):
-        return score(chat, chat.replies(asked, max_tokens), *prompts)
+        return score(chat, chat.replies(asked, max_tokens, repeat_penalty=REPEAT_PENALTY), *prompts)
 
 
 def _first_token_seconds(chat: Chat, ways: Sequence[_Way]) -> list[float | None]:

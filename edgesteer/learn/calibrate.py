@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from edgesteer.bundle import Bundle, StrengthRange
-from edgesteer.evaluate.chat import Chat
+from edgesteer.evaluate.chat import REPEAT_PENALTY, Chat
 from edgesteer.evaluate.dose import Dose, strength_at
 from edgesteer.evaluate.scoring import Scores, score
 
@@ -21,8 +21,8 @@ Done = Callable[[float], None]
 # A steered reply may repeat itself a little more than a prompted one, but not loop.
 _DISTINCT = 0.9
 
-# The search begins at this multiple of the strength that is likeliest for prompted replies.
-_HIGHEST = 2.0
+# Where the strength is searched, as multiples of the one that is likeliest for prompted replies.
+_LOWEST, _HIGHEST = 0.6, 1.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,13 +48,18 @@ class Yardstick:
         """coherence: the target instead of the prompted replies' own, nats a token."""
         plain = [chat.prompt(q) for q in questions]
         prompted = [chat.prompt(q, trait) for q in questions]
-        replies = chat.replies(prompted, max_tokens, progress=lambda part: progress(0.6 * part))
+        replies = chat.replies(
+            prompted,
+            max_tokens,
+            repeat_penalty=REPEAT_PENALTY,
+            progress=lambda part: progress(0.6 * part),
+        )
         scores = score(chat, replies, plain, prompted)
         target = scores.mean("coherence") if coherence is None else coherence
         return cls(plain, prompted, scores, target, max_tokens)
 
     def dose(self, chat: Chat, bundle: Bundle, likeliest: float, progress: Done) -> Dose:
-        """The largest strength that keeps the target, searched from twice the likeliest one down."""
+        """The largest strength that keeps the target, searched around the likeliest one, from above."""
         return strength_at(
             chat,
             bundle,
@@ -62,10 +67,10 @@ class Yardstick:
             self.prompted,
             self.target,
             min_distinct2=_DISTINCT * self.scores.mean("distinct2"),
-            lo=round(likeliest / 4, 3),
-            hi=round(likeliest * _HIGHEST, 3),
-            scan=2,
-            steps=2,
+            lo=round(likeliest * _LOWEST, 2),
+            hi=round(likeliest * _HIGHEST, 2),
+            scan=3,
+            steps=1,
             max_tokens=self.max_tokens,
             progress=progress,
         )

@@ -72,11 +72,12 @@ def lowest(xs: Sequence[float], ys: Sequence[float]) -> float:
 def best_block(
     chat: Chat, make: Maker, fits: Mapping[int, BlockFit], pairs: Sequence[Pair], progress: Done
 ) -> tuple[int, float]:
-    """(block, nll) of the single block whose steering best predicts the replies, each at its own strength."""
+    """(block, nll) of the single block whose steering best predicts the replies, at the better of two strengths."""
     found: dict[int, float] = {}
     for done, (block, fit) in enumerate(fits.items()):
         progress(done / len(fits))
-        found[block] = likeliest(chat, make.bundle({block: fit}), pairs)[1]
+        bundle = make.bundle({block: fit})
+        found[block] = min(steered_nll(chat, bundle, strength, pairs) for strength in GRID[1::2])
     best = min(found, key=lambda block: (found[block], block))
     return best, found[best]
 

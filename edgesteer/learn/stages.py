@@ -1,0 +1,205 @@
+"""The stages of learning, each a function of the work before it: questions, replies, fits, blocks.
+
+In:  a Work: a chat, the sentence, a recipe. Out: pairs, a fit for each block, a strength to search around.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from edgesteer.errors import LearnError
+from edgesteer.evaluate import Chat
+from edgesteer.learn import likelihood
+from edgesteer.learn.ask import write_questions
+from edgesteer.learn.contrast import contrast_rows, refit_sequentially, steered_blocks
+from edgesteer.learn.make import Maker, without
+from edgesteer.learn.methods import BlockFit, fit_blocks, method
+from edgesteer.learn.pairs import Pair, keep_good, sample_pairs
+from edgesteer.learn.questions import Question, built_in
+from edgesteer.learn.recipe import Recipe, one_of
+from edgesteer.learn.rows import Rows
+from edgesteer.learn.store import ReplyStore
+
+F32 = npt.NDArray[np.float32]
+Done = Callable[[float], None]
+Progress = Callable[[str, float], None]
+
+# Rough shares of the time that the stages take, for the time left.
+STAGES = {"ask": 0.0, "sample": 0.4, "contrast": 0.15, "fit": 0.05, "choose": 0.4}
+
+# Teacher's activations are kept from the sampling where they take no more; else they are computed again.
+_SEEN_BYTES = 384 << 20
+
+# Pairs that likelihoods are read on.
+_N_JUDGES = 8
+
+# Depths, as shares of all blocks, at which a single block is tried.
+_DEPTHS = (0.4, 0.55, 0.7)
+
+
+@dataclass
+class Work:
+    """One run: what every stage needs, the rows that several use, and how long each stage took."""
+
+    chat: Chat
+    trait: str
+    recipe: Recipe
+    maker: Maker
+    progress: Progress
+    open: contextlib.ExitStack
+    rows: dict[str, Rows] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def part(self, stage: str) -> Done:
+        """To be told how much of the stage is done."""
+        names = list(STAGES)
+        before = sum(STAGES[name] for name in names[: names.index(stage)])
+        started = time.monotonic() - self.seconds.get(stage, 0.0)
+
+        def tell(fraction: float) -> None:
+            self.seconds[stage] = time.monotonic() - started
+            self.progress(stage, before + STAGES[stage] * min(fraction, 1.0))
+
+        return tell
+
+    def telling(self, what: str, fraction: float) -> Work:
+        """The same work, whose stages report no more than `what`."""
+        told: Progress = lambda stage, part: self.progress(what, fraction)  # noqa: E731
+        return replace(self, progress=told, seconds={})
+
+
+@dataclass(frozen=True, slots=True)
+class Data:
+    """Pairs worth learning from, and the teacher's activations where they were kept."""
+
+    pairs: list[Pair]
+    seen: list[F32 | None]
+    sampled: int
+    dropped: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """The fits of the blocks that stay, those left out, and the strength likeliest for prompted replies."""
+
+    fits: dict[int, BlockFit]
+    left_out: list[int]
+    likeliest: float
+
+
+def questions_of(work: Work, given: Sequence[Question | str] | str | None) -> list[Question]:
+    if given is None:
+        return built_in()
+    if isinstance(given, str):
+        one_of("questions", given, ("auto",))
+        return write_questions(work.chat, work.trait, seed=work.recipe.seed, progress=work.part("ask"))
+    return [q if isinstance(q, Question) else Question(q) for q in given]
+
+
+def sample(work: Work, asked: Sequence[Question], store: ReplyStore | None) -> Data:
+    """Ask, and keep what shows the trait."""
+    recipe, kept = work.recipe, dict[int, F32]()
+    pairs = sample_pairs(
+        work.chat,
+        work.trait,
+        asked,
+        opposite=recipe.opposite,
+        best_of=recipe.best_of,
+        emphasis=recipe.emphasis,
+        max_tokens=recipe.max_tokens,
+        temperature=recipe.temperature,
+        seed=recipe.seed,
+        store=store,
+        layers=kept_layers(work, asked),
+        keep=kept.__setitem__,
+        progress=work.part("sample"),
+    )
+    good, dropped = keep_good(pairs)
+    place = {id(pair): i for i, pair in enumerate(pairs)}
+    return Data(good, [kept.get(place[id(pair)]) for pair in good], len(pairs), dropped)
+
+
+def kept_layers(work: Work, asked: Sequence[Question]) -> range:
+    """Blocks whose activations the sampling keeps: all that may be steered, where memory holds them."""
+    llm, recipe = work.chat.llm, work.recipe
+    blocks = steered_blocks(llm.model_info.n_layer)
+    replies = len(asked) * (2 if recipe.opposite else 1)
+    takes = 4 * replies * recipe.max_tokens * len(blocks) * llm.n_embd()
+    return blocks if takes <= _SEEN_BYTES else range(0)
+
+
+def fit(work: Work, data: Data) -> dict[int, BlockFit]:
+    """Every block's fit; of a single block those that are tried."""
+    recipe = work.recipe
+    name, options = recipe.fitting
+    one = method(name)
+    if recipe.fit == "sequential" and recipe.blocks == "all":
+        return refit_sequentially(
+            work.chat,
+            data.pairs,
+            lambda h, delta, weight, pair: one(h, delta, weight, options, pair),
+            scope=recipe.scope,
+            seen=data.seen,
+            progress=work.part("contrast"),
+        )
+    return fit_blocks(_rows(work, data), one, options, work.part("fit"))
+
+
+def _rows(work: Work, data: Data) -> Rows:
+    """Made once for all that are fitted from them."""
+    recipe = work.recipe
+    kind = "local" if recipe.blocks == "all" else "accumulated"
+    key = f"{kind} {recipe.blocks}"
+    if key not in work.rows:
+        work.rows[key] = work.open.enter_context(
+            contrast_rows(
+                work.chat,
+                data.pairs,
+                kind=kind,
+                scope=recipe.scope,
+                blocks=None if kind == "local" else _tried(work),
+                seen=data.seen if kind == "local" else None,
+                progress=work.part("contrast"),
+            )
+        )
+    return work.rows[key]
+
+
+def _tried(work: Work) -> list[int]:
+    blocks, wanted = steered_blocks(work.chat.llm.model_info.n_layer), work.recipe.blocks
+    if not isinstance(wanted, int):
+        return sorted({blocks[int(depth * len(blocks))] for depth in _DEPTHS})
+    if wanted not in blocks:
+        raise LearnError(f"block {wanted}: expected {blocks[0]} to {blocks[-1]} in this model")
+    return [wanted]
+
+
+def choose(work: Work, data: Data, fits: dict[int, BlockFit]) -> Chosen:
+    """Which blocks stay, and around which strength to search."""
+    judges = [data.pairs[i] for i in spread(len(data.pairs), _N_JUDGES)]
+    chat, maker, left_out = work.chat, work.maker, list[int]()
+    tell = half(work.part("choose"), 0)
+    if work.recipe.blocks == "one":
+        best, _ = likelihood.best_block(chat, maker, fits, judges, tell)
+        fits = {best: fits[best]}
+    likeliest, _ = likelihood.likeliest(chat, maker.bundle(fits), judges, tell)
+    if work.recipe.prune and len(fits) > 1:
+        left_out = likelihood.droppable(chat, maker, fits, likeliest, judges, tell)
+        fits = without(fits, left_out)
+    return Chosen(fits, left_out, likeliest)
+
+
+def half(tell: Done, which: int) -> Done:
+    """A stage's first (0) or second (1) half."""
+    return lambda fraction: tell((which + fraction) / 2)
+
+
+def spread(n: int, most: int) -> list[int]:
+    """At most `most` of the indices 0 .. n-1, evenly spaced."""
+    return list(range(n)) if n <= most else [i * n // most for i in range(most)]
