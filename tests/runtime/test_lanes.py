@@ -181,9 +181,8 @@ def test_bad_input(model: Model) -> None:
             Lanes(llm, prompts)
     with pytest.raises(PlanError, match=r"5 prompts, expected at most 4; .* n_seq_max"):
         Lanes(llm, [[3]] * 5)
-    with Lanes(llm, [[3]], [1]) as lanes:
-        with pytest.raises(PlanError, match="513 tokens, expected at most 512"):
-            lanes.run({0: [3] * 513})
+    with Lanes(llm, [[3]], [1]) as lanes, pytest.raises(PlanError, match="513 tokens, expected at most 512"):
+        lanes.run({0: [3] * 513})
     with Lanes(llm, [[3]], [1]) as lanes:
         wrong = {0: np.zeros((1, 2, llm.n_embd()), np.float32)}
         with pytest.raises(PlanError, match=r"shape \(1, 2, 64\), expected \(1, 1, 64\)"):

@@ -1,0 +1,61 @@
+"""The project's suite of traits: six of different kinds, each with a measure of its own beside the likelihoods.
+
+In:  nothing. Out: TRAITS, fixed before anything was tuned on them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from edgesteer.evaluate.table import Row
+
+
+@dataclass(frozen=True, slots=True)
+class Trait:
+    """sentence: the system prompt. measure: a name in measures.WORDS (matches per 100 words), "sentiment" (VADER's
+    mean compound) or "words" (a reply's length). sign: whether the trait makes it more (1) or less (-1)."""
+
+    name: str
+    sentence: str
+    measure: str
+    sign: int = 1
+
+    @property
+    def counts(self) -> tuple[str, ...]:
+        return () if self.measure in ("sentiment", "words") else (self.measure,)
+
+    def of(self, row: Row) -> float:
+        """The trait's own measure, signed so that more is more of the trait."""
+        if self.measure == "sentiment":
+            assert row.sentiment is not None
+            return self.sign * row.sentiment
+        if self.measure == "words":
+            return self.sign * row.words
+        return self.sign * row.counts[self.measure].per_100_words
+
+
+TRAITS = (
+    Trait("pirate", "You are a pirate. You always talk like a pirate, arr matey!", "pirate"),
+    Trait(
+        "cheerful",
+        "You are extremely cheerful and happy. You answer everything with joy and enthusiasm!",
+        "sentiment",
+    ),
+    Trait(
+        "gloomy", "You are gloomy and sad. You see everything in a dark and hopeless way.", "sentiment", -1
+    ),
+    Trait(
+        "sea", "You always talk about the ocean and the sea in every answer, whatever the question is.", "sea"
+    ),
+    Trait(
+        "shakespeare",
+        "You speak like William Shakespeare, in old Elizabethan English with thee, thou and hath.",
+        "shakespeare",
+    ),
+    Trait(
+        "short",
+        "You answer in as few words as possible. Your answers are never longer than five words.",
+        "words",
+        -1,
+    ),
+)

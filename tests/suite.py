@@ -1,0 +1,170 @@
+"""The suite of six traits on the real model: `make suite`, an hour on two slow cores.
+
+For each trait learns A-PSR and, from the same pairs, A-Const, S-Const and S-PSR, each at the prompt's coherence,
+and asks held-out questions. Writes docs/suite.json (traits that it holds are not done again) and docs/suite.md.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+from tqdm import tqdm
+
+from edgesteer import SteeredLlama
+from edgesteer.bundle import save
+from edgesteer.evaluate import Row, Table
+from edgesteer.evaluate.traits import TRAITS, Trait
+from edgesteer.learn import LearnSummary, Recipe, learn
+from edgesteer_models import resolve
+
+ROOT = Path(__file__).resolve().parents[1]
+KEPT = (
+    "strength",
+    "trait",
+    "coherence",
+    "nll0",
+    "distinct2",
+    "words",
+    "sentiment",
+    "context_tokens",
+    "empty",
+)
+
+
+def measured(trait: Trait, folder: Path | None, threads: int) -> dict[str, Any]:
+    """Learn the trait and compare."""
+    llm = SteeredLlama(
+        resolve("smollm2-135m-instruct"),
+        n_ctx=16 * 208,
+        n_seq_max=16,
+        n_threads=threads,
+        n_threads_batch=threads,
+    )
+    started = time.monotonic()
+    with tqdm(total=1.0, desc=trait.name, file=sys.stderr) as bar:
+        bundle, summary = learn(
+            llm,
+            trait.sentence,
+            Recipe(),
+            name=trait.name,
+            license="Apache-2.0",
+            against=("A-Const", "S-Const", "S-PSR"),
+            counts=trait.counts,
+            sentiment=True,
+            progress=lambda stage, part: bar.set_postfix_str(f"{stage} {part:.0%}"),
+        )
+    llm.close()
+    if folder is not None:
+        save(bundle, folder / f"{trait.name}.steer", force=True)
+    return told(trait, summary, time.monotonic() - started)
+
+
+def told(trait: Trait, summary: LearnSummary, seconds: float) -> dict[str, Any]:
+    assert summary.table is not None
+    return {
+        "sentence": trait.sentence,
+        "measure": trait.measure,
+        "kept": summary.kept,
+        "dropped": summary.dropped,
+        "seconds": {"all": round(seconds), **{k: round(v) for k, v in summary.seconds.items()}},
+        "ways": {row.name: _way(trait, row) for row in summary.table.rows},
+        "questions": len(summary.table.questions),
+        **verdicts(trait, summary.table),
+    }
+
+
+def _way(trait: Trait, row: Row) -> dict[str, Any]:
+    plain = {key: getattr(row, key) for key in KEPT}
+    difference = row.minus_prompt.get("trait")
+    return {
+        **{k: round(v, 3) if isinstance(v, float) else v for k, v in plain.items()},
+        "own": round(trait.of(row), 3),
+        "trait_minus_prompt": None
+        if difference is None
+        else [round(x, 3) for x in (difference.low, difference.high)],
+    }
+
+
+def verdicts(trait: Trait, table: Table) -> dict[str, bool]:
+    rows = {row.name: row for row in table.rows}
+    prompt, mine = rows["prompt"], rows["A-PSR"]
+    return {
+        "trait_reaches_prompt": mine.trait >= prompt.trait,
+        "own_reaches_prompt": trait.of(mine) >= trait.of(prompt),
+        "s_psr_beats_s_const": rows["S-PSR"].trait > rows["S-Const"].trait,
+    }
+
+
+def page(found: dict[str, Any]) -> str:
+    """docs/suite.md."""
+    lines = [
+        "# Six traits, against the prompt",
+        "",
+        "SmolLM2-135M-Instruct Q4_1, `make suite`. Every way's strength is the largest at which its replies to training",
+        "questions are as coherent as the prompted ones. Held-out questions, greedy with the repeat penalty of `run`.",
+        "trait and coherence in nats a token (coherence: lower is better); *own* is the trait's own measure, signed so",
+        "that more is more of the trait: matches per 100 words, VADER's sentiment, or words a reply. The interval is of",
+        "the difference to the prompt's trait, 95 % over questions.",
+    ]
+    for name, one in found.items():
+        lines += ["", f"## {name}", "", f"> {one['sentence']}", ""]
+        lines += [f"| | strength | trait | minus prompt | coherence | distinct-2 | own ({one['measure']}) |"]
+        lines += ["|---|---|---|---|---|---|---|"]
+        lines += [_line(way, row) for way, row in one["ways"].items()]
+        lines += [
+            "",
+            f"{one['kept']} replies kept, dropped {one['dropped'] or 'none'}; {one['seconds']['all']} s.",
+        ]
+    wins = {
+        key: sum(one[key] for one in found.values())
+        for key in next(iter(found.values()))
+        if "_prompt" in key or "beats" in key
+    }
+    lines += [
+        "",
+        f"Of {len(found)}: " + ", ".join(f"{key.replace('_', ' ')} {n}" for key, n in wins.items()) + ".",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _line(way: str, row: dict[str, Any]) -> str:
+    strength = "" if row["strength"] is None else f"{row['strength']:g}"
+    minus = (
+        ""
+        if row["trait_minus_prompt"] is None or way == "prompt"
+        else "{} to {}".format(*row["trait_minus_prompt"])
+    )
+    return (
+        f"| {way} | {strength} | {row['trait']:.2f} | {minus} | {row['coherence']:.2f} | {row['distinct2']:.2f} | "
+        f"{row['own']:.2f} |"
+    )
+
+
+@click.command()
+@click.argument("names", nargs=-1, type=click.Choice([t.name for t in TRAITS]))
+@click.option(
+    "--bundles", type=click.Path(path_type=Path, file_okay=False, exists=True), help="Save them there."
+)
+@click.option("-t", "--threads", default=2, show_default=True)
+@click.option("--again", is_flag=True, help="Also what docs/suite.json holds.")
+def main(names: tuple[str, ...], bundles: Path | None, threads: int, again: bool) -> None:
+    """Learn and compare the suite's traits, or those NAMES."""
+    path = ROOT / "docs" / "suite.json"
+    found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    for trait in TRAITS:
+        if (names and trait.name not in names) or (trait.name in found and not again):
+            continue
+        found[trait.name] = measured(trait, bundles, threads)
+        found = {t.name: found[t.name] for t in TRAITS if t.name in found}
+        path.write_text(json.dumps(found, indent=1) + "\n")
+        path.with_suffix(".md").write_text(page(found))
+
+
+if __name__ == "__main__":
+    main()
