@@ -21,6 +21,10 @@ from edgesteer.evaluate.chat import REPEAT_PENALTY, Chat, Tokens
 from edgesteer.evaluate.scoring import score
 
 
+# Strengths are searched to this many digits behind the point: what a person would type.
+_DIGITS = 3
+
+
 @dataclass(frozen=True, slots=True)
 class Point:
     """Means over the steered replies at one strength; where steering overflowed the coherence is infinite."""
@@ -119,7 +123,7 @@ class _Search:
 
     def _between(self, below: float, above: float, steps: int) -> float:
         for _ in range(steps):
-            middle = (below + above) / 2
+            middle = round((below + above) / 2, _DIGITS)
             if not below < middle < above:
                 break
             below, above = (middle, above) if self.passes(middle) else (below, middle)
@@ -138,7 +142,7 @@ class _Search:
 
 def _descending(lo: float, hi: float, scan: int) -> list[float]:
     """hi .. lo in `scan` equal steps, both ends exact."""
-    between = [hi - (hi - lo) * i / scan for i in range(1, scan)]
+    between = [round(hi - (hi - lo) * i / scan, _DIGITS) for i in range(1, scan)]
     return list(dict.fromkeys([hi, *between, lo]))
 
 

@@ -49,7 +49,12 @@ class FakeChat:
         self._by_first: dict[int, float] = {}
 
     def replies(
-        self, prompts: Sequence[Any], max_tokens: int, temperature: float, rngs: Sequence[np.random.Generator]
+        self,
+        prompts: Sequence[Any],
+        max_tokens: int,
+        temperature: float,
+        rngs: Sequence[np.random.Generator],
+        repeat_penalty: float = 1.0,
     ) -> list[Reply]:
         strength = self.llm.strength
         self.asked.append(strength)

@@ -5,26 +5,41 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from edgesteer import SteeredLlama
+from edgesteer import Bundle, SteeredLlama
 from edgesteer.bundle import load, save, verify
 from edgesteer.errors import LearnError
 from edgesteer.evaluate import Chat
-from edgesteer.learn import Question, learn
-from edgesteer.learn.contrast import contrast, contrast_pairs, steered_blocks
-from edgesteer.learn.fit import fit_constant
-from edgesteer.learn.pairs import Limits, keep_good, make_pair, sample_pairs
+from edgesteer.learn import LearnSummary, Question, Recipe, ReplyStore, learn
+from edgesteer.learn.contrast import contrast_rows
+from edgesteer.learn.pairs import Limits, keep_good, sample_pairs
 
 TRAIT = "You talk like a pirate, arr."
-ASKED = [Question("Why is it so?"), Question("Tell me a tale."), Question("What is a key?")]
+ASKED = [Question(text) for text in ("Why is it so?", "Tell me a tale.", "What is a key?", "Who are you?")]
+SHORT: dict[str, Any] = {"max_tokens": 8, "emphasis": False}
+WAYS: dict[str, dict[str, Any]] = {
+    "A-PSR": {},
+    "A-Const": {"method": "constant"},
+    "A-Const of the principal component": {"method": "constant", "direction": "pca"},
+    "S-PSR": {"blocks": "one"},
+    "S-Const": {"method": "constant", "blocks": "one"},
+    "one block by number": {"blocks": 2},
+    "MLP gates": {"gate": "mlp:4"},
+    "sequential": {"fit": "sequential"},
+    "scope conversation": {"scope": "conversation"},
+    "from two sentences": {"opposite": "You are a sober clerk."},
+    "emphasis, best of two": {"emphasis": True, "best_of": 2},
+    "pruned": {"prune": True},
+}
 
 
 @pytest.fixture(scope="module")
 def llm(model: Callable[[str], Path]) -> Iterator[SteeredLlama]:
-    opened = SteeredLlama(str(model("llama")), n_ctx=512, n_threads=2, n_threads_batch=2, logits_all=True)
+    opened = SteeredLlama(model("llama"), n_ctx=1024, n_seq_max=4, n_threads=1, n_threads_batch=1)
     yield opened
     opened.close()
 
@@ -33,137 +48,187 @@ def llm(model: Callable[[str], Path]) -> Iterator[SteeredLlama]:
 def keep_every_reply(monkeypatch: pytest.MonkeyPatch) -> None:
     """A random model babbles: judge nothing."""
     lenient = Limits(min_tokens=1, min_distinct2=0.0, max_nll=1e9, min_trait=-1e9)
-    monkeypatch.setattr("edgesteer.learn.recipe.keep_good", lambda pairs: keep_good(pairs, lenient))
+    monkeypatch.setattr("edgesteer.learn.stages.keep_good", lambda pairs: keep_good(pairs, lenient))
 
 
-def pair_of(llm: SteeredLlama, trait: str = TRAIT) -> object:
-    return make_pair(Chat(llm), trait, ASKED[0], 12, 1.0, np.random.default_rng(0))
+def learnt(llm: SteeredLlama, **more: Any) -> tuple[Bundle, LearnSummary]:
+    own = {k: more.pop(k) for k in list(more) if k in Recipe.__slots__}
+    return learn(llm, more.pop("trait", TRAIT), Recipe(**{**SHORT, **own}), **{"questions": ASKED, **more})
 
 
-@pytest.mark.parametrize("method", ["psr", "constant"])
-def test_same_seed_same_bytes_and_the_bundle_is_valid(llm: SteeredLlama, tmp_path: Path, method: str) -> None:
+@pytest.mark.parametrize("way", WAYS)
+def test_same_seed_same_bytes_and_the_bundle_is_valid(llm: SteeredLlama, tmp_path: Path, way: str) -> None:
     paths = [tmp_path / "a.steer", tmp_path / "b.steer"]
     for path in paths:
-        bundle, summary = learn(llm, TRAIT, method=method, questions=ASKED, seed=3, max_tokens=12, name="arr")
+        bundle, summary = learnt(llm, **WAYS[way], seed=3, name="arr")
         save(bundle, path)
     assert paths[0].read_bytes() == paths[1].read_bytes()
     verify(paths[0])
     read = load(paths[0])
-    assert read.kind == ("psr" if method == "psr" else "vector")
-    assert read.scope == "response"
-    assert read.strength.default == summary.strength
-    assert summary.sampled == len(ASKED)
+    recipe = Recipe(**SHORT | WAYS[way])
+    assert read.kind == ("psr" if recipe.method == "psr" else "vector")
+    assert read.scope == recipe.scope
+    assert recipe.blocks == "all" or len(read.layers) == 1
+    assert not isinstance(recipe.blocks, int) or read.layers == (recipe.blocks,)
+    assert read.training["trait"] == TRAIT
+    assert (read.strength.min < 0) == (recipe.opposite is not None)
+    assert set(summary.left_out).isdisjoint(read.layers)
     json.dumps(summary.to_json(), allow_nan=False)
 
 
+def test_the_default_strength_was_measured_and_lies_within_the_range(llm: SteeredLlama) -> None:
+    bundle, summary = learnt(llm)
+    assert bundle.strength.default == summary.strength == summary.steered.strength
+    assert np.isfinite(summary.steered.coherence)
+    curve = bundle.evaluation["training questions"]["curve"]
+    assert [p["strength"] for p in curve] == [p.strength for p in summary.dose.curve]
+    assert bundle.strength.min <= curve[0]["strength"]
+    assert curve[-1]["strength"] == bundle.strength.max
+
+
+def test_a_coherence_that_is_asked_for_is_the_target(llm: SteeredLlama) -> None:
+    strict, loose = (learnt(llm, coherence=c)[1] for c in (1e-3, 1e3))
+    assert not strict.dose.reached
+    assert loose.dose.reached
+
+
 def test_another_seed_another_bundle(llm: SteeredLlama) -> None:
-    one, two = (learn(llm, TRAIT, questions=ASKED, seed=s, max_tokens=12, temperature=1.0)[0] for s in (0, 1))
+    one, two = (learnt(llm, seed=seed, temperature=1.0)[0] for seed in (0, 1))
     assert one.digest != two.digest
 
 
-def test_a_question_keeps_its_reply_whatever_stands_beside_it(llm: SteeredLlama) -> None:
-    chat = Chat(llm)
-    together = sample_pairs(chat, TRAIT, ASKED, max_tokens=12, temperature=1.0, seed=5)
-    alone = sample_pairs(chat, TRAIT, ASKED[1:2], max_tokens=12, temperature=1.0, seed=5)
-    assert together[1].reply == alone[0].reply
-
-
-def test_a_given_reply_is_learnt_from(llm: SteeredLlama) -> None:
-    chat = Chat(llm)
-    pair = sample_pairs(chat, TRAIT, [Question("Why?", "Arr, matey!")], max_tokens=64)[0]
-    assert chat.text(pair.reply).strip() == "Arr, matey!"
+def test_the_opposite_learnt_alone_points_the_other_way(llm: SteeredLlama) -> None:
+    """Trait and opposite exchanged: the same pairs with their signs turned, so the constant turns too."""
+    sober = "You are a sober clerk."
+    ways = {"method": "constant", "temperature": 0.0}
+    one, _ = learnt(llm, opposite=sober, **ways)
+    other, _ = learnt(llm, trait=sober, opposite=TRAIT, **ways)
+    for block in one.layers:
+        cosine = one.directions[block] @ other.directions[block]
+        norms = np.linalg.norm(one.directions[block]) * np.linalg.norm(other.directions[block])
+        assert cosine / norms < -0.98
 
 
 def test_learning_leaves_the_models_own_plan(llm: SteeredLlama) -> None:
-    bundle = learn(llm, TRAIT, method="constant", questions=ASKED, max_tokens=12)[0]
-    with llm.steered(bundle, 0.5):
+    bundle = learnt(llm, method="constant")[0]
+    with llm.steered(bundle, bundle.strength.default):
         before = llm.steering.fingerprint
-        again = learn(llm, TRAIT, method="constant", questions=ASKED, max_tokens=12)[0]
+        again = learnt(llm, method="constant")[0]
         assert llm.steering.fingerprint == before
     assert again == bundle
 
 
-def test_equal_prompts_have_no_contrast(llm: SteeredLlama) -> None:
-    """Where teacher and student read the same prompt, nothing is missing at any block."""
-    pair = pair_of(llm)
-    same = type(pair)(**{k: getattr(pair, k) for k in pair.__slots__} | {"prompted": pair.plain})  # type: ignore[attr-defined]
-    found = contrast_pairs(llm, [same])[0]
-    assert np.abs(found.delta).max() < 1e-4 * np.abs(found.h).max()
-
-
-def test_delta_completes_the_student_to_the_teacher(llm: SteeredLlama) -> None:
-    """h + delta is what the teacher has there, block by block: the sequence's end, aligned."""
-    pair = pair_of(llm)
-    n = pair.n_positions  # type: ignore[attr-defined]
-    blocks = steered_blocks(llm.model_info.n_layer)
-    found = contrast(llm, pair, blocks, np.arange(n))  # type: ignore[arg-type]
-    teacher = llm.capture(pair.prompted + pair.reply, blocks)  # type: ignore[attr-defined]
-    for row, block in enumerate(blocks):
-        np.testing.assert_allclose(found.h[row] + found.delta[row], teacher[block][-n:], rtol=1e-4, atol=1e-5)
-
-
-def test_steering_by_the_recorded_deltas_gives_the_teachers_next_tokens(llm: SteeredLlama) -> None:
-    """The deltas are local: adding each at its block while the others are added too restores the teacher."""
-    pair = pair_of(llm)
-    n = pair.n_positions  # type: ignore[attr-defined]
-    blocks = steered_blocks(llm.model_info.n_layer)
-    found = contrast(llm, pair, blocks, np.arange(n))  # type: ignore[arg-type]
-    teacher = llm.capture(pair.prompted + pair.reply, blocks)  # type: ignore[attr-defined]
-    plain = llm.capture(pair.plain, blocks)  # type: ignore[attr-defined]
-    goal = {b: np.concatenate([plain[b][:-1], teacher[b][-n:]]) for b in blocks}
-    arrived = llm.forced(pair.plain + pair.reply, goal)  # type: ignore[attr-defined]
-    for row, block in enumerate(blocks):
-        np.testing.assert_allclose(
-            arrived[block][-n:] + found.delta[row], goal[block][-n:], rtol=1e-4, atol=1e-5
-        )
-
-
 def test_the_constant_is_the_mean_delta(llm: SteeredLlama) -> None:
+    """From teacher's activations of a pass of their own: those of the sampling agree to rounding."""
+    bundle = learnt(llm, method="constant", cap=None)[0]
     lenient = Limits(1, 0.0, 1e9, -1e9)
-    pairs, _ = keep_good(sample_pairs(Chat(llm), TRAIT, ASKED, max_tokens=12, seed=0), lenient)
-    found = contrast_pairs(llm, pairs)
-    bundle = learn(llm, TRAIT, method="constant", questions=ASKED, seed=0, max_tokens=12)[0]
-    for row, block in enumerate(bundle.layers):
-        expected = fit_constant(np.concatenate([c.delta[row] for c in found]))
-        np.testing.assert_array_equal(bundle.directions[block], expected)
+    chat = Chat(llm)
+    pairs, _ = keep_good(sample_pairs(chat, TRAIT, ASKED, max_tokens=8, seed=0), lenient)
+    with contrast_rows(chat, pairs) as rows:
+        for block in bundle.layers:
+            mean = rows.delta(block).mean(axis=0)
+            assert np.abs(bundle.directions[block] - mean).max() < 1e-3 * np.abs(mean).max()
 
 
-def test_memory_is_bounded_by_spacing_positions(llm: SteeredLlama, monkeypatch: pytest.MonkeyPatch) -> None:
-    pair = pair_of(llm)
-    info = llm.model_info
-    monkeypatch.setattr(
-        "edgesteer.learn.contrast.MAX_BYTES", 2 * 4 * len(steered_blocks(info.n_layer)) * info.n_embd * 10
-    )
-    found = contrast_pairs(llm, [pair, pair])  # type: ignore[list-item]
-    assert [c.h.shape[1] for c in found] == [5, 5]
+def test_a_stopped_run_goes_on_to_the_same_bytes(llm: SteeredLlama, tmp_path: Path) -> None:
+    whole = learnt(llm, best_of=2)[0]
+    path = tmp_path / "p.part"
+    seen: list[str] = []
+
+    def stop(stage: str, fraction: float) -> None:
+        seen.append(stage)
+        if stage == "sample" and fraction > 0.3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        learnt(llm, best_of=2, store=lambda facts: ReplyStore(path, facts), progress=stop)
+    assert path.exists()
+    resumed = learnt(llm, best_of=2, store=lambda facts: ReplyStore(path, facts))[0]
+    assert resumed.layers == whole.layers
+    for block in whole.layers:  # the teacher's activations come from another pass: equal to rounding
+        assert np.allclose(resumed.directions[block], whole.directions[block], rtol=1e-2, atol=1e-4)
+    with pytest.raises(LearnError, match="other: seed"):
+        learnt(llm, best_of=2, seed=9, store=lambda facts: ReplyStore(path, facts))
+
+
+def test_the_comparison_names_every_way_and_reaches_the_manifest(llm: SteeredLlama) -> None:
+    bundle, summary = learnt(llm, against=("A-Const", "S-PSR"), counts=["a", "th"])
+    assert summary.table is not None
+    assert [row.name for row in summary.table.rows] == ["unsteered", "prompt", "A-Const", "S-PSR", "A-PSR"]
+    told = bundle.evaluation["head-to-head"]
+    assert told.keys() >= {"unsteered", "prompt", "A-Const", "S-PSR", "A-PSR"}
+    assert "first_token_seconds" not in json.dumps(told)
+
+
+def test_progress_never_goes_back_and_ends(llm: SteeredLlama) -> None:
+    told: list[tuple[str, float]] = []
+    learnt(llm, progress=lambda stage, fraction: told.append((stage, fraction)))
+    assert told[-1] == ("done", 1.0)
+    sampling = [fraction for stage, fraction in told if stage == "sample"]
+    assert sampling == sorted(sampling)
+    assert all(0 <= fraction <= 1 for _, fraction in told)
 
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
         ({"trait": "  "}, "trait is empty"),
+        ({"opposite": f" {TRAIT.upper()} "}, "expected two that differ"),
         ({"questions": []}, "no training questions"),
-        ({"method": "magic"}, "unknown"),
-        ({"max_tokens": 0}, "expected at least 1"),
-        ({"questions": ["why " * 600]}, "larger context"),
+        ({"questions": ["why?"]}, "1 training question, expected at least 4"),
+        ({"questions": "guess"}, "expected one of auto"),
+        ({"questions": ["why " * 900, "a?", "b?", "c?"]}, "larger context"),
+        ({"blocks": 0}, "block 0: expected 1 to"),
+        ({"blocks": 99}, "block 99: expected 1 to"),
+        ({"against": ["B-PSR"]}, "expected some of A-Const"),
     ],
 )
-def test_bad_input_is_refused_in_one_line(llm: SteeredLlama, arguments: dict[str, object], said: str) -> None:
+def test_bad_input_is_refused_in_one_line(llm: SteeredLlama, arguments: dict[str, Any], said: str) -> None:
     with pytest.raises(LearnError, match=said) as refused:
-        learn(llm, **{"trait": TRAIT, "questions": ASKED, **arguments})  # type: ignore[arg-type]
+        learnt(llm, **arguments)
     assert "\n" not in str(refused.value)
 
 
-def test_all_replies_dropped_is_an_error(llm: SteeredLlama, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        "edgesteer.learn.recipe.keep_good", lambda pairs: keep_good(pairs, Limits(min_tokens=999))
-    )
-    with pytest.raises(LearnError, match="all 3 replies were dropped"):
-        learn(llm, TRAIT, questions=ASKED, max_tokens=12)
+@pytest.mark.parametrize(
+    ("recipe", "said"),
+    [
+        ({"method": "magic"}, "expected one of psr, constant"),
+        ({"gate": "gelu"}, "expected 'relu' or 'mlp:K'"),
+        ({"gate": "mlp:1"}, "expected 'relu' or 'mlp:K'"),
+        ({"fit": "guess"}, "expected one of local, sequential"),
+        ({"scope": "all"}, "expected one of response, conversation"),
+        ({"direction": "median"}, "expected one of mean, pca"),
+        ({"blocks": "some"}, "expected one of all, one"),
+        ({"max_tokens": 0}, "expected at least 1"),
+        ({"temperature": float("nan")}, "temperature nan"),
+        ({"best_of": 0}, "best_of 0"),
+        ({"ridge": 0.0}, "expected ridge above 0"),
+    ],
+)
+def test_a_recipe_that_cannot_be_is_refused(recipe: dict[str, Any], said: str) -> None:
+    with pytest.raises(LearnError, match=said):
+        Recipe(**recipe)
 
 
-def test_a_model_without_all_logits_is_refused(model: Callable[[str], Path]) -> None:
-    opened = SteeredLlama(str(model("llama")), n_ctx=1024, n_batch=64, n_threads=2, n_threads_batch=2)
-    with pytest.raises(LearnError, match="logits_all=True"):
-        learn(opened, TRAIT, questions=ASKED)
-    opened.close()
+def test_all_replies_dropped_says_why_and_shows_two(
+    llm: SteeredLlama, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    picky = Limits(min_distinct2=2.0, min_tokens=1)
+    monkeypatch.setattr("edgesteer.learn.stages.keep_good", lambda pairs: keep_good(pairs, picky))
+    with pytest.raises(LearnError, match="all 4 replies were dropped .*repetitive"):
+        learnt(llm)
+
+
+def test_a_model_without_a_chat_template_needs_one(tmp_path: Path) -> None:
+    from tests.tiny import tiny_model
+
+    base = SteeredLlama(tiny_model("llama", tmp_path, chat_template=None), n_ctx=512, n_seq_max=4, n_threads=1, n_threads_batch=1)
+    with pytest.raises(LearnError, match="no chat template .* --template"):
+        learnt(base)
+    words = {"template": "{system}\nQ: {question}\nA:", "stop": "\n"}
+    bundle, _ = learnt(base, **words)
+    assert bundle.training["template"] == words["template"]
+    for bad in ("{question", "{system}", "{question} {more}"):
+        with pytest.raises(LearnError, match="template"):
+            learnt(base, template=bad)
+    base.close()

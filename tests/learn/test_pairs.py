@@ -16,7 +16,6 @@ from edgesteer import SteeredLlama
 from edgesteer.errors import LearnError
 from edgesteer.evaluate import Chat, Reply
 from edgesteer.learn import Question
-from edgesteer.learn.contrast import spaced
 from edgesteer.learn.pairs import MIN_QUESTIONS, Pair, keep_good, sample_pairs, trait_floor
 from edgesteer.learn.sampling import Best, Candidate, coherence, pick, possible
 from edgesteer.learn.store import ReplyStore
@@ -110,16 +109,6 @@ def test_the_error_is_one_printable_line_of_bounded_length(texts: list[str]) -> 
 
 def test_positions_are_the_last_prompt_token_and_the_reply() -> None:
     assert GOOD.n_positions == 21
-
-
-@pytest.mark.parametrize(("n", "most"), [(5, 9), (9, 9), (64, 10), (100, 1), (7, 3)])
-def test_spaced_positions_are_few_distinct_and_in_range(n: int, most: int) -> None:
-    kept = spaced(n, most)
-    assert len(kept) == min(n, most)
-    assert kept[0] == 0
-    assert (np.diff(kept) > 0).all()
-    assert kept[-1] < n
-    assert np.ptp(np.diff(kept)) <= 1 if len(kept) > 1 else True
 
 
 # -- the best of several ----------------------------------------------------------------------------

@@ -1,10 +1,10 @@
-"""The vertex of sampled losses."""
+"""Likelihoods of prompted replies: the vertex of sampled losses, the best block, blocks that are not missed."""
 
 from __future__ import annotations
 
 import pytest
 
-from edgesteer.learn.calibrate import lowest
+from edgesteer.learn.likelihood import lowest
 
 
 @pytest.mark.parametrize("best", [0.8, 1.0, 1.37, 1.75])
