@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -162,30 +164,22 @@ def command(
     asked = _questions(questions)
     part = output.with_name(output.name + ".part")
     llm = open_for_scoring(model, recipe.max_tokens, **options)
-    with bar() as progress:
-        try:
-            bundle, summary = learn(
-                llm,
-                trait,
-                recipe,
-                questions=asked,
-                name=name or output.stem,
-                license=license,
-                template=unescaped(template),
-                stop=unescaped(stop),
-                store=lambda facts: _store(part, facts, force),
-                against=AGAINST if compare else (),
-                counts=counts,
-                sentiment=sentiment,
-                progress=progress,
-            )
-        except KeyboardInterrupt:
-            if part.exists():
-                click.echo(
-                    f"\nedgesteer: {part} keeps what was sampled; the same command goes on from there",
-                    err=True,
-                )
-            raise
+    with _resumable(part), bar() as progress:
+        bundle, summary = learn(
+            llm,
+            trait,
+            recipe,
+            questions=asked,
+            name=name or output.stem,
+            license=license,
+            template=unescaped(template),
+            stop=unescaped(stop),
+            store=lambda facts: _store(part, facts, force),
+            against=AGAINST if compare else (),
+            counts=counts,
+            sentiment=sentiment,
+            progress=progress,
+        )
     save(bundle, output, force=force)
     if replies is not None:
         _write_replies(replies, summary, force)
@@ -208,6 +202,25 @@ def _questions(given: str | None) -> str | list[Question] | None:
     from edgesteer.learn import read_questions
 
     return given if given in (None, "auto") else read_questions(Path(str(given)))
+
+
+@contextlib.contextmanager
+def _resumable(part: Path) -> Iterator[None]:
+    """However the learning ends, `part` stays only if there is something in it to go on from."""
+    try:
+        yield
+    except BaseException as error:
+        if part.exists() and not _finished_groups(part):
+            part.unlink()
+        elif part.exists() and isinstance(error, KeyboardInterrupt):
+            click.echo(
+                f"edgesteer: {part} keeps what was sampled; the same command goes on from there", err=True
+            )
+        raise
+
+
+def _finished_groups(part: Path) -> int:
+    return part.read_bytes().count(b"\n") - 1  # the first line says whose replies they are
 
 
 def _store(path: Path, facts: dict[str, Any], force: bool) -> ReplyStore:

@@ -20,7 +20,6 @@ from edgesteer.errors import PlanError, SteeringOverflow
 from edgesteer.evaluate.chat import REPEAT_PENALTY, Chat, Tokens
 from edgesteer.evaluate.scoring import score
 
-
 # Strengths are searched to this many digits behind the point: what a person would type.
 _DIGITS = 3
 

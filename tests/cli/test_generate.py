@@ -170,6 +170,13 @@ def test_learn_refuses_before_it_works(model: Model, steer_file: Path, tmp_path:
     refused(typed("learn", model("llama"), *trait, "-o", "p.steer", cwd=tmp_path), "p.steer", "--force")
     refused(typed("learn", model("llama"), *trait, "-o", "no/x.steer", cwd=tmp_path), "no folder")
     refused(typed("learn", model("llama"), "--trait", " ", "-o", "x.steer", cwd=tmp_path), "trait is empty")
+    same = typed(
+        "learn", model("llama"), *trait, "--opposite", "you are a PIRATE.", "-o", "x.steer", cwd=tmp_path
+    )
+    refused(same, "expected two that differ")
+    one_block = typed("learn", model("llama"), *trait, "--blocks", "some", "-o", "x.steer", cwd=tmp_path)
+    assert one_block.returncode == 2
+    assert "--blocks" in one_block.stderr
     (tmp_path / "none.txt").write_text("\n\n")
     refused(
         typed("learn", model("llama"), *trait, "-o", "x.steer", "--questions", "none.txt", cwd=tmp_path),
@@ -180,23 +187,35 @@ def test_learn_refuses_before_it_works(model: Model, steer_file: Path, tmp_path:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals")
-def test_ctrl_c_while_learning_leaves_nothing(smollm2: Path, tmp_path: Path) -> None:
-    words = ["learn", smollm2, "--trait", "You are a pirate.", "-o", "x.steer", "-t", "2"]
+def test_ctrl_c_while_learning_leaves_what_the_same_command_goes_on_from(
+    smollm2: Path, tmp_path: Path
+) -> None:
+    """Stopped behind the first of two groups of replies; then again, and to the same bytes as in one go."""
+    (tmp_path / "q.txt").write_text("".join(f"What is the number {i}?\n" for i in range(20)))
+    words = ["learn", smollm2, "--trait", "You are a pirate.", "--questions", "q.txt", "-n", 6, "-t", 2]
+    words += ["--method", "constant", "--blocks", 15, "--temperature", 0, "--name", "p", "-o"]
     child = subprocess.Popen(
-        [*EDGESTEER, *map(str, words)],
+        [*EDGESTEER, *map(str, words), "x.steer"],
         cwd=tmp_path,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
-    time.sleep(4)
+    part = tmp_path / "x.steer.part"
+    while child.poll() is None and not (part.exists() and part.read_bytes().count(b"\n") == 2):
+        time.sleep(0.01)
     child.send_signal(signal.SIGINT)
     out, err = child.communicate(timeout=60)
     assert child.returncode == 130, err
     assert out == ""
+    assert "x.steer.part keeps what was sampled" in err
     assert err.rstrip().endswith("edgesteer: interrupted")
     assert "Traceback" not in err
-    assert list(tmp_path.iterdir()) == []
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["q.txt", "x.steer.part"]
+    for name in ("x.steer", "whole.steer"):
+        assert typed(*words, name, cwd=tmp_path).returncode == 0
+    assert not part.exists()
+    assert (tmp_path / "x.steer").read_bytes() == (tmp_path / "whole.steer").read_bytes()
 
 
 def test_learn_on_the_real_model_writes_a_bundle_that_steers_it(smollm2: Path, tmp_path: Path) -> None:

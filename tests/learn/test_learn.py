@@ -222,7 +222,13 @@ def test_all_replies_dropped_says_why_and_shows_two(
 def test_a_model_without_a_chat_template_needs_one(tmp_path: Path) -> None:
     from tests.tiny import tiny_model
 
-    base = SteeredLlama(tiny_model("llama", tmp_path, chat_template=None), n_ctx=512, n_seq_max=4, n_threads=1, n_threads_batch=1)
+    base = SteeredLlama(
+        tiny_model("llama", tmp_path, chat_template=None),
+        n_ctx=512,
+        n_seq_max=4,
+        n_threads=1,
+        n_threads_batch=1,
+    )
     with pytest.raises(LearnError, match="no chat template .* --template"):
         learnt(base)
     words = {"template": "{system}\nQ: {question}\nA:", "stop": "\n"}
