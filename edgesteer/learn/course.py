@@ -42,8 +42,8 @@ from edgesteer.learn.store import ReplyStore
 from edgesteer.learn.summary import LearnSummary, head_to_head_facts, mean_explained, prompted_point
 from edgesteer.runtime import SteeredLlama
 
-# Questions that strengths are measured on.
-_N_MEASURED = 12
+# Questions that strengths are measured on, and how many tokens of each reply: a minute for four strengths.
+_N_MEASURED, _MEASURED_TOKENS = 10, 40
 
 
 def learn(
@@ -103,7 +103,7 @@ def _yardstick(work: Work, data: Data) -> Yardstick:
         work.chat,
         work.trait,
         [chosen[i] for i in spread(len(chosen), _N_MEASURED)],
-        work.recipe.max_tokens,
+        min(work.recipe.max_tokens, _MEASURED_TOKENS),
         work.recipe.coherence,
         half(work.part("choose"), 0),
     )

@@ -37,7 +37,7 @@ STAGES = {"ask": 0.0, "sample": 0.4, "contrast": 0.15, "fit": 0.05, "choose": 0.
 _SEEN_BYTES = 384 << 20
 
 # Pairs that likelihoods are read on.
-_N_JUDGES = 8
+_N_JUDGES = 6
 
 # Depths, as shares of all blocks, at which a single block is tried.
 _DEPTHS = (0.4, 0.55, 0.7)
