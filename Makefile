@@ -34,7 +34,7 @@ CACHE := $(if $(EDGESTEER_HOME),$(EDGESTEER_HOME),$(USER_CACHE)/edgesteer)
 KEY := $(shell printf '%s' '$(LLAMA_FLAGS) $(SYSTEM) $(MACHINE)' | cksum | cut -d' ' -f1)
 WHEELS := $(CACHE)/wheels/llama-cpp-python-$(LLAMA_VERSION)-$(KEY)
 
-.PHONY: help setup demo test proof fuzz sanitize check fix wheel clean llama-wheel-dir
+.PHONY: help setup demo test proof suite fuzz sanitize check fix wheel clean llama-wheel-dir
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -e 's/:.*## /:/' | awk -F: '{ printf "  make %-8s %s\n", $$1, $$2 }'
@@ -52,6 +52,9 @@ test: $(STAMPS)/test $(STAMPS)/doctor ## set up and run the whole test suite
 
 proof: $(STAMPS)/test $(STAMPS)/doctor ## measure the stated figures on the real model (about ten minutes)
 	@$(PY) -m pytest -m proof $(PYTEST_ARGS) tests/test_proof.py
+
+suite: $(STAMPS)/test ## learn and compare six traits on the real model (an hour); docs/suite.md
+	@$(PY) -m tests.suite $(SUITE_ARGS)
 
 fuzz: $(STAMPS)/test ## read 20000 damaged and hostile bundles (a few minutes; FUZZ_ARGS="--cases N --first N")
 	@$(PY) -m tests.fuzz.run $(FUZZ_ARGS)

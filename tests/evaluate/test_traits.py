@@ -1,0 +1,61 @@
+"""The suite's traits: different, worded as system prompts, each measured by something that exists."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from edgesteer.evaluate import measures
+from edgesteer.evaluate.traits import TRAITS, Trait
+from tests import suite
+
+
+def test_six_traits_of_different_kinds() -> None:
+    assert len({t.name for t in TRAITS}) == len({t.sentence for t in TRAITS}) == 6
+    assert {t.measure for t in TRAITS} > {"sentiment", "words"}
+    assert all(set(t.counts) <= measures.WORDS.keys() for t in TRAITS)
+    assert all(abs(t.sign) == 1 for t in TRAITS)
+
+
+@pytest.mark.parametrize("trait", TRAITS, ids=lambda t: t.name)
+def test_a_trait_is_counted_by_its_own_words(trait: Trait) -> None:
+    """What the sentence asks for scores above what it does not."""
+    examples = {
+        "pirate": "Arr, matey, hoist the sail!",
+        "sea": "The ocean and its waves.",
+        "shakespeare": "Thou hast spoken.",
+    }
+    if trait.counts:
+        (name,) = trait.counts
+        hit, miss = (
+            measures.count(name, [text]).per_100_words for text in (examples[trait.name], "Boil some water.")
+        )
+        assert hit > 10 > miss == 0
+
+
+def test_the_page_is_made_of_what_was_found() -> None:
+    row = {
+        "strength": 1.25,
+        "trait": 0.3,
+        "coherence": 0.7,
+        "distinct2": 0.9,
+        "own": 2.0,
+        "trait_minus_prompt": [-0.1, 0.2],
+    }
+    found = {
+        "pirate": {
+            "sentence": "You are a pirate.",
+            "measure": "pirate",
+            "kept": 40,
+            "dropped": {},
+            "seconds": {"all": 300},
+            "ways": {"prompt": {**row, "strength": None}, "A-PSR": row},
+            "trait_reaches_prompt": True,
+            "own_reaches_prompt": False,
+            "s_psr_beats_s_const": True,
+        }
+    }
+    page = suite.page(json.loads(json.dumps(found)))
+    assert "| A-PSR | 1.25 | 0.30 | -0.1 to 0.2 | 0.70 | 0.90 | 2.00 |" in page
+    assert "Of 1: trait reaches prompt 1, own reaches prompt 0, s psr beats s const 1." in page
