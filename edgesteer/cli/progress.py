@@ -9,9 +9,6 @@ from pathlib import Path
 
 from edgesteer.errors import OutputError
 
-# Room for a question, the trait's sentence and the template around them.
-_PROMPT_TOKENS = 448
-
 
 @contextlib.contextmanager
 def bar() -> Iterator[Callable[[str, float], None]]:
@@ -40,8 +37,3 @@ def check_output(path: Path, force: bool) -> None:
         )
     if not os.access(folder, os.W_OK | os.X_OK):
         raise OutputError(f"{path}: no permission to write in {folder}; give another -o")
-
-
-def context_for(max_tokens: int) -> int:
-    """A context size with room for a prompt and a reply."""
-    return -(-(_PROMPT_TOKENS + max_tokens) // 256) * 256  # what llama.cpp would round it up to

@@ -50,13 +50,9 @@ class Candidate:
     def of(ask: int, number: int, reply: Reply, plain: F32) -> Candidate:
         told = replace(reply, seen=None)
         trait = measures.trait(reply.log_probs, plain)
-        return Candidate(ask, number, told, plain, trait, coherence(reply.log_probs, plain), reply.seen)
-
-
-def coherence(prompted: F32, plain: F32) -> float:
-    """Mean over a reply's tokens of -log max(p with the trait prompt, p without), in nats; lower is more
-    coherent. NaN for an empty reply."""
-    return float(-np.mean(np.maximum(prompted, plain))) if len(plain) else float("nan")
+        return Candidate(
+            ask, number, told, plain, trait, measures.coherence(reply.log_probs, plain), reply.seen
+        )
 
 
 def reply_stream(seed: int, question: str, side: int = 0, candidate: int = 0) -> np.random.Generator:

@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from edgesteer import SteeredLlama
 from edgesteer.errors import LearnError
 from edgesteer.evaluate import Chat, Reply
+from edgesteer.evaluate.measures import coherence
 from edgesteer.learn import Question
 from edgesteer.learn.pairs import MIN_QUESTIONS, Pair, keep_good, sample_pairs, trait_floor
-from edgesteer.learn.sampling import Best, Candidate, coherence, pick, possible
+from edgesteer.learn.sampling import Best, Candidate, pick, possible
 from edgesteer.learn.store import ReplyStore
 
 TEXT = "A reply of some words, long enough."
