@@ -53,7 +53,8 @@ def command(
     """
     from edgesteer.cli.chat_input import is_terminal
     from edgesteer.cli.chat_screen import Screen
-    from edgesteer.cli.chat_session import ChatSession, check_template
+    from edgesteer.cli.chat_session import ChatSession
+    from edgesteer.cli.chat_template import check_template
     from edgesteer.cli.dial import Dial
     from edgesteer.cli.opening import open_model
 

@@ -8,9 +8,8 @@ It owns the model's plan and the conversation while the chat lasts. It asks the 
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,18 +17,17 @@ import click
 
 from edgesteer.cli.chat_commands import HELP, parse, parse_steer, parse_strength, path_of
 from edgesteer.cli.chat_input import Stop, stop_on_ctrl_c
+from edgesteer.cli.chat_reply import Reply
 from edgesteer.cli.chat_screen import OutputLostError, Screen
-from edgesteer.cli.conversation import Conversation, Exchange, Facts, Message
+from edgesteer.cli.chat_template import Count
+from edgesteer.cli.conversation import Conversation, Exchange, Facts
 from edgesteer.cli.dial import Dial
-from edgesteer.errors import EdgesteerError, ModelError
-from edgesteer.report.cells import visible
+from edgesteer.errors import EdgesteerError
 from edgesteer.steering_map import SteeringMap
 
 if TYPE_CHECKING:
     from edgesteer.plan import SteeringPlan
     from edgesteer.runtime import SteeredLlama
-
-Count = Callable[[list[Message]], int]
 
 
 class ChatSession:
@@ -127,7 +125,7 @@ class ChatSession:
         """One reply, shown as it comes; None where Ctrl-C came before its first token."""
         sampling = {**self._sampling, "max_tokens": self._make_room(message)}
         told: list[Any] = [*self.conversation.messages(message)]  # llama_cpp wants its own kind of dict
-        reply = _Reply(self.screen, stop)
+        reply = Reply(self.screen, stop)
         with self.llm.record() as steering_map:
             reply.read(lambda: self.llm.create_chat_completion(told, stream=True, **sampling))
         if reply.finish_reason == "stopped" and not reply.pieces:
@@ -187,84 +185,9 @@ class ChatSession:
         self.screen.note(f"the history is forgotten; steering: {self._state()}")
 
 
-class _Reply:
-    """Reads one stream of llama_cpp's to its end or to Ctrl-C."""
-
-    def __init__(self, screen: Screen, stop: Stop) -> None:
-        self._screen, self._stop = screen, stop
-        self.pieces: list[str] = []
-        self.finish_reason = ""
-
-    def read(self, start: Callable[[], Any]) -> None:
-        try:
-            self._stop.urgent = True
-            if not self._stop.asked:
-                with contextlib.closing(start()) as parts:
-                    self._read(parts)
-            self._stop.urgent = False
-        except KeyboardInterrupt:
-            pass
-        finally:
-            self._stop.urgent = False
-            if self.pieces or self.finish_reason:
-                self._screen.end()
-        self.finish_reason = self.finish_reason or "stopped"
-
-    def _read(self, parts: Iterable[Any]) -> None:
-        for part in parts:
-            self._stop.flowing = True
-            self._take(part["choices"][0])
-            if self._stop.asked and not self.finish_reason:
-                return
-
-    def _take(self, choice: dict[str, Any]) -> None:
-        piece = choice["delta"].get("content") or ""
-        self.finish_reason = choice["finish_reason"] or self.finish_reason
-        if not self.pieces and (piece or self.finish_reason):
-            self._screen.begin()
-        if piece:
-            self.pieces.append(piece)
-            self._screen.piece(piece)
-
-
 def _exchanges(n: int) -> str:
     return f"{n} exchange{'' if n == 1 else 's'}"
 
 
 def _words(plan: SteeringPlan) -> str:
     return ", ".join(f"{t.bundle.name} x {t.strength:g} ({t.scope})" for t in plan.terms) or "none"
-
-
-def check_template(llm: SteeredLlama, conversation: Conversation) -> Count:
-    """Counts the tokens of messages in the model's chat template, with the reply's opening.
-
-    Raises ModelError where the model has no template, or one that refuses this conversation's form.
-    """
-    from llama_cpp.llama_chat_format import Jinja2ChatFormatter
-
-    template = llm.metadata.get("tokenizer.chat_template")
-    if not template:
-        raise ModelError(
-            f"{llm.model_path}: has no chat template (a base model?), expected one; take an instruct model, or "
-            "complete text with `edgesteer run --raw`"
-        )
-    eos, bos = (_special(llm, token) for token in (llm.token_eos(), llm.token_bos()))
-
-    def count(messages: list[Message]) -> int:
-        told = formatter(messages=messages)  # type: ignore[arg-type]
-        return len(llm.tokenize(told.prompt.encode(), add_bos=not told.added_special, special=True))
-
-    try:
-        formatter = Jinja2ChatFormatter(template, eos, bos)
-        count(conversation.messages("hello"))
-    except Exception as error:  # templates raise what they like
-        what = "a conversation with a system message" if conversation.system else "a conversation"
-        raise ModelError(
-            f"{llm.model_path}: its chat template refuses {what} ({visible(str(error))}); leave --system out, "
-            "or take another model"
-        ) from None
-    return count
-
-
-def _special(llm: SteeredLlama, token: int) -> str:
-    return llm.detokenize([token], special=True).decode("utf-8", errors="ignore") if token >= 0 else ""
