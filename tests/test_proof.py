@@ -15,6 +15,7 @@ import pytest
 from edgesteer import SteeredLlama
 from edgesteer_models import resolve_bundle
 from tests.runtime.test_dial import memory_growth
+from tests.tiny import write_tiny
 
 pytestmark = pytest.mark.proof
 EDGESTEER = [sys.executable, "-m", "edgesteer"]
@@ -78,3 +79,42 @@ def test_importing_costs_less_than_a_tenth_of_a_second() -> None:
 def test_ten_thousand_tokens_with_changing_plans_take_no_memory(smollm2: Path) -> None:
     llm = SteeredLlama(smollm2, n_ctx=256, n_threads=2, n_threads_batch=2)
     assert memory_growth(llm, smollm2, tokens=10_000, settle=3_000) < 5_000_000
+
+
+_WIDE = """
+import sys, resource
+from pathlib import Path
+from edgesteer import SteeredLlama
+from edgesteer.learn import Recipe, learn, pairs, stages
+lenient = pairs.Limits(min_tokens=1, min_distinct2=0.0, max_nll=1e9, min_trait=-1e9)  # a random model babbles
+stages.keep_good = lambda found: pairs.keep_good(found, lenient)
+def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+llm = SteeredLlama(sys.argv[1], n_ctx=16 * 256, n_seq_max=16, n_threads=2, n_threads_batch=2)
+llm.eval(list(range(3, 259)))
+before = peak()
+questions = [f"What is the number {i}?" for i in range(int(sys.argv[2]))]
+_, summary = learn(llm, "You are a pirate.", Recipe(max_tokens=64, temperature=1.0), questions=questions)
+print(summary.tokens, peak() - before)
+"""
+
+
+def test_memory_of_learning_is_bounded_at_width_4096(tmp_path: Path) -> None:
+    """Few blocks of that width. Each further block adds rows, which lie on disk beyond 512 MB, and a fit done
+    block by block: GiB at the peak are those of one block, whatever their number."""
+    wide = write_tiny(
+        tmp_path / "wide.gguf",
+        "llama",
+        n_layer=6,
+        n_embd=4096,
+        n_ff=512,
+        n_head=32,
+        n_head_kv=1,
+        n_ctx=4096,
+        weight_type="Q8_0",
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", _WIDE, str(wide), "125"], stdout=subprocess.PIPE, text=True, check=True
+    )
+    tokens, grown = done.stdout.split()
+    assert int(tokens) > 6000
+    assert float(grown) < 1.5
