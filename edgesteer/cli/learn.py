@@ -91,10 +91,11 @@ _RECIPE += ("temperature", "seed", "coherence", "prune")
     "--best-of", type=click.IntRange(1, 64), default=1, show_default=True, help="Replies sampled a question."
 )
 @click.option(
-    "--emphasis/--no-emphasis",
-    default=True,
+    "--emphasis",
+    type=click.Choice(["auto", "always", "never"]),
+    default="auto",
     show_default=True,
-    help="Sample with the sentence behind the question too, which small models heed.",
+    help="Sample with the sentence behind the question too; auto: where the system prompt hardly acts.",
 )
 @click.option(
     "--coherence",

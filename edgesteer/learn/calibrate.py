@@ -22,7 +22,7 @@ Done = Callable[[float], None]
 _DISTINCT = 0.9
 
 # Where the strength is searched, as multiples of the one that is likeliest for prompted replies.
-_LOWEST, _HIGHEST = 0.6, 1.4
+_LOWEST, _HIGHEST = 0.2, 1.4
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,7 @@ class Yardstick:
             min_distinct2=_DISTINCT * self.scores.mean("distinct2"),
             lo=round(likeliest * _LOWEST, 2),
             hi=round(likeliest * _HIGHEST, 2),
-            scan=2,
+            scan=3,
             steps=2,
             max_tokens=self.max_tokens,
             progress=progress,

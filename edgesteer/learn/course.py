@@ -23,6 +23,7 @@ from edgesteer.evaluate.dose import Dose
 from edgesteer.learn.calibrate import Yardstick, strength_range
 from edgesteer.learn.compare import compare, label
 from edgesteer.learn.make import Maker
+from edgesteer.learn.pairs import check_asked
 from edgesteer.learn.questions import Question
 from edgesteer.learn.recipe import Recipe
 from edgesteer.learn.stages import (
@@ -31,6 +32,7 @@ from edgesteer.learn.stages import (
     Progress,
     Work,
     choose,
+    emphasised,
     fit,
     half,
     kept_layers,
@@ -82,9 +84,10 @@ def learn(
     with llm.steered([]), contextlib.ExitStack() as opened:
         work = Work(chat, trait, recipe, maker, progress, opened)
         asked = questions_of(work, questions)
+        yardstick = _yardstick(work, asked)
+        work.emphasis = emphasised(recipe, yardstick.scores.mean("trait"))
         data = sample(work, asked, None if store is None else store(_replies_of(work, asked)))
         chosen = choose(work, data, fit(work, data))
-        yardstick = _yardstick(work, data)
         dose = yardstick.dose(chat, maker.bundle(chosen.fits), chosen.likeliest, half(work.part("choose"), 1))
         bundle = maker.bundle(chosen.fits, strength_range(dose, recipe.opposite is not None))
         table = None
@@ -97,15 +100,15 @@ def learn(
     return bundle.with_metadata(**_facts(work, summary)), summary
 
 
-def _yardstick(work: Work, data: Data) -> Yardstick:
-    chosen = [pair.question for pair in data.pairs if pair.sign == 1]
+def _yardstick(work: Work, asked: Sequence[Question]) -> Yardstick:
+    check_asked(work.trait, work.recipe.opposite, asked)
     return Yardstick.of(
         work.chat,
         work.trait,
-        [chosen[i] for i in spread(len(chosen), _N_MEASURED)],
+        [asked[i].text for i in spread(len(asked), _N_MEASURED)],
         min(work.recipe.max_tokens, _MEASURED_TOKENS),
         work.recipe.coherence,
-        half(work.part("choose"), 0),
+        work.part("prompt"),
     )
 
 
@@ -133,7 +136,7 @@ def _summary(
 def _replies_of(work: Work, asked: Sequence[Question]) -> dict[str, Any]:
     """Everything that determines the sampled replies."""
     llm, recipe = work.chat.llm, work.recipe
-    names = ("opposite", "emphasis", "best_of", "max_tokens", "temperature", "seed")
+    names = ("opposite", "best_of", "max_tokens", "temperature", "seed")
     return {
         "model": llm._identity(),
         "trait": work.trait,
@@ -141,6 +144,7 @@ def _replies_of(work: Work, asked: Sequence[Question]) -> dict[str, Any]:
         "template": [work.chat.template, work.chat.stop],
         "lanes": [llm.n_seq_max, llm.n_ctx(), llm.n_batch, llm.n_threads, llm.n_threads_batch],
         "layers": len(kept_layers(work, asked)),
+        "emphasis": work.emphasis,
         **{name: getattr(recipe, name) for name in names},
     }
 
@@ -151,7 +155,7 @@ def _facts(work: Work, summary: LearnSummary) -> dict[str, Any]:
     recipe = {k: v for k, v in {**dataclasses.asdict(work.recipe), **spoken}.items() if v is not None}
     table = {} if summary.table is None else head_to_head_facts(summary.table)
     return {
-        "training": {"trait": work.trait, **recipe, **summary.training()},
+        "training": {"trait": work.trait, **recipe, "emphasised": work.emphasis, **summary.training()},
         "evaluation": {**summary.evaluation(), **table},
     }
 

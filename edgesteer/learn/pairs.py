@@ -120,6 +120,11 @@ def sample_pairs(
     return [_pair(chat, asks[i], *prompts[i], taken[i], max_tokens) for i in range(len(asks))]
 
 
+def check_asked(trait: str, opposite: str | None, questions: Sequence[Question]) -> None:
+    """Raises LearnError for sentences or questions that `sample_pairs` would refuse, before any work."""
+    _check_questions(questions, _sentences(trait, opposite))
+
+
 def _sentences(trait: str, opposite: str | None) -> dict[int, str]:
     """By sign. Raises LearnError for one that is blank, or for two that are one."""
     if not trait.strip():

@@ -13,6 +13,7 @@ from edgesteer.learn.methods import Options
 
 METHODS = ("psr", "constant")
 FITS = ("local", "sequential")
+EMPHASIS = ("auto", "always", "never")
 
 
 def one_of(what: str, value: str, known: Sequence[str]) -> None:
@@ -33,8 +34,10 @@ class Recipe:
     fit: "local" (teacher-forced, one pass), or "sequential" (block after block on the steered model: a pass
         each).
     scope: "response" (R) or "conversation" (QR).
-    emphasis: replies are sampled, and activations taken, with the trait's sentence behind the question too, so
-        that small models heed it; the trait is still measured by the plain system prompt.
+    emphasis: "always" samples replies, and takes activations, with the trait's sentence behind the question too,
+        so that small models heed it; "never" has it as system prompt alone; "auto" emphasises where the system
+        prompt hardly acts (see `stages.emphasised`). Trait and coherence are always measured by the system
+        prompt.
     best_of: replies sampled for each question.
     ridge, cap: see methods.Options.
     coherence: the target in nats a token; None for the prompted replies' own.
@@ -48,7 +51,7 @@ class Recipe:
     fit: str = "local"
     scope: str = "response"
     opposite: str | None = None
-    emphasis: bool = True
+    emphasis: str = "auto"
     best_of: int = 1
     max_tokens: int = 48
     temperature: float = 0.7
@@ -61,6 +64,7 @@ class Recipe:
     def __post_init__(self) -> None:
         one_of("method", self.method, METHODS)
         one_of("fit", self.fit, FITS)
+        one_of("emphasis", self.emphasis, EMPHASIS)
         one_of("scope", self.scope, ("response", "conversation"))
         one_of("direction", self.direction, ("mean", "pca"))
         if not isinstance(self.blocks, int):

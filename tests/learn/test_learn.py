@@ -20,7 +20,7 @@ from edgesteer.learn.pairs import Limits, keep_good, sample_pairs
 
 TRAIT = "You talk like a pirate, arr."
 ASKED = [Question(text) for text in ("Why is it so?", "Tell me a tale.", "What is a key?", "Who are you?")]
-SHORT: dict[str, Any] = {"max_tokens": 8, "emphasis": False}
+SHORT: dict[str, Any] = {"max_tokens": 8, "emphasis": "never"}
 WAYS: dict[str, dict[str, Any]] = {
     "A-PSR": {},
     "A-Const": {"method": "constant"},
@@ -32,7 +32,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "sequential": {"fit": "sequential"},
     "scope conversation": {"scope": "conversation"},
     "from two sentences": {"opposite": "You are a sober clerk."},
-    "emphasis, best of two": {"emphasis": True, "best_of": 2},
+    "emphasis, best of two": {"emphasis": "always", "best_of": 2},
     "pruned": {"prune": True},
 }
 
@@ -89,7 +89,8 @@ def test_the_default_strength_was_measured_and_lies_within_the_range(llm: Steere
 def test_a_coherence_that_is_asked_for_is_the_target(llm: SteeredLlama) -> None:
     strict, loose = (learnt(llm, coherence=c)[1] for c in (1e-3, 1e3))
     assert not strict.dose.reached
-    assert loose.dose.reached
+    assert loose.dose.target_coherence == 1e3
+    assert loose.dose.reached == any(p.distinct2 >= loose.dose.min_distinct2 for p in loose.dose.curve)
 
 
 def test_another_seed_another_bundle(llm: SteeredLlama) -> None:
