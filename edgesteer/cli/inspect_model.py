@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from edgesteer.cli.opening import open_model, reply
-from edgesteer.errors import PlanError
+from edgesteer.errors import ModelError, PlanError
 
 if TYPE_CHECKING:
     from edgesteer.bundle import Bundle
@@ -70,5 +70,5 @@ def _begin_reply(llm: SteeredLlama, prompt: str) -> None:
     try:
         for _ in reply(llm, prompt, raw=raw, repeat_penalty=REPEAT_PENALTY, **greedy):
             pass
-    except ValueError as error:  # more tokens than the context holds, or a template that refuses
+    except (ModelError, ValueError) as error:  # more tokens than fit, or a template that refuses
         raise PlanError(f"the prompt cannot be measured: {error}; give another with -p TEXT") from None

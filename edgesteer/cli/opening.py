@@ -105,7 +105,9 @@ def reply(
     except ValueError as error:  # llama_cpp's, with the two numbers in it
         if "exceed context window" not in str(error):
             raise
-        raise ModelError(f"the prompt is too long ({error}); shorten it, or give a larger -c") from None
+        raise ModelError(
+            f"the prompt is too long ({error}); shorten it or, for `run` and `map`, give a larger -c"
+        ) from None
 
 
 def _reply(

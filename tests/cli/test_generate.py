@@ -191,8 +191,9 @@ def test_ctrl_c_while_learning_leaves_what_the_same_command_goes_on_from(
     smollm2: Path, tmp_path: Path
 ) -> None:
     """Stopped behind the first of two groups of replies; then again, and to the same bytes as in one go."""
-    (tmp_path / "q.txt").write_text("".join(f"What is the number {i}?\n" for i in range(20)))
-    words = ["learn", smollm2, "--trait", "You are a pirate.", "--questions", "q.txt", "-n", 6, "-t", 2]
+    (tmp_path / "q.txt").write_text("".join(f"What should I know about the number {i}?\n" for i in range(20)))
+    pirate = "You are a pirate. You always talk like a pirate, arr matey!"
+    words = ["learn", smollm2, "--trait", pirate, "--questions", "q.txt", "-n", 10, "-t", 2]
     words += ["--method", "constant", "--blocks", 15, "--temperature", 0, "--name", "p", "-o"]
     child = subprocess.Popen(
         [*EDGESTEER, *map(str, words), "x.steer"],
