@@ -78,4 +78,15 @@ def _bullets(values: Mapping[str, Any], indent: str = "") -> Iterator[str]:
 
 def _inline(value: object) -> str:
     """Text for one table cell or list item."""
-    return " ".join(str(value).split()).replace("|", "\\|")
+    return " ".join(words(value).split()).replace("|", "\\|")
+
+
+def words(value: object) -> str:
+    """A manifest's value as people write it, on one line: no brackets, braces or quotes of a program."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {words(value[key])}" for key in sorted(value)) or "none"
+    if isinstance(value, (list, tuple)):
+        return "; ".join(words(item) for item in value) or "none"
+    if isinstance(value, bool) or value is None:
+        return {True: "yes", False: "no", None: "none"}[value]
+    return f"{value:.6g}" if isinstance(value, float) else str(value)

@@ -179,9 +179,10 @@ def describe(facts: dict[str, Any]) -> Iterator[str]:
 
 
 def _section(title: str, facts: dict[str, Any]) -> Iterator[str]:
+    from edgesteer.bundle.card import words
+
     for i, (key, value) in enumerate(sorted(facts.items())):
-        text = f"{value:g}" if isinstance(value, float) else str(value)
-        yield _printable(f"  {title if i == 0 else '':<10}  {key}: {text}")
+        yield _printable(f"  {title if i == 0 else '':<10}  {key}: {words(value)}")
 
 
 def _norm_lines(norms: dict[str, float]) -> Iterator[str]:
