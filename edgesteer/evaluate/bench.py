@@ -20,7 +20,6 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +27,7 @@ import llama_cpp
 import numpy as np
 
 from edgesteer.bundle import Bundle, ModelInfo, load, read_model_info, save
+from edgesteer.evaluate.pieces import portion
 from edgesteer.plan import SteeringPlan
 from edgesteer.runtime import SteeredLlama
 
@@ -238,10 +238,6 @@ def _medians(runs: list[dict[str, Any]]) -> dict[str, Any]:
     return out
 
 
-def _within(progress: Callable[[float], None], run: int, runs: int, part: float) -> None:
-    progress((run + part) / runs)
-
-
 def bench(
     model: str,
     bundles: Mapping[str, Bundle] | None,
@@ -261,7 +257,7 @@ def bench(
     bundles = bundles or random_bundles(read_model_info(model))
     tables = []
     for i in range(runs):
-        within = partial(_within, progress, i, runs)
+        within = portion(progress, i, 1, runs)
         tables.append(_run(model, bundles, (rounds, prefills), options, within))
         within(1.0)
     settings = {"rounds": rounds, "prefills": prefills, "runs": runs, **options}

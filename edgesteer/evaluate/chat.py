@@ -11,7 +11,7 @@ bits, and a run that was stopped between groups can go on where it was.
 from __future__ import annotations
 
 import string
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -19,12 +19,12 @@ import numpy as np
 import numpy.typing as npt
 
 from edgesteer.errors import LearnError
+from edgesteer.evaluate.pieces import Done, portion
 from edgesteer.runtime import Lanes, SteeredLlama
 from edgesteer.runtime.turns import read_turns
 
 F32 = npt.NDArray[np.float32]
 Tokens = Sequence[int]
-Done = Callable[[float], None]
 
 # As in llama.cpp: how far back a repeat penalty looks.
 PENALTY_TOKENS = 64
@@ -168,7 +168,7 @@ class Chat:
         repeat_penalty: llama.cpp's, over the last 64 tokens of the reply; log_probs are those without it."""
         out: list[Reply] = []
         for group in self.groups(prompts, max_tokens, self._width(len(layers) * max_tokens)):
-            done = _within(progress, group, len(prompts))
+            done = portion(progress, group.start, len(group), len(prompts))
             draw = _Sampler(temperature, None if rngs is None else [rngs[i] for i in group], repeat_penalty)
             talk = _Talk(self, [prompts[i] for i in group], layers, draw)
             out += talk.replies(max_tokens, done)
@@ -281,10 +281,6 @@ def _penalised(logits: F32, said: Tokens, penalty: float) -> F32:
     here = out[lately]
     out[lately] = np.where(here > 0, here / penalty, here * penalty)
     return out
-
-
-def _within(progress: Done, group: range, n: int) -> Done:
-    return lambda part: progress((group.start + part * len(group)) / n)
 
 
 def _log_softmax(logits: F32) -> F32:

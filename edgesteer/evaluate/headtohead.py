@@ -22,13 +22,13 @@ from edgesteer.errors import LearnError
 from edgesteer.evaluate import measures, sentiment
 from edgesteer.evaluate.chat import REPEAT_PENALTY, Chat, Tokens
 from edgesteer.evaluate.dose import Dose, strength_at
+from edgesteer.evaluate.pieces import Done, portion, spread
 from edgesteer.evaluate.scoring import Scores, score
 from edgesteer.evaluate.table import Answers, Row, Table, rows_of
 
 __all__ = ["Row", "Table", "head_to_head", "held_out_questions", "score"]
 
 Progress = Callable[[str, float], None]
-Done = Callable[[float], None]
 
 PROMPT = "prompt"
 N_CALIBRATION = 8
@@ -121,7 +121,7 @@ def _answers(
             way.prompts,
             max_tokens,
             repeat_penalty=REPEAT_PENALTY,
-            progress=lambda part: progress(0.7 * part),
+            progress=portion(progress, 0, 0.7, 1),
         )
     progress(0.7)
     texts = tuple(chat.text(reply.tokens) for reply in replies)
@@ -213,8 +213,7 @@ def _apart(asked: Sequence[str], given: Sequence[str] | None) -> list[str]:
         raise LearnError(
             "evaluation: no question is left to find the strength on, expected some that are not among those asked"
         )
-    n = min(len(left), N_CALIBRATION)
-    return [left[i * len(left) // n] for i in range(n)]
+    return [left[i] for i in spread(len(left), N_CALIBRATION)]
 
 
 def _asked(trait: str, questions: Sequence[str] | None, max_tokens: int) -> list[str]:
@@ -248,4 +247,4 @@ class _Units:
         first = self._begun
         self._begun += units
         self._progress(stage, first / self._total)
-        return lambda part: self._progress(stage, (first + units * part) / self._total)
+        return portion(lambda part: self._progress(stage, part), first, units, self._total)

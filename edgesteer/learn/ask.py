@@ -16,6 +16,7 @@ import numpy as np
 
 from edgesteer.errors import LearnError
 from edgesteer.evaluate import Chat, Reply, held_out_questions
+from edgesteer.evaluate.pieces import portion
 from edgesteer.learn.questions import Question, built_in
 
 _TOPICS = (
@@ -76,7 +77,7 @@ def write_questions(
     for turn in range(_ROUNDS):
         if len(found) >= n:
             break
-        replies = _ask(chat, trait, [seed, turn], _part(progress, turn))
+        replies = _ask(chat, trait, [seed, turn], portion(progress, turn, 1, _ROUNDS))
         found = cleaned([*found, *_lines(chat, replies)], trait, barred)
     progress(1.0)
     return filled(found, n)
@@ -86,10 +87,6 @@ def own(questions: Sequence[Question]) -> int:
     """How many of them are not built in."""
     known = {q.text for q in built_in()}
     return sum(q.text not in known for q in questions)
-
-
-def _part(progress: Callable[[float], None], turn: int) -> Callable[[float], None]:
-    return lambda part: progress((turn + part) / _ROUNDS)
 
 
 def _ask(chat: Chat, trait: str, seed: list[int], progress: Callable[[float], None]) -> list[Reply]:

@@ -8,15 +8,14 @@ never accepted without a coherence that was measured at it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from edgesteer.bundle import Bundle, StrengthRange
 from edgesteer.evaluate.chat import REPEAT_PENALTY, Chat
 from edgesteer.evaluate.dose import Dose, strength_at
+from edgesteer.evaluate.pieces import Done, portion
 from edgesteer.evaluate.scoring import Scores, score
-
-Done = Callable[[float], None]
 
 # A steered reply may repeat itself a little more than a prompted one, but not loop.
 _DISTINCT = 0.9
@@ -52,7 +51,7 @@ class Yardstick:
             prompted,
             max_tokens,
             repeat_penalty=REPEAT_PENALTY,
-            progress=lambda part: progress(0.6 * part),
+            progress=portion(progress, 0, 0.6, 1),
         )
         scores = score(chat, replies, plain, prompted)
         target = scores.mean("coherence") if coherence is None else coherence

@@ -25,9 +25,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from edgesteer.bundle import Bundle, ModelInfo, StrengthRange
+from edgesteer.bundle import Bundle, ModelInfo
 from edgesteer.errors import LearnError
 from edgesteer.evaluate.chat import Chat
+from edgesteer.learn.make import Maker
 from edgesteer.learn.methods import BlockFit
 from edgesteer.learn.rows import Rows
 from edgesteer.learn.streams import Pair, Part, groups_of, parts_of, streams
@@ -214,12 +215,4 @@ def _steered_stream(
 
 def bundle_of(fitted: Mapping[int, BlockFit], model: ModelInfo, scope: str) -> Bundle:
     """The steering fitted so far, to be applied with strength 1 or -1."""
-    gates = {block: list(one.layers) for block, one in fitted.items() if one.layers}
-    return Bundle.build(
-        name="fitted",
-        directions={block: one.direction for block, one in fitted.items()},
-        gate=gates or None,
-        model=model,
-        scope=scope,
-        strength=StrengthRange(1.0, -1.0, 1.0),
-    )
+    return Maker(model, scope, "fitted", license="unspecified", description="").bundle(fitted)

@@ -20,6 +20,7 @@ from edgesteer.bundle import Bundle
 from edgesteer.errors import MissingExtra
 from edgesteer.evaluate import Chat, Table
 from edgesteer.evaluate.dose import Dose
+from edgesteer.evaluate.pieces import portion, spread
 from edgesteer.learn.calibrate import Yardstick, strength_range
 from edgesteer.learn.compare import compare, label
 from edgesteer.learn.make import Maker
@@ -34,11 +35,9 @@ from edgesteer.learn.stages import (
     choose,
     emphasised,
     fit,
-    half,
     kept_layers,
     questions_of,
     sample,
-    spread,
 )
 from edgesteer.learn.store import ReplyStore
 from edgesteer.learn.summary import LearnSummary, head_to_head_facts, mean_explained, prompted_point
@@ -88,7 +87,9 @@ def learn(
         work.emphasis = emphasised(recipe, yardstick.scores.mean("trait"))
         data = sample(work, asked, None if store is None else store(_replies_of(work, asked)))
         chosen = choose(work, data, fit(work, data))
-        dose = yardstick.dose(chat, maker.bundle(chosen.fits), chosen.likeliest, half(work.part("choose"), 1))
+        dose = yardstick.dose(
+            chat, maker.bundle(chosen.fits), chosen.likeliest, portion(work.part("choose"), 1, 1, 2)
+        )
         bundle = maker.bundle(chosen.fits, strength_range(dose, recipe.opposite is not None))
         table = None
         if against:

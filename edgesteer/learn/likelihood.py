@@ -9,17 +9,16 @@ that is measured on replies (evaluate.dose).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from edgesteer.bundle import Bundle
 from edgesteer.evaluate.chat import Chat
+from edgesteer.evaluate.pieces import Done
 from edgesteer.learn.make import Maker, without
 from edgesteer.learn.methods import BlockFit
 from edgesteer.learn.pairs import Pair
-
-Done = Callable[[float], None]
 
 GRID = (0.5, 1.0, 1.5, 2.25)
 
@@ -42,8 +41,8 @@ def steered_nll(chat: Chat, bundle: Bundle, strength: float, pairs: Sequence[Pai
 
 def likeliest(
     chat: Chat, bundle: Bundle, pairs: Sequence[Pair], progress: Done = lambda fraction: None
-) -> tuple[float, float]:
-    """(strength, nll) of least NLL: from the parabola through the best of GRID and its neighbours. Walks up the
+) -> float:
+    """The strength of least NLL: from the parabola through the best of GRID and its neighbours. Walks up the
     grid only while it pays."""
     losses: list[float] = []
     for strength in GRID:
@@ -51,7 +50,7 @@ def likeliest(
         losses.append(steered_nll(chat, bundle, strength, pairs))
         if len(losses) >= 3 and losses[-1] >= losses[-2]:
             break
-    return round(lowest(GRID[: len(losses)], losses), 2), min(losses)
+    return round(lowest(GRID[: len(losses)], losses), 2)
 
 
 def lowest(xs: Sequence[float], ys: Sequence[float]) -> float:
@@ -71,15 +70,14 @@ def lowest(xs: Sequence[float], ys: Sequence[float]) -> float:
 
 def best_block(
     chat: Chat, make: Maker, fits: Mapping[int, BlockFit], pairs: Sequence[Pair], progress: Done
-) -> tuple[int, float]:
-    """(block, nll) of the single block whose steering best predicts the replies, at the better of two strengths."""
+) -> int:
+    """The single block whose steering best predicts the replies, at the better of two strengths."""
     found: dict[int, float] = {}
     for done, (block, fit) in enumerate(fits.items()):
         progress(done / len(fits))
         bundle = make.bundle({block: fit})
         found[block] = min(steered_nll(chat, bundle, strength, pairs) for strength in GRID[1::2])
-    best = min(found, key=lambda block: (found[block], block))
-    return best, found[best]
+    return min(found, key=lambda block: (found[block], block))
 
 
 def droppable(

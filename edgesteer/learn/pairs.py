@@ -23,7 +23,6 @@ from edgesteer.evaluate import measures
 from edgesteer.evaluate.chat import Chat, Reply
 from edgesteer.learn.questions import Question
 from edgesteer.learn.sampling import Ask, Best, Candidate, Keep, Sampling
-from edgesteer.learn.sampling import reply_stream as reply_stream
 from edgesteer.learn.store import ReplyStore
 
 F32 = npt.NDArray[np.float32]

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from edgesteer.errors import LearnError
 from edgesteer.evaluate import measures
 from edgesteer.evaluate.chat import Chat, Reply
+from edgesteer.evaluate.pieces import portion
 from edgesteer.learn.store import ReplyStore, Scored
 
 F32 = npt.NDArray[np.float32]
@@ -114,7 +115,7 @@ class Sampling:
             here = [draws[i] for i in group]
             scored = store.get(number, len(here)) if store is not None else None
             if scored is None:
-                done = _within(progress, group, len(draws))
+                done = portion(progress, group.start, len(group), len(draws))
                 scored = self._group(asks, prompts, here, done)
                 if store is not None:
                     store.add(number, scored)
@@ -135,10 +136,10 @@ class Sampling:
             self.temperature,
             rngs,
             self.layers,
-            lambda part: progress(_DRAWING * part),
+            portion(progress, 0, _DRAWING, 1),
         )
         told = [(prompts[i][0], reply.spoken) for (i, _), reply in zip(draws, replies, strict=True)]
-        plain = self.chat.log_probs(told, lambda part: progress(_DRAWING + (1 - _DRAWING) * part))
+        plain = self.chat.log_probs(told, portion(progress, _DRAWING, 1 - _DRAWING, 1))
         return [Scored(reply, base) for reply, base in zip(replies, plain, strict=True)]
 
 
@@ -190,7 +191,3 @@ def pick(candidates: Sequence[Candidate], median: float) -> Candidate:
     if coherent:
         return max(coherent, key=lambda c: (c.trait, -c.coherence, -c.number))
     return min(candidates, key=lambda c: (c.coherence, -c.trait, c.number))
-
-
-def _within(progress: Callable[[float], None], group: range, n: int) -> Callable[[float], None]:
-    return lambda part: progress((group.start + part * len(group)) / n)

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from edgesteer.errors import LearnError
 from edgesteer.evaluate import Chat
+from edgesteer.evaluate.pieces import Done, portion, spread
 from edgesteer.learn import likelihood
 from edgesteer.learn.ask import write_questions
 from edgesteer.learn.contrast import contrast_rows, refit_sequentially, steered_blocks
@@ -27,7 +28,6 @@ from edgesteer.learn.rows import Rows
 from edgesteer.learn.store import ReplyStore
 
 F32 = npt.NDArray[np.float32]
-Done = Callable[[float], None]
 Progress = Callable[[str, float], None]
 
 # Rough shares of the time that the stages take, for the time left.
@@ -196,22 +196,12 @@ def choose(work: Work, data: Data, fits: dict[int, BlockFit]) -> Chosen:
     """Which blocks stay, and around which strength to search."""
     judges = [data.pairs[i] for i in spread(len(data.pairs), _N_JUDGES)]
     chat, maker, left_out = work.chat, work.maker, list[int]()
-    tell = half(work.part("choose"), 0)
+    tell = portion(work.part("choose"), 0, 1, 2)
     if work.recipe.blocks == "one":
-        best, _ = likelihood.best_block(chat, maker, fits, judges, tell)
+        best = likelihood.best_block(chat, maker, fits, judges, tell)
         fits = {best: fits[best]}
-    likeliest, _ = likelihood.likeliest(chat, maker.bundle(fits), judges, tell)
+    likeliest = likelihood.likeliest(chat, maker.bundle(fits), judges, tell)
     if work.recipe.prune and len(fits) > 1:
         left_out = likelihood.droppable(chat, maker, fits, likeliest, judges, tell)
         fits = without(fits, left_out)
     return Chosen(fits, left_out, likeliest)
-
-
-def half(tell: Done, which: int) -> Done:
-    """A stage's first (0) or second (1) half."""
-    return lambda fraction: tell((which + fraction) / 2)
-
-
-def spread(n: int, most: int) -> list[int]:
-    """At most `most` of the indices 0 .. n-1, evenly spaced."""
-    return list(range(n)) if n <= most else [i * n // most for i in range(most)]

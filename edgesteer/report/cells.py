@@ -119,3 +119,28 @@ def is_right_to_left(text: str) -> bool:
 def isolate(text: str) -> str:
     """`text` between isolates if it runs right to left, so that its neighbours stay where they are."""
     return f"{_ISOLATE}{text}{_END_ISOLATE}" if is_right_to_left(text) else text
+
+
+# The width of a column of numbers.
+NUMBER = 8
+
+
+def number(value: float | None) -> str:
+    """Three digits in at most seven characters; "." where there is none."""
+    if value is None:
+        return "."
+    text = f"{value:#.3g}".rstrip(".") if value else "0"
+    return text if len(text) < NUMBER else f"{value:.0e}"
+
+
+def cosine(value: float | None) -> str:
+    """Two digits; "." where there is none."""
+    text = "." if value is None else f"{value:.2f}"
+    return "0.00" if text == "-0.00" else text.replace("-", "−")
+
+
+def hanging(head: str, text: str, width: int) -> Iterator[str]:
+    """`head` and the wrapped text behind it, its further lines indented; nothing in it drives the terminal."""
+    for i, line in enumerate(wrap(glyphs([text]), width - len(head))):
+        shown = "".join(glyph.text for glyph in line).strip()
+        yield f"{head if i == 0 else ' ' * len(head)}{isolate(shown)}"

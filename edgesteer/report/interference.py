@@ -13,13 +13,13 @@ from collections.abc import Iterable, Iterator
 
 from edgesteer.interference import AGAINST, PILE_UP, Block, Interference, Pair, shared_blocks, verdict
 from edgesteer.report import palette
-from edgesteer.report.cells import glyphs, isolate, wrap
+from edgesteer.report.cells import NUMBER, cosine, hanging, number
 from edgesteer.report.palette import Scale
 from edgesteer.report.terminal import usable_width, wants_color
 
 _MARKS = {"against": "!", "pile-up": "+", None: " "}
 _SCALE = Scale(1.0)  # a cosine's own
-_NUMBER, _BLOCK = 8, 5
+_NUMBER, _BLOCK = NUMBER, 5
 
 # A cell of the table: its text, and the cosine that colours it, if it is one.
 Cell = tuple[str, float | None]
@@ -33,11 +33,11 @@ def render_interference(shown: Interference, *, width: int | None = None, color:
     width, colored = usable_width(width), wants_color(color)
     if not shown.terms:
         return "nothing steers: every strength is 0"
-    parts = [[line for i in range(len(shown.terms)) for line in _hanging(*_term(shown, i), width)]]
+    parts = [[line for i in range(len(shown.terms)) for line in hanging(*_term(shown, i), width)]]
     parts.append(list(_table(shown, width, colored)))
-    parts.append([line for pair in shown.pairs for line in _hanging(*_pair(pair), width)])
-    parts.append([*_hanging("", _legend(shown), width)])
-    parts.append([line for note in shown.notes for line in _hanging("- ", note, width)])
+    parts.append([line for pair in shown.pairs for line in hanging(*_pair(pair), width)])
+    parts.append([*hanging("", _legend(shown), width)])
+    parts.append([line for note in shown.notes for line in hanging("- ", note, width)])
     return "\n\n".join("\n".join(lines) for lines in parts if lines)
 
 
@@ -57,26 +57,14 @@ def _pair(pair: Pair) -> tuple[str, str]:
         why = "a direction is zero at each of them" if pair.blocks else "they steer different blocks"
         return f"{_both(pair.terms)}  ", f"no cosine: {why}"
     (low, at_low), (high, at_high) = pair.lowest, pair.highest
-    ends = f", from {_cosine(low)} (block {at_low}) to {_cosine(high)} (block {at_high})"
-    uneven = _cosine(low) != _cosine(high)
-    text = f"cosine {_cosine(pair.mean)} over {shared_blocks(pair)}{ends if uneven else ''}"
+    ends = f", from {cosine(low)} (block {at_low}) to {cosine(high)} (block {at_high})"
+    uneven = cosine(low) != cosine(high)
+    text = f"cosine {cosine(pair.mean)} over {shared_blocks(pair)}{ends if uneven else ''}"
     return f"{_both(pair.terms)}  ", text
 
 
 def _both(pair: tuple[int, int]) -> str:
     return f"{label(pair[0])}·{label(pair[1])}"
-
-
-def _cosine(value: float) -> str:
-    text = f"{value:.2f}"
-    return "0.00" if text == "-0.00" else text.replace("-", "−")
-
-
-def _hanging(head: str, text: str, width: int) -> Iterator[str]:
-    """`head` and the wrapped text behind it, its further lines indented; nothing in it drives the terminal."""
-    for i, line in enumerate(wrap(glyphs([text]), width - len(head))):
-        shown = "".join(glyph.text for glyph in line).strip()
-        yield f"{head if i == 0 else ' ' * len(head)}{isolate(shown)}"
 
 
 def _table(shown: Interference, width: int, colored: bool) -> Iterator[str]:
@@ -102,7 +90,7 @@ def _head(shown: Interference, norms: bool, all_pairs: bool) -> list[Cell]:
 def _row(shown: Interference, block: Block, norms: bool, all_pairs: bool) -> list[Cell]:
     row: list[Cell] = [(f"{block.layer:>{_BLOCK}}", None)]
     values = [block.norms.get(i) for i in range(len(shown.terms))] if norms else []
-    row += [(f"{_norm(value):>{_NUMBER}}", None) for value in (*values, block.joint)]
+    row += [(f"{number(value):>{_NUMBER}}", None) for value in (*values, block.joint)]
     if all_pairs:
         return row + [_cosine_cell(block.cosines.get(p.terms)) for p in shown.pairs]
     known = [(c, p) for p, c in block.cosines.items() if c is not None]
@@ -111,24 +99,16 @@ def _row(shown: Interference, block: Block, norms: bool, all_pairs: bool) -> lis
     return row
 
 
-def _norm(value: float | None) -> str:
-    """Three digits in at most seven characters; "." where a term has no direction."""
-    if value is None:
-        return "."
-    text = f"{value:#.3g}".rstrip(".") if value else "0"
-    return text if len(text) < _NUMBER else f"{value:.0e}"
-
-
 def _cosine_cell(value: float | None) -> Cell:
-    text = "." if value is None else _cosine(value)
+    text = cosine(value)
     return f"{text:>{_NUMBER - 1}}{_MARKS[verdict(value)]}", value
 
 
 def _line(row: Iterable[Cell], colored: bool) -> str:
     """Colours reach over the number and its mark, not over the space around them."""
     parts = []
-    for text, cosine in row:
-        level = _SCALE.level(cosine) if colored and cosine is not None else 0
+    for text, value in row:
+        level = _SCALE.level(value) if colored and value is not None else 0
         parts.append(text.replace(text.strip(), palette.paint(text.strip(), level)) if level else text)
     return "".join(parts).rstrip()
 
@@ -138,6 +118,6 @@ def _legend(shown: Interference) -> str:
     if shown.share is not None:
         text += f" Over all blocks joint is {shown.share:.0%} of the sum of the norms."
     if shown.pairs:
-        against, piled = _cosine(AGAINST), _cosine(PILE_UP)
+        against, piled = cosine(AGAINST), cosine(PILE_UP)
         text += f" Cosine of each pair: ! below {against}, against each other; + above {piled}, piled up."
     return text

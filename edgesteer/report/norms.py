@@ -10,11 +10,11 @@ from collections.abc import Iterable, Iterator
 
 from edgesteer.norms import BlockNorms, NormReport
 from edgesteer.report import palette
-from edgesteer.report.cells import glyphs, isolate, wrap
+from edgesteer.report.cells import NUMBER, cosine, hanging, number
 from edgesteer.report.palette import Scale
 from edgesteer.report.terminal import usable_width, wants_color
 
-_BLOCK, _NUMBER = 5, 8
+_BLOCK, _NUMBER = 5, NUMBER
 _TABLE = _BLOCK + 4 * _NUMBER
 _LEAST_BAR, _MOST_BAR = 8, 32
 
@@ -32,9 +32,9 @@ def render_norms(
     """
     width, colored = usable_width(width), wants_color(color)
     parts = [
-        [line for head, text in about for line in _hanging(f"{head}  ", text, width)],
+        [line for head, text in about for line in hanging(f"{head}  ", text, width)],
         list(_table(report, width, colored)),
-        list(_hanging("", _legend(report), width)),
+        list(hanging("", _legend(report), width)),
     ]
     return "\n\n".join("\n".join(lines) for lines in parts if lines)
 
@@ -77,23 +77,3 @@ def _legend(report: NormReport) -> str:
         ratio, layer = report.largest
         text += f" Largest ratio {number(ratio)} at block {layer}, median {number(report.median)}."
     return f"{text} It tells the size of the steering, not whether the replies are good."
-
-
-def number(value: float | None) -> str:
-    """Three digits in at most seven characters; "." where there is none."""
-    if value is None:
-        return "."
-    text = f"{value:#.3g}".rstrip(".") if value else "0"
-    return text if len(text) < _NUMBER else f"{value:.0e}"
-
-
-def cosine(value: float | None) -> str:
-    text = "." if value is None else f"{value:.2f}"
-    return "0.00" if text == "-0.00" else text.replace("-", "−")
-
-
-def _hanging(head: str, text: str, width: int) -> Iterator[str]:
-    """`head` and the wrapped text behind it, its further lines indented; nothing in it drives the terminal."""
-    for i, line in enumerate(wrap(glyphs([text]), width - len(head))):
-        shown = "".join(glyph.text for glyph in line).strip()
-        yield f"{head if i == 0 else ' ' * len(head)}{isolate(shown)}"

@@ -18,7 +18,7 @@ from typing import Protocol
 
 from edgesteer.errors import LearnError
 from edgesteer.learn.methods import constant_mean, constant_pca, psr_mlp, psr_relu
-from edgesteer.learn.methods.block_fit import F32, I32, BlockFit, Layers, Options
+from edgesteer.learn.methods.block_fit import F32, I32, BlockFit, Layers, Options, checked
 from edgesteer.learn.rows import Rows
 
 __all__ = ["METHODS", "BlockFit", "Fit", "Layers", "Options", "fit_blocks", "method"]
@@ -38,12 +38,29 @@ class Fit(Protocol):
     ) -> BlockFit | None: ...
 
 
+Core = Callable[[F32, F32, F32, Options, I32 | None], BlockFit | None]
+"""What a method's module has to bring: Fit on rows that were found fit for it, their weights capped."""
+
+
+def _on_checked_rows(core: Core) -> Fit:
+    def fit(
+        h: F32,
+        delta: F32,
+        weight: F32 | None = None,
+        options: Options = Options(),  # noqa: B008 - immutable
+        pair: I32 | None = None,
+    ) -> BlockFit | None:
+        return core(h, delta, checked(h, delta, weight, options), options, pair)
+
+    return fit
+
+
 METHODS: Mapping[str, Fit] = MappingProxyType(
     {
-        "constant_mean": constant_mean.fit,
-        "constant_pca": constant_pca.fit,
-        "psr_relu": psr_relu.fit,
-        "psr_mlp": psr_mlp.fit,
+        "constant_mean": _on_checked_rows(constant_mean.fit),
+        "constant_pca": _on_checked_rows(constant_pca.fit),
+        "psr_relu": _on_checked_rows(psr_relu.fit),
+        "psr_mlp": _on_checked_rows(psr_mlp.fit),
     }
 )
 

@@ -2,16 +2,9 @@
 
 from __future__ import annotations
 
-from edgesteer.learn.methods.block_fit import F32, I32, BlockFit, Options, checked, finished, mean_of
+from edgesteer.learn.methods.block_fit import F32, I32, BlockFit, Options, finished, mean_of
 
 
-def fit(
-    h: F32,
-    delta: F32,
-    weight: F32 | None = None,
-    options: Options = Options(),  # noqa: B008 - immutable
-    pair: I32 | None = None,
-) -> BlockFit | None:
-    """See methods.Fit; None where the mean is zero."""
-    weight = checked(h, delta, weight, options)
+def fit(h: F32, delta: F32, weight: F32, options: Options, pair: I32 | None) -> BlockFit | None:
+    """See methods.Core; None where the mean is zero."""
     return finished((), mean_of(delta, weight), h, delta, weight)

@@ -9,20 +9,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from edgesteer.learn.methods.block_fit import F32, F64, I32, BlockFit, Options, checked, finished, mean_of
+from edgesteer.learn.methods.block_fit import F32, F64, I32, BlockFit, Options, finished, mean_of
 
 _STEPS = 64
 
 
-def fit(
-    h: F32,
-    delta: F32,
-    weight: F32 | None = None,
-    options: Options = Options(),  # noqa: B008 - immutable
-    pair: I32 | None = None,
-) -> BlockFit | None:
-    """See methods.Fit; None where the component is at right angles to the mean, or all deltas are zero."""
-    weight = checked(h, delta, weight, options)
+def fit(h: F32, delta: F32, weight: F32, options: Options, pair: I32 | None) -> BlockFit | None:
+    """See methods.Core; None where the component is at right angles to the mean, or all deltas are zero."""
     mean = mean_of(delta, weight)
     top = float(np.abs(delta).max())
     if top == 0:

@@ -24,7 +24,6 @@ from edgesteer.learn.methods.block_fit import (
     Options,
     along,
     best_direction,
-    checked,
     explained,
     finished,
 )
@@ -37,15 +36,8 @@ _TURN = 5  # steps between two least-squares fits of z
 _FOLDS = 5
 
 
-def fit(
-    h: F32,
-    delta: F32,
-    weight: F32 | None = None,
-    options: Options = Options(),  # noqa: B008 - immutable
-    pair: I32 | None = None,
-) -> BlockFit | None:
-    """See methods.Fit; None where `psr_relu` has none."""
-    weight = checked(h, delta, weight, options)
+def fit(h: F32, delta: F32, weight: F32, options: Options, pair: I32 | None) -> BlockFit | None:
+    """See methods.Core; None where `psr_relu` has none."""
     standard = Standard(h, weight)
     start = probe(standard.X, delta, weight, options)
     if start is None:

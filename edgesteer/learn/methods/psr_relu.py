@@ -19,7 +19,6 @@ from edgesteer.learn.methods.block_fit import (
     Options,
     along,
     best_direction,
-    checked,
     finished,
     mean_of,
 )
@@ -34,15 +33,8 @@ class Probe(NamedTuple):
     z: F64
 
 
-def fit(
-    h: F32,
-    delta: F32,
-    weight: F32 | None = None,
-    options: Options = Options(),  # noqa: B008 - immutable
-    pair: I32 | None = None,
-) -> BlockFit | None:
-    """See methods.Fit; None where the mean delta is zero or the gate never opens."""
-    weight = checked(h, delta, weight, options)
+def fit(h: F32, delta: F32, weight: F32, options: Options, pair: I32 | None) -> BlockFit | None:
+    """See methods.Core; None where the mean delta is zero or the gate never opens."""
     standard = Standard(h, weight)
     found = probe(standard.X, delta, weight, options)
     if found is None:
