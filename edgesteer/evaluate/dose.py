@@ -64,6 +64,7 @@ def strength_at(
     hi: float = 2.0,
     scan: int = 4,
     steps: int = 4,
+    beyond: int = 0,
     max_tokens: int = 64,
     temperature: float = 0.0,
     seed: int = 0,
@@ -75,13 +76,13 @@ def strength_at(
 
     Goes down from hi in `scan` equal steps to the first strength that will do, then halves the interval above
     it `steps` times: to (hi - lo) / scan / 2**steps. Between two steps of the scan a window that closes again
-    is not seen. Each strength draws with the same random numbers: the same call gives the same Dose.
+    is not seen. Where hi itself will do, up to `beyond` higher ones are tried, each half as high again. Each strength draws with the same random numbers: the same call gives the same Dose.
     Raises PlanError for arguments that cannot be searched.
     """
-    _check(plain, prompted, target_coherence, (lo, hi), (scan, steps))
+    _check(plain, prompted, target_coherence, (lo, hi), (scan, steps, beyond))
 
     def measure(strength: float) -> Point:
-        progress(len(search.curve) / (scan + 1 + steps))
+        progress(min(1.0, len(search.curve) / (scan + 1 + steps)))
         rngs = [np.random.default_rng([seed, i]) for i in range(len(plain))]
         try:
             with chat.llm.steered(bundle, strength, scope=scope):
@@ -92,7 +93,7 @@ def strength_at(
         return Point(strength, scores.mean("trait"), scores.mean("coherence"), scores.mean("distinct2"))
 
     search = _Search(measure, target_coherence, min_distinct2)
-    found = search.largest(_descending(lo, hi, scan), steps)
+    found = search.largest(_descending(lo, hi, scan), _ascending(hi, beyond), steps)
     progress(1.0)
     return search.dose(found)
 
@@ -111,14 +112,26 @@ class _Search:
         self.curve.append(point)
         return point.coherence <= self.target and point.distinct2 >= self.least
 
-    def largest(self, descending: Sequence[float], steps: int) -> float | None:
-        """The largest strength that passes; None where none of `descending` does."""
+    def largest(self, descending: Sequence[float], ascending: Sequence[float], steps: int) -> float | None:
+        """The largest strength that passes; None where none of `descending` does. `ascending` goes on from its
+        first."""
         above = None
         for strength in descending:
             if self.passes(strength):
-                return strength if above is None else self._between(strength, above, steps)
+                break
             above = strength
-        return None
+        else:
+            return None
+        if above is None:
+            strength, above = self._upwards(strength, ascending)
+        return strength if above is None else self._between(strength, above, steps)
+
+    def _upwards(self, passing: float, ascending: Sequence[float]) -> tuple[float, float | None]:
+        for strength in ascending:
+            if not self.passes(strength):
+                return passing, strength
+            passing = strength
+        return passing, None
 
     def _between(self, below: float, above: float, steps: int) -> float:
         for _ in range(steps):
@@ -145,12 +158,17 @@ def _descending(lo: float, hi: float, scan: int) -> list[float]:
     return list(dict.fromkeys([hi, *between, lo]))
 
 
+def _ascending(hi: float, n: int) -> list[float]:
+    """`n` strengths above hi."""
+    return [round(hi * 1.5 ** (i + 1), _DIGITS) for i in range(n)] if hi > 0 else []
+
+
 def _check(
     plain: Sequence[Tokens],
     prompted: Sequence[Tokens],
     target: float,
     ends: tuple[float, float],
-    counts: tuple[int, int],
+    counts: tuple[int, int, int],
 ) -> None:
     if not plain or len(plain) != len(prompted):
         raise PlanError(
@@ -162,5 +180,5 @@ def _check(
         raise PlanError(
             f"dose: strengths {ends[0]:g} to {ends[1]:g}, expected a finite range, the lower end first"
         )
-    if counts[0] < 1 or counts[1] < 0:
-        raise PlanError(f"dose: scan {counts[0]}, steps {counts[1]}; expected at least 1 and 0")
+    if counts[0] < 1 or min(counts) < 0:
+        raise PlanError("dose: scan {}, steps {}, beyond {}; expected at least 1, 0 and 0".format(*counts))

@@ -20,7 +20,8 @@ from edgesteer.evaluate.scoring import Scores, score
 # A steered reply may repeat itself a little more than a prompted one, but not loop.
 _DISTINCT = 0.9
 
-# Where the strength is searched, as multiples of the one that is likeliest for prompted replies.
+# Where the strength is searched, as multiples of the one that is likeliest for prompted replies. A single block can
+# take more than the highest: its bundle's coherence suffers late.
 _LOWEST, _HIGHEST = 0.2, 1.4
 
 
@@ -70,6 +71,7 @@ class Yardstick:
             hi=round(likeliest * _HIGHEST, 2),
             scan=3,
             steps=2,
+            beyond=2,
             max_tokens=self.max_tokens,
             progress=progress,
         )

@@ -90,6 +90,17 @@ def test_the_scope_reaches_the_model_and_progress_ends() -> None:
     assert seen[-1] == 1
 
 
+@pytest.mark.parametrize(("target", "beyond"), [(3.5, 2), (1.9, 2), (9.0, 2), (3.5, 1), (3.5, 0)])
+def test_where_the_range_is_too_low_it_looks_beyond(target: float, beyond: int) -> None:
+    """Coherence is the strength: the boundary is the target, the range ends at 2, what is tried at 2, 3 and 4.5."""
+    found = dose(FakeChat(lambda s: s), target, hi=2.0, beyond=beyond, steps=5)
+    top = 2.0 * 1.5**beyond
+    assert found.reached
+    assert found.limited == (target >= top)
+    assert found.strength == pytest.approx(min(target, top), abs=0.05)
+    assert found.strength <= target
+
+
 def test_one_strength_is_a_range() -> None:
     assert dose(FakeChat(lambda s: s), 5.0, lo=1.0, hi=1.0).strength == 1
     assert len(dose(FakeChat(lambda s: s), 0.5, lo=1.0, hi=1.0).curve) == 1
@@ -101,8 +112,9 @@ def test_one_strength_is_a_range() -> None:
         ({"lo": 1.0, "hi": 0.5}, "the lower end first"),
         ({"hi": math.inf}, "finite range"),
         ({"lo": math.nan}, "finite range"),
-        ({"scan": 0}, "expected at least 1 and 0"),
-        ({"steps": -1}, "expected at least 1 and 0"),
+        ({"scan": 0}, "expected at least 1, 0 and 0"),
+        ({"beyond": -1}, "expected at least 1, 0 and 0"),
+        ({"steps": -1}, "expected at least 1, 0 and 0"),
         ({"target": math.nan}, "finite number of nats"),
         ({"target": math.inf}, "finite number of nats"),
     ],
