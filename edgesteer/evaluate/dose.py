@@ -76,7 +76,8 @@ def strength_at(
 
     Goes down from hi in `scan` equal steps to the first strength that will do, then halves the interval above
     it `steps` times: to (hi - lo) / scan / 2**steps. Between two steps of the scan a window that closes again
-    is not seen. Where hi itself will do, up to `beyond` higher ones are tried, each half as high again. Each strength draws with the same random numbers: the same call gives the same Dose.
+    is not seen. Where hi itself will do, up to `beyond` higher ones are tried, each half as high again.
+    Each strength draws with the same random numbers: the same call gives the same Dose.
     Raises PlanError for arguments that cannot be searched.
     """
     _check(plain, prompted, target_coherence, (lo, hi), (scan, steps, beyond))
