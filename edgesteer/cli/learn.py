@@ -17,6 +17,7 @@ from edgesteer.cli.options import (
     max_tokens_option,
     model_argument,
     print_json,
+    resolve_model,
     sentiment_option,
     template_options,
     unescaped,
@@ -25,14 +26,17 @@ from edgesteer.cli.progress import bar, check_output
 
 if TYPE_CHECKING:
     from edgesteer.learn import LearnSummary, Question, ReplyStore
+    from edgesteer.learn.stages import Trainer
 
 AGAINST = ("A-Const", "S-PSR", "A-PSR")
 _METHODS = ("psr", "constant")  # learn.METHODS, which is not imported for a help text
+_OBJECTIVES = ("kl", "ll", "mse")  # learn.recipe.OBJECTIVES
 _RECIPE: tuple[str, ...] = (
     "method",
     "gate",
     "direction",
     "fit",
+    "refine",
     "scope",
     "opposite",
     "emphasis",
@@ -74,6 +78,12 @@ _RECIPE += ("temperature", "seed", "coherence", "prune")
     default="local",
     show_default=True,
     help="All blocks in one pass, or one after another on the steered model (slow).",
+)
+@click.option(
+    "--refine",
+    type=click.Choice(_OBJECTIVES),
+    help="Go on from the fit by gradients in Torch (the `convert` extra), minutes: kl follows the prompted "
+    "model's next-token distribution, ll its replies, mse its activations.",
 )
 @click.option(
     "--scope",
@@ -163,6 +173,7 @@ def command(
         check_output(replies, force)
     recipe = Recipe(blocks=_blocks(blocks), **{key: options.pop(key) for key in _RECIPE})
     asked = _questions(questions)
+    trainer = None if recipe.refine is None else _trainer(model, output, options.get("n_threads"))
     part = output.with_name(output.name + ".part")
     llm = open_for_scoring(model, recipe.max_tokens, **options)
     with _resumable(part), bar() as progress:
@@ -179,6 +190,7 @@ def command(
             against=AGAINST if compare else (),
             counts=counts,
             sentiment=sentiment,
+            trainer=trainer,
             progress=progress,
         )
     save(bundle, output, force=force)
@@ -189,6 +201,15 @@ def command(
         print_json({"output": str(output), "digest": bundle.digest, **summary.to_json()})
     else:
         _print(output, summary)
+
+
+def _trainer(model: str, output: Path, n_threads: int | None) -> Trainer:
+    """Of the `convert` extra; MissingExtra without it, before anything is learnt."""
+    from edgesteer.cli.opening import default_threads
+    from edgesteer_converters.train import trainer
+
+    checkpoint = output.with_name(output.name + ".checkpoint")
+    return trainer(resolve_model(model), checkpoint=checkpoint, n_threads=n_threads or default_threads())
 
 
 def _blocks(text: str) -> str | int:

@@ -27,8 +27,9 @@ WAYS = {
 
 
 def label(recipe: Recipe) -> str:
-    """The field's name for it, such as A-PSR."""
-    return ("A-" if recipe.blocks == "all" else "S-") + ("PSR" if recipe.method == "psr" else "Const")
+    """The field's name for it, such as A-PSR, or A-PSR+KL where a trainer has gone on from there."""
+    name = ("A-" if recipe.blocks == "all" else "S-") + ("PSR" if recipe.method == "psr" else "Const")
+    return name if recipe.refine is None else f"{name}+{recipe.refine.upper()}"
 
 
 def compare(
@@ -65,7 +66,7 @@ def compare(
 def _learnt(work: Work, data: Data, yardstick: Yardstick, way: str) -> tuple[Bundle, float]:
     method, blocks = WAYS[way]
     recipe = dataclasses.replace(
-        work.recipe, method=method, blocks=blocks, gate="relu", fit="local", prune=False
+        work.recipe, method=method, blocks=blocks, gate="relu", fit="local", refine=None, prune=False
     )
     mine = dataclasses.replace(work, recipe=recipe)
     chosen = choose(mine, data, fit(mine, data))

@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from edgesteer.bundle import Bundle
-from edgesteer.errors import MissingExtra
+from edgesteer.errors import LearnError, MissingExtra
 from edgesteer.evaluate import Chat, Table
 from edgesteer.evaluate.dose import Dose
 from edgesteer.evaluate.pieces import portion, spread
@@ -31,12 +31,14 @@ from edgesteer.learn.stages import (
     Chosen,
     Data,
     Progress,
+    Trainer,
     Work,
     choose,
     emphasised,
     fit,
     kept_layers,
     questions_of,
+    refined,
     sample,
 )
 from edgesteer.learn.store import ReplyStore
@@ -61,6 +63,7 @@ def learn(
     against: Sequence[str] = (),
     counts: Sequence[str] = (),
     sentiment: bool = False,
+    trainer: Trainer | None = None,
     progress: Progress = lambda stage, fraction: None,
 ) -> tuple[Bundle, LearnSummary]:
     """Learn a bundle that does to replies what `trait` does as a system prompt.
@@ -72,12 +75,15 @@ def learn(
         store: from the facts that determine the replies to where they are kept, for a run to go on from.
         against: names of `compare.WAYS`; where there are any, a head-to-head on held-out questions ends it.
         counts, sentiment: what the head-to-head counts besides.
+        trainer: what `recipe.refine` needs; `edgesteer_converters.train` has one.
         progress: called with the stage and the fraction done of the whole, 0..1.
     Raises:
         LearnError: no trait, too few questions, or no reply that shows the trait.
         MissingExtra: method "psr" without the `onnx` package.
     """
     _check_extras(recipe)
+    if recipe.refine is not None and trainer is None:
+        raise LearnError(f"refine {recipe.refine!r}: no trainer, expected one; `edgesteer learn` brings it")
     chat = Chat(llm, template, stop)
     maker = Maker(llm.model_info, recipe.scope, name, license, f"Learnt from one sentence: {trait}")
     with llm.steered([]), contextlib.ExitStack() as opened:
@@ -86,7 +92,8 @@ def learn(
         yardstick = _yardstick(work, asked)
         work.emphasis = emphasised(recipe, yardstick.scores.mean("trait"))
         data = sample(work, asked, None if store is None else store(_replies_of(work, asked)))
-        chosen = choose(work, data, fit(work, data))
+        fits, trained = refined(work, data, fit(work, data), trainer)
+        chosen = choose(work, data, fits)
         dose = yardstick.dose(
             chat, maker.bundle(chosen.fits), chosen.likeliest, portion(work.part("choose"), 1, 1, 2)
         )
@@ -98,7 +105,7 @@ def learn(
             work.seconds["compare"] = time.monotonic() - started
     progress("done", 1.0)
     summary = _summary(work, data, chosen, dose, yardstick, table)
-    return bundle.with_metadata(**_facts(work, summary)), summary
+    return bundle.with_metadata(**_facts(work, summary, trained)), summary
 
 
 def _yardstick(work: Work, asked: Sequence[Question]) -> Yardstick:
@@ -150,13 +157,19 @@ def _replies_of(work: Work, asked: Sequence[Question]) -> dict[str, Any]:
     }
 
 
-def _facts(work: Work, summary: LearnSummary) -> dict[str, Any]:
+def _facts(work: Work, summary: LearnSummary, trained: dict[str, Any]) -> dict[str, Any]:
     """The manifest's `training` and `evaluation`."""
     spoken = {"template": work.chat.template, "stop": work.chat.stop}
     recipe = {k: v for k, v in {**dataclasses.asdict(work.recipe), **spoken}.items() if v is not None}
     table = {} if summary.table is None else head_to_head_facts(summary.table)
     return {
-        "training": {"trait": work.trait, **recipe, "emphasised": work.emphasis, **summary.training()},
+        "training": {
+            "trait": work.trait,
+            **recipe,
+            "emphasised": work.emphasis,
+            **summary.training(),
+            **trained,
+        },
         "evaluation": {**summary.evaluation(), **table},
     }
 

@@ -14,6 +14,7 @@ from edgesteer.learn.methods import Options
 METHODS = ("psr", "constant")
 FITS = ("local", "sequential")
 EMPHASIS = ("auto", "always", "never")
+OBJECTIVES = ("kl", "ll", "mse")
 
 
 def one_of(what: str, value: str, known: Sequence[str]) -> None:
@@ -34,6 +35,8 @@ class Recipe:
     fit: "local" (teacher-forced, one pass), or "sequential" (block after block on the steered model: a pass
         each).
     scope: "response" (R) or "conversation" (QR).
+    refine: an objective in OBJECTIVES for a trainer to go on from the closed-form fit with, or None; see
+        `stages.Trainer`.
     emphasis: "always" samples replies, and takes activations, with the trait's sentence behind the question too,
         so that small models heed it; "never" has it as system prompt alone; "auto" emphasises where the system
         prompt hardly acts (see `stages.emphasised`). Trait and coherence are always measured by the system
@@ -49,6 +52,7 @@ class Recipe:
     gate: str = "relu"
     direction: str = "mean"
     fit: str = "local"
+    refine: str | None = None
     scope: str = "response"
     opposite: str | None = None
     emphasis: str = "auto"
@@ -65,6 +69,8 @@ class Recipe:
         one_of("method", self.method, METHODS)
         one_of("fit", self.fit, FITS)
         one_of("emphasis", self.emphasis, EMPHASIS)
+        if self.refine is not None:
+            one_of("refine", self.refine, OBJECTIVES)
         one_of("scope", self.scope, ("response", "conversation"))
         one_of("direction", self.direction, ("mean", "pca"))
         if not isinstance(self.blocks, int):

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -31,7 +32,24 @@ F32 = npt.NDArray[np.float32]
 Progress = Callable[[str, float], None]
 
 # Rough shares of the time that the stages take, for the time left.
-STAGES = {"ask": 0.0, "prompt": 0.1, "sample": 0.35, "contrast": 0.15, "fit": 0.03, "choose": 0.37}
+_PLAIN = {
+    "ask": 0.0,
+    "prompt": 0.1,
+    "sample": 0.35,
+    "contrast": 0.15,
+    "fit": 0.03,
+    "refine": 0.0,
+    "choose": 0.37,
+}
+_REFINING = {
+    "ask": 0.0,
+    "prompt": 0.04,
+    "sample": 0.14,
+    "contrast": 0.06,
+    "fit": 0.01,
+    "refine": 0.6,
+    "choose": 0.15,
+}
 
 # Teacher's activations are kept from the sampling where they take no more; else they are computed again.
 _SEEN_BYTES = 384 << 20
@@ -46,6 +64,24 @@ _N_JUDGES = 6
 
 # Depths, as shares of all blocks, at which a single block is tried.
 _DEPTHS = (0.4, 0.55, 0.7)
+
+
+class Trainer(Protocol):
+    """What `learn` hands fits to, to go on with by gradients; it knows the model that they belong to."""
+
+    def __call__(
+        self,
+        fits: Mapping[int, BlockFit],
+        pairs: Sequence[Pair],
+        *,
+        objective: str,
+        scope: str,
+        seed: int,
+        progress: Done,
+    ) -> tuple[dict[int, BlockFit], dict[str, Any]]:
+        """The fits it ends with, each of mean coefficient 1, and facts for the manifest: the same for the same
+        arguments."""
+        ...
 
 
 @dataclass
@@ -64,13 +100,14 @@ class Work:
 
     def part(self, stage: str) -> Done:
         """To be told how much of the stage is done."""
-        names = list(STAGES)
-        before = sum(STAGES[name] for name in names[: names.index(stage)])
+        shares = _PLAIN if self.recipe.refine is None else _REFINING
+        names = list(shares)
+        before = sum(shares[name] for name in names[: names.index(stage)])
         started = time.monotonic() - self.seconds.get(stage, 0.0)
 
         def tell(fraction: float) -> None:
             self.seconds[stage] = time.monotonic() - started
-            self.progress(stage, before + STAGES[stage] * min(fraction, 1.0))
+            self.progress(stage, before + shares[stage] * min(fraction, 1.0))
 
         return tell
 
@@ -161,6 +198,20 @@ def fit(work: Work, data: Data) -> dict[int, BlockFit]:
             progress=work.part("contrast"),
         )
     return fit_blocks(_rows(work, data), one, options, work.part("fit"))
+
+
+def refined(
+    work: Work, data: Data, fits: dict[int, BlockFit], trainer: Trainer | None
+) -> tuple[dict[int, BlockFit], dict[str, Any]]:
+    """The fits as the recipe's trainer leaves them, and its facts; without one the fits, and none."""
+    recipe = work.recipe
+    if recipe.refine is None:
+        return fits, {}
+    assert trainer is not None  # `learn` has seen to it
+    told = work.part("refine")
+    return trainer(
+        fits, data.pairs, objective=recipe.refine, scope=recipe.scope, seed=recipe.seed, progress=told
+    )
 
 
 def _rows(work: Work, data: Data) -> Rows:

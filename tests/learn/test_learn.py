@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -161,6 +162,26 @@ def test_the_comparison_names_every_way_and_reaches_the_manifest(llm: SteeredLla
     assert "first_token_seconds" not in json.dumps(told)
 
 
+def test_a_trainer_goes_on_from_the_fit_and_what_it_gives_is_what_steers(llm: SteeredLlama) -> None:
+    closed, told = learnt(llm)[0], []
+
+    def trainer(fits: Any, pairs: Any, **how: Any) -> tuple[Any, dict[str, Any]]:
+        told.append((sorted(fits), len(pairs), how["objective"], how["scope"]))
+        how["progress"](1.0)
+        return {n: dataclasses.replace(fit, direction=2 * fit.direction) for n, fit in fits.items()}, {
+            "steps": 7
+        }
+
+    bundle, summary = learnt(llm, refine="kl", trainer=trainer)
+    assert told == [(list(closed.layers), summary.kept, "kl", "response")]
+    assert summary.method == "A-PSR+KL"
+    assert (bundle.training["refine"], bundle.training["steps"]) == ("kl", 7)
+    for block in bundle.layers:
+        assert np.array_equal(bundle.directions[block], 2 * closed.directions[block])
+    with pytest.raises(LearnError, match="no trainer"):
+        learnt(llm, refine="kl")
+
+
 def test_progress_never_goes_back_and_ends(llm: SteeredLlama) -> None:
     told: list[tuple[str, float]] = []
     learnt(llm, progress=lambda stage, fraction: told.append((stage, fraction)))
@@ -196,6 +217,7 @@ def test_bad_input_is_refused_in_one_line(llm: SteeredLlama, arguments: dict[str
         ({"method": "magic"}, "expected one of psr, constant"),
         ({"gate": "gelu"}, "expected 'relu' or 'mlp:K'"),
         ({"gate": "mlp:1"}, "expected 'relu' or 'mlp:K'"),
+        ({"refine": "guess"}, "expected one of kl, ll, mse"),
         ({"fit": "guess"}, "expected one of local, sequential"),
         ({"scope": "all"}, "expected one of response, conversation"),
         ({"direction": "median"}, "expected one of mean, pca"),
