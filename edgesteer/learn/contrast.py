@@ -39,12 +39,8 @@ I32 = npt.NDArray[np.int32]
 
 KINDS = ("local", "accumulated")
 
-# Nats; what a token weighs at least, where tokens are weighed by how decisive they are.
-LEAST = 0.1
-
-
-FitRows = Callable[[F32, F32, F32, I32], BlockFit | None]
-"""From h, delta, weight and pair to a fit."""
+FitRows = Callable[[F32, F32, I32], BlockFit | None]
+"""From h, delta and pair to a fit."""
 
 
 def steered_blocks(n_layer: int) -> range:
@@ -64,7 +60,6 @@ def contrast_rows(
     scope: str = "response",
     blocks: Sequence[int] | None = None,
     seen: Sequence[F32 | None] | None = None,
-    weighted: bool = False,
     directory: Path | None = None,
     progress: Callable[[float], None] = lambda fraction: None,
 ) -> Rows:
@@ -76,7 +71,6 @@ def contrast_rows(
         blocks: None for `steered_blocks`.
         seen: for each pair the teacher's activations, float32 [blocks, rows of the pair, n_embd]; None, or
             those of fewer rows, are computed.
-        weighted: weigh a row by |log-ratio| of the token that it predicts; the mean weight is 1.
         directory: where rows that memory does not hold are spooled to.
     Raises:
         LearnError: no pairs, empty prompts, no reply, an unknown kind or scope, `seen` of another shape.
@@ -90,7 +84,8 @@ def contrast_rows(
     rows = Rows.open(blocks, sum(part.n for part in parts), llm.n_embd(), directory)
     try:
         with llm.steered([]):
-            _describe(rows, parts, weighted)
+            for part in parts:
+                rows.pair[part.start : part.start + part.n] = part.index
             for group in groups_of(chat, parts, len(blocks)):
                 progress(group[0].start / rows.n_rows)
                 _fill(llm, rows, group, kind, [None if seen is None else seen[p.index] for p in group])
@@ -108,7 +103,6 @@ def refit_sequentially(
     scope: str = "response",
     blocks: Sequence[int] | None = None,
     seen: Sequence[F32 | None] | None = None,
-    weighted: bool = False,
     directory: Path | None = None,
     progress: Callable[[float], None] = lambda fraction: None,
 ) -> dict[int, BlockFit]:
@@ -116,7 +110,7 @@ def refit_sequentially(
     all pairs for each block. Arguments and errors as in `contrast_rows`; pairs of sign -1 are steered with
     strength -1. Blocks where `fit` gives None stay unsteered."""
     fitted: dict[int, BlockFit] = {}
-    options = {"scope": scope, "blocks": blocks, "seen": seen, "weighted": weighted, "directory": directory}
+    options = {"scope": scope, "blocks": blocks, "seen": seen, "directory": directory}
     with contrast_rows(chat, pairs, kind="accumulated", **options) as rows:  # type: ignore[arg-type]
         parts = parts_of(chat.llm, pairs, scope)
         for done, block in enumerate(rows.blocks):
@@ -124,34 +118,12 @@ def refit_sequentially(
             h = _steered_stream(chat, parts, block, fitted, scope)
             signs = _signs(parts)[:, None]
             delta = rows.delta(block) + signs * (rows.h(block) - h)  # the teacher less this h
-            if (one := fit(h, delta, rows.weight, rows.pair)) is not None:
+            if (one := fit(h, delta, rows.pair)) is not None:
                 fitted[block] = one
     return fitted
 
 
 # -- what is known of a row ------------------------------------------------------------------------------
-
-
-def _describe(rows: Rows, parts: Sequence[Part], weighted: bool) -> None:
-    """Say which pair each row comes from, and what it weighs."""
-    for part in parts:
-        rows.pair[part.start : part.start + part.n] = part.index
-    if weighted:
-        decisive = [_decisive(part) for part in parts]
-        mean = np.concatenate(decisive).mean()
-        for part, weight in zip(parts, decisive, strict=True):
-            # The prompt's rows predict nothing of the reply: they keep the mean.
-            rows.weight[part.start + part.behind - 1 : part.start + part.n] = weight / mean
-
-
-def _decisive(part: Part) -> F32:
-    ratio = np.asarray(getattr(part.pair, "log_ratio", None), dtype=np.float32)
-    if ratio.shape != (len(part.pair.reply),) or not np.isfinite(ratio).all():
-        raise LearnError(
-            f"pair {part.index}: log_ratio of shape {ratio.shape}, or not finite; expected a number for each "
-            f"of {len(part.pair.reply)} tokens"
-        )
-    return np.asarray(LEAST + np.abs(ratio), dtype=np.float32)
 
 
 def _signs(parts: Sequence[Part]) -> F32:

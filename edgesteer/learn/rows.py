@@ -1,7 +1,7 @@
 """The training rows of all blocks: written once while the model runs, read block by block while it is fitted.
 
 In:  per block and piece of rows the residual stream h and the wanted change delta, float32 [rows, n_embd].
-Out: per block all of its rows; for each row its weight and the pair that it came from.
+Out: per block all of its rows; for each row the pair that it came from.
 
 Memory is bounded by design. All rows take 8 * blocks * rows * n_embd bytes: up to RAM_BYTES they are held in
 memory, beyond that they lie in one temporary file without a name, which is gone with the process, however it
@@ -42,13 +42,12 @@ class Rows:
     """The rows of several blocks; use it in a `with`, or close it.
 
     blocks: the block numbers. n_rows, n_embd: the same in each block.
-    weight: float32 [n_rows], 1 at first. pair: int32 [n_rows], 0 at first. Both are meant to be written to.
+    pair: int32 [n_rows], 0 at first; meant to be written to.
     Rows that were never put are zero.
     """
 
     def __init__(self, blocks: Sequence[int], n_rows: int, n_embd: int, store: _Store) -> None:
         self.blocks, self.n_rows, self.n_embd = tuple(blocks), n_rows, n_embd
-        self.weight: F32 = np.ones(n_rows, dtype=np.float32)
         self.pair: I32 = np.zeros(n_rows, dtype=np.int32)
         self._store: _Store | None = store
 

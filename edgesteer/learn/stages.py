@@ -192,7 +192,7 @@ def fit(work: Work, data: Data) -> dict[int, BlockFit]:
         return refit_sequentially(
             work.chat,
             data.pairs,
-            lambda h, delta, weight, pair: one(h, delta, weight, options, pair),
+            lambda h, delta, pair: one(h, delta, None, options, pair),
             scope=recipe.scope,
             seen=data.seen,
             progress=work.part("contrast"),

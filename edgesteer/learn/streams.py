@@ -31,11 +31,7 @@ GROUP_BYTES = 96 << 20
 
 
 class Pair(Protocol):
-    """What a pair must have: token ids, and +1 where the prompted reply is wanted, -1 where it is not.
-
-    log_ratio, float32 [len(reply)], each token's log-probability behind the prompted less that behind the plain
-    prompt, is read only where rows are weighed by it.
-    """
+    """What a pair must have: token ids, and +1 where the prompted reply is wanted, -1 where it is not."""
 
     @property
     def plain(self) -> Sequence[int]: ...

@@ -133,7 +133,6 @@ def test_rows_know_their_pair_and_a_pair_without_reply_has_none(chat: Chat, pair
     silent = [replace(pairs[0], reply=[]), *pairs[1:3]]
     with contrast_rows(chat, silent) as rows:
         assert rows.pair.tolist() == [1] * len(pairs[1].reply) + [2] * len(pairs[2].reply)
-        assert (rows.weight == 1).all()
 
 
 def test_scope_conversation_adds_what_both_prompts_end_with_behind_the_system_turn(
@@ -163,18 +162,6 @@ def test_a_prompt_that_is_in_scope_as_a_whole_needs_no_row_in_front(chat: Chat, 
         assert rows.n_rows == 3 + len(bare.reply) - 1
 
 
-def test_weights_follow_the_log_ratio_with_mean_one(chat: Chat, pairs: list[Pair]) -> None:
-    rng = np.random.default_rng(0)
-    rated = [replace(p, log_ratio=rng.standard_normal(len(p.reply)).astype(np.float32)) for p in pairs]
-    with contrast_rows(chat, rated, weighted=True) as rows:
-        ratios = np.abs(np.concatenate([p.log_ratio for p in rated]))  # type: ignore[misc]
-        assert rows.weight.mean() == pytest.approx(1, abs=1e-5)
-        assert (np.argsort(rows.weight) == np.argsort(ratios)).all()
-        assert (rows.weight > 0).all()
-    with contrast_rows(chat, rated, weighted=True, scope="conversation") as rows:
-        assert rows.weight.mean() == pytest.approx(1, abs=1e-5)
-
-
 def test_steering_is_set_aside_and_comes_back(chat: Chat, pairs: list[Pair]) -> None:
     with contrast_rows(chat, pairs) as rows:
         fitted = fit_blocks(rows, METHODS["constant_mean"])
@@ -196,9 +183,9 @@ def test_where_one_row_is_fitted_perfectly_later_blocks_have_nothing_left(
     for sign in (1, -1):
         missing: list[float] = []
 
-        def fit(h, delta, weight, pair, missing=missing):  # type: ignore[no-untyped-def]
+        def fit(h, delta, pair, missing=missing):  # type: ignore[no-untyped-def]
             missing.append(float(np.abs(delta).max()))
-            return METHODS["constant_mean"](h, delta, weight)
+            return METHODS["constant_mean"](h, delta)
 
         assert refit_sequentially(chat, [replace(one[0], sign=sign)], fit)
         # What a perfect constant leaves behind reaches the last token through attention alone: nothing.
@@ -211,10 +198,10 @@ def test_sequential_fits_leave_out_blocks_without_a_fit(chat: Chat, pairs: list[
     blocks = list(steered_blocks(chat.llm.model_info.n_layer))
     calls: list[float] = []
 
-    def fit(h, delta, weight, pair):  # type: ignore[no-untyped-def]
+    def fit(h, delta, pair):  # type: ignore[no-untyped-def]
         assert h.shape == delta.shape
-        assert len(weight) == len(pair) == len(h)
-        return None if len(calls) == 1 else METHODS["psr_relu"](h, delta, weight, Options(), pair)
+        assert len(pair) == len(h)
+        return None if len(calls) == 1 else METHODS["psr_relu"](h, delta, None, Options(), pair)
 
     progress: list[float] = []
     fitted = refit_sequentially(chat, pairs, fit, progress=lambda f: (progress.append(f), calls.append(f))[0])
@@ -233,8 +220,6 @@ def test_sequential_fits_leave_out_blocks_without_a_fit(chat: Chat, pairs: list[
         ({"sign": 0}, {}, "sign 0"),
         ({}, {"kind": "global"}, "kind 'global'"),
         ({}, {"scope": "all"}, "scope 'all'"),
-        ({}, {"weighted": True}, "log_ratio"),
-        ({"log_ratio": np.array([np.nan] * 8, dtype=np.float32)}, {"weighted": True}, "not finite|log_ratio"),
         (
             {},
             {"seen": [None, np.zeros((1, 8, 3), dtype=np.float32), None, None, None]},

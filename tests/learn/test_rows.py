@@ -48,15 +48,13 @@ def test_rows_in_any_layout_are_written_as_they_read(rows: Rows) -> None:
     np.testing.assert_array_equal(rows.delta(1), wide[:, ::-1])
 
 
-def test_rows_never_put_are_zero_and_weigh_one(rows: Rows) -> None:
+def test_rows_never_put_are_zero(rows: Rows) -> None:
     rows.put(1, 2, drawn(0, 1), drawn(1, 1))
     rows.put(7, N, drawn(0, 0), drawn(0, 0))  # none at all
     assert not rows.h(1)[3:].any()
     assert not rows.delta(7).any()
-    assert rows.weight.dtype == np.float32
     assert rows.pair.dtype == np.int32
-    assert (rows.weight == 1).all()
-    assert len(rows.weight) == len(rows.pair) == N
+    assert len(rows.pair) == N
     assert rows.n_bytes == 8 * len(BLOCKS) * N * D
 
 

@@ -82,7 +82,7 @@ def fit_blocks(
     fitted = {}
     for done, (block, h, delta) in enumerate(rows.each()):
         progress(done / len(rows.blocks))
-        one = fit(h, delta, rows.weight, options, rows.pair)
+        one = fit(h, delta, None, options, rows.pair)
         if one is not None:
             fitted[block] = one
     return fitted
