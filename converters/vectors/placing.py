@@ -16,7 +16,7 @@ from edgesteer.bundle import ModelInfo, spans
 from edgesteer.bundle.refusal import refusal
 from edgesteer_converters.artifact import F32, Artifact, Choice
 
-_AFTER_NORM = "the last block's direction was taken after the model's final norm, as Hugging Face's hidden_states give it"
+_AFTER_NORM = "the last block's direction was taken after the model's final norm, as Hugging Face gives it"
 
 
 @dataclass(frozen=True, slots=True)
