@@ -131,7 +131,7 @@ def _arrays(raws: Iterable[Raw], where: str) -> dict[str, F32]:
 def _float32(raw: Raw, where: str) -> F32:
     try:
         values = raw.values()
-    except (ValueError, RuntimeError, MemoryError) as error:
+    except Exception as error:  # the shape may not fit the data
         raise refusal(where, f"{label(raw.name)} that cannot be read ({error})", "numbers") from None
     with np.errstate(over="ignore"):
         array = np.ascontiguousarray(values, dtype=np.float32).reshape(values.shape)
@@ -162,7 +162,7 @@ def _safetensors(data: bytes, where: str) -> Contents:
     try:
         entries = deserialize(data)
         header = json.loads(data[8 : 8 + struct.unpack_from("<Q", data)[0]])
-    except (safetensors.SafetensorError, ValueError, struct.error) as error:
+    except Exception as error:  # its own error, or that of the header's JSON
         raise refusal(where, f"no safetensors file ({error})", "one", _SAVE_AGAIN) from None
     return [_safe_raw(name, entry) for name, entry in entries], dict(header.get("__metadata__", {}))
 
@@ -184,7 +184,7 @@ def _numpy(data: bytes, where: str) -> Contents:
     try:
         found = np.load(io.BytesIO(data), allow_pickle=False)
         arrays = {"": found} if isinstance(found, np.ndarray) else dict(found.items())
-    except (ValueError, OSError, EOFError, KeyError, MemoryError, zipfile.BadZipFile, SyntaxError) as error:
+    except Exception as error:  # zip, zlib and the header's parser each fail in their own way
         raise refusal(where, f"no arrays of plain numbers ({error})", "a NumPy file", _SAVE_AGAIN) from None
     return [_numpy_raw(name, np.asanyarray(array)) for name, array in arrays.items()], {}
 
@@ -200,7 +200,7 @@ def check_inflation(data: bytes, where: str) -> None:
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             size = sum(info.file_size for info in archive.infolist())
-    except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError, struct.error) as error:
+    except Exception as error:  # a damaged index fails in any way
         raise refusal(where, f"a damaged file ({error})", "a complete one") from None
     if size > MAX_BYTES:
         raise refusal(where, f"{size} bytes when unpacked", f"at most {MAX_BYTES}", "save less in it")

@@ -5,6 +5,7 @@ In:  block -> vector as a producer's module understood its file. Out: an Artifac
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,9 @@ from edgesteer.bundle.refusal import refusal
 from edgesteer_converters.artifact import F32, Artifact, Choice
 
 _AFTER_NORM = "the last block's direction was taken after the model's final norm, as Hugging Face gives it"
+
+
+_LAYER = re.compile(r"[0-9]{1,9}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +61,7 @@ def place(vectors: Mapping[int, F32], source: Source, model: ModelInfo, choice: 
         expected = f"'block_output': {source.producer} leaves nothing open"
         raise refusal(source.where, f"the site '{choice.site}'", expected, "leave the site out")
     _check_shapes(vectors, source, model)
-    wanted = chosen_blocks(choice, source.where)
+    wanted = chosen_blocks(choice, model, source.where)
     taken = dict(sorted(vectors.items())) if wanted is None else _subset(vectors, wanted, source)
     dropped = [*source.dropped]
     if wanted is not None and len(taken) < len(vectors):
@@ -80,15 +84,16 @@ def one_file(paths: Sequence[Path], producer: str) -> Path:
     return Path(paths[0])
 
 
-def chosen_blocks(choice: Choice, where: str) -> range | None:
-    """The blocks that were asked for; None for all."""
+def chosen_blocks(choice: Choice, model: ModelInfo, where: str) -> range | None:
+    """The blocks of the model that were asked for; None for all."""
     if choice.block is not None and choice.blocks is not None:
         raise refusal(where, "a block and blocks chosen", "one of the two", "leave one out")
-    if choice.block is not None:
-        return range(choice.block, choice.block + 1)
-    if choice.blocks is None:
+    first, last = choice.blocks or (choice.block, choice.block)
+    if first is None or last is None:
         return None
-    first, last = choice.blocks
+    if first < 0 or last >= model.n_layer:
+        expected = f"blocks 1 to {model.n_layer - 1} of '{model.name}'"
+        raise refusal(where, f"block {min(first, 0) or last} chosen", expected, "choose among them")
     if last < first:
         raise refusal(where, f"blocks {first} to {last}", "first to last", "turn them around")
     return range(first, last + 1)
@@ -103,7 +108,7 @@ def numbered(tensors: Mapping[str, F32], prefix: str, where: str) -> dict[int, F
     layers = {}
     for name, array in tensors.items():
         number = name.removeprefix(prefix)
-        if not name.startswith(prefix) or not (number.isascii() and number.isdecimal()):
+        if not name.startswith(prefix) or not _LAYER.fullmatch(number):
             expected = f"'{prefix}N' with N from 0"
             raise refusal(where, f"an entry '{name}'", expected, "save layer numbers as they count from 0")
         if int(number) in layers:

@@ -51,7 +51,11 @@ def read(paths: Sequence[Path], model: ModelInfo, choice: Choice) -> Artifact:
         rest = Choice(block=choice.block, blocks=choice.blocks)
     else:
         name, array = _pick(file, choice)
-        found, names, rest = _spread(array, name, choice, str(path)), [_ROW.sub(r"\1", name), name], Choice()
+        found, names, rest = (
+            _spread(array, name, choice, model, str(path)),
+            [_ROW.sub(r"\1", name), name],
+            Choice(),
+        )
     shifted = {block + shift: vector for block, vector in found.items()}
     return place(shifted, _source(file, names, choice, shift), model, rest)
 
@@ -93,9 +97,9 @@ def _some(file: tensors.TensorFile) -> str:
     return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
 
 
-def _spread(array: F32, name: str, choice: Choice, where: str) -> dict[int, F32]:
+def _spread(array: F32, name: str, choice: Choice, model: ModelInfo, where: str) -> dict[int, F32]:
     """Block -> vector, as `choice` places one vector or the rows of a stack."""
-    wanted, what = chosen_blocks(choice, where), tensors.label(name)
+    wanted, what = chosen_blocks(choice, model, where), tensors.label(name)
     if array.ndim not in (1, 2):
         expected = "a vector [n_embd] or a stack [n, n_embd]"
         raise refusal(where, f"{what} of shape {list(array.shape)}", expected, "save it in such a shape")

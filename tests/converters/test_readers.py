@@ -48,6 +48,12 @@ def test_signs_of_two_producers(tmp_path: Path) -> None:
         recognise([path])
 
 
+def test_the_generators_file_beside_a_companion_is_still_the_generators(tmp_path: Path) -> None:
+    path = write_gguf(tmp_path / "a_vector.gguf", rows([1, 2, 3]), 3, signed=True)
+    write_gguf(tmp_path / "a_debias.gguf", rows([1, 2, 3]), 4)
+    assert recognise([path]) == "cvector-generator"
+
+
 def test_every_producer_keeps_the_protocol() -> None:
     for name, producer in PRODUCERS.items():
         assert name == name.strip().lower()

@@ -14,8 +14,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from edgesteer.errors import MissingExtra
+from edgesteer.errors import BundleError, MissingExtra
 from edgesteer_converters.tensors import read_file, read_tensors
 from tests.bundle.samples import refused
 from tests.converters.vector_samples import FIXTURES
@@ -29,6 +31,19 @@ ROW = np.arange(6, dtype=np.float32).reshape(2, 3) / 7
 def saved(path: Path, value: Any, **how: Any) -> Path:
     torch.save(value, path, **how)
     return path
+
+
+def write_row(path: Path) -> None:
+    """ROW as `a` (or alone) in the kind of file that the extension names."""
+    suffix = path.suffix
+    if suffix == ".pt":
+        saved(path, {"a": torch.from_numpy(ROW)})
+    elif suffix == ".safetensors":
+        safetensors_torch.save_file({"a": torch.from_numpy(ROW)}, path)
+    elif suffix == ".npy":
+        np.save(path, ROW)
+    else:
+        np.savez(path, a=ROW)
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".pth", ".bin", ".PT"])
@@ -169,14 +184,7 @@ def test_an_unknown_extension(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors", ".npy", ".npz"])
 def test_every_truncation_and_junk(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"v{suffix}"
-    if suffix == ".pt":
-        saved(path, {"a": torch.from_numpy(ROW)})
-    elif suffix == ".safetensors":
-        safetensors_torch.save_file({"a": torch.from_numpy(ROW)}, path)
-    elif suffix == ".npy":
-        np.save(path, ROW)
-    else:
-        np.savez(path, a=ROW)
+    write_row(path)
     whole = path.read_bytes()
     for size in {*range(1, len(whole), 1 + len(whole) // 60), len(whole) - 1}:
         path.write_bytes(whole[:size])
@@ -184,6 +192,24 @@ def test_every_truncation_and_junk(tmp_path: Path, suffix: str) -> None:
     for junk in (b"hello", b"\x80\x02" + b"x" * 50, b"PK\x03\x04" + b"\0" * 80, b"\xff" * 200):
         path.write_bytes(junk)
         refused(lambda: read_tensors(path), path)
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors", ".npy", ".npz"])
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(at=st.floats(0, 1, exclude_max=True), patch=st.binary(min_size=1, max_size=4))
+def test_any_patch_is_read_or_refused(tmp_path: Path, suffix: str, at: float, patch: bytes) -> None:
+    path = tmp_path / f"v{suffix}"
+    write_row(path)
+    whole = bytearray(path.read_bytes())
+    start = int(at * len(whole))
+    whole[start : start + len(patch)] = patch
+    path.write_bytes(whole)
+    try:
+        found = read_tensors(path)
+    except BundleError as error:
+        assert "\n" not in str(error)
+    else:
+        assert all(np.isfinite(array).all() for array in found.values())
 
 
 @pytest.mark.parametrize("dtype", ["int64", "int8", "bool", "complex64", "float8_e4m3fn"])
@@ -233,6 +259,10 @@ def test_claims_that_cost_more_than_the_file(tmp_path: Path) -> None:
     ring: list[Any] = []
     ring.append(ring)
     refused(lambda: read_tensors(saved(path, ring)), path)
+    deep: Any = torch.ones(1)
+    for _ in range(9):
+        deep = {"a": deep}
+    refused(lambda: read_tensors(saved(path, deep)), path, "8 levels")
     doubling: list[Any] = [torch.ones(1)]
     for _ in range(7):
         doubling = [doubling] * 10
@@ -248,6 +278,16 @@ def test_claims_that_cost_more_than_the_file(tmp_path: Path) -> None:
     np.lib.format.write_array_header_1_0(header, {"descr": "<f4", "fortran_order": False, "shape": (2**60,)})
     (tmp_path / "v.npy").write_bytes(header.getvalue())
     refused(lambda: read_tensors(tmp_path / "v.npy"), "v.npy")
+
+
+def test_torchscript(tmp_path: Path) -> None:
+    """An archive of code, which torch.load would hand to another loader."""
+    path = tmp_path / "v.pt"
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in ("constants.pkl", "data.pkl"):
+            archive.writestr(f"archive/{name}", b"\x80\x02}.")
+        archive.writestr("archive/version", b"3\n")
+    refused(lambda: read_tensors(path), path, "TorchScript")
 
 
 def test_sparse_tensors(tmp_path: Path) -> None:

@@ -131,13 +131,13 @@ def test_a_bare_dict_of_layers_is_repengs_where_that_is_said(path: Path) -> None
     assert artifact.facts["dtype"] == "float16"
 
 
-@pytest.mark.parametrize("key", [-1, "-1", "last", "1.5", "٣", "+2"])
+@pytest.mark.parametrize("key", [-1, "-1", "last", "1.5", "٣", "+2", "9" * 5000])
 def test_layers_that_are_no_numbers_from_0(path: Path, key: object) -> None:
     row = torch.ones(N_EMBD)
     torch.save({"model_type": "llama", "directions": {key: row}}, path)
-    refused(lambda: read("repeng", path), path, str(key))
+    refused(lambda: read("repeng", path), path, str(key)[:9])
     torch.save({"layer_activations": {key: row}}, path)
-    refused(lambda: read("steering-vectors", path), path, str(key))
+    refused(lambda: read("steering-vectors", path), path, str(key)[:9])
 
 
 def test_a_layer_twice(path: Path) -> None:
