@@ -5,7 +5,7 @@ The fixtures are written by `make_fixtures.py`; where the packages are installed
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import os
 import warnings
 from collections.abc import Iterator
