@@ -1,0 +1,174 @@
+"""Knows which vectors can steer, and what is told of where they came from.
+
+In:  block -> vector as a producer's module understood its file. Out: an Artifact; or BundleError.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgesteer.bundle import ModelInfo, spans
+from edgesteer.bundle.refusal import refusal
+from edgesteer_converters.artifact import F32, Artifact, Choice
+
+_AFTER_NORM = "the last block's direction was taken after the model's final norm, as Hugging Face gives it"
+
+
+_LAYER = re.compile(r"[0-9]{1,9}", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What a producer's module knows of its files.
+
+    where: how messages name them. block_base: how the producer counts, in words. site: where it captured.
+    files: (path, SHA-256). block_0: why block 0 may be dropped (the producer always writes it); None: it is
+    refused, as it can only come from a choice that somebody made. notes: what else a reader should know.
+    last_after_norm: it captured the last block after the model's final norm.
+    """
+
+    producer: str
+    where: str
+    block_base: str
+    site: str
+    files: Sequence[tuple[Path, str]]
+    dtypes: Iterable[str]
+    block_0: str | None = None
+    dropped: Sequence[str] = ()
+    notes: Sequence[str] = ()
+    last_after_norm: bool = False
+
+
+def place(vectors: Mapping[int, F32], source: Source, model: ModelInfo, choice: Choice) -> Artifact:
+    """The Artifact of vectors that act on the outputs of 0-based blocks, after every check.
+
+    Args:
+        vectors: block N -> float32 [n_embd]; a block below 0 or from n_layer on is no block of this model.
+        choice: `block` or `blocks` take some of them; `tensor` belongs to single vectors and is refused.
+    Raises:
+        BundleError: wrong rank, width or block, a vector of zeros, or nothing that is left.
+    """
+    if choice.tensor is not None:
+        found = f"the choice of tensor '{choice.tensor}' in a file of {source.producer}"
+        raise refusal(source.where, found, "a choice of blocks", "leave it out, or read it with --from plain")
+    if choice.site not in (None, "block_output"):
+        expected = f"'block_output': {source.producer} leaves nothing open"
+        raise refusal(source.where, f"the site '{choice.site}'", expected, "leave the site out")
+    _check_shapes(vectors, source, model)
+    wanted = chosen_blocks(choice, model, source.where)
+    taken = dict(sorted(vectors.items())) if wanted is None else _subset(vectors, wanted, source)
+    dropped = [*source.dropped]
+    if wanted is not None and len(taken) < len(vectors):
+        dropped.append(f"blocks {spans(sorted(vectors.keys() - taken.keys()))}: not chosen")
+    if 0 in taken:
+        dropped.append(_drop_block_0(source, model))
+        del taken[0]
+    _check_values(taken, source)
+    notes = [*source.notes]
+    if source.last_after_norm and model.n_layer - 1 in taken:
+        notes.append(_AFTER_NORM)
+    return Artifact(source.producer, taken, facts=_facts(taken, source, dropped, notes))
+
+
+def one_file(paths: Sequence[Path], producer: str) -> Path:
+    """The only path."""
+    if len(paths) != 1:
+        shown = ", ".join(str(path) for path in paths) or "no file"
+        raise refusal(shown, f"{len(paths)} files", f"one file of {producer}", "convert one at a time")
+    return Path(paths[0])
+
+
+def chosen_blocks(choice: Choice, model: ModelInfo, where: str) -> range | None:
+    """The blocks of the model that were asked for; None for all."""
+    if choice.block is not None and choice.blocks is not None:
+        raise refusal(where, "a block and blocks chosen", "one of the two", "leave one out")
+    first, last = choice.blocks or (choice.block, choice.block)
+    if first is None or last is None:
+        return None
+    if first < 0 or last >= model.n_layer:
+        expected = f"blocks 1 to {model.n_layer - 1} of '{model.name}'"
+        raise refusal(where, f"block {min(first, 0) or last} chosen", expected, "choose among them")
+    if last < first:
+        raise refusal(where, f"blocks {first} to {last}", "first to last", "turn them around")
+    return range(first, last + 1)
+
+
+def numbered(tensors: Mapping[str, F32], prefix: str, where: str) -> dict[int, F32]:
+    """Layer -> array of the entries called `prefix` and a number.
+
+    Raises:
+        BundleError: there is none, or one is called otherwise or counts from the end.
+    """
+    layers = {}
+    for name, array in tensors.items():
+        number = name.removeprefix(prefix)
+        if not name.startswith(prefix) or not _LAYER.fullmatch(number):
+            expected = f"'{prefix}N' with N from 0"
+            raise refusal(where, f"an entry '{name}'", expected, "save layer numbers as they count from 0")
+        if int(number) in layers:
+            raise refusal(where, f"layer {int(number)} twice", "one vector a layer", "save the vector again")
+        layers[int(number)] = array
+    return layers
+
+
+def _check_shapes(vectors: Mapping[int, F32], source: Source, model: ModelInfo) -> None:
+    for block, vector in vectors.items():
+        what = f"a direction of block {block}"
+        if vector.ndim != 1:
+            found = f"{what} of shape {list(vector.shape)}"
+            raise refusal(source.where, found, "one dimension [n_embd]", "export the vector again")
+        if len(vector) != model.n_embd:
+            expected = f"{model.n_embd}, n_embd of '{model.name}'"
+            raise refusal(source.where, f"{what} of width {len(vector)}", expected, "give the vector's model")
+        if not 0 <= block < model.n_layer:
+            expected = f"blocks 1 to {model.n_layer - 1} of '{model.name}'"
+            raise refusal(source.where, what, expected, "give the vector's model, or check the producer")
+
+
+def _subset(vectors: Mapping[int, F32], wanted: range, source: Source) -> dict[int, F32]:
+    if absent := [block for block in wanted if block not in vectors]:
+        found = f"blocks {spans(sorted(vectors))}, not {spans(absent)}"
+        raise refusal(source.where, found, f"the chosen {spans(wanted)}", "choose among those there")
+    return {block: vectors[block] for block in wanted}
+
+
+def _drop_block_0(source: Source, model: ModelInfo) -> str:
+    if source.block_0 is None:
+        remedy = f"choose the blocks to take, such as 1 to {model.n_layer - 1}"
+        raise refusal(source.where, "a direction of block 0, which has no slot", "blocks from 1 on", remedy)
+    return f"block 0: {source.block_0}"
+
+
+def _check_values(taken: Mapping[int, F32], source: Source) -> None:
+    if not taken:
+        raise refusal(source.where, "nothing for block 1 and later", "at least one", "train or choose others")
+    for block, vector in taken.items():
+        if not np.isfinite(vector).all():
+            raise refusal(
+                source.where, f"NaN or infinity at block {block}", "finite numbers", "train it again"
+            )
+        if not vector.any():
+            remedy = "train it again, or choose other blocks"
+            raise refusal(source.where, f"only zeros at block {block}", "a direction", remedy)
+
+
+def _facts(
+    taken: Mapping[int, F32], source: Source, dropped: Sequence[str], notes: Sequence[str]
+) -> dict[str, Any]:
+    norms = [float(np.linalg.norm(vector.astype(np.float64))) for vector in taken.values()]
+    return {
+        "producer": source.producer,
+        "block_base": source.block_base,
+        "site": source.site,
+        "norm": {"min": min(norms), "mean": float(np.mean(norms)), "max": max(norms)},
+        "dtype": ", ".join(sorted(set(source.dtypes))),
+        "files": [{"name": path.name, "sha256": digest} for path, digest in source.files],
+        "dropped": list(dropped),
+        "notes": list(notes),
+    }

@@ -1,0 +1,184 @@
+"""Control-vector GGUFs by repeng, llama.cpp's cvector-generator and jukofyork: what N means in each."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgesteer.bundle import encode_directions
+from edgesteer_converters.readers import recognise
+from tests.bundle.samples import refused
+from tests.converters.vector_samples import FIXTURES, N_EMBD, N_LAYER, read, rows, same, write_gguf
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "vector.gguf"
+
+
+# --- repeng
+
+
+def test_repengs_layer_n_is_block_n(path: Path) -> None:
+    vectors = rows([3, 2, 1])
+    write_gguf(path, vectors, 3)
+    assert recognise([path]) == "repeng"
+    same(read("repeng", path).directions, vectors)
+
+
+def test_repengs_block_0_is_refused_until_the_others_are_chosen() -> None:
+    path = FIXTURES / "repeng_from_block_0.gguf"
+    refused(lambda: read("repeng", path), path, "block 0")
+    assert list(read("repeng", path, blocks=(1, 3)).directions) == [1, 2, 3]
+
+
+def test_a_number_from_the_end_is_refused(path: Path) -> None:
+    write_gguf(path, rows([-1, 2]), 2)
+    refused(lambda: read("repeng", path), path, "block -1")
+
+
+def test_what_could_be_anyones_is_not_guessed(path: Path) -> None:
+    """Ascending numbers with an u32 count: repeng with chosen layers writes that, and so do others."""
+    write_gguf(path, rows([1, 2, 3]), 3)
+    refused(lambda: recognise([path]), path, "repeng", "cvector-generator", "jukofyork", "--from")
+    write_gguf(path, rows([3, 2, 1]), 5)
+    refused(lambda: recognise([path]), path, "--from")
+    write_gguf(path, rows([3, 2, 1]), 3, **{"general.name": "by somebody else"})
+    refused(lambda: recognise([path]), path, "--from")
+    path.write_bytes(encode_directions(rows([1, 2, 3]), "llama"))
+    refused(lambda: recognise([path]), path, "--from")
+
+
+# --- llama.cpp's cvector-generator
+
+
+def test_the_generators_first_capture_is_block_0(path: Path) -> None:
+    """It writes n_layer - 1 directions from direction.1, which is `l_out-0`."""
+    vectors = rows(range(1, N_LAYER))
+    write_gguf(path, vectors, N_LAYER - 1, signed=True)
+    assert recognise([path]) == "cvector-generator"
+    artifact = read("cvector-generator", path)
+    same(artifact.directions, {n - 1: vectors[n] for n in (2, 3)})
+    assert any("direction.1" in line for line in artifact.facts["dropped"])
+    assert "shifted" in artifact.facts["block_base"]
+
+
+def test_a_choice_counts_blocks_after_the_shift(path: Path) -> None:
+    vectors = rows(range(1, N_LAYER))
+    write_gguf(path, vectors, N_LAYER - 1, signed=True)
+    same(read("cvector-generator", path, block=2).directions, {2: vectors[3]})
+    refused(lambda: read("cvector-generator", path, block=3), "not 3")
+
+
+def test_a_direction_0_is_none_of_the_generators(path: Path) -> None:
+    write_gguf(path, rows([0, 1]), 2, signed=True)
+    refused(lambda: recognise([path]), path, "--from")
+    refused(lambda: read("cvector-generator", path), path, "block -1")
+
+
+# --- jukofyork
+
+
+def axis(folder: Path, *ends: str, zeros: tuple[int, ...] = ()) -> dict[str, dict[int, np.ndarray]]:
+    """An axis as create_control_vectors.py writes it: output_path + `_NAME.gguf`, count n_layer."""
+    made = {}
+    for seed, name in enumerate(("debias", *ends)):
+        made[name] = rows(range(1, N_LAYER), seed=seed)
+        for n in zeros:
+            made[name][n] = np.zeros(N_EMBD, np.float32)
+        write_gguf(folder / f"tiny-language__{name}.gguf", made[name], N_LAYER)
+    return made
+
+
+def test_an_end_and_its_companion_are_summed_one_block_lower(tmp_path: Path) -> None:
+    made = axis(tmp_path, "simple", "ornate")
+    middle, end = tmp_path / "tiny-language__debias.gguf", tmp_path / "tiny-language__ornate.gguf"
+    wanted = {n - 1: made["debias"][n] + made["ornate"][n] for n in (2, 3)}
+    for paths in ([end], [middle, end], [end, middle]):
+        assert recognise(paths) == "jukofyork"
+        artifact = read("jukofyork", *paths)
+        same(artifact.directions, wanted)
+        assert [file["name"] for file in artifact.facts["files"]] == [middle.name, end.name]
+    assert any("block 0" in line for line in artifact.facts["dropped"])
+
+
+def test_the_companion_alone_removes_a_bias(tmp_path: Path) -> None:
+    made = axis(tmp_path)
+    middle = tmp_path / "tiny-language__debias.gguf"
+    assert recognise([middle]) == "jukofyork"
+    same(read("jukofyork", middle).directions, {n - 1: made["debias"][n] for n in (2, 3)})
+
+
+def test_an_end_without_its_companion_means_nothing(tmp_path: Path) -> None:
+    axis(tmp_path, "ornate")
+    (tmp_path / "tiny-language__debias.gguf").unlink()
+    end = tmp_path / "tiny-language__ornate.gguf"
+    refused(lambda: read("jukofyork", end), end, "tiny-language__debias.gguf")
+    refused(lambda: recognise([end]), "--from")
+
+
+def test_files_that_are_no_axis(tmp_path: Path) -> None:
+    axis(tmp_path, "simple", "ornate")
+    paths = {name: tmp_path / f"tiny-language__{name}.gguf" for name in ("debias", "simple", "ornate")}
+    refused(lambda: read("jukofyork", paths["simple"], paths["ornate"]), "2 ends")
+    refused(lambda: read("jukofyork", *paths.values()), "2 ends")
+    refused(lambda: read("jukofyork"), "0 ends")
+    other = write_gguf(tmp_path / "tiny-story__debias.gguf", rows(range(1, N_LAYER)), N_LAYER)
+    refused(lambda: read("jukofyork", other, paths["ornate"]), "tiny-story__debias.gguf")
+    write_gguf(paths["debias"], rows([1, 2]), N_LAYER)
+    refused(lambda: read("jukofyork", paths["ornate"]), "other blocks")
+    write_gguf(paths["debias"], rows(range(1, N_LAYER), width=8), N_LAYER)
+    refused(lambda: read("jukofyork", paths["ornate"]), "shape")
+
+
+def test_zeros_of_old_files_are_dropped_with_a_fact(tmp_path: Path) -> None:
+    made = axis(tmp_path, "ornate", zeros=(2,))
+    artifact = read("jukofyork", tmp_path / "tiny-language__ornate.gguf")
+    same(artifact.directions, {2: made["debias"][3] + made["ornate"][3]})
+    assert any("zeros" in line for line in artifact.facts["dropped"])
+
+
+def test_ends_that_cancel_are_refused(tmp_path: Path) -> None:
+    made = axis(tmp_path, "ornate")
+    against = {n: -row for n, row in made["debias"].items()}
+    write_gguf(tmp_path / "tiny-language__ornate.gguf", against, N_LAYER)
+    refused(lambda: read("jukofyork", tmp_path / "tiny-language__ornate.gguf"), "zeros")
+
+
+# --- what none of them wrote
+
+
+@pytest.mark.parametrize("producer", ["repeng", "cvector-generator", "jukofyork"])
+def test_files_that_are_no_control_vectors(tmp_path: Path, producer: str) -> None:
+    path = tmp_path / "x_debias.gguf"
+    for name in ("output.weight", "direction.1.5", "direction.01", "direction.-0", "direction.x"):
+        data = encode_directions(rows([1]), "llama").replace(
+            b"\x0b" + b"\0" * 7 + b"direction.1", len(name).to_bytes(8, "little") + name.encode()
+        )
+        path.write_bytes(data)
+        refused(lambda: read(producer, path), path)
+    path.write_bytes(encode_directions(rows([1]), "llama").replace(b"controlvector", b"controlvectir", 1))
+    refused(lambda: read(producer, path), path, "controlvectir")
+    whole = write_gguf(path, rows([3, 2]), 2).read_bytes()
+    for size in range(0, len(whole), 7):
+        path.write_bytes(whole[:size])
+        refused(lambda: read(producer, path), path)
+    write_gguf(path, {1: np.ones(N_EMBD, np.float64)}, 1)
+    refused(lambda: read(producer, path), path, "F32")
+    write_gguf(path, {1: np.ones((2, N_EMBD), np.float32), 2: np.ones((2, N_EMBD), np.float32)}, 2)
+    refused(lambda: read(producer, path), path, "shape")
+    write_gguf(path, rows([1, 2], width=8), 2)
+    refused(lambda: read(producer, path), path, "width 8")
+    write_gguf(path, {2: np.full(N_EMBD, np.nan, np.float32)}, 1)
+    refused(lambda: read(producer, path), path, "NaN")
+    refused(lambda: read(producer, tmp_path / "none_debias.gguf"), "no such file")
+
+
+@pytest.mark.parametrize(
+    "producer", ["repeng", "cvector-generator", "persona_vectors", "steering-vectors", "plain"]
+)
+def test_one_file_each(path: Path, producer: str) -> None:
+    refused(lambda: read(producer), "0 files")
+    refused(lambda: read(producer, path, path), "2 files")
