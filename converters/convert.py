@@ -1,0 +1,301 @@
+"""From a producer's findings to a bundle that is known to mean the same.
+
+    Artifact --weigh on real text, normalise, quantize--> Bundle --parity with Torch--> Bundle with its table
+
+In:  an Artifact, the model's GGUF, what a person wants. Out: a Converted: the Bundle, and the figures it was accepted
+with. A constant without a wish for parity is a matter of bytes: no model is opened, no Torch imported.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edgesteer.bundle import Bundle, ModelInfo, StrengthRange, build_gate, encode_directions
+from edgesteer.bundle.refusal import refusal
+from edgesteer.runtime import Lanes, SteeredLlama
+from edgesteer_converters.artifact import Artifact, Choice
+from edgesteer_converters.model_parity import ModelParity, Reference, Text, model_parity, texts_of
+from edgesteer_converters.readers import PRODUCERS, recognise
+
+# Nobody has evaluated what was just converted; this is what people commonly try.
+VECTOR_STRENGTH = StrengthRange(1.0, -2.0, 2.0)
+NETWORK_STRENGTH = StrengthRange(1.0, 0.0, 2.0)
+
+if TYPE_CHECKING:
+    from edgesteer_converters.networks.quantize import Quantized
+    from edgesteer_converters.parity import Parity
+
+F32 = npt.NDArray[np.float32]
+Progress = Callable[[str, float], None]
+Activations = Mapping[int, F32]
+"""Block -> float32 [rows, n_embd], the residual stream before the steering of that block."""
+
+_N_CTX = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What a person wants. scope, strength, parity: None for what suits the artifact: its own scope, 1, and parity
+    for a network alone. weights: "fp32", "fp16" or "int8". ort: gate.ort too."""
+
+    name: str
+    description: str = ""
+    license: str = "unspecified"
+    scope: str | None = None
+    strength: float | None = None
+    weights: str = "fp32"
+    ort: bool = False
+    parity: bool | None = None
+    n_threads: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Converted:
+    """A bundle, and what was measured of it; None and empty where nothing was.
+
+    coefficients: Torch against gate.onnx, per block. quantized: the loss of fewer bits. model: the steered model in
+    Torch against the runtime.
+    """
+
+    bundle: Bundle
+    coefficients: Sequence[Parity] = ()
+    quantized: Quantized | None = None
+    model: ModelParity | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, for `--json` and the manifest's `evaluation`."""
+        told: dict[str, Any] = {}
+        if self.coefficients:
+            told["coefficients"] = _summed(self.coefficients)
+        if self.quantized is not None:
+            told["quantized"] = {"weights": self.quantized.kind, **_summed(self.quantized.loss)}
+        if self.model is not None:
+            told["model"] = self.model.to_json()
+        return {"parity": told} if told else {}
+
+    def lines(self) -> Iterator[str]:
+        """For a terminal."""
+        if self.coefficients:
+            told = _summed(self.coefficients)
+            yield (
+                f"torch against gate.onnx: coefficients differ by at most {told['max_abs']:.2g} over "
+                f"{told['rows']} tokens and {len(self.coefficients)} blocks (the largest is {told['largest']:.3g})"
+            )
+        if self.quantized is not None:
+            yield str(self.quantized)
+        if self.model is not None:
+            yield from self.model.lines()
+
+
+def read(paths: Sequence[Path], producer: str | None, model: ModelInfo, choice: Choice) -> Artifact:
+    """What the files hold, in the runtime's convention.
+
+    producer: a name in `readers.PRODUCERS`; None: as the files say, if they do.
+    Raises BundleError for files that are damaged, not the producer's, or ambiguous, and for a model that does not
+    match.
+    """
+    name = recognise(paths) if producer is None else producer
+    return PRODUCERS[name].read(paths, model, choice)
+
+
+def convert(
+    artifact: Artifact,
+    model: Path,
+    info: ModelInfo,
+    settings: Settings,
+    progress: Progress = lambda stage, fraction: None,
+) -> Converted:
+    """The bundle of `artifact` for the model in the GGUF `model`, whose facts are `info`.
+
+    A network is run on held-out questions first: its coefficients' mean there becomes 1, Torch's are compared with
+    those of gate.onnx.
+
+    Raises:
+        BundleError: the bundle would break the format, Torch and gate.onnx disagree, or the steered models do.
+        MissingExtra: what the work needs is not installed.
+    """
+    parity = artifact.gate is not None if settings.parity is None else settings.parity
+    if artifact.gate is None:
+        _refuse_network_options(settings)
+        if not parity:
+            return Converted(_bundle(artifact, info, settings))
+    progress("open", 0.0)
+    n = settings.n_threads
+    llm = SteeredLlama(str(model), n_ctx=_N_CTX, n_threads=n, n_threads_batch=n)
+    try:
+        done = _checked(llm, artifact, info, settings, progress)
+        if parity:
+            progress("parity", 0.4)
+            done = replace(done, model=_compared(llm, artifact, model, done.bundle, n))
+    finally:
+        llm.close()
+    told = done.to_json()
+    return replace(done, bundle=done.bundle.with_metadata(evaluation=told)) if told else done
+
+
+def _checked(
+    llm: SteeredLlama, artifact: Artifact, info: ModelInfo, settings: Settings, progress: Progress
+) -> Converted:
+    """The bundle; of a network normalised, in as many bits as asked for, and compared with Torch."""
+    if artifact.gate is None:
+        return Converted(_bundle(artifact, info, settings))
+    from edgesteer_converters.networks.normalise import normalise
+    from edgesteer_converters.networks.quantize import quantize, to_ort
+
+    raw = _bundle(artifact, info, settings)
+    texts = texts_of(llm, raw)
+    progress("weigh", 0.2)
+    seen = visited(llm, raw, texts)
+    normal = normalise(artifact, seen)
+    rows = {n: seen[n] for n in normal.directions}
+    exact = _gate_bytes(normal, info)
+    found = _against_torch(artifact, normal, exact, rows)
+    quantized = None if settings.weights == "fp32" else quantize(exact, settings.weights, rows)  # type: ignore[arg-type]
+    if quantized is not None:
+        normal = replace(normal, gate=quantized.gate)
+    ort = to_ort(_gate_bytes(normal, info), rows) if settings.ort else None
+    return Converted(_bundle(normal, info, settings, ort), found, quantized)
+
+
+def visited(llm: SteeredLlama, bundle: Bundle, texts: Sequence[Text]) -> dict[int, F32]:
+    """Of the tokens in scope, the stream that each block's gate reads while `bundle` steers with strength 1."""
+    found: dict[int, list[F32]] = {n: [] for n in bundle.layers}
+    for text in texts:
+        first = 0 if bundle.scope == "all" else len(text.prompt) - 1
+        lanes = Lanes(llm, [text.prompt], bundle.layers, first)
+        with llm.steered(bundle, 1.0), llm.record() as seen, lanes:
+            lanes.run({0: [text.prompt[-1], *text.reply]})
+            after = lanes.seen(0)
+        for i, n in enumerate(bundle.layers):
+            found[n].append(after[i] - seen.coefficients[first:, i, None] * bundle.directions[n])
+    return {n: np.concatenate(parts) for n, parts in found.items()}
+
+
+def _bundle(artifact: Artifact, info: ModelInfo, settings: Settings, ort: bytes | None = None) -> Bundle:
+    gate = artifact.gate
+    if isinstance(gate, bytes):
+        gate = _gate_bytes(artifact, info)
+    usual = VECTOR_STRENGTH if gate is None else NETWORK_STRENGTH
+    return Bundle.build(
+        name=settings.name,
+        description=settings.description or f"Converted from {artifact.producer}.",
+        license=settings.license,
+        directions=artifact.directions,
+        gate=gate,
+        gate_ort=ort,
+        model=info,
+        scope=settings.scope or artifact.scope,
+        strength=_strength(settings.strength, usual),
+        training=artifact.facts,
+    )
+
+
+def _strength(given: float | None, usual: StrengthRange) -> StrengthRange:
+    """The range holds what was given."""
+    if given is None:
+        return usual
+    return StrengthRange(given, min(usual.min, 2 * given), max(usual.max, 2 * given))
+
+
+def _gate_bytes(artifact: Artifact, info: ModelInfo) -> bytes:
+    """gate.onnx with the digest of the directions that it belongs to."""
+    from edgesteer_converters.networks.merge import stamp
+
+    digest = hashlib.sha256(encode_directions(artifact.directions, info.architecture)).hexdigest()
+    gate = artifact.gate
+    assert gate is not None
+    return (
+        stamp(gate, sorted(artifact.directions), digest)
+        if isinstance(gate, bytes)
+        else build_gate(gate, digest)
+    )
+
+
+def _refuse_network_options(settings: Settings) -> None:
+    for option, given in (("--weights", settings.weights != "fp32"), ("--ort", settings.ort)):
+        if given:
+            raise refusal(
+                "convert", f"{option} for a constant", "a network", "leave it out: there is no gate"
+            )
+
+
+# -- Torch's side --------------------------------------------------------------------------------------------
+
+
+def _against_torch(artifact: Artifact, normal: Artifact, gate: bytes, rows: Activations) -> list[Parity]:
+    """Torch's coefficients, brought to the mean 1, against those of gate.onnx. Raises BundleError for a miss."""
+    from edgesteer_converters.parity import require, same_coefficients
+
+    ask = torch_coefficients(artifact)
+    if ask is None:
+        return []
+    means = normal.facts["mean_coefficient"]
+
+    def asked(n: int) -> Callable[[F32], F32]:
+        return lambda h: ask(n, h) / np.float32(means[str(n)])
+
+    found = same_coefficients({n: asked(n) for n in rows}, gate, rows)
+    require(found, "gate.onnx")
+    return found
+
+
+def torch_coefficients(artifact: Artifact) -> Callable[[int, F32], F32] | None:
+    """The producer's network as Torch computes it: (block, h [rows, n_embd]) -> [rows]; None where there is none to
+    run but the gate itself."""
+    from edgesteer_converters.networks.export import torch_blocks
+    from edgesteer_converters.networks.relu_chain import as_modules
+
+    if artifact.network is None and not isinstance(artifact.gate, Mapping):
+        return None
+    modules = as_modules(artifact.gate) if artifact.network is None else artifact.network  # type: ignore[arg-type]
+    width = len(next(iter(artifact.directions.values())))
+    blocks = torch_blocks(modules, sorted(artifact.directions), width)
+    return lambda n, h: blocks[n].coefficients(h)
+
+
+def _reference(artifact: Artifact) -> Reference:
+    """What the artifact adds, as Torch computes it."""
+    import torch
+
+    directions = {n: torch.from_numpy(np.array(v)) for n, v in artifact.directions.items()}
+    if artifact.gate is None:
+        return lambda n, h: directions[n].expand_as(h)
+    from edgesteer_converters.networks.coefficients import asking
+
+    ask = torch_coefficients(artifact) or asking(artifact.gate)
+    return lambda n, h: torch.from_numpy(ask(n, h.numpy()))[:, None] * directions[n]
+
+
+def _compared(
+    llm: SteeredLlama, artifact: Artifact, model: Path, bundle: Bundle, n_threads: int
+) -> ModelParity:
+    """Raises BundleError where the runtime is further from Torch steered than the law of `model_parity` allows."""
+    import torch
+
+    from edgesteer_converters.torch_model import TorchModel
+
+    torch.set_num_threads(n_threads)
+    found = model_parity(TorchModel.load(model), _reference(artifact), llm, bundle, texts_of(llm, bundle))
+    if not found.holds:
+        seen = f"a KL of {found.kl:.3g} nats between Torch and the runtime, steered"
+        raise refusal(
+            bundle.name, seen, f"at most {found.allowed:.3g}", "report the network; nothing was written"
+        )
+    return found
+
+
+def _summed(found: Sequence[Parity]) -> dict[str, Any]:
+    rows = sum(p.n for p in found)
+    return {
+        "max_abs": float(f"{max(p.max_abs for p in found):.3g}"),
+        "mean_abs": float(f"{sum(p.mean_abs * p.n for p in found) / rows:.3g}"),
+        "largest": float(f"{max(p.size for p in found):.4g}"),
+        "rows": rows,
+    }

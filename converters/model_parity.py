@@ -1,0 +1,199 @@
+"""Whether a steered model in Torch and the same steering in the runtime say the same, on real text.
+
+In:  a TorchModel with its intervention; a SteeredLlama of the same model, and the bundle; texts.
+Out: a ModelParity: block outputs, and the next-token distribution, against what the two differ by unsteered.
+
+A quantized file computes differently from its dequantized weights, so nothing can agree better steered than it does
+unsteered. The law is therefore relative:
+
+    KL(torch || runtime), steered  <=  1.5 * KL(torch || runtime), unsteered  +  1e-3 nats
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from edgesteer.bundle import Bundle
+from edgesteer.evaluate import Chat, held_out_questions
+from edgesteer.runtime import Lanes, SteeredLlama
+from edgesteer.runtime.turns import read_turns
+from edgesteer.scope import BIT, scope_bits
+
+if TYPE_CHECKING:
+    import torch
+
+    from edgesteer_converters.torch_model import TorchModel
+
+F32 = npt.NDArray[np.float32]
+
+FACTOR, SLACK = 1.5, 1e-3
+
+Reference = Callable[[int, "torch.Tensor"], "torch.Tensor"]
+"""(block, h [rows, n_embd]) -> coefficient [rows] * direction [n_embd]: what is added at strength 1."""
+
+
+class Text(NamedTuple):
+    """A prompt and a reply, as token ids."""
+
+    prompt: list[int]
+    reply: list[int]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelParity:
+    """errors: per steered block, relative error of its output, |torch - runtime| / |torch| over the rows in scope.
+    plain_errors: the same, unsteered. kl, plain_kl: mean over the rows that predict a reply's token, nats.
+    argmax, plain_argmax: share of these rows where both rank the same token first. rows: how many there were.
+    """
+
+    errors: dict[int, float]
+    plain_errors: dict[int, float]
+    kl: float
+    plain_kl: float
+    argmax: float
+    plain_argmax: float
+    rows: int
+
+    @property
+    def allowed(self) -> float:
+        """The KL up to which steering has not made it worse."""
+        return FACTOR * self.plain_kl + SLACK
+
+    @property
+    def holds(self) -> bool:
+        return self.kl <= self.allowed
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, rounded, for a manifest."""
+        return {
+            "rows": self.rows,
+            "kl": {
+                "steered": _short(self.kl),
+                "unsteered": _short(self.plain_kl),
+                "allowed": _short(self.allowed),
+            },
+            "argmax": {"steered": round(self.argmax, 4), "unsteered": round(self.plain_argmax, 4)},
+            "block_error": {
+                "steered": _short(max(self.errors.values())),
+                "unsteered": _short(max(self.plain_errors.values())),
+            },
+            "holds": self.holds,
+        }
+
+    def lines(self) -> Iterator[str]:
+        """The table, for a terminal."""
+        yield f"{'torch against the runtime':28}{'unsteered':>12}{'steered':>12}   ({self.rows} rows)"
+        worst, plain = max(self.errors.values()), max(self.plain_errors.values())
+        yield f"{'  block output, worst error':28}{plain:>12.2e}{worst:>12.2e}   relative"
+        yield f"{'  KL of the next token':28}{self.plain_kl:>12.2e}{self.kl:>12.2e}   nats; at most {self.allowed:.2e}"
+        yield f"{'  same first choice':28}{self.plain_argmax:>12.1%}{self.argmax:>12.1%}"
+
+
+def texts_of(llm: SteeredLlama, bundle: Bundle, n: int = 4, max_tokens: int = 32) -> list[Text]:
+    """Held-out questions, with the replies that the model gives under `bundle`; without a chat template the
+    questions as plain text."""
+    asked = held_out_questions()[:n]
+    if llm.metadata.get("tokenizer.chat_template"):
+        chat = Chat(llm)
+    else:
+        chat = Chat(llm, "{question}\n")
+    prompts = [chat.prompt(question) for question in asked]
+    with llm.steered(bundle):
+        replies = [chat.replies([prompt], max_tokens, repeat_penalty=1.1)[0] for prompt in prompts]
+    return [Text(p, r.spoken) for p, r in zip(prompts, replies, strict=True) if len(r.spoken) > 1]
+
+
+def model_parity(
+    model: TorchModel, reference: Reference, llm: SteeredLlama, bundle: Bundle, texts: Sequence[Text]
+) -> ModelParity:
+    """Both models, unsteered and under `bundle` at its default strength, over the same texts."""
+    seen = [_compared(model, reference, llm, bundle, text, on) for on in (False, True) for text in texts]
+    plain, steered = seen[: len(texts)], seen[len(texts) :]
+    return ModelParity(
+        errors=_errors(bundle, steered),
+        plain_errors=_errors(bundle, plain),
+        kl=_mean([one.kl for one in steered]),
+        plain_kl=_mean([one.kl for one in plain]),
+        argmax=_mean([one.same for one in steered]),
+        plain_argmax=_mean([one.same for one in plain]),
+        rows=sum(len(one.kl) for one in steered),
+    )
+
+
+class _Seen(NamedTuple):
+    off: dict[int, tuple[float, float]]  # block -> squared error, squared norm
+    kl: F32
+    same: F32
+
+
+def _compared(
+    model: TorchModel, reference: Reference, llm: SteeredLlama, bundle: Bundle, text: Text, on: bool
+) -> _Seen:
+    mine, mine_logits = _in_runtime(llm, bundle, text, on)
+    theirs, their_logits = _in_torch(model, reference, llm, bundle, text, on)
+    off = {}
+    for n in bundle.layers:
+        error = theirs[n].astype(np.float64) - mine[n]
+        off[n] = float((error**2).sum()), float((theirs[n].astype(np.float64) ** 2).sum())
+    p, q = _log_softmax(their_logits), _log_softmax(mine_logits)
+    kl = (np.exp(p) * (p - q)).sum(axis=1)
+    same = p.argmax(axis=1) == q.argmax(axis=1)
+    return _Seen(off, kl.astype(np.float32), same.astype(np.float32))
+
+
+def _in_runtime(llm: SteeredLlama, bundle: Bundle, text: Text, on: bool) -> tuple[dict[int, F32], F32]:
+    """Of the rows from the prompt's last token to the reply's last but one: outputs of the steered blocks, logits."""
+    since = len(text.prompt) - 1
+    with llm.steered(bundle if on else []), Lanes(llm, [text.prompt], bundle.layers, since) as lanes:
+        logits = np.stack([row.copy() for _, row in lanes.feed({0: [text.prompt[-1], *text.reply[:-1]]})])
+        seen = lanes.seen(0)
+    return dict(zip(bundle.layers, seen, strict=True)), logits
+
+
+def _in_torch(
+    model: TorchModel, reference: Reference, llm: SteeredLlama, bundle: Bundle, text: Text, on: bool
+) -> tuple[dict[int, F32], F32]:
+    import torch
+
+    tokens = [*text.prompt, *text.reply[:-1]]
+    first = len(text.prompt) - 1
+    bits = scope_bits(tokens, len(text.prompt), read_turns(llm))
+    mask = torch.from_numpy((bits & BIT[bundle.scope]) != 0).to(torch.float32)[:, None]
+    strength, steered, seen = bundle.strength.default, set(bundle.layers), dict[int, F32]()
+
+    def intervene(block: int, h: torch.Tensor) -> torch.Tensor:
+        if on and block in steered:
+            h = h + strength * mask * reference(block, h[0])
+        if block in steered:
+            seen[block] = h[0, first:].numpy()
+        return h
+
+    with torch.no_grad(), model.steered(intervene):
+        rows = torch.arange(first, len(tokens))
+        logits = model.logits(torch.tensor([tokens]), rows=rows)[0].numpy()
+    return seen, logits
+
+
+def _errors(bundle: Bundle, seen: Sequence[_Seen]) -> dict[int, float]:
+    return {
+        n: float(np.sqrt(sum(one.off[n][0] for one in seen) / sum(one.off[n][1] for one in seen)))
+        for n in bundle.layers
+    }
+
+
+def _log_softmax(logits: F32) -> npt.NDArray[np.float64]:
+    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+
+
+def _mean(rows: Sequence[F32]) -> float:
+    return float(np.concatenate(rows).mean())
+
+
+def _short(value: float) -> float:
+    return float(f"{value:.3g}")

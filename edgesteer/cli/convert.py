@@ -1,0 +1,181 @@
+"""`edgesteer convert`: the door of the converters room. Parses, opens, writes; converts nothing itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from edgesteer.cli.options import Finite, json_option, print_json, resolve_model, threads_option
+from edgesteer.cli.progress import bar, check_output
+from edgesteer.scope import SCOPES
+
+if TYPE_CHECKING:
+    from edgesteer.bundle import Bundle
+    from edgesteer_converters.convert import Converted
+
+# edgesteer_converters.readers.PRODUCERS, which is not imported for a help text.
+PRODUCERS = (
+    "repeng",
+    "cvector-generator",
+    "jukofyork",
+    "persona_vectors",
+    "steering-vectors",
+    "plain",
+    "psr",
+    "reft",
+)
+SUFFIXES = (".steer", ".gguf", ".safetensors")
+
+
+@click.command()
+@click.argument("files", metavar="IN...", nargs=-1, required=True)
+@click.option(
+    "--from", "producer", type=click.Choice(PRODUCERS), help="What wrote IN, where the file does not tell."
+)
+@click.option("--model", metavar="MODEL", help="The model that it steers: a GGUF's path or registry name.")
+@click.option(
+    "-o",
+    "--output",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="NAME.steer; NAME.gguf, a control vector for stock llama.cpp; or NAME.safetensors.",
+)
+@click.option("--block", type=click.IntRange(0), help="Where a single vector acts, counted from 0.")
+@click.option(
+    "--blocks", metavar="A-B", help="Where the rows of a stack act; of other files, the blocks to take."
+)
+@click.option("--tensor", metavar="NAME", help="Which of several vectors in a file; NAME[ROW] of a matrix.")
+@click.option(
+    "--scope", type=click.Choice(SCOPES), help="Where it acts; what the producer knows of it without it."
+)
+@click.option("--strength", type=Finite(), help="The default strength; 1 without it.")
+@click.option(
+    "--weights",
+    type=click.Choice(["fp32", "fp16", "int8"]),
+    default="fp32",
+    show_default=True,
+    help="Of a network's gate.onnx; the loss is measured and told.",
+)
+@click.option("--ort", is_flag=True, help="Also write gate.ort, for mobile builds of ONNX Runtime.")
+@click.option(
+    "--parity/--no-parity",
+    default=None,
+    help="Compare with the model steered in Torch (a minute); of a network it is the default.",
+)
+@click.option("--name", help="The bundle's name; the output's without it.")
+@click.option("--description", default="", help="The bundle's description.")
+@click.option("--license", default="unspecified", show_default=True, help="The bundle's license.")
+@click.option("--force", is_flag=True, help="Replace an existing file.")
+@threads_option
+@json_option
+def command(
+    files: tuple[str, ...],
+    output: Path,
+    blocks: str | None,
+    name: str | None,
+    force: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Turn steering vectors and PSR networks that were trained in Torch into a bundle, and a bundle into vectors.
+
+    What a producer counted from, captured at and scaled by is dealt with and told. A network's coefficients are
+    compared with Torch's, and the steered model in Torch with the runtime; a miss is a failure, and the bundle
+    carries the table.
+
+    \b
+    Examples:
+      edgesteer convert happy.gguf --from repeng --model smollm2-135m-instruct -o happy.steer
+      edgesteer convert mean.pt --from plain --block 14 --model model.gguf -o mean.steer
+      edgesteer convert network.safetensors --from psr --model model.gguf -o network.steer
+      edgesteer convert pirate -o pirate.gguf
+    """
+    check_output(output, force)
+    if output.suffix not in SUFFIXES:
+        raise click.UsageError(f"-o {output}: expected a name that ends in {', '.join(SUFFIXES)}")
+    if (bundle := _given_bundle(files)) is None:
+        done = _converted(files, name or output.stem, _span(blocks), **options)
+        bundle = done.bundle
+    else:
+        done = None
+    _write(bundle, output, force)
+    _report(output, bundle, done, as_json)
+
+
+def _given_bundle(files: tuple[str, ...]) -> Bundle | None:
+    """The bundle that the only file is, or the one that ships under that name."""
+    from edgesteer.bundle import load
+    from edgesteer_models import resolve_bundle
+
+    if len(files) != 1:
+        return None
+    path = Path(files[0])
+    if path.exists() and path.suffix != ".steer":
+        return None
+    return load(resolve_bundle(files[0]))
+
+
+def _span(blocks: str | None) -> tuple[int, int] | None:
+    if blocks is None:
+        return None
+    first, _, last = blocks.partition("-")
+    if not (first.isdecimal() and last.isdecimal() and int(first) <= int(last)):
+        raise click.UsageError(f"--blocks {blocks}: expected two block numbers such as 10-20")
+    return int(first), int(last)
+
+
+def _converted(
+    files: tuple[str, ...],
+    name: str,
+    blocks: tuple[int, int] | None,
+    *,
+    model: str | None,
+    producer: str | None,
+    tensor: str | None,
+    block: int | None,
+    n_threads: int | None,
+    **options: Any,
+) -> Converted:
+    if model is None:
+        raise click.UsageError("--model MODEL is needed: how wide it is, and how many blocks it has")
+    from edgesteer.bundle import read_model_info
+    from edgesteer.cli.opening import default_threads
+    from edgesteer_converters.artifact import Choice
+    from edgesteer_converters.convert import Settings, convert, read
+
+    path = resolve_model(model)
+    info = read_model_info(path)
+    choice = Choice(tensor=tensor, block=block, blocks=blocks)
+    artifact = read([Path(file) for file in files], producer, info, choice)
+    settings = Settings(name=name, n_threads=n_threads or default_threads(), **options)
+    with bar() as progress:
+        return convert(artifact, path, info, settings, progress)
+
+
+def _write(bundle: Bundle, output: Path, force: bool) -> None:
+    from edgesteer.bundle import save
+    from edgesteer_converters.writers import write_control_vector, write_safetensors
+
+    writers: dict[str, Callable[..., None]] = {
+        ".steer": save,
+        ".gguf": write_control_vector,
+        ".safetensors": write_safetensors,
+    }
+    writers[output.suffix](bundle, output, force=force)
+
+
+def _report(output: Path, bundle: Bundle, done: Converted | None, as_json: bool) -> None:
+    from edgesteer.bundle import spans
+
+    if as_json:
+        told = {} if done is None else done.to_json()
+        print_json({"output": str(output), "kind": bundle.kind, "layers": list(bundle.layers), **told})
+        return
+    left = " (the constant part alone)" if bundle.kind == "psr" and output.suffix != ".steer" else ""
+    click.echo(f"{output}: {bundle.kind}{left}, blocks {spans(list(bundle.layers))}, width {bundle.n_embd}")
+    if done is not None:
+        for line in done.lines():
+            click.echo(line)
