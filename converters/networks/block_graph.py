@@ -21,6 +21,7 @@ Array = npt.NDArray[Any]
 INPUT = "activation"
 _WHOLE = np.iinfo(np.int64).max
 _SAME = ("Identity", "Dropout")
+_BRANCHES = ("If", "Loop", "Scan")
 
 
 class Node(NamedTuple):
@@ -60,6 +61,9 @@ def block_graph(model: Any, where: str) -> BlockGraph:
     import onnx
     from onnx import numpy_helper
 
+    if any(node.op_type in _BRANCHES for node in model.graph.node):
+        raise refusal(where, "control flow that depends on values", "the same steps for all activations",
+                      "write it without branches and loops")  # fmt: skip
     model = onnx.shape_inference.infer_shapes(model)
     work = _Work(where, _shapes(model.graph))
     for tensor in model.graph.initializer:

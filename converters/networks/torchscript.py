@@ -27,7 +27,8 @@ ARITHMETIC = frozenset(
     "tensor ones_like zeros_like hardtanh clamp softplus softmax where type_as expand expand_as forward "
     "NumToTensor RaiseException range NotImplementedError Exception AssertionError warn getattr list".split()
 )
-_CALLERS = ("torch", "ops", "prim", "aten")
+_ROOTS = ("torch", "ops", "prim", "aten")
+_METHODS = ("__len__", "__getitem__", "__contains__", "__iter__", "__init__")
 _MAX_CODE = 2**22
 
 
@@ -50,7 +51,7 @@ def load_script(path: str) -> Any:
         raise refusal(path, reason, "a TorchScript file", "save it again with torch.jit.save") from None
 
 
-def _calls(path: str) -> Iterator[str]:
+def _calls(path: str) -> list[str]:
     try:
         with ZipFile(path) as archive:
             names = archive.namelist()
@@ -60,22 +61,25 @@ def _calls(path: str) -> Iterator[str]:
             if sum(archive.getinfo(name).file_size for name in sources) > _MAX_CODE:
                 raise refusal(path, "megabytes of code", "a small network", "save a state dict instead")
             trees = [ast.parse(archive.read(name)) for name in sources]
-    except (BadZipFile, OSError, RuntimeError, SyntaxError, ValueError, NotImplementedError, RecursionError) as error:
+    except (BadZipFile, OSError, RuntimeError, SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise refusal(path, str(error), "a TorchScript file", "save it again with torch.jit.save") from None
-    for tree in trees:
-        for node in ast.walk(tree):
-            yield from _named(node)
+    return [name for tree in trees for name in _named(tree)]
 
 
-def _named(node: ast.AST) -> Iterator[str]:
-    """What may run: the functions called, and methods that a file defines beyond `forward`."""
-    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith("__"):
-        yield node.name  # __setstate__ runs at load
-    if isinstance(node, ast.Call):
-        called = node.func
-        if isinstance(called, ast.Attribute):
-            yield called.attr
-        elif isinstance(called, ast.Name):
-            yield called.id
-        else:
-            yield type(called).__name__
+def _named(tree: ast.AST) -> Iterator[str]:
+    """What may run: functions called, operators of torch in any place, methods with a meaning of their own."""
+    within = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            if node.name.startswith("__") and node.name not in _METHODS:
+                yield node.name  # __setstate__ runs at load
+        elif isinstance(node, ast.Attribute) and id(node) not in within and _root(node) in _ROOTS:
+            yield node.attr
+        elif isinstance(node, ast.Call):
+            yield getattr(node.func, "attr", getattr(node.func, "id", type(node.func).__name__))
+
+
+def _root(node: ast.expr) -> str:
+    while isinstance(node, ast.Attribute):
+        node = node.value
+    return node.id if isinstance(node, ast.Name) else ""
