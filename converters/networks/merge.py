@@ -81,19 +81,16 @@ def scale(gate: bytes, factors: Mapping[int, float]) -> bytes:
     model, layers = onnx.load_from_string(gate), sorted(factors)
     parts = Parts.of(onnx, model)
     parts.select(layers_of(gate), layers)
-    last = parts.nodes[-1]
-    ends_in_squeeze = last.op_type == "Squeeze" and last.output[0] == "coefficient"
-    values = [np.array([factors[n]], np.float32) for n in layers]
+    last = parts.nodes.pop()
     name = parts.fresh("scale")
-    by = parts.per_block(name, values, layers)
-    if ends_in_squeeze:
-        parts.nodes.pop()
-        scaled = parts.node("Mul", [last.input[0], by], f"{name}.product")
-        last.input[0] = scaled
+    by = parts.per_block(name, [np.array([factors[n]], np.float32) for n in layers], layers)
+    if last.op_type == "Squeeze":
+        last.input[0] = parts.node("Mul", [last.input[0], by], f"{name}.product")
         parts.nodes.append(last)
     else:
         last.output[0] = f"{name}.before"
-        parts.node("Mul", [last.output[0], by], "coefficient")
+        parts.nodes.append(last)
+        parts.node("Mul", [f"{name}.before", by], "coefficient")
     width = model.graph.input[0].type.tensor_type.shape.dim[1].dim_value
     return parts.finish(width, layers)
 

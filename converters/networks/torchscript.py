@@ -69,13 +69,21 @@ def _calls(path: str) -> list[str]:
 def _named(tree: ast.AST) -> Iterator[str]:
     """What may run: functions called, operators of torch in any place, methods with a meaning of their own."""
     within = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    # `_0 = __torch__.f; _0(x)`: f's own code is in the archive and is looked at there.
+    aliases = {
+        target.id
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Attribute)
+        for target in node.targets
+        if isinstance(target, ast.Name)
+    }
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             if node.name.startswith("__") and node.name not in _METHODS:
                 yield node.name  # __setstate__ runs at load
         elif isinstance(node, ast.Attribute) and id(node) not in within and _root(node) in _ROOTS:
             yield node.attr
-        elif isinstance(node, ast.Call):
+        elif isinstance(node, ast.Call) and getattr(node.func, "id", "") not in aliases:
             yield getattr(node.func, "attr", getattr(node.func, "id", type(node.func).__name__))
 
 
