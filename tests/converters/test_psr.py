@@ -97,7 +97,7 @@ def _changed(name: str, value: Any) -> dict[str, torch.Tensor]:
         ("direction.2", torch.ones(WIDTH + 1), r"direction.2 \[17\]; expected \[16\]"),
         ("direction.2", torch.full((WIDTH,), float("nan")), "NaN or infinity in direction.2"),
         ("gate.2.0.weight", torch.full((5, WIDTH), float("inf")), "NaN or infinity at block 2"),
-        ("gate.2.0.weight", torch.ones(WIDTH, 5), "W"),  # the layout of GateWeights instead of Linear's
+        ("gate.2.0.weight", torch.ones(WIDTH, 5), "for width 5; expected 16"),  # the layout of GateWeights instead of Linear's
         ("gate.2.0.weight", torch.ones(5, WIDTH + 1), "width"),
         ("gate.2.0.weight", torch.ones(5), "no matrix"),
         ("gate.2.1.weight", torch.ones(2, 5), "W"),
