@@ -31,7 +31,9 @@ class Parity(NamedTuple):
     size: float
 
 
-def coefficient_parity(network: Any, gate: GateWeights | bytes, activations: Mapping[int, F32]) -> list[Parity]:
+def coefficient_parity(
+    network: Any, gate: GateWeights | bytes, activations: Mapping[int, F32]
+) -> list[Parity]:
     """Ask the producer's network and the gate about the same activations.
 
     Args:
@@ -51,12 +53,16 @@ def coefficient_parity(network: Any, gate: GateWeights | bytes, activations: Map
 def _asked(network: Any, activations: Mapping[int, F32]) -> dict[int, Callable[[F32], F32]]:
     if isinstance(network, Artifact):
         if network.gate is None:
-            raise refusal("gate", "an artifact without a gate", "one with a gate", "a constant needs no comparison")
+            raise refusal(
+                "gate", "an artifact without a gate", "one with a gate", "a constant needs no comparison"
+            )
         ask = asking(network.gate)
         return {n: lambda rows, n=n: ask(n, rows) for n in activations}  # type: ignore[misc]
     from edgesteer_converters.networks.export import torch_blocks
 
     n_embd = next(iter(activations.values())).shape[1]
+    if isinstance(network, Mapping):
+        network = {n: module for n, module in network.items() if n in activations}
     return {n: block.coefficients for n, block in torch_blocks(network, list(activations), n_embd).items()}
 
 
@@ -68,7 +74,9 @@ def same_coefficients(
     for n in sorted(activations):
         expected = np.asarray(asked[n](activations[n]), np.float64)
         error = np.abs(ask(n, activations[n]) - expected)
-        found.append(Parity(n, float(error.max()), float(error.mean()), error.size, float(np.abs(expected).max())))
+        found.append(
+            Parity(n, float(error.max()), float(error.mean()), error.size, float(np.abs(expected).max()))
+        )
     return found
 
 

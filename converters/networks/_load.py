@@ -29,7 +29,9 @@ def read_tensors(path: str) -> dict[str, npt.NDArray[Any]]:
         found = _read(str(path), torch)
     except Exception as error:  # torch and safetensors raise whatever they meet
         reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise refusal(str(path), reason, "a file of tensors (.pt, .safetensors)", "save a state dict") from None
+        raise refusal(
+            str(path), reason, "a file of tensors (.pt, .safetensors)", "save a state dict"
+        ) from None
     if isinstance(found, torch.Tensor):
         found = {"": found}
     if not isinstance(found, Mapping) or not all(isinstance(v, torch.Tensor) for v in found.values()):

@@ -45,7 +45,9 @@ class BlockGraph:
             name: (str(value.dtype), value.shape, () if value.dtype.kind == "f" else tuple(value.ravel()))
             for name, value in self.constants.items()
         }
-        steps = tuple((n.operator, n.inputs, n.output, repr(sorted(n.attributes.items()))) for n in self.nodes)
+        steps = tuple(
+            (n.operator, n.inputs, n.output, repr(sorted(n.attributes.items()))) for n in self.nodes
+        )
         return steps, tuple(sorted(fixed.items())), self.output
 
 
@@ -128,7 +130,9 @@ class _Work:
             self.nodes.append(each)
 
     def refuse(self, found: str) -> Exception:
-        remedy = "write the network with linear layers, ReLU, LeakyReLU, Sigmoid, Tanh or GELU, ending in width 1"
+        remedy = (
+            "write the network with linear layers, ReLU, LeakyReLU, Sigmoid, Tanh or GELU, ending in width 1"
+        )
         return refusal(self.where, found, f"one of {', '.join(sorted(OPERATORS))}", remedy)
 
     def _rewritten(self, node: Node) -> list[Node]:
@@ -176,7 +180,9 @@ class _Work:
         graph = _canonical(used[::-1], self.constants, output)
         for name, value in graph.constants.items():
             if value.dtype.kind == "f" and not np.isfinite(value).all():
-                raise refusal(self.where, f"NaN or infinity in constant {name}", "finite weights", "train again")
+                raise refusal(
+                    self.where, f"NaN or infinity in constant {name}", "finite weights", "train again"
+                )
         return graph
 
 

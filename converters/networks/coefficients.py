@@ -47,7 +47,9 @@ def _onnx(gate: bytes) -> Ask:
     def ask(block: int, activation: F32) -> F32:
         rows = np.ascontiguousarray(activation, np.float32)
         with refused("gate.onnx"):
-            out: F32 = session.run(["coefficient"], {"activation": rows, "layer": np.array(block, np.int64)})[0]
+            out: F32 = session.run(["coefficient"], {"activation": rows, "layer": np.array(block, np.int64)})[
+                0
+            ]
         return out
 
     return ask

@@ -59,14 +59,18 @@ def torch_blocks(modules: Any, layers: Sequence[int], n_embd: int, where: str = 
     chosen = dict(modules) if isinstance(modules, Mapping) else dict.fromkeys(layers, modules)
     if not layers or sorted(chosen) != sorted(layers):
         found = f"modules for the blocks {sorted(chosen)}, directions for {sorted(layers)}"
-        raise refusal(where, found, "a module and a direction for every block", "pass both for the same blocks")
+        raise refusal(
+            where, found, "a module and a direction for every block", "pass both for the same blocks"
+        )
     return {n: Block(chosen[n], n, n_embd, where) for n in sorted(chosen)}
 
 
 def _merged(graphs: Mapping[int, Any], blocks: Mapping[int, Block], n_embd: int) -> bytes:
     shapes = {block.flat for block in blocks.values()}
     if len(shapes) > 1:
-        raise refusal("gate", "results [tokens] and [tokens, 1]", "one shape in all blocks", "correct the networks")
+        raise refusal(
+            "gate", "results [tokens] and [tokens, 1]", "one shape in all blocks", "correct the networks"
+        )
     gate = merge(graphs, n_embd, flat=shapes.pop())
     need_onnx().checker.check_model(gate, full_check=True)
     check_gate(gate, layers_of(gate), n_embd, "0" * 64, "gate")

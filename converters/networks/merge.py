@@ -161,7 +161,9 @@ class Parts:
             value = self.onnx.numpy_helper.to_array(tensor)
             if tensor.name in tables or tensor.name == "row_of_layer":
                 chosen = value[rows] if tensor.name in tables else lookup
-                self.initializers[i] = self.onnx.numpy_helper.from_array(np.array(chosen, order="C"), tensor.name)
+                self.initializers[i] = self.onnx.numpy_helper.from_array(
+                    np.array(chosen, order="C"), tensor.name
+                )
 
     def finish(self, n_embd: int, layers: Sequence[int]) -> bytes:
         helper, kinds = self.onnx.helper, self.onnx.TensorProto

@@ -10,12 +10,13 @@ CANCELLED of their size, where a mean-equivalent constant does not exist and the
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 
+from edgesteer.bundle import GateWeights
 from edgesteer.bundle.refusal import refusal
 from edgesteer_converters.artifact import Artifact
 from edgesteer_converters.networks.coefficients import asking
@@ -34,7 +35,7 @@ def mean_coefficients(artifact: Artifact, activations: Mapping[int, F32]) -> dic
     assert artifact.gate is not None
     ask, means = asking(artifact.gate), {}
     for n, direction in sorted(artifact.directions.items()):
-        rows = np.asarray(activations.get(n, np.empty((0, 0))))
+        rows = np.asarray(activations.get(n, np.empty((0, 0))), np.float32)
         if rows.ndim != 2 or not len(rows) or rows.shape[1] != len(direction):
             raise refusal("activations", f"{list(rows.shape)} at block {n}", f"[rows, {len(direction)}]",
                           "capture activations for every block")  # fmt: skip
@@ -70,13 +71,12 @@ def normalise(artifact: Artifact, activations: Mapping[int, F32]) -> Artifact:
     return replace(artifact, directions=directions, gate=gate, facts={**artifact.facts, **facts})
 
 
-def _scaled(gate: object, factors: Mapping[int, float]) -> object:
+def _scaled(gate: GateWeights | bytes, factors: Mapping[int, float]) -> GateWeights | bytes:
     if isinstance(gate, bytes):
         return scale(gate, factors)
-    assert isinstance(gate, Mapping)
     return {n: _last_layer_times(gate[n], factor) for n, factor in factors.items()}
 
 
-def _last_layer_times(layers: object, factor: float) -> list[tuple[F32, F32]]:
-    *before, (weight, bias) = list(layers)  # type: ignore[call-overload]
+def _last_layer_times(layers: Sequence[tuple[F32, F32]], factor: float) -> list[tuple[F32, F32]]:
+    *before, (weight, bias) = layers
     return [*before, ((weight * factor).astype(np.float32), (bias * factor).astype(np.float32))]

@@ -88,7 +88,9 @@ def from_modules(
     arrays = {int(n): _plain(value) for n, value in directions.items()}
     widths = {array.shape for array in arrays.values()}
     if len(widths) != 1 or any(len(shape) != 1 for shape in widths):
-        raise refusal("directions", f"shapes {sorted(widths)}", "one [n_embd]", "pass a direction for every block")
+        raise refusal(
+            "directions", f"shapes {sorted(widths)}", "one [n_embd]", "pass a direction for every block"
+        )
     _check_finite(arrays, "directions")
     gate = export_gate(modules, sorted(arrays), next(iter(widths))[0])
     return Artifact(PRODUCER, arrays, gate, scope, dict(facts or {}))
@@ -106,7 +108,9 @@ def _is_program(name: str) -> bool:
         raise refusal(name, "no file", f"a file with {_NAMES}", "check the path")
     members = ZipFile(path).namelist() if is_zipfile(path) else []
     parts = [member.split("/", 1)[-1] for member in members]
-    if path.suffix == ".pt2" or any(part.startswith("models/") or part.startswith("serialized_") for part in parts):
+    if path.suffix == ".pt2" or any(
+        part.startswith("models/") or part.startswith("serialized_") for part in parts
+    ):
         raise refusal(name, "a torch.export program, which torch unpickles to read", "a file that is data alone",
                       "if you trust it, load it with torch.export.load and pass it to from_modules")  # fmt: skip
     return any(part.startswith("code/") for part in parts)
@@ -117,7 +121,9 @@ def _tensors(names: Any) -> dict[str, npt.NDArray[Any]]:
     for name in names:
         more = read_tensors(name)
         if twice := sorted(found.keys() & more.keys()):
-            raise refusal(name, f"'{twice[0]}' a second time", "each tensor once", "leave one of the files out")
+            raise refusal(
+                name, f"'{twice[0]}' a second time", "each tensor once", "leave one of the files out"
+            )
         found |= more
     return found
 
@@ -197,11 +203,15 @@ def _of_script(
     from edgesteer_converters.networks.torchscript import load_script
 
     if len(scripts) > 1:
-        raise refusal(scripts[1], "a second TorchScript file", "one for all blocks", "pass several as modules")
+        raise refusal(
+            scripts[1], "a second TorchScript file", "one for all blocks", "pass several as modules"
+        )
     where, module = scripts[0], load_script(scripts[0])
     directions, weights = _sorted_out({**_directions_within(module), **tensors}, where)
     if weights:
-        raise refusal(where, "gate.N.I tensors beside TorchScript", "directions only", "pass one kind of gate")
+        raise refusal(
+            where, "gate.N.I tensors beside TorchScript", "directions only", "pass one kind of gate"
+        )
     _check_directions(directions, model, where)
     kept = _chosen(directions, choice, model, where)
     gate = export_gate(dict.fromkeys(kept, module), list(kept), model.n_embd, where)

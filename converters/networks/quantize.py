@@ -58,11 +58,13 @@ def quantize(gate: GateWeights | bytes, kind: Kind, activations: Mapping[int, F3
     if kind not in KINDS:
         raise refusal("gate", f"quantization {kind!r}", f"one of {', '.join(KINDS)}", "choose one of them")
     if not activations or any(len(rows) == 0 for rows in activations.values()):
-        raise refusal("gate", "no activations to measure the loss on", "some rows per block", "pass activations")
+        raise refusal(
+            "gate", "no activations to measure the loss on", "some rows per block", "pass activations"
+        )
     before = gate if isinstance(gate, bytes) else build_gate(gate, "0" * 64)
     after = _shrunk(before, kind)
     ask = asking(before)
-    asked = {n: lambda rows, n=n: ask(n, rows) for n in activations}  # type: ignore[misc]
+    asked = {n: lambda rows, n=n: ask(n, rows) for n in activations}
     return Quantized(after, kind, len(before), len(after), same_coefficients(asked, after, activations))
 
 
@@ -72,8 +74,12 @@ def _shrunk(gate: bytes, kind: Kind) -> bytes:
     work = _Work(onnx, model.graph, kind)
     axes = work.matrices()
     if not axes:
-        raise refusal("gate", "no float32 matrix", "a gate with weights in float32", "it may be quantized already")
-    nodes = [new for name in axes if name in work.constants for new in work.widened(name, name, None, axes[name])]
+        raise refusal(
+            "gate", "no float32 matrix", "a gate with weights in float32", "it may be quantized already"
+        )
+    nodes = [
+        new for name in axes if name in work.constants for new in work.widened(name, name, None, axes[name])
+    ]
     for node in model.graph.node:
         table = work.table_of(node)
         name = node.output[0]
@@ -177,6 +183,6 @@ def to_ort(gate: bytes, activations: Mapping[int, F32]) -> bytes:
         onnxruntime.InferenceSession(gate, options, providers=["CPUExecutionProvider"])
         data = path.read_bytes()
     ask = asking(gate)
-    asked = {n: lambda rows, n=n: ask(n, rows) for n in activations}  # type: ignore[misc]
+    asked = {n: lambda rows, n=n: ask(n, rows) for n in activations}
     require(same_coefficients(asked, data, activations), "gate.ort", MAX_ABS)
     return data

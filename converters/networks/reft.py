@@ -37,7 +37,7 @@ _LOREFT = {"weight", "bias", "rotate_layer"}
 _BLOCK = re.compile(r"(?:^|[^a-z])layers?[._\[](\d+)")
 _COMPONENT = re.compile(r"comp[._](?:model\.layers\[\d+\]\.(\w+)|(\w+?)(?:[._]unit|$))")
 _UNITS = re.compile(r"nunit[._](\d+)")
-_SITES = {"block_output": "block_output", "output": "block_output", "block_input": "block_input", "input": "block_input"}
+_SITES = {"output": "block_output", "input": "block_input"}
 
 
 def read(paths: Sequence[str | Path], model: ModelInfo, choice: Choice) -> Artifact:
@@ -74,7 +74,9 @@ def _files(path: Path) -> list[Path]:
     return [path]
 
 
-def _loreft(loaded: Mapping[str, Tensors], model: ModelInfo, choice: Choice, facts: dict[str, Any]) -> Artifact:
+def _loreft(
+    loaded: Mapping[str, Tensors], model: ModelInfo, choice: Choice, facts: dict[str, Any]
+) -> Artifact:
     directions: dict[int, F32] = {}
     graphs: dict[int, BlockGraph] = {}
     first, last = choice.blocks or (0, model.n_layer)
@@ -83,11 +85,15 @@ def _loreft(loaded: Mapping[str, Tensors], model: ModelInfo, choice: Choice, fac
         if not first <= named <= last:
             continue
         if n in directions:
-            raise refusal(name, f"block {n} a second time", "one intervention per block", "pass one file per block")
+            raise refusal(
+                name, f"block {n} a second time", "one intervention per block", "pass one file per block"
+            )
         direction, weight, bias = _rank_one(name, tensors, model)
         directions[n], graphs[n] = direction, _affine(weight, bias)
     if not graphs:
-        raise refusal(next(iter(loaded)), "no block in the range", f"blocks {first} to {last}", "choose another range")
+        raise refusal(
+            next(iter(loaded)), "no block in the range", f"blocks {first} to {last}", "choose another range"
+        )
     gate = merge(graphs, model.n_embd, flat=False)
     return Artifact(PRODUCER, directions, gate, facts={**facts, "method": "LoReFT", "rank": 1})
 
@@ -98,9 +104,13 @@ def _rank_one(name: str, tensors: Tensors, model: ModelInfo) -> tuple[F32, F32, 
     wanted = {"weight": [1, model.n_embd], "bias": [1], "rotate_layer": [model.n_embd, 1]}
     rank = shapes.get("rotate_layer", [0])[-1]
     if rank > 1:
-        raise refusal(name, f"rank {rank}", "rank 1: one coefficient and one direction per block", "train with rank 1")
+        raise refusal(
+            name, f"rank {rank}", "rank 1: one coefficient and one direction per block", "train with rank 1"
+        )
     if shapes != wanted:
-        raise refusal(name, str(shapes), f"LoReFT of rank 1 for {model.name}: {wanted}", "use the model of the file")
+        raise refusal(
+            name, str(shapes), f"LoReFT of rank 1 for {model.name}: {wanted}", "use the model of the file"
+        )
     if not all(np.isfinite(value).all() for value in tensors.values()):
         raise refusal(name, "NaN or infinity", "finite numbers", "train again")
     rotation = tensors["rotate_layer"][:, 0].astype(np.float32)
@@ -117,27 +127,41 @@ def _place(name: str, choice: Choice, model: ModelInfo, count: int) -> tuple[int
     """(block whose output it acts on, block that the file names)."""
     stem = Path(name).name
     if (units := _UNITS.search(stem)) and units[1] != "1":
-        raise refusal(name, f"{units[1]} units tied to positions", "one that acts on any token", "train on all tokens")
+        raise refusal(
+            name, f"{units[1]} units tied to positions", "one that acts on any token", "train on all tokens"
+        )
     match, component = _BLOCK.search(stem), _COMPONENT.search(stem)
     if match is None and (choice.block is None or count > 1):
-        raise refusal(name, "no block in the file's name", "layer N as pyreft writes it", "say which block it is")
+        raise refusal(
+            name, "no block in the file's name", "layer N as pyreft writes it", "say which block it is"
+        )
     named = choice.block if choice.block is not None and count == 1 else int(match[1] if match else 0)
     part = component and (component[1] or component[2])
     site = choice.site or (_SITES.get(part, part) if part else "block_output")
     if site not in ("block_output", "block_input"):
-        raise refusal(name, f"an intervention on '{site}'", "the residual stream of a block", "train on block_output")
+        raise refusal(
+            name, f"an intervention on '{site}'", "the residual stream of a block", "train on block_output"
+        )
     n = named - (site == "block_input")
     if not 1 <= n < model.n_layer:
-        raise refusal(name, f"block {n}", f"a block that can be steered, 1 to {model.n_layer - 1}", "leave it out")
+        raise refusal(
+            name, f"block {n}", f"a block that can be steered, 1 to {model.n_layer - 1}", "leave it out"
+        )
     return n, named
 
 
-def _reft_r1(loaded: Mapping[str, Tensors], model: ModelInfo, choice: Choice, facts: dict[str, Any]) -> Artifact:
+def _reft_r1(
+    loaded: Mapping[str, Tensors], model: ModelInfo, choice: Choice, facts: dict[str, Any]
+) -> Artifact:
     where, weights = next(iter(loaded)), _dictionary(loaded)
     if weights is None or weights.shape[1] != model.n_embd:
-        found = {key or "a tensor": list(v.shape) for tensors in loaded.values() for key, v in tensors.items()}
+        found = {
+            key or "a tensor": list(v.shape) for tensors in loaded.values() for key, v in tensors.items()
+        }
         expected = f"LoReFT ({', '.join(sorted(_LOREFT))}) or ReFT-r1 ([concepts, {model.n_embd}])"
-        raise refusal(where, str(found), expected, "other methods (DiReFT, NoReFT) cannot be told from their file")
+        raise refusal(
+            where, str(found), expected, "other methods (DiReFT, NoReFT) cannot be told from their file"
+        )
     if choice.block is None or not 1 <= choice.block < model.n_layer:
         raise refusal(where, f"block {choice.block}", f"the block it was trained at, 1 to {model.n_layer - 1}",
                       "say which block it is")  # fmt: skip
@@ -160,5 +184,7 @@ def _dictionary(loaded: Mapping[str, Tensors]) -> npt.NDArray[Any] | None:
 def _row(where: str, rows: int, choice: Choice) -> int:
     text = choice.tensor if choice.tensor is not None else ("0" if rows == 1 else "")
     if not text.isdecimal() or int(text) >= rows:
-        raise refusal(where, f"concept {text!r}", f"a row from 0 to {rows - 1}", "say which concept of the dictionary")
+        raise refusal(
+            where, f"concept {text!r}", f"a row from 0 to {rows - 1}", "say which concept of the dictionary"
+        )
     return int(text)

@@ -73,4 +73,8 @@ def _only_moves(node: Node, constants: list[Any]) -> bool:
         return node.attributes.get("axis", 0) == 1 and constants[0].ravel().tolist() in ([0], [-1])
     if node.operator == "Reshape":
         return constants[0].tolist() in ([-1], [-1, 1])
-    return node.operator in ("Squeeze", "Unsqueeze") and constants[:1] != [] and constants[0].tolist() in ([1], [-1])
+    return (
+        node.operator in ("Squeeze", "Unsqueeze")
+        and constants[:1] != []
+        and constants[0].tolist() in ([1], [-1])
+    )

@@ -18,15 +18,17 @@ from zipfile import BadZipFile, ZipFile
 from edgesteer.bundle.refusal import refusal
 from edgesteer_converters.networks.export import need_torch
 
-ARITHMETIC = frozenset(
-    "linear addmm addmv matmul mm mv bmm dot einsum add add_ sub sub_ rsub mul mul_ div div_ neg relu relu_ "
-    "leaky_relu leaky_relu_ sigmoid sigmoid_ tanh tanh_ gelu silu silu_ erf square pow sqrt exp sum mean abs "
-    "dropout feature_dropout select slice squeeze unsqueeze reshape view flatten transpose t permute contiguous "
-    "size dim len embedding index index_select to float detach clone __getitem__ __contains__ append unchecked_cast "
-    "unchecked_unwrap_optional isinstance annotate uninitialized int bool format gt lt ge le eq ne "
-    "tensor ones_like zeros_like hardtanh clamp softplus softmax where type_as expand expand_as forward "
-    "NumToTensor RaiseException range NotImplementedError Exception AssertionError warn getattr list".split()
-)
+_NAMES = """
+linear addmm addmv matmul mm mv bmm dot einsum add add_ sub sub_ rsub mul mul_ div div_ neg relu
+relu_ leaky_relu leaky_relu_ sigmoid sigmoid_ tanh tanh_ gelu silu silu_ erf square pow sqrt exp sum
+mean abs dropout feature_dropout select slice squeeze unsqueeze reshape view flatten transpose t
+permute contiguous size dim len embedding index index_select to float detach clone __getitem__
+__contains__ append unchecked_cast unchecked_unwrap_optional isinstance annotate uninitialized int
+bool format gt lt ge le eq ne tensor ones_like zeros_like hardtanh clamp softplus softmax where
+type_as expand expand_as forward NumToTensor RaiseException range NotImplementedError Exception
+AssertionError warn getattr list
+"""
+ARITHMETIC = frozenset(_NAMES.split())
 _ROOTS = ("torch", "ops", "prim", "aten")
 _METHODS = ("__len__", "__getitem__", "__contains__", "__iter__", "__init__")
 _MAX_CODE = 2**22

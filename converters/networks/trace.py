@@ -32,7 +32,7 @@ _REMEDY = "write it without branches on values, with linear layers and plain act
 _TOKENS = 5  # rows of the trace: none of the sizes that a network could confuse them with
 
 
-class Block(nn.Module):
+class Block(nn.Module):  # type: ignore[misc]
     """A module as the network of one block: activation -> coefficient, [tokens] or [tokens, 1]."""
 
     def __init__(self, module: Any, layer: int, n_embd: int, where: str = "gate") -> None:
@@ -102,7 +102,7 @@ def _own(module: Any, where: str) -> Any:
 def _takes_layer(module: Any) -> bool:
     """Whether `forward` asks for a block beside the activation."""
     if isinstance(module, torch.jit.ScriptModule):
-        return len(module.forward.schema.arguments) > 2  # the first is self
+        return bool(len(module.forward.schema.arguments) > 2)  # the first is self
     if isinstance(module, torch.fx.GraphModule):
         return sum(node.op == "placeholder" for node in module.graph.nodes) > 1
     given = list(inspect.signature(module.forward).parameters.values())
@@ -126,14 +126,16 @@ def trace(block: Block) -> Any:
                 dynamic_axes={"activation": {0: "tokens"}, "coefficient": {0: "tokens"}},
             )  # fmt: skip
         except Exception as error:  # the exporter's errors share no base
-            raise refusal(block.where, _first_line(error), "a network that torch.onnx can write", _REMEDY) from None
+            raise refusal(
+                block.where, _first_line(error), "a network that torch.onnx can write", _REMEDY
+            ) from None
     hidden = [str(w.message) for w in told if issubclass(w.category, torch.jit.TracerWarning)]
     if hidden:
         _check_branches(block, hidden[0])
     return onnx.load_from_string(buffer.getvalue())
 
 
-class _Script(nn.Module):
+class _Script(nn.Module):  # type: ignore[misc]
     """A ScriptModule cannot be traced through: it is called from script, with its block as a constant."""
 
     def __init__(self, module: Any) -> None:

@@ -114,7 +114,11 @@ def test_modules_are_left_as_they_were() -> None:
 
 def test_many_blocks_cost_no_more_nodes_than_two() -> None:
     count = [
-        len(onnx.load_from_string(export_gate(networks(nn.Tanh(), blocks=range(1, n)), range(1, n), WIDTH)).graph.node)
+        len(
+            onnx.load_from_string(
+                export_gate(networks(nn.Tanh(), blocks=range(1, n)), range(1, n), WIDTH)
+            ).graph.node
+        )
         for n in (3, 9)
     ]
     assert count[0] == count[1]
@@ -122,7 +126,10 @@ def test_many_blocks_cost_no_more_nodes_than_two() -> None:
 
 @pytest.mark.parametrize("bias", [True, False])
 def test_relu_chains_stay_weights_that_the_builder_takes(bias: bool) -> None:
-    modules = {n: nn.Sequential(nn.Linear(WIDTH, 4, bias=bias), nn.ReLU(), nn.Linear(4, 1), nn.ReLU(), nn.Flatten(1)) for n in BLOCKS}
+    modules = {
+        n: nn.Sequential(nn.Linear(WIDTH, 4, bias=bias), nn.ReLU(), nn.Linear(4, 1), nn.ReLU(), nn.Flatten(1))
+        for n in BLOCKS
+    }
     gate = export_gate(modules, BLOCKS, WIDTH)
     assert not isinstance(gate, bytes)
     built, rows = asking(build_gate(gate, "0" * 64)), activations()
@@ -170,7 +177,9 @@ def test_one_module_for_all_blocks_is_asked_for_each(embedding: bool, form: str)
         given = torch.jit.trace(module, (torch.randn(3, WIDTH), torch.tensor(1)))
     if form == "program":
         tokens = {0: torch.export.Dim("tokens")}
-        given = torch.export.export(module, (torch.randn(3, WIDTH), torch.tensor(1)), dynamic_shapes=(tokens, {}))
+        given = torch.export.export(
+            module, (torch.randn(3, WIDTH), torch.tensor(1)), dynamic_shapes=(tokens, {})
+        )
     gate = export_gate(given, BLOCKS, WIDTH)
     assert isinstance(gate, bytes)
     assert layers_of(gate) == list(BLOCKS)

@@ -115,7 +115,13 @@ def test_nothing_left_is_an_error() -> None:
 
 @pytest.mark.parametrize(
     "rows",
-    [{}, activations(blocks=(1, 2)), activations(rows=0), activations(width=WIDTH + 1), {n: np.ones(WIDTH, np.float32) for n in BLOCKS}],
+    [
+        {},
+        activations(blocks=(1, 2)),
+        activations(rows=0),
+        activations(width=WIDTH + 1),
+        {n: np.ones(WIDTH, np.float32) for n in BLOCKS},
+    ],
 )
 def test_activations_that_do_not_fit_are_refused(rows: dict[int, Any]) -> None:
     for modules in (relu_networks(), networks(nn.Tanh())):

@@ -17,7 +17,9 @@ from edgesteer_converters.parity import MAX_ABS, coefficient_parity
 from tests.converters.torch_gates import BLOCKS, WIDTH, activations, directions, networks, relu_networks
 
 
-@pytest.mark.parametrize("modules", [relu_networks(), networks(nn.Tanh()), nn.Sequential(nn.Linear(WIDTH, 1), nn.Tanh())])
+@pytest.mark.parametrize(
+    "modules", [relu_networks(), networks(nn.Tanh()), nn.Sequential(nn.Linear(WIDTH, 1), nn.Tanh())]
+)
 def test_a_gate_agrees_with_the_modules_it_was_made_of(modules: Any) -> None:
     gate = export_gate(modules, BLOCKS, WIDTH)
     for network in (modules, from_modules(modules, directions())):
@@ -33,7 +35,9 @@ def test_a_difference_is_found_in_its_block(modules: Any) -> None:
     with torch.no_grad():
         after[2][2].bias += 0.5
         after[2][2].weight += 0.1
-    with pytest.raises(BundleError, match=r"differ by up to \S+ \(mean \S+, 40 tokens, .*at block 2; expected at most 1e-05"):
+    with pytest.raises(
+        BundleError, match=r"differ by up to \S+ \(mean \S+, 40 tokens, .*at block 2; expected at most 1e-05"
+    ):
         coefficient_parity(after, gate, activations())
     assert coefficient_parity(after, gate, {1: activations()[1]})
 

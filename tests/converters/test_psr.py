@@ -97,7 +97,11 @@ def _changed(name: str, value: Any) -> dict[str, torch.Tensor]:
         ("direction.2", torch.ones(WIDTH + 1), r"direction.2 \[17\]; expected \[16\]"),
         ("direction.2", torch.full((WIDTH,), float("nan")), "NaN or infinity in direction.2"),
         ("gate.2.0.weight", torch.full((5, WIDTH), float("inf")), "NaN or infinity at block 2"),
-        ("gate.2.0.weight", torch.ones(WIDTH, 5), "for width 5; expected 16"),  # the layout of GateWeights instead of Linear's
+        (
+            "gate.2.0.weight",
+            torch.ones(WIDTH, 5),
+            "for width 5; expected 16",
+        ),  # the layout of GateWeights instead of Linear's
         ("gate.2.0.weight", torch.ones(5, WIDTH + 1), "width"),
         ("gate.2.0.weight", torch.ones(5), "no matrix"),
         ("gate.2.1.weight", torch.ones(2, 5), "W"),
@@ -202,7 +206,9 @@ class Writes(nn.Module):
         return h[:, 0]
 
 
-def test_torchscript_that_does_more_than_arithmetic_is_refused_unread(tmp_path: Path, monkeypatch: Any) -> None:
+def test_torchscript_that_does_more_than_arithmetic_is_refused_unread(
+    tmp_path: Path, monkeypatch: Any
+) -> None:
     path = _scripted(tmp_path, torch.jit.script(Writes()))
     monkeypatch.chdir(tmp_path)
     with pytest.raises(BundleError, match="calls 'save'"):
@@ -210,7 +216,9 @@ def test_torchscript_that_does_more_than_arithmetic_is_refused_unread(tmp_path: 
     assert not (tmp_path / "written-by-torchscript").exists()
 
 
-@pytest.mark.parametrize("line", ["  def __setstate__(self, x):\n    pass\n", "  f = torch.save\n", "  x = ops.aten.from_file\n"])
+@pytest.mark.parametrize(
+    "line", ["  def __setstate__(self, x):\n    pass\n", "  f = torch.save\n", "  x = ops.aten.from_file\n"]
+)
 def test_code_hidden_in_an_archive_is_found(tmp_path: Path, line: str) -> None:
     path = tmp_path / "crafted.pt"
     with zipfile.ZipFile(path, "w") as archive:
@@ -232,7 +240,9 @@ def test_a_torch_export_program_is_refused_and_its_object_taken(tmp_path: Path) 
 
 def test_modules_and_directions_become_an_artifact() -> None:
     modules = networks(nn.Tanh())
-    artifact = psr.from_modules(modules, {n: torch.from_numpy(v).double() for n, v in directions().items()}, "response")
+    artifact = psr.from_modules(
+        modules, {n: torch.from_numpy(v).double() for n, v in directions().items()}, "response"
+    )
     assert (artifact.producer, artifact.scope) == ("psr", "response")
     assert all(np.array_equal(artifact.directions[n], directions()[n]) for n in BLOCKS)
     assert isinstance(artifact.gate, bytes)

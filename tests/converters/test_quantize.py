@@ -41,10 +41,16 @@ def test_a_smaller_gate_keeps_the_rules_and_tells_its_loss(gate: str, kind: Any)
     made = quantize(before, kind, rows)
     check_gate(made.gate, blocks, WIDTH, "0" * 64)
     onnx.checker.check_model(made.gate, full_check=True)
-    assert (made.bytes_after, made.bytes_before) == (len(made.gate), len(before if isinstance(before, bytes) else build_gate(before, "0" * 64)))
+    assert (made.bytes_after, made.bytes_before) == (
+        len(made.gate),
+        len(before if isinstance(before, bytes) else build_gate(before, "0" * 64)),
+    )
     assert made.bytes_after < made.bytes_before * {"fp16": 0.75, "int8": 0.55}[kind]
     for parity in made.loss:
-        error = np.abs(asking(made.gate)(parity.block, rows[parity.block]) - asking(before)(parity.block, rows[parity.block]))
+        error = np.abs(
+            asking(made.gate)(parity.block, rows[parity.block])
+            - asking(before)(parity.block, rows[parity.block])
+        )
         assert parity.n == len(rows[parity.block])
         assert np.isclose(parity.max_abs, error.max())
         assert np.isclose(parity.mean_abs, error.mean())
@@ -66,7 +72,12 @@ def test_int8_has_a_step_of_its_own_for_every_unit() -> None:
     rng = np.random.default_rng(0)
     first = rng.standard_normal((WIDTH, HIDDEN)).astype(np.float32)
     first[:, 0] *= 1000
-    weights = {1: [(first, np.zeros(HIDDEN, np.float32)), (np.eye(HIDDEN, 1, -1, dtype=np.float32), np.zeros(1, np.float32))]}
+    weights = {
+        1: [
+            (first, np.zeros(HIDDEN, np.float32)),
+            (np.eye(HIDDEN, 1, -1, dtype=np.float32), np.zeros(1, np.float32)),
+        ]
+    }
     loss = quantize(weights, "int8", {1: ROWS[1]}).loss[0]  # the second layer reads unit 1 alone
     assert loss.max_abs <= np.abs(ROWS[1]).sum(axis=1).max() * np.abs(first[:, 1]).max() / 127 / 2 * 1.01
 
@@ -91,7 +102,11 @@ def test_what_cannot_be_quantized_is_refused() -> None:
 
 
 def test_the_ort_format_gives_the_same_coefficients() -> None:
-    for gate in (_gate("gelu"), quantize(_gate("gelu"), "int8", ROWS).gate, build_gate(_gate("relu"), "0" * 64)):
+    for gate in (
+        _gate("gelu"),
+        quantize(_gate("gelu"), "int8", ROWS).gate,
+        build_gate(_gate("relu"), "0" * 64),
+    ):
         data = to_ort(gate, ROWS)
         assert data[4:8] == b"ORTM"
         for n in BLOCKS:

@@ -25,7 +25,11 @@ NAME = "intkey_layer_{}_comp_block_output_unit_pos_nunit_1#0.bin"
 def _loreft(seed: int, rank: int = 1, width: int = WIDTH) -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
     rotation = torch.linalg.qr(torch.randn(width, rank, generator=generator))[0]
-    return {"weight": torch.randn(rank, width, generator=generator), "bias": torch.randn(rank, generator=generator), "rotate_layer": rotation}
+    return {
+        "weight": torch.randn(rank, width, generator=generator),
+        "bias": torch.randn(rank, generator=generator),
+        "rotate_layer": rotation,
+    }
 
 
 def _saved(folder: Path, tensors: Any, name: str) -> Path:
@@ -84,11 +88,19 @@ def test_a_choice_names_the_block_or_takes_some(tmp_path: Path) -> None:
         (_loreft(0), "adapter.pt", "no block in the file's name"),
         (_loreft(0), NAME.format(0), "a block that can be steered, 1 to 5"),
         (_loreft(0), NAME.format(6), "a block that can be steered, 1 to 5"),
-        (_loreft(0), "intkey_layer_2_comp_mlp_output_unit_pos_nunit_1#0.bin", "an intervention on 'mlp_output'"),
+        (
+            _loreft(0),
+            "intkey_layer_2_comp_mlp_output_unit_pos_nunit_1#0.bin",
+            "an intervention on 'mlp_output'",
+        ),
         (_loreft(0), "intkey_layer_2_comp_block_output_unit_pos_nunit_4#0.bin", "tied to positions"),
         (_loreft(0) | {"bias": torch.tensor([float("nan")])}, NAME.format(2), "NaN"),
         (_loreft(0) | {"more": torch.ones(1)}, NAME.format(2), "'more'"),
-        ({"proj_layer.weight": torch.ones(1, WIDTH), "learned_source.weight": torch.ones(1, WIDTH)}, NAME.format(2), "cannot be told"),
+        (
+            {"proj_layer.weight": torch.ones(1, WIDTH), "learned_source.weight": torch.ones(1, WIDTH)},
+            NAME.format(2),
+            "cannot be told",
+        ),
         ({"weight": torch.ones(1, WIDTH)}, NAME.format(2), "LoReFT"),
     ],
 )
@@ -110,7 +122,10 @@ def test_two_interventions_on_a_block_are_refused(tmp_path: Path) -> None:
 
 def test_reft_r1_is_the_constant_that_axbench_adds(tmp_path: Path) -> None:
     concepts = torch.randn(3, WIDTH)
-    weight, bias = _saved(tmp_path, concepts, "LsReFT_weight.pt"), _saved(tmp_path, torch.zeros(3), "LsReFT_bias.pt")
+    weight, bias = (
+        _saved(tmp_path, concepts, "LsReFT_weight.pt"),
+        _saved(tmp_path, torch.zeros(3), "LsReFT_bias.pt"),
+    )
     artifact = reft.read([weight, bias], MODEL, Choice(tensor="2", block=3))
     assert artifact.gate is None
     assert np.array_equal(artifact.directions[3], concepts[2].numpy())

@@ -23,7 +23,9 @@ from tests.runtime.support import close, steered, tokens_of
 BLOCKS = (1, 3)
 
 
-def _bundle(path: Path, blocks: Any, normal: dict[int, np.ndarray] | None, quantized: Any = None) -> tuple[Bundle, Any]:
+def _bundle(
+    path: Path, blocks: Any, normal: dict[int, np.ndarray] | None, quantized: Any = None
+) -> tuple[Bundle, Any]:
     info = read_model_info(path)
     modules = networks(nn.GELU(), last=nn.Tanh(), width=info.n_embd, blocks=BLOCKS)
     vectors = {n: 0.5 * rows[0] for n, rows in activations(1, info.n_embd, BLOCKS).items()}
@@ -38,15 +40,21 @@ def _bundle(path: Path, blocks: Any, normal: dict[int, np.ndarray] | None, quant
 
 @pytest.mark.parametrize("form", ["as trained", "normalised", "int8"])
 @pytest.mark.parametrize("python", [False, True])
-def test_the_model_is_steered_as_torch_says(model: Callable[[str], Path], tmp_path: Path, monkeypatch: Any, form: str, python: bool) -> None:
+def test_the_model_is_steered_as_torch_says(
+    model: Callable[[str], Path], tmp_path: Path, monkeypatch: Any, form: str, python: bool
+) -> None:
     path = model("llama")
     if python:
         monkeypatch.setattr(gates.OrtGate, "available", staticmethod(lambda: False))
     llm = steered(path, n_threads=1, n_threads_batch=1)
     tokens = tokens_of(llm)
     plain = llm.capture(tokens, layers=list(BLOCKS))
-    below, trained = _bundle(path, (1,), plain if form != "as trained" else None, "int8" if form == "int8" else None)
-    both, trained = _bundle(path, BLOCKS, plain if form != "as trained" else None, "int8" if form == "int8" else None)
+    below, trained = _bundle(
+        path, (1,), plain if form != "as trained" else None, "int8" if form == "int8" else None
+    )
+    both, trained = _bundle(
+        path, BLOCKS, plain if form != "as trained" else None, "int8" if form == "int8" else None
+    )
     save(both, tmp_path / "tanh.steer")
     llm.steer(below)
     unsteered_at = {1: plain[1], 3: llm.capture(tokens, layers=[3])[3]}

@@ -15,7 +15,13 @@ BLOCKS = (1, 2, 4)
 MODEL = ModelInfo("llama", "tiny", WIDTH, 6, "F32")
 
 
-def networks(*middle: nn.Module, width: int = WIDTH, hidden: int = 5, last: nn.Module | None = None, blocks: Any = BLOCKS) -> dict[int, nn.Module]:
+def networks(
+    *middle: nn.Module,
+    width: int = WIDTH,
+    hidden: int = 5,
+    last: nn.Module | None = None,
+    blocks: Any = BLOCKS,
+) -> dict[int, nn.Module]:
     """Linear, the given, Linear to width 1, `last`: with weights of its own for every block."""
     torch.manual_seed(0)
     tail = [last] if last else []
@@ -26,7 +32,9 @@ def relu_networks(**how: Any) -> dict[int, nn.Module]:
     return networks(nn.ReLU(), last=nn.ReLU(), **how)
 
 
-def activations(rows: int = 40, width: int = WIDTH, blocks: Any = BLOCKS, seed: int = 1) -> dict[int, np.ndarray]:
+def activations(
+    rows: int = 40, width: int = WIDTH, blocks: Any = BLOCKS, seed: int = 1
+) -> dict[int, np.ndarray]:
     rng = np.random.default_rng(seed)
     return {n: rng.standard_normal((rows, width)).astype(np.float32) for n in blocks}
 
@@ -45,5 +53,8 @@ def state_dict(modules: dict[int, nn.Module], vectors: dict[int, np.ndarray]) ->
     tensors = {f"direction.{n}": torch.from_numpy(v) for n, v in vectors.items()}
     for n, module in modules.items():
         for i, layer in enumerate(m for m in module.modules() if isinstance(m, nn.Linear)):
-            tensors |= {f"gate.{n}.{i}.weight": layer.weight.detach(), f"gate.{n}.{i}.bias": layer.bias.detach()}
+            tensors |= {
+                f"gate.{n}.{i}.weight": layer.weight.detach(),
+                f"gate.{n}.{i}.bias": layer.bias.detach(),
+            }
     return tensors
