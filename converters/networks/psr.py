@@ -16,12 +16,12 @@ from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
-from zipfile import ZipFile, is_zipfile
+from zipfile import BadZipFile, ZipFile, is_zipfile
 
 import numpy as np
 import numpy.typing as npt
 
-from edgesteer.bundle import GateWeights, ModelInfo
+from edgesteer.bundle import ModelInfo
 from edgesteer.bundle.gate_build import check_weights
 from edgesteer.bundle.refusal import refusal
 from edgesteer_converters.artifact import Artifact, Choice
@@ -106,7 +106,10 @@ def _is_program(name: str) -> bool:
     path = Path(name)
     if not path.is_file():
         raise refusal(name, "no file", f"a file with {_NAMES}", "check the path")
-    members = ZipFile(path).namelist() if is_zipfile(path) else []
+    try:
+        members = ZipFile(path).namelist() if is_zipfile(path) else []
+    except (BadZipFile, OSError, ValueError, NotImplementedError) as error:
+        raise refusal(name, str(error), f"a file with {_NAMES}", "save it again") from None
     parts = [member.split("/", 1)[-1] for member in members]
     if path.suffix == ".pt2" or any(
         part.startswith("models/") or part.startswith("serialized_") for part in parts
@@ -181,7 +184,11 @@ def _check_pairs(weights: Mapping[int, Any], directions: Mapping[int, F32], wher
 def _chosen(found: Mapping[int, Any], choice: Choice, model: ModelInfo, where: str) -> dict[int, int]:
     """Block in the file -> block in the runtime."""
     first, last = choice.blocks or (0, model.n_layer)
-    back = {"block_input": 1, "block_output": 0, None: 0}[choice.site]
+    if choice.site not in (None, "block_output", "block_input"):
+        raise refusal(where, f"site {choice.site!r}", "block_output or block_input", "choose one of them")
+    if not found:
+        raise refusal(where, "no direction.N", "a direction for every block", "pass a file of directions too")
+    back = int(choice.site == "block_input")
     kept = {n: n - back for n in sorted(found) if first <= n <= last}
     outside = [n for n in kept if not 1 <= kept[n] < model.n_layer]
     if outside or not kept:
@@ -225,6 +232,3 @@ def _of_script(
 def _directions_within(module: Any) -> dict[str, npt.NDArray[Any]]:
     found = module.state_dict().items()
     return {name: value.float().numpy() for name, value in found if _DIRECTION.fullmatch(name)}
-
-
-__all__ = ["PRODUCER", "GateWeights", "from_modules", "read"]

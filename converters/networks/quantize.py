@@ -167,6 +167,8 @@ def _int8(stacked: F32, axis: int) -> tuple[npt.NDArray[np.int8], F32]:
 def to_ort(gate: bytes, activations: Mapping[int, F32]) -> bytes:
     """gate.ort: the same model in ONNX Runtime's own format, with the optimizations that suit every processor.
 
+    The same model, but not the same bytes every time: ONNX Runtime 1.31 writes its list of kernels in any order.
+
     Raises:
         BundleError: ONNX Runtime refuses the gate, or its coefficients change by more than MAX_ABS.
     """

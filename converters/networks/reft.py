@@ -162,13 +162,13 @@ def _reft_r1(
         raise refusal(
             where, str(found), expected, "other methods (DiReFT, NoReFT) cannot be told from their file"
         )
-    if choice.block is None or not 1 <= choice.block < model.n_layer:
-        raise refusal(where, f"block {choice.block}", f"the block it was trained at, 1 to {model.n_layer - 1}",
-                      "say which block it is")  # fmt: skip
+    n = 0 if choice.block is None else choice.block - (choice.site == "block_input")
+    if not 1 <= n < model.n_layer:
+        span = f"the block it was trained at, with its output among 1 to {model.n_layer - 1}"
+        raise refusal(where, f"block {choice.block}", span, "say which block it is")
     direction = weights[_row(where, len(weights), choice)].astype(np.float32)
     if not np.isfinite(direction).all():
         raise refusal(where, "NaN or infinity", "finite numbers", "train again")
-    n = choice.block - (choice.site == "block_input")
     facts |= {"method": "ReFT-r1", "strength": "max_act * factor of AxBench"}
     return Artifact(PRODUCER, {n: direction}, facts=facts)
 

@@ -104,10 +104,10 @@ def _takes_layer(module: Any) -> bool:
     if isinstance(module, torch.jit.ScriptModule):
         return bool(len(module.forward.schema.arguments) > 2)  # the first is self
     if isinstance(module, torch.fx.GraphModule):
-        return sum(node.op == "placeholder" for node in module.graph.nodes) > 1
+        return len([node for node in module.graph.nodes if node.op == "placeholder"]) > 1
     given = list(inspect.signature(module.forward).parameters.values())
     plain = [p for p in given if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    return any(p.default is p.empty or p.name == "layer" for p in plain[1:])
+    return any(bool(p.default is p.empty) or p.name == "layer" for p in plain[1:])
 
 
 def trace(block: Block) -> Any:

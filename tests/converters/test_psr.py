@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -68,6 +70,16 @@ def test_files_add_up_and_half_precision_is_widened(tmp_path: Path) -> None:
         psr.read([paths[0], paths[0]], MODEL, ANY)
 
 
+def test_reading_needs_neither_torch_nor_onnx_to_import() -> None:
+    modules = "psr, reft, normalise, quantize, export, merge, torchscript"
+    code = f"import sys, edgesteer_converters.parity; from edgesteer_converters.networks import {modules}"
+    told = "print([m for m in ('torch', 'onnx', 'onnxruntime', 'safetensors') if m in sys.modules])"
+    done = subprocess.run(
+        [sys.executable, "-c", f"{code}; {told}"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"
+
+
 def test_a_choice_takes_blocks_and_moves_an_input_to_the_block_before(tmp_path: Path) -> None:
     path = _saved(tmp_path, state_dict(relu_networks(), directions()))
     some = psr.read([path], MODEL, Choice(blocks=(2, 5)))
@@ -79,6 +91,8 @@ def test_a_choice_takes_blocks_and_moves_an_input_to_the_block_before(tmp_path: 
         psr.read([path], MODEL, Choice(site="block_input"))  # block 1's input is block 0's output
     with pytest.raises(BundleError, match="range of blocks"):
         psr.read([path], MODEL, Choice(blocks=(5, 5)))
+    with pytest.raises(BundleError, match="site 'mlp'"):
+        psr.read([path], MODEL, Choice(site="mlp"))
     with pytest.raises(BundleError, match="names say both"):
         psr.read([path], MODEL, Choice(block=1))
 
@@ -139,7 +153,10 @@ def test_a_pickle_is_not_run(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert "executed" not in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("content", [b"", b"not a file of tensors", b"PK\x03\x04 half a zip"])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"not a file of tensors", b"PK\x03\x04 half a zip", b"x" * 30 + b"PK\x05\x06" + b"\x01\x00" * 9],
+)
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
 def test_damaged_files_are_refused(tmp_path: Path, content: bytes, suffix: str) -> None:
     path = tmp_path / f"damaged{suffix}"
@@ -191,6 +208,8 @@ class PerBlock(nn.Module):
 def test_torchscript_with_directions_beside_it_keeps_the_numbers_of_its_blocks(tmp_path: Path) -> None:
     module = PerBlock()
     path = _scripted(tmp_path, torch.jit.script(module))
+    with pytest.raises(BundleError, match="no direction"):
+        psr.read([path], MODEL, ANY)
     beside = _saved(tmp_path, {f"direction.{n}": torch.ones(WIDTH) * n for n in (2, 4)}, ".safetensors")
     moved = psr.read([path, beside], MODEL, Choice(site="block_input"))
     assert list(moved.directions) == [1, 3]
