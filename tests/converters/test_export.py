@@ -157,6 +157,7 @@ def test_a_relu_chain_is_recognised_however_it_is_written(module: nn.Module) -> 
     "module",
     [
         nn.Sequential(nn.Linear(WIDTH, 1)),  # no ReLU at its end
+        nn.Sequential(nn.Linear(WIDTH, 1), nn.ReLU(), nn.Linear(1, 1)),
         nn.Sequential(nn.Linear(WIDTH, 3), nn.ReLU(), nn.Linear(3, 1)),
         nn.Sequential(nn.ReLU(), nn.Linear(WIDTH, 1), nn.ReLU()),  # ReLU of the activation itself
         nn.Sequential(nn.Linear(WIDTH, 3), nn.LeakyReLU(), nn.Linear(3, 1), nn.ReLU()),
