@@ -12,6 +12,7 @@ from torch import nn
 
 from edgesteer.bundle import Bundle, encode_directions, load, read_model_info, save
 from edgesteer.bundle.agreement import sha256
+from edgesteer.errors import BundleError
 from edgesteer.runtime import gates
 from edgesteer_converters.networks.merge import stamp
 from edgesteer_converters.networks.normalise import normalise
@@ -56,7 +57,7 @@ def test_the_model_is_steered_as_torch_says(
         path, BLOCKS, plain if form != "as trained" else None, "int8" if form == "int8" else None
     )
     save(both, tmp_path / "tanh.steer")
-    llm.steer(below)
+    llm.steer(below, strength=1.0)
     unsteered_at = {1: plain[1], 3: llm.capture(tokens, layers=[3])[3]}
     llm.steer(load(tmp_path / "tanh.steer"), strength=1.0)
     got = llm.capture(tokens, layers=list(BLOCKS))
@@ -66,3 +67,18 @@ def test_the_model_is_steered_as_torch_says(
         expected = h + torch_says(module, h)[:, None] * direction
         assert not close(got[n], h)
         assert close(got[n], expected, 2e-2 if form == "int8" else 2e-5)
+
+
+@pytest.mark.parametrize("python", [False, True])
+def test_the_runtime_makes_and_probes_the_gate(
+    model: Callable[[str], Path], monkeypatch: Any, python: bool
+) -> None:
+    if python:
+        monkeypatch.setattr(gates.OrtGate, "available", staticmethod(lambda: False))
+    bundle, trained = _bundle(model("llama"), BLOCKS, None)
+    gate = gates.make_gate(bundle, 4)
+    for n, rows in activations(width=bundle.n_embd, blocks=BLOCKS).items():
+        for some in (rows, rows[:1]):
+            assert np.abs(gate.coefficient(n, some) - torch_says(trained[n][0], some)).max() < 1e-5
+    with pytest.raises(BundleError, match="gate.gguf"):
+        gates.make_gate(bundle, 4, "native")
