@@ -1,0 +1,202 @@
+"""Knows how the graphs of several blocks become one gate.onnx: constants that differ are rows of a table.
+
+In: per block a BlockGraph; later, a gate's bytes. Out: bytes that keep the format's rules, the same every time.
+`layer` chooses the row, so a call costs one block's work whatever the number of blocks.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edgesteer.bundle.refusal import refusal
+from edgesteer.errors import MissingExtra
+from edgesteer_converters.networks.block_graph import BlockGraph
+
+_NO_DIGEST = "0" * 64
+F32 = npt.NDArray[np.float32]
+
+
+def merge(graphs: Mapping[int, BlockGraph], n_embd: int, flat: bool) -> bytes:
+    """One gate for all blocks; its metadata names the blocks, the digest of the directions is left to `stamp`.
+
+    Args:
+        graphs: block -> its network.
+        flat: the networks give [tokens]; else [tokens, 1].
+    Raises:
+        BundleError: the blocks' networks differ in more than their weights.
+    """
+    layers = sorted(graphs)
+    first = graphs[layers[0]]
+    _check_equal(graphs)
+    parts = Parts.new()
+    renamed = {name: parts.per_block(name, [graphs[n].constants[name] for n in layers], layers)
+               for name in first.constants}  # fmt: skip
+    renamed[first.output] = "coefficient" if flat else first.output
+    for node in first.nodes:
+        inputs = [renamed.get(name, name) for name in node.inputs]
+        parts.node(node.operator, inputs, renamed.get(node.output, node.output), **node.attributes)
+    if not flat:
+        parts.node("Squeeze", [first.output, parts.constant("unit", np.array([1], np.int64))], "coefficient")
+    return parts.finish(n_embd, layers)
+
+
+def _check_equal(graphs: Mapping[int, BlockGraph]) -> None:
+    first, *others = sorted(graphs)
+    for n in others:
+        if graphs[n].architecture() != graphs[first].architecture():
+            found = f"block {n}: {_spoken(graphs[n])}; block {first}: {_spoken(graphs[first])}"
+            raise refusal("gate", found, "one architecture in all blocks", "give all blocks one shape")
+
+
+def _spoken(graph: BlockGraph) -> str:
+    shapes = [list(value.shape) for value in graph.constants.values() if value.ndim > 1]
+    return f"{', '.join(node.operator for node in graph.nodes)} with weights {shapes}"
+
+
+def stamp(gate: bytes, layers: Sequence[int], directions_sha256: str) -> bytes:
+    """`gate` with the metadata of the bundle that it goes into; everything else as it was."""
+    onnx = need_onnx()
+    model = onnx.load_from_string(gate)
+    return _sealed(onnx, model, list(layers), directions_sha256)
+
+
+def layers_of(gate: bytes) -> list[int]:
+    """The blocks that a gate made here serves."""
+    model = need_onnx().load_from_string(gate)
+    found = {entry.key: entry.value for entry in model.metadata_props}
+    return [int(n) for n in json.loads(found["edgesteer.layers"])]
+
+
+def scale(gate: bytes, factors: Mapping[int, float]) -> bytes:
+    """`gate` for the blocks of `factors` only, each block's coefficient times its factor.
+
+    A final Mul by a per-block constant, before a closing Squeeze, so that the runtime can still leave that out.
+    """
+    onnx = need_onnx()
+    model, layers = onnx.load_from_string(gate), sorted(factors)
+    parts = Parts.of(onnx, model)
+    parts.select(layers_of(gate), layers)
+    last = parts.nodes.pop()
+    name = parts.fresh("scale")
+    by = parts.per_block(name, [np.array([factors[n]], np.float32) for n in layers], layers)
+    if last.op_type == "Squeeze":
+        last.input[0] = parts.node("Mul", [last.input[0], by], f"{name}.product")
+        parts.nodes.append(last)
+    else:
+        last.output[0] = f"{name}.before"
+        parts.nodes.append(last)
+        parts.node("Mul", [f"{name}.before", by], "coefficient")
+    width = model.graph.input[0].type.tensor_type.shape.dim[1].dim_value
+    return parts.finish(width, layers)
+
+
+def need_onnx() -> Any:
+    try:
+        import onnx
+    except ImportError as error:
+        raise MissingExtra(
+            "onnx: not installed; needed to write a gate; pip install 'edgesteer[convert]'"
+        ) from error
+    return onnx
+
+
+class Parts:
+    """Nodes and initializers of a gate that is being made or changed."""
+
+    def __init__(self, onnx: Any, nodes: list[Any], initializers: list[Any]) -> None:
+        self.onnx, self.nodes, self.initializers = onnx, nodes, initializers
+
+    @classmethod
+    def new(cls) -> Parts:
+        return cls(need_onnx(), [], [])
+
+    @classmethod
+    def of(cls, onnx: Any, model: Any) -> Parts:
+        return cls(onnx, list(model.graph.node), list(model.graph.initializer))
+
+    def names(self) -> set[str]:
+        return {t.name for t in self.initializers} | {name for node in self.nodes for name in node.output}
+
+    def fresh(self, stem: str) -> str:
+        taken = {name.split(".")[0] for name in self.names()}
+        return next(f"{stem}{i}" for i in range(len(taken) + 1) if f"{stem}{i}" not in taken)
+
+    def constant(self, name: str, value: npt.NDArray[Any]) -> str:
+        # np.ascontiguousarray would make a scalar one-dimensional.
+        self.initializers.append(self.onnx.numpy_helper.from_array(np.array(value, order="C"), name))
+        return name
+
+    def node(self, operator: str, inputs: Sequence[str], output: str, **attributes: Any) -> str:
+        self.nodes.append(self.onnx.helper.make_node(operator, list(inputs), [output], **attributes))
+        return output
+
+    def per_block(self, name: str, values: Sequence[npt.NDArray[Any]], layers: Sequence[int]) -> str:
+        """A constant where all blocks agree, else the row of a table."""
+        if all(np.array_equal(value, values[0]) for value in values):
+            return self.constant(name, values[0])
+        table = self.constant(f"{name}.table", np.stack(values))
+        return self.node("Gather", [table, self._row(layers)], name)
+
+    def _row(self, layers: Sequence[int]) -> str:
+        if "row" not in self.names():
+            lookup = np.zeros(max(layers) + 1, np.int64)  # blocks that are not steered are never asked for
+            lookup[list(layers)] = np.arange(len(layers))
+            self.node("Gather", [self.constant("row_of_layer", lookup), "layer"], "row")
+        return "row"
+
+    def select(self, before: Sequence[int], after: Sequence[int]) -> None:
+        """Keep only the rows of the blocks `after`."""
+        if list(before) == list(after):
+            return
+        tables = {node.input[0] for node in self.nodes if node.op_type == "Gather" and node.input[1] == "row"}
+        rows = [list(before).index(n) for n in after]
+        lookup = np.zeros(max(after) + 1, np.int64)
+        lookup[list(after)] = np.arange(len(after))
+        for i, tensor in enumerate(self.initializers):
+            value = self.onnx.numpy_helper.to_array(tensor)
+            if tensor.name in tables or tensor.name == "row_of_layer":
+                chosen = value[rows] if tensor.name in tables else lookup
+                self.initializers[i] = self.onnx.numpy_helper.from_array(
+                    np.array(chosen, order="C"), tensor.name
+                )
+
+    def finish(self, n_embd: int, layers: Sequence[int]) -> bytes:
+        helper, kinds = self.onnx.helper, self.onnx.TensorProto
+        inputs = [
+            helper.make_tensor_value_info("activation", kinds.FLOAT, ["tokens", n_embd]),
+            helper.make_tensor_value_info("layer", kinds.INT64, []),
+        ]
+        outputs = [helper.make_tensor_value_info("coefficient", kinds.FLOAT, ["tokens"])]
+        graph = helper.make_graph(self.nodes, "gate", inputs, outputs, self.initializers)
+        opset = [helper.make_opsetid("", 17)]
+        model = helper.make_model(graph, opset_imports=opset, ir_version=8, producer_name="edgesteer")
+        return _sealed(self.onnx, model, list(layers), _NO_DIGEST)
+
+
+def _sealed(onnx: Any, model: Any, layers: list[int], directions_sha256: str) -> bytes:
+    values = {
+        "edgesteer.format": "edgesteer/1",
+        "edgesteer.layers": json.dumps(layers),
+        "edgesteer.directions_sha256": directions_sha256,
+    }
+    del model.metadata_props[:]
+    onnx.helper.set_model_props(model, values)
+    encoded: bytes = model.SerializeToString(deterministic=True)
+    return encoded
+
+
+def renumbered(gate: bytes, to: Mapping[int, int]) -> bytes:
+    """`gate` with its blocks under other numbers, in the same order."""
+    onnx = need_onnx()
+    model, layers = onnx.load_from_string(gate), sorted(to.values())
+    lookup = np.zeros(max(layers) + 1, np.int64)
+    lookup[layers] = np.arange(len(layers))
+    for tensor in model.graph.initializer:
+        if tensor.name == "row_of_layer":
+            tensor.CopyFrom(onnx.numpy_helper.from_array(lookup, "row_of_layer"))
+    return _sealed(onnx, model, layers, _NO_DIGEST)

@@ -1,0 +1,234 @@
+"""Reads PSR networks: a state dict with the documented names, a TorchScript file, or modules from Python.
+
+In:  `gate.N.I.weight` [out, in], `gate.N.I.bias` [out] and `direction.N` [n_embd] in .pt or .safetensors files; or
+     a TorchScript file with directions beside it or among its buffers; or nn.Modules. Out: an Artifact.
+
+What is safe: state dicts are read as data (safetensors, or torch's weights-only reader). TorchScript is code: it is
+read only after `torchscript` has found nothing but arithmetic in it. A torch.export program (.pt2) is refused: to
+read one, torch falls back to unpickling whatever it holds and evaluates expressions in it. Who trusts such a file
+loads it and hands the program to `from_modules`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile, ZipFile, is_zipfile
+
+import numpy as np
+import numpy.typing as npt
+
+from edgesteer.bundle import ModelInfo
+from edgesteer.bundle.gate_build import check_weights
+from edgesteer.bundle.refusal import refusal
+from edgesteer_converters.artifact import Artifact, Choice
+from edgesteer_converters.networks._load import read_tensors
+
+PRODUCER = "psr"
+F32 = npt.NDArray[np.float32]
+_DIRECTION = re.compile(r"direction\.(0|[1-9][0-9]*)")
+_GATE = re.compile(r"gate\.(0|[1-9][0-9]*)\.(0|[1-9][0-9]*)\.(weight|bias)")
+_NAMES = "gate.N.I.weight [out, in], gate.N.I.bias [out] and direction.N [n_embd]"
+_SAVE = "save a state dict with these names"
+
+
+def read(paths: Sequence[str | Path], model: ModelInfo, choice: Choice) -> Artifact:
+    """The PSR network in these files, for `model`.
+
+    Args:
+        paths: one file, or several whose tensors add up (gates and directions, or TorchScript and directions).
+        choice: `blocks` takes some of the blocks; site "block_input" moves every block to the one before.
+    Raises:
+        BundleError: other tensors, shapes that do not fit one another or the model, NaN, a block with a gate and no
+            direction or the reverse, or a file that would have to be executed to be read.
+        MissingExtra: torch is not installed.
+    """
+    names = [str(path) for path in paths]
+    where = ", ".join(names) or "psr"
+    if choice.tensor is not None or choice.block is not None:
+        raise refusal(where, "a choice of one tensor or one block", "none for a PSR, whose names say both",
+                      "choose with a range of blocks")  # fmt: skip
+    scripts = [name for name in names if _is_program(name)]
+    tensors = _tensors(name for name in names if name not in scripts)
+    if scripts:
+        return _of_script(scripts, tensors, model, choice, names)
+    directions, weights = _sorted_out(tensors, where)
+    _check_directions(directions, model, where)
+    _check_pairs(weights, directions, where)
+    check_weights(weights)
+    kept = _chosen(directions, choice, model, where)
+    return Artifact(
+        PRODUCER,
+        {to: directions[n] for n, to in kept.items()},
+        {to: weights[n] for n, to in kept.items()},
+        facts=_facts(names, choice),
+    )
+
+
+def from_modules(
+    modules: Any, directions: Mapping[int, Any], scope: str = "all", facts: Mapping[str, Any] | None = None
+) -> Artifact:
+    """The PSR of Torch modules.
+
+    Args:
+        modules: block -> nn.Module (or torch.export program), activation float32 [tokens, n_embd] -> coefficient
+            [tokens] or [tokens, 1]; or one for all blocks, which may take the block (int or int64 scalar) as well.
+        directions: block -> tensor or array [n_embd]; blocks count from 0 and act on the output of the block.
+        scope: what they were trained for.
+    Raises:
+        BundleError: see `export_gate`; or directions that are not finite, of several widths, or none.
+        MissingExtra: torch or onnx is not installed.
+    """
+    from edgesteer_converters.networks.export import export_gate, need_torch
+
+    need_torch("convert a module")
+    arrays = {int(n): _plain(value) for n, value in directions.items()}
+    widths = {array.shape for array in arrays.values()}
+    if len(widths) != 1 or any(len(shape) != 1 for shape in widths):
+        raise refusal(
+            "directions", f"shapes {sorted(widths)}", "one [n_embd]", "pass a direction for every block"
+        )
+    _check_finite(arrays, "directions")
+    gate = export_gate(modules, sorted(arrays), next(iter(widths))[0])
+    return Artifact(PRODUCER, arrays, gate, scope, dict(facts or {}))
+
+
+def _plain(value: Any) -> F32:
+    value = value.detach().cpu().float().numpy() if hasattr(value, "detach") else value
+    return np.array(value, np.float32)
+
+
+def _is_program(name: str) -> bool:
+    """Whether this is TorchScript. Refuses a torch.export program."""
+    path = Path(name)
+    if not path.is_file():
+        raise refusal(name, "no file", f"a file with {_NAMES}", "check the path")
+    try:
+        members = ZipFile(path).namelist() if is_zipfile(path) else []
+    except (BadZipFile, OSError, ValueError, NotImplementedError) as error:
+        raise refusal(name, str(error), f"a file with {_NAMES}", "save it again") from None
+    parts = [member.split("/", 1)[-1] for member in members]
+    if path.suffix == ".pt2" or any(
+        part.startswith("models/") or part.startswith("serialized_") for part in parts
+    ):
+        raise refusal(name, "a torch.export program, which torch unpickles to read", "a file that is data alone",
+                      "if you trust it, load it with torch.export.load and pass it to from_modules")  # fmt: skip
+    return any(part.startswith("code/") for part in parts)
+
+
+def _tensors(names: Any) -> dict[str, npt.NDArray[Any]]:
+    found: dict[str, npt.NDArray[Any]] = {}
+    for name in names:
+        more = read_tensors(name)
+        if twice := sorted(found.keys() & more.keys()):
+            raise refusal(
+                name, f"'{twice[0]}' a second time", "each tensor once", "leave one of the files out"
+            )
+        found |= more
+    return found
+
+
+def _sorted_out(tensors: Mapping[str, npt.NDArray[Any]], where: str) -> tuple[dict[int, F32], dict[int, Any]]:
+    """Directions, and gates in the layout of GateWeights."""
+    directions: dict[int, F32] = {}
+    parts: dict[int, dict[tuple[int, str], F32]] = {}
+    for name, value in tensors.items():
+        if match := _DIRECTION.fullmatch(name):
+            directions[int(match[1])] = value.astype(np.float32)
+        elif match := _GATE.fullmatch(name):
+            parts.setdefault(int(match[1]), {})[int(match[2]), match[3]] = value.astype(np.float32)
+        else:
+            raise refusal(where, f"tensor '{name}' {list(value.shape)}", _NAMES, _SAVE)
+    return directions, {n: _chain(n, found, where) for n, found in parts.items()}
+
+
+def _chain(block: int, parts: Mapping[tuple[int, str], F32], where: str) -> list[tuple[F32, F32]]:
+    """[(W [n_in, k], b [k]), ...] from Linear's [out, in]."""
+    depth = len(parts) // 2
+    if set(parts) != {(i, kind) for i in range(depth) for kind in ("weight", "bias")}:
+        found = ", ".join(sorted(f"gate.{block}.{i}.{kind}" for i, kind in parts))
+        raise refusal(where, found, "weight and bias of layers 0, 1, ...", _SAVE)
+    if any(parts[i, "weight"].ndim != 2 for i in range(depth)):
+        raise refusal(where, f"a weight of block {block} that is no matrix", "[out, in]", _SAVE)
+    return [(np.ascontiguousarray(parts[i, "weight"].T), parts[i, "bias"]) for i in range(depth)]
+
+
+def _check_directions(directions: Mapping[int, F32], model: ModelInfo, where: str) -> None:
+    for n, value in directions.items():
+        if value.shape != (model.n_embd,):
+            raise refusal(where, f"direction.{n} {list(value.shape)}", f"[{model.n_embd}] as in {model.name}",
+                          "use the model that it was trained on")  # fmt: skip
+    _check_finite(directions, where)
+
+
+def _check_finite(directions: Mapping[int, F32], where: str) -> None:
+    for n, value in directions.items():
+        if not np.isfinite(value).all():
+            raise refusal(where, f"NaN or infinity in direction.{n}", "finite numbers", "train again")
+
+
+def _check_pairs(weights: Mapping[int, Any], directions: Mapping[int, F32], where: str) -> None:
+    """Every block has both, and gate and direction have one width."""
+    if weights.keys() != directions.keys() or not weights:
+        found = f"gates for the blocks {sorted(weights)}, directions for {sorted(directions)}"
+        raise refusal(where, found, "both for every block", "add what is missing, or leave the block out")
+    for n, chain in weights.items():
+        if chain[0][0].shape[0] != len(directions[n]):
+            raise refusal(where, f"gate.{n}.0.weight for width {chain[0][0].shape[0]}",
+                          f"{len(directions[n])} as direction.{n}", _SAVE)  # fmt: skip
+
+
+def _chosen(found: Mapping[int, Any], choice: Choice, model: ModelInfo, where: str) -> dict[int, int]:
+    """Block in the file -> block in the runtime."""
+    first, last = choice.blocks or (0, model.n_layer)
+    if choice.site not in (None, "block_output", "block_input"):
+        raise refusal(where, f"site {choice.site!r}", "block_output or block_input", "choose one of them")
+    if not found:
+        raise refusal(where, "no direction.N", "a direction for every block", "pass a file of directions too")
+    back = int(choice.site == "block_input")
+    kept = {n: n - back for n in sorted(found) if first <= n <= last}
+    outside = [n for n in kept if not 1 <= kept[n] < model.n_layer]
+    if outside or not kept:
+        span = f"1 to {model.n_layer - 1}"
+        raise refusal(where, f"blocks {outside or sorted(found)}", f"blocks that can be steered, {span}",
+                      "choose a range of blocks")  # fmt: skip
+    return kept
+
+
+def _facts(names: Sequence[str], choice: Choice) -> dict[str, Any]:
+    digests = {Path(name).name: sha256(Path(name).read_bytes()).hexdigest() for name in names}
+    return {"producer": PRODUCER, "files": digests, "block_base": 0, "site": choice.site or "block_output"}
+
+
+def _of_script(
+    scripts: Sequence[str], tensors: Mapping[str, Any], model: ModelInfo, choice: Choice, names: Sequence[str]
+) -> Artifact:
+    from edgesteer_converters.networks.export import export_gate
+    from edgesteer_converters.networks.torchscript import load_script
+
+    if len(scripts) > 1:
+        raise refusal(
+            scripts[1], "a second TorchScript file", "one for all blocks", "pass several as modules"
+        )
+    where, module = scripts[0], load_script(scripts[0])
+    directions, weights = _sorted_out({**_directions_within(module), **tensors}, where)
+    if weights:
+        raise refusal(
+            where, "gate.N.I tensors beside TorchScript", "directions only", "pass one kind of gate"
+        )
+    _check_directions(directions, model, where)
+    kept = _chosen(directions, choice, model, where)
+    gate = export_gate(dict.fromkeys(kept, module), list(kept), model.n_embd, where)
+    if list(kept) != list(kept.values()):
+        from edgesteer_converters.networks.merge import renumbered
+
+        gate = renumbered(gate, kept) if isinstance(gate, bytes) else {kept[n]: gate[n] for n in kept}
+    return Artifact(PRODUCER, {kept[n]: directions[n] for n in kept}, gate, facts=_facts(names, choice))
+
+
+def _directions_within(module: Any) -> dict[str, npt.NDArray[Any]]:
+    found = module.state_dict().items()
+    return {name: value.float().numpy() for name, value in found if _DIRECTION.fullmatch(name)}

@@ -1,0 +1,190 @@
+"""Reads rank-1 representation fine-tuning: LoReFT as pyreft saves it, ReFT-r1 as AxBench saves it.
+
+LoReFT (Wu et al. 2024): h' = h + R^T (W h + b - R h). With one row R the coefficient is (W - R) h + b and the
+direction R: an affine coefficient, which may be negative, so a gate.onnx and no chain of ReLU layers. pyreft saves
+per intervention `weight` [1, n_embd], `bias` [1], `rotate_layer` [n_embd, 1], and the block in the file's name.
+
+ReFT-r1 (Wu et al. 2025): AxBench saves `proj.weight` [concepts, n_embd] as a bare tensor (LsReFT_weight.pt). Its
+ReLU(w h) detects a concept; what it adds is the same at every token (in training the mean of the largest values in
+the sequence, when steering max_act * factor), so it becomes a constant and strength is that product.
+
+Neither file tells the positions that were trained (pyreft's first and last tokens of the prompt): what comes out
+acts on every token in scope. Assumed, for the files do not say: pyreft's act_fn is linear.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edgesteer.bundle import ModelInfo
+from edgesteer.bundle.refusal import refusal
+from edgesteer_converters.artifact import Artifact, Choice
+from edgesteer_converters.networks._load import read_tensors
+from edgesteer_converters.networks.block_graph import INPUT, BlockGraph, Node
+from edgesteer_converters.networks.merge import merge
+
+PRODUCER = "reft"
+F32 = npt.NDArray[np.float32]
+Tensors = Mapping[str, npt.NDArray[Any]]
+_LOREFT = {"weight", "bias", "rotate_layer"}
+_BLOCK = re.compile(r"(?:^|[^a-z])layers?[._\[](\d+)")
+_COMPONENT = re.compile(r"comp[._](?:model\.layers\[\d+\]\.(\w+)|(\w+?)(?:[._]unit|$))")
+_UNITS = re.compile(r"nunit[._](\d+)")
+_SITES = {"output": "block_output", "input": "block_input"}
+
+
+def read(paths: Sequence[str | Path], model: ModelInfo, choice: Choice) -> Artifact:
+    """The interventions in these files (or folders of them), for `model`.
+
+    Args:
+        paths: one file per block for LoReFT; the weight, and perhaps the bias, of ReFT-r1.
+        choice: `block` where a file's name has none; `tensor` the row of a ReFT-r1 dictionary; `blocks` takes
+            some of the blocks; `site` overrides the name's.
+    Raises:
+        BundleError: rank above 1, tensors of another method, a block twice or not known, NaN, another width.
+        MissingExtra: torch or onnx is not installed.
+    """
+    files = [file for path in paths for file in _files(Path(path))]
+    if not files:
+        raise refusal("reft", "no file", "a file of tensors", "check the path")
+    loaded = {str(file): read_tensors(str(file)) for file in files}
+    facts = {
+        "producer": PRODUCER,
+        "files": {file.name: sha256(file.read_bytes()).hexdigest() for file in files},
+        "block_base": 0,
+        "positions": "every token in scope; the file does not tell which were trained",
+    }
+    if any(_LOREFT & tensors.keys() == _LOREFT for tensors in loaded.values()):
+        return _loreft(loaded, model, choice, facts)
+    return _reft_r1(loaded, model, choice, facts)
+
+
+def _files(path: Path) -> list[Path]:
+    if path.is_dir():
+        return sorted(p for p in path.iterdir() if p.suffix in (".bin", ".pt", ".safetensors"))
+    if not path.is_file():
+        raise refusal(str(path), "no file", "a file of tensors", "check the path")
+    return [path]
+
+
+def _loreft(
+    loaded: Mapping[str, Tensors], model: ModelInfo, choice: Choice, facts: dict[str, Any]
+) -> Artifact:
+    directions: dict[int, F32] = {}
+    graphs: dict[int, BlockGraph] = {}
+    first, last = choice.blocks or (0, model.n_layer)
+    for name, tensors in loaded.items():
+        n, named = _place(name, choice, model, len(loaded))
+        if not first <= named <= last:
+            continue
+        if n in directions:
+            raise refusal(
+                name, f"block {n} a second time", "one intervention per block", "pass one file per block"
+            )
+        direction, weight, bias = _rank_one(name, tensors, model)
+        directions[n], graphs[n] = direction, _affine(weight, bias)
+    if not graphs:
+        raise refusal(
+            next(iter(loaded)), "no block in the range", f"blocks {first} to {last}", "choose another range"
+        )
+    gate = merge(graphs, model.n_embd, flat=False)
+    return Artifact(PRODUCER, directions, gate, facts={**facts, "method": "LoReFT", "rank": 1})
+
+
+def _rank_one(name: str, tensors: Tensors, model: ModelInfo) -> tuple[F32, F32, F32]:
+    """Direction R [n_embd], weight W - R [1, n_embd], bias [1]."""
+    shapes = {key: list(value.shape) for key, value in tensors.items()}
+    wanted = {"weight": [1, model.n_embd], "bias": [1], "rotate_layer": [model.n_embd, 1]}
+    rank = shapes.get("rotate_layer", [0])[-1]
+    if rank > 1:
+        raise refusal(
+            name, f"rank {rank}", "rank 1: one coefficient and one direction per block", "train with rank 1"
+        )
+    if shapes != wanted:
+        raise refusal(
+            name, str(shapes), f"LoReFT of rank 1 for {model.name}: {wanted}", "use the model of the file"
+        )
+    if not all(np.isfinite(value).all() for value in tensors.values()):
+        raise refusal(name, "NaN or infinity", "finite numbers", "train again")
+    rotation = tensors["rotate_layer"][:, 0].astype(np.float32)
+    weight = tensors["weight"].astype(np.float64) - rotation
+    return rotation, weight.astype(np.float32), tensors["bias"].astype(np.float32)
+
+
+def _affine(weight: F32, bias: F32) -> BlockGraph:
+    node = Node("Gemm", (INPUT, "c0.1", "c0.2"), "v0", {"transB": 1})
+    return BlockGraph((node,), {"c0.1": weight, "c0.2": bias}, "v0")
+
+
+def _place(name: str, choice: Choice, model: ModelInfo, count: int) -> tuple[int, int]:
+    """(block whose output it acts on, block that the file names)."""
+    stem = Path(name).name
+    if (units := _UNITS.search(stem)) and units[1] != "1":
+        raise refusal(
+            name, f"{units[1]} units tied to positions", "one that acts on any token", "train on all tokens"
+        )
+    match, component = _BLOCK.search(stem), _COMPONENT.search(stem)
+    if match is None and (choice.block is None or count > 1):
+        raise refusal(
+            name, "no block in the file's name", "layer N as pyreft writes it", "say which block it is"
+        )
+    named = choice.block if choice.block is not None and count == 1 else int(match[1] if match else 0)
+    part = component and (component[1] or component[2])
+    site = choice.site or (_SITES.get(part, part) if part else "block_output")
+    if site not in ("block_output", "block_input"):
+        raise refusal(
+            name, f"an intervention on '{site}'", "the residual stream of a block", "train on block_output"
+        )
+    n = named - (site == "block_input")
+    if not 1 <= n < model.n_layer:
+        raise refusal(
+            name, f"block {n}", f"a block that can be steered, 1 to {model.n_layer - 1}", "leave it out"
+        )
+    return n, named
+
+
+def _reft_r1(
+    loaded: Mapping[str, Tensors], model: ModelInfo, choice: Choice, facts: dict[str, Any]
+) -> Artifact:
+    where, weights = next(iter(loaded)), _dictionary(loaded)
+    if weights is None or weights.shape[1] != model.n_embd:
+        found = {
+            key or "a tensor": list(v.shape) for tensors in loaded.values() for key, v in tensors.items()
+        }
+        expected = f"LoReFT ({', '.join(sorted(_LOREFT))}) or ReFT-r1 ([concepts, {model.n_embd}])"
+        raise refusal(
+            where, str(found), expected, "other methods (DiReFT, NoReFT) cannot be told from their file"
+        )
+    n = 0 if choice.block is None else choice.block - (choice.site == "block_input")
+    if not 1 <= n < model.n_layer:
+        span = f"the block it was trained at, with its output among 1 to {model.n_layer - 1}"
+        raise refusal(where, f"block {choice.block}", span, "say which block it is")
+    direction = weights[_row(where, len(weights), choice)].astype(np.float32)
+    if not np.isfinite(direction).all():
+        raise refusal(where, "NaN or infinity", "finite numbers", "train again")
+    facts |= {"method": "ReFT-r1", "strength": "max_act * factor of AxBench"}
+    return Artifact(PRODUCER, {n: direction}, facts=facts)
+
+
+def _dictionary(loaded: Mapping[str, Tensors]) -> npt.NDArray[Any] | None:
+    """The one matrix of concepts; a bias, which AxBench's forward never reads, may lie beside it."""
+    tensors = [(key, value) for found in loaded.values() for key, value in found.items()]
+    matrices = [value for key, value in tensors if value.ndim == 2 and key in ("", "proj.weight")]
+    others = [value for key, value in tensors if not (value.ndim == 1 and key in ("", "proj.bias"))]
+    return matrices[0] if len(matrices) == len(others) == 1 else None
+
+
+def _row(where: str, rows: int, choice: Choice) -> int:
+    text = choice.tensor if choice.tensor is not None else ("0" if rows == 1 else "")
+    if not text.isdecimal() or int(text) >= rows:
+        raise refusal(
+            where, f"concept {text!r}", f"a row from 0 to {rows - 1}", "say which concept of the dictionary"
+        )
+    return int(text)

@@ -1,0 +1,204 @@
+"""Knows how Torch writes one block's module as ONNX: traced on a few activations, checked for hidden branches.
+
+In: an nn.Module, a ScriptModule or an ExportedProgram, and a block. Out: an onnx.ModelProto for that block, and the
+same module as a callable for NumPy. Imports torch: only for users of Torch.
+
+The TorchScript-based exporter writes opset 17 by itself. The newer one needs onnxscript and begins at opset 18.
+A trace follows one branch and says so in a warning; then torch.export, which follows symbols, is asked whether the
+branch depends on the data. A module for all blocks is traced once per block with `layer` fixed.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from edgesteer.bundle.refusal import refusal
+from edgesteer_converters.networks.merge import need_onnx
+
+F32 = npt.NDArray[np.float32]
+_REMEDY = "write it without branches on values, with linear layers and plain activations"
+_TOKENS = 5  # rows of the trace: none of the sizes that a network could confuse them with
+
+
+class Block(nn.Module):  # type: ignore[misc]
+    """A module as the network of one block: activation -> coefficient, [tokens] or [tokens, 1]."""
+
+    def __init__(self, module: Any, layer: int, n_embd: int, where: str = "gate") -> None:
+        super().__init__()
+        self.where, self.n_embd = f"{where}, block {layer}", n_embd
+        self.module = _own(module, self.where)
+        self.layer = self._layer_argument(layer)
+        self.flat = self._shape() == (_TOKENS,)
+
+    def train(self, mode: bool = True) -> Block:
+        return self  # `_own` has switched to evaluation, and an exported program refuses to be asked
+
+    def forward(self, activation: torch.Tensor) -> Any:
+        return self.module(activation, *self.layer)
+
+    def coefficients(self, activation: F32) -> F32:
+        """[rows] of what Torch says for [rows, n_embd]."""
+        with torch.no_grad():
+            out = self(torch.from_numpy(np.ascontiguousarray(activation, np.float32)))
+        values: F32 = out.reshape(len(activation)).numpy()
+        return values
+
+    def sample(self) -> torch.Tensor:
+        return torch.randn(_TOKENS, self.n_embd, generator=torch.Generator().manual_seed(0))
+
+    def _layer_argument(self, layer: int) -> tuple[Any, ...]:
+        """The block as a module for all blocks wants it: an int, or an int64 scalar; () for a module of one."""
+        if not _takes_layer(self.module):
+            return ()
+        try:
+            with torch.no_grad():
+                self.module(self.sample(), layer)
+        except (TypeError, RuntimeError, AttributeError, NotImplementedError):
+            return (torch.tensor(layer),)
+        return (layer,)
+
+    def _shape(self) -> tuple[int, ...]:
+        expected = f"float32 [{_TOKENS}] or [{_TOKENS}, 1] for activations [{_TOKENS}, {self.n_embd}]"
+        try:
+            with torch.no_grad():
+                out = self(self.sample())
+        except Exception as error:  # whatever a user's module raises
+            raise refusal(self.where, _first_line(error), expected, "correct the network") from None
+        if not isinstance(out, torch.Tensor) or out.dtype != torch.float32:
+            found = f"a result of {getattr(out, 'dtype', type(out).__name__)}"
+            raise refusal(self.where, found, expected, "correct the network")
+        if tuple(out.shape) not in ((_TOKENS,), (_TOKENS, 1)):
+            raise refusal(self.where, f"a result {list(out.shape)}", expected, "end in width 1")
+        return tuple(out.shape)
+
+
+def _own(module: Any, where: str) -> Any:
+    """A float32 copy on the CPU in evaluation mode; the user's module stays as it is."""
+    if isinstance(module, torch.export.ExportedProgram):
+        module = module.module(check_guards=False)
+    if not isinstance(module, nn.Module):
+        raise refusal(where, f"a {type(module).__name__}", "an nn.Module", "pass the module itself")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's own, on copying an exported program
+        module = copy.deepcopy(module).to("cpu", torch.float32)
+    try:
+        return module.eval()
+    except NotImplementedError:  # an exported program's module is fixed in its mode
+        return module
+
+
+def _takes_layer(module: Any) -> bool:
+    """Whether `forward` asks for a block beside the activation."""
+    if isinstance(module, torch.jit.ScriptModule):
+        return bool(len(module.forward.schema.arguments) > 2)  # the first is self
+    if isinstance(module, torch.fx.GraphModule):
+        return len([node for node in module.graph.nodes if node.op == "placeholder"]) > 1
+    given = list(inspect.signature(module.forward).parameters.values())
+    plain = [p for p in given if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    return any(bool(p.default is p.empty) or p.name == "layer" for p in plain[1:])
+
+
+def trace(block: Block) -> Any:
+    """The onnx.ModelProto of a block's network, opset 17.
+
+    Raises:
+        BundleError: the network branches on values, or has an operation that ONNX cannot say.
+    """
+    onnx, buffer = need_onnx(), io.BytesIO()
+    with warnings.catch_warnings(record=True) as told, torch.no_grad():
+        warnings.simplefilter("always")
+        try:
+            torch.onnx.export(
+                _exportable(block), (block.sample(),), buffer, opset_version=17, dynamo=False, verbose=False,
+                input_names=["activation"], output_names=["coefficient"],
+                dynamic_axes={"activation": {0: "tokens"}, "coefficient": {0: "tokens"}},
+            )  # fmt: skip
+        except Exception as error:  # the exporter's errors share no base
+            raise refusal(
+                block.where, _first_line(error), "a network that torch.onnx can write", _REMEDY
+            ) from None
+    hidden = [str(w.message) for w in told if issubclass(w.category, torch.jit.TracerWarning)]
+    if hidden:
+        _check_branches(block, hidden[0])
+    return onnx.load_from_string(buffer.getvalue())
+
+
+class _Script(nn.Module):  # type: ignore[misc]
+    """A ScriptModule cannot be traced through: it is called from script, with its block as a constant."""
+
+    def __init__(self, module: Any) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, activation: torch.Tensor) -> torch.Tensor:
+        result: torch.Tensor = self.module(activation)
+        return result
+
+
+class _ScriptOfInt(_Script):
+    def __init__(self, module: Any, layer: int) -> None:
+        super().__init__(module)
+        self.layer: int = layer
+
+    def forward(self, activation: torch.Tensor) -> torch.Tensor:
+        result: torch.Tensor = self.module(activation, self.layer)
+        return result
+
+
+class _ScriptOfTensor(_Script):
+    def __init__(self, module: Any, layer: torch.Tensor) -> None:
+        super().__init__(module)
+        self.register_buffer("layer", layer)
+
+    def forward(self, activation: torch.Tensor) -> torch.Tensor:
+        result: torch.Tensor = self.module(activation, self.layer)
+        return result
+
+
+def _exportable(block: Block) -> Any:
+    if not isinstance(block.module, torch.jit.ScriptModule):
+        return block
+    kind = _ScriptOfTensor if block.layer and isinstance(block.layer[0], torch.Tensor) else _ScriptOfInt
+    wrapped = kind(block.module, *block.layer) if block.layer else _Script(block.module)
+    return torch.jit.freeze(torch.jit.script(wrapped.eval()))
+
+
+def _check_branches(block: Block, warning: str) -> None:
+    """Refuse a network whose Python decided something by values, or by the number of tokens."""
+    tokens = torch.export.Dim("tokens", min=2, max=2**20)
+    try:
+        with _silence():
+            torch.export.export(block, (block.sample(),), dynamic_shapes=({0: tokens},), strict=False)
+    except Exception:  # torch.export's errors share no base
+        found = "control flow that depends on values" if "Python" in warning else _first_line(warning)
+        raise refusal(block.where, found, "the same steps for all activations", _REMEDY) from None
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """torch.export prints the graph that it gives up on; the refusal says it in one line."""
+    with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+        warnings.simplefilter("ignore")
+        before, logging.root.manager.disable = logging.root.manager.disable, logging.CRITICAL
+        try:
+            yield
+        finally:
+            logging.root.manager.disable = before
+
+
+def _first_line(error: object) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    kind = f"{type(error).__name__}: " if isinstance(error, Exception) else ""
+    return f"{kind}{lines[0] if lines else 'no message'}"
