@@ -29,6 +29,8 @@ class Artifact:
     gate: None for a constant; ReLU layers per block; or, where the network is no chain of ReLU layers, the bytes
         of a gate.onnx whose metadata is not filled in yet.
     scope: what the producer trained for; "all" where it knows no scopes.
+    network: the producer's own modules (one per block, or one for all), for comparing with; None where there are
+        none but the gate's weights.
     facts: for the manifest's `training`: the producer's block base, site and norm, files and their SHA-256.
     """
 
@@ -37,6 +39,7 @@ class Artifact:
     gate: GateWeights | bytes | None = None
     scope: str = "all"
     facts: dict[str, Any] = field(default_factory=dict)
+    network: Any = None
 
 
 @dataclass(frozen=True, slots=True)

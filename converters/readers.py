@@ -12,6 +12,7 @@ from typing import Protocol
 from edgesteer.bundle import ModelInfo
 from edgesteer.bundle.refusal import refusal
 from edgesteer_converters.artifact import Artifact, Choice
+from edgesteer_converters.networks import psr, reft
 from edgesteer_converters.tensors import read_bytes
 from edgesteer_converters.vectors import (
     cvector_generator,
@@ -47,6 +48,8 @@ PRODUCERS: Mapping[str, Producer] = {
     "persona_vectors": persona_vectors,
     "steering-vectors": steering_vectors,
     "plain": plain,
+    "psr": psr,
+    "reft": reft,
 }
 
 

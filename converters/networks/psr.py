@@ -25,14 +25,26 @@ from edgesteer.bundle import ModelInfo
 from edgesteer.bundle.gate_build import check_weights
 from edgesteer.bundle.refusal import refusal
 from edgesteer_converters.artifact import Artifact, Choice
-from edgesteer_converters.networks._load import read_tensors
+from edgesteer_converters.tensors import read_tensors
 
 PRODUCER = "psr"
+SUFFIXES = (".pt", ".pth", ".bin", ".safetensors")
+SCOPE = "response"  # what the paper trains for
 F32 = npt.NDArray[np.float32]
 _DIRECTION = re.compile(r"direction\.(0|[1-9][0-9]*)")
 _GATE = re.compile(r"gate\.(0|[1-9][0-9]*)\.(0|[1-9][0-9]*)\.(weight|bias)")
 _NAMES = "gate.N.I.weight [out, in], gate.N.I.bias [out] and direction.N [n_embd]"
 _SAVE = "save a state dict with these names"
+
+
+def recognises(path: Path) -> bool:
+    """Whether these are the documented names, all of them."""
+    if _is_program(str(path)) or path.suffix not in SUFFIXES:
+        return False
+    names = read_tensors(path).keys()
+    return any(_GATE.fullmatch(n) for n in names) and all(
+        _GATE.fullmatch(n) or _DIRECTION.fullmatch(n) for n in names
+    )
 
 
 def read(paths: Sequence[str | Path], model: ModelInfo, choice: Choice) -> Artifact:
@@ -64,12 +76,16 @@ def read(paths: Sequence[str | Path], model: ModelInfo, choice: Choice) -> Artif
         PRODUCER,
         {to: directions[n] for n, to in kept.items()},
         {to: weights[n] for n, to in kept.items()},
-        facts=_facts(names, choice),
+        SCOPE,
+        _facts(names, choice),
     )
 
 
 def from_modules(
-    modules: Any, directions: Mapping[int, Any], scope: str = "all", facts: Mapping[str, Any] | None = None
+    modules: Any,
+    directions: Mapping[int, Any],
+    scope: str = "response",
+    facts: Mapping[str, Any] | None = None,
 ) -> Artifact:
     """The PSR of Torch modules.
 
@@ -93,7 +109,7 @@ def from_modules(
         )
     _check_finite(arrays, "directions")
     gate = export_gate(modules, sorted(arrays), next(iter(widths))[0])
-    return Artifact(PRODUCER, arrays, gate, scope, dict(facts or {}))
+    return Artifact(PRODUCER, arrays, gate, scope, dict(facts or {}), modules)
 
 
 def _plain(value: Any) -> F32:
@@ -122,7 +138,7 @@ def _is_program(name: str) -> bool:
 def _tensors(names: Any) -> dict[str, npt.NDArray[Any]]:
     found: dict[str, npt.NDArray[Any]] = {}
     for name in names:
-        more = read_tensors(name)
+        more = read_tensors(Path(name))
         if twice := sorted(found.keys() & more.keys()):
             raise refusal(
                 name, f"'{twice[0]}' a second time", "each tensor once", "leave one of the files out"
@@ -226,7 +242,9 @@ def _of_script(
         from edgesteer_converters.networks.merge import renumbered
 
         gate = renumbered(gate, kept) if isinstance(gate, bytes) else {kept[n]: gate[n] for n in kept}
-    return Artifact(PRODUCER, {kept[n]: directions[n] for n in kept}, gate, facts=_facts(names, choice))
+    network = dict.fromkeys(kept.values(), module) if list(kept) == list(kept.values()) else None
+    directions = {kept[n]: directions[n] for n in kept}
+    return Artifact(PRODUCER, directions, gate, SCOPE, _facts(names, choice), network)
 
 
 def _directions_within(module: Any) -> dict[str, npt.NDArray[Any]]:

@@ -26,11 +26,12 @@ import numpy.typing as npt
 from edgesteer.bundle import ModelInfo
 from edgesteer.bundle.refusal import refusal
 from edgesteer_converters.artifact import Artifact, Choice
-from edgesteer_converters.networks._load import read_tensors
 from edgesteer_converters.networks.block_graph import INPUT, BlockGraph, Node
 from edgesteer_converters.networks.merge import merge
+from edgesteer_converters.tensors import read_tensors
 
 PRODUCER = "reft"
+SUFFIXES = (".pt", ".pth", ".bin", ".safetensors")
 F32 = npt.NDArray[np.float32]
 Tensors = Mapping[str, npt.NDArray[Any]]
 _LOREFT = {"weight", "bias", "rotate_layer"}
@@ -38,6 +39,11 @@ _BLOCK = re.compile(r"(?:^|[^a-z])layers?[._\[](\d+)")
 _COMPONENT = re.compile(r"comp[._](?:model\.layers\[\d+\]\.(\w+)|(\w+?)(?:[._]unit|$))")
 _UNITS = re.compile(r"nunit[._](\d+)")
 _SITES = {"output": "block_output", "input": "block_input"}
+
+
+def recognises(path: Path) -> bool:
+    """Whether these are LoReFT's three tensors; a ReFT-r1 file tells nothing."""
+    return path.is_file() and path.suffix in SUFFIXES and set(read_tensors(path)) == _LOREFT
 
 
 def read(paths: Sequence[str | Path], model: ModelInfo, choice: Choice) -> Artifact:
@@ -54,7 +60,7 @@ def read(paths: Sequence[str | Path], model: ModelInfo, choice: Choice) -> Artif
     files = [file for path in paths for file in _files(Path(path))]
     if not files:
         raise refusal("reft", "no file", "a file of tensors", "check the path")
-    loaded = {str(file): read_tensors(str(file)) for file in files}
+    loaded = {str(file): read_tensors(file) for file in files}
     facts = {
         "producer": PRODUCER,
         "files": {file.name: sha256(file.read_bytes()).hexdigest() for file in files},

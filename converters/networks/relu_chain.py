@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from edgesteer.bundle import GateWeights
 from edgesteer_converters.networks.block_graph import INPUT, BlockGraph, Node
 
 F32 = npt.NDArray[np.float32]
@@ -78,3 +79,18 @@ def _only_moves(node: Node, constants: list[Any]) -> bool:
         and constants[:1] != []
         and constants[0].tolist() in ([1], [-1])
     )
+
+
+def as_modules(weights: GateWeights) -> dict[int, Any]:
+    """The same layers as Torch computes them: block -> an nn.Module, activation [tokens, n_embd] -> [tokens, 1]."""
+    import torch
+
+    modules = {}
+    for block, layers in weights.items():
+        parts: list[Any] = []
+        for weight, bias in layers:
+            linear = torch.nn.Linear(*weight.shape)
+            linear.load_state_dict({"weight": torch.tensor(weight.T), "bias": torch.tensor(bias)})
+            parts += [linear, torch.nn.ReLU()]
+        modules[block] = torch.nn.Sequential(*parts)
+    return modules
