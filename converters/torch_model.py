@@ -118,7 +118,7 @@ class TorchModel:
         with self.steered(
             keep
         ):  # hooks run in the order in which they were put: an outer `steered` comes first
-            self.logits(tokens, **{"rows": torch.zeros(1, dtype=torch.long), **options})
+            self.logits(tokens, **{"rows": torch.zeros(1, dtype=torch.long, device=self.device), **options})
         return seen
 
     def keys(self, tokens: torch.Tensor) -> Keys | None:
