@@ -13,6 +13,7 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -128,10 +129,13 @@ def _check_fits(fits: Mapping[int, BlockFit], model: TorchModel) -> None:
             raise LearnError(
                 f"fit of block {n}: expected a block from 1 to {model.n_layer - 1} ({model.name})"
             )
-        widths = [fit.direction.shape, *(W.shape[:1] for W, _ in fit.layers[:1])]
-        if any(width != (model.n_embd,) for width in widths):
-            found = f"widths {sorted({w for width in widths for w in width})}"
-            raise LearnError(f"fit of block {n}: found {found}, expected {model.n_embd} ({model.name})")
+        shapes = [W.shape for W, _ in fit.layers]
+        chain = [model.n_embd, *(shape[-1] for shape in shapes)]
+        whole = shapes == list(pairwise(chain)) and all(b.shape == W.shape[1:] for W, b in fit.layers)
+        if fit.direction.shape != (model.n_embd,) or not whole or (shapes and chain[-1] != 1):
+            found = f"direction {list(fit.direction.shape)}, layers {[list(shape) for shape in shapes]}"
+            expected = f"width {model.n_embd} ({model.name}), and layers that chain and end in width 1"
+            raise LearnError(f"fit of block {n}: found {found}, expected {expected}")
         values = [fit.direction, *(x for layer in fit.layers for x in layer)]
         if not all(np.isfinite(x).all() for x in values):
             raise LearnError(f"fit of block {n}: found NaN or infinity, expected finite numbers")
@@ -162,8 +166,13 @@ def _identity(train: list[Triplet], kept: list[Triplet], network: PsrNetwork) ->
 def _normalised(network: PsrNetwork, block: int, mean: float, explained: float) -> BlockFit | None:
     """The factor moves from the gate to the direction: relu(c x) = c relu(x) for c > 0. None for what is nothing."""
     layers, direction = network.layers(block), network.directions(block)
-    direction = (direction * mean).astype(np.float32)
-    if not (mean > 0 and np.isfinite(direction).all() and direction.any()):
+    with np.errstate(over="ignore"):
+        direction = (direction * mean).astype(np.float32)
+    if not np.isfinite(direction).all():
+        raise LearnError(
+            f"training: the direction of block {block} is too large for float32; use a smaller lr"
+        )
+    if not (mean > 0 and direction.any()):
         return None
     if layers:
         W, b = layers[-1]

@@ -136,9 +136,7 @@ class Trainer:
             group["lr"] = self.settings.lr * (1 - step / total)
         self.optimizer.zero_grad(set_to_none=True)
         loss, _ = self.loss(collate(examples, self.model.device))
-        value = float(loss.detach())
-        if not math.isfinite(value):
-            raise LearnError(f"training: loss {value} at step {step}, expected a number; use a smaller lr")
+        value = _finite(float(loss.detach()), f"at step {step}")
         loss.backward()
         if self.settings.clip is not None:
             torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.settings.clip)
@@ -200,7 +198,7 @@ class Trainer:
             for example in examples:
                 batch = collate([example], self.model.device)
                 loss, coefficients = self.loss(batch)
-                losses.append(float(loss))
+                losses.append(_finite(float(loss), f"after {self.epoch} epochs"))
                 count += float(batch.scope.sum())
                 for block, c in coefficients.items():
                     total[block] += float(c.double().sum())
@@ -249,3 +247,9 @@ class Trainer:
                 f"{path}: found {one_line(str(error).partition(chr(10))[0])}; expected a checkpoint of this "
                 "training; remove it"
             ) from error
+
+
+def _finite(loss: float, when: str) -> float:
+    if not math.isfinite(loss):
+        raise LearnError(f"training: loss {loss} {when}, expected a number; use a smaller lr")
+    return loss
