@@ -1,4 +1,5 @@
-"""The training loop: AdamW with linear decay, one checkpoint an epoch, the same bytes for the same seed.
+"""The training loop: AdamW with linear decay, one checkpoint an epoch, the same bytes for the same seed
+(and device, releases and number of threads).
 
 In:  a frozen model, a PsrNetwork, examples, settings.
 Out: the network, trained in place, and the losses on the way.

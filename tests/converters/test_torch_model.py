@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from edgesteer.errors import ModelError
+from edgesteer.errors import MissingExtra, ModelError
 from edgesteer_converters.torch_model import TorchModel
 from tests.converters.torch_tiny import BLOCKS, VOCAB, WIDTH
 from tests.tiny import write_tiny
@@ -148,3 +150,21 @@ def test_a_model_without_a_chain_of_blocks_is_refused(llama: TorchModel) -> None
     shared.forward = lambda **kwargs: None
     with pytest.raises(ModelError, match="no chain of blocks"):
         TorchModel(shared)
+
+
+def test_without_torch_or_transformers_the_message_says_what_to_install(
+    llama_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = (
+        "import sys; sys.modules['torch'] = None\n"
+        "import edgesteer_converters, edgesteer_converters.train\n"
+        "from edgesteer.errors import MissingExtra\n"
+        "try: import edgesteer_converters.train.refine\n"
+        "except MissingExtra as error: print(error)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("torch: not installed")
+    assert "edgesteer[convert]" in done.stdout
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(MissingExtra, match=r"^transformers: not installed.*edgesteer\[convert\]"):
+        TorchModel.load(llama_folder)
