@@ -1,0 +1,262 @@
+"""A frozen language model in Torch, for what needs gradients and for comparing a runtime with its source.
+
+In:  a GGUF file, whose weights transformers dequantizes, or a folder in Hugging Face's layout.
+Out: a TorchModel: logits, the output of every decoder block, and a place to intervene there.
+
+Blocks are counted from 0, as llama.cpp does; what an intervention gets is llama.cpp's `l_out-N`. Nothing of a
+folder is executed, and its weights are read from safetensors alone. Memory: the weights in `dtype`, whatever the
+quantization of the file (135 M parameters in float32: 0.54 GB, and about as much again while a GGUF is read).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from edgesteer.bundle import ModelInfo, read_model_info
+from edgesteer.bundle.refusal import one_line
+from edgesteer.errors import MissingExtra, ModelError
+
+try:
+    import torch
+except ImportError as error:
+    raise MissingExtra(
+        "torch: not installed; needed to run a model in Torch; pip install 'edgesteer[convert]'"
+    ) from error
+
+Intervention = Callable[[int, torch.Tensor], torch.Tensor]
+"""(block, h [batch, n, n_embd]) -> h', the output that the next block reads."""
+
+Keys = list[tuple[torch.Tensor, torch.Tensor]]
+"""A prefix as attention reads it: per block its keys and values, [batch, heads, length, head width]."""
+
+
+class TorchModel:
+    """A causal language model in eval mode, none of whose parameters takes a gradient.
+
+    module: the transformers model. blocks: its decoder layers, in order. info: of the GGUF; None for a folder.
+    n_layer: their number. n_embd: width of the residual stream. n_vocab: of the logits.
+    """
+
+    def __init__(self, module: Any, name: str = "model", info: ModelInfo | None = None) -> None:
+        """Raises ModelError where no list of blocks can be found, or `info` says otherwise."""
+        self.module = module.eval().requires_grad_(False)
+        self.name, self.info = name, info
+        self.n_embd = int(module.config.get_text_config().hidden_size)
+        self.blocks = _blocks(self.module, self.n_embd, name)
+        self.n_layer = len(self.blocks)
+        if info is not None and (info.n_layer, info.n_embd) != (self.n_layer, self.n_embd):
+            found = f"{self.n_layer} blocks of width {self.n_embd}"
+            raise _refusal(name, found, f"{info.n_layer} of width {info.n_embd}, as its header says")
+
+    @classmethod
+    def load(
+        cls, path: str | os.PathLike[str], device: str = "cpu", dtype: torch.dtype = torch.float32
+    ) -> TorchModel:
+        """A GGUF file, or a folder with config.json and safetensors.
+
+        Raises:
+            ModelError: there is no such model, transformers does not know its architecture, or weights are missing.
+            MissingExtra: transformers is not installed.
+        """
+        path = Path(path)
+        info = None if path.is_dir() else read_model_info(path)
+        return cls(_read(path, dtype).to(device), str(path), info)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.module.parameters()).device
+
+    @property
+    def n_vocab(self) -> int:
+        return int(self.module.get_output_embeddings().weight.shape[0])
+
+    @contextmanager
+    def steered(self, intervention: Intervention) -> Iterator[None]:
+        """Within the `with`, every block's output h goes on as intervention(block, h)."""
+        hooks = [block.register_forward_hook(_hook(n, intervention)) for n, block in enumerate(self.blocks)]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def logits(
+        self,
+        tokens: torch.Tensor,
+        *,
+        mask: torch.Tensor | None = None,
+        rows: torch.Tensor | None = None,
+        prefix: Keys | None = None,
+    ) -> torch.Tensor:
+        """Next-token logits [batch, rows, n_vocab] of tokens [batch, n].
+
+        mask: [batch, prefix + n], 0 for padding; None where there is none. rows: positions of `tokens` whose logits
+        are wanted, [rows]; None for all. prefix: what came before, as `keys` gives it; it is not changed.
+        """
+        past = 0 if prefix is None else prefix[0][0].shape[2]
+        extra: dict[str, Any] = {"use_cache": False}
+        if prefix is not None:
+            extra = {"past_key_values": _cache(prefix), "use_cache": True}
+        if mask is not None:
+            extra |= {"attention_mask": mask, "position_ids": _positions(mask)[:, past:]}
+        keep = 0 if rows is None else rows
+        return self.module(input_ids=tokens, logits_to_keep=keep, **extra).logits
+
+    def block_outputs(self, tokens: torch.Tensor, **options: Any) -> dict[int, torch.Tensor]:
+        """The output of each block, after an intervention there: {N: [batch, n, n_embd]}; `options` as for
+        `logits`."""
+        seen: dict[int, torch.Tensor] = {}
+
+        def keep(block: int, h: torch.Tensor) -> torch.Tensor:
+            seen[block] = h
+            return h
+
+        with self.steered(
+            keep
+        ):  # hooks run in the order in which they were put: an outer `steered` comes first
+            self.logits(tokens, **{"rows": torch.zeros(1, dtype=torch.long, device=self.device), **options})
+        return seen
+
+    def keys(self, tokens: torch.Tensor) -> Keys | None:
+        """The keys and values of tokens [batch, n], unsteered and without gradient, to go on from; None for a
+        model that keeps more, or less, than those for each block."""
+        from transformers import DynamicCache
+
+        with torch.no_grad():
+            cache = DynamicCache()
+            self.module(input_ids=tokens, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        kept = [
+            (layer.keys, layer.values) for layer in cache.layers if getattr(layer, "keys", None) is not None
+        ]
+        whole = all(k.ndim == 4 and k.shape[2] == v.shape[2] == tokens.shape[1] for k, v in kept)
+        return kept if whole and len(kept) == self.n_layer else None
+
+
+def _refusal(where: str, found: str, expected: str, remedy: str = "use another model") -> ModelError:
+    return ModelError(f"{where}: found {one_line(found)}; expected {expected}; {remedy}")
+
+
+def _positions(mask: torch.Tensor) -> torch.Tensor:
+    """Each token's position in its own text, whatever padding stands before it."""
+    return (mask.long().cumsum(1) - 1).clamp_min(0)
+
+
+def _cache(prefix: Keys) -> Any:
+    """A fresh cache each time: to append makes new tensors, so `prefix` stays as it is."""
+    from transformers import DynamicCache
+
+    return DynamicCache(prefix)
+
+
+def _hook(n: int, intervention: Intervention) -> Callable[..., Any]:
+    """Blocks give the stream, or a tuple that begins with it, depending on the release of transformers."""
+
+    def replace(_module: Any, _args: Any, output: Any) -> Any:
+        if isinstance(output, tuple):
+            return (intervention(n, output[0]), *output[1:])
+        return intervention(n, output)
+
+    return replace
+
+
+def _blocks(module: Any, n_embd: int, name: str) -> list[Any]:
+    """The longest ModuleList whose members hand the residual stream from one to the next."""
+    lists = [list(m) for m in module.modules() if isinstance(m, torch.nn.ModuleList) and len(m)]
+    for blocks in sorted(lists, key=len, reverse=True):
+        if _is_stream(module, blocks, n_embd):
+            return blocks
+    raise _refusal(
+        name, f"no chain of blocks in {type(module).__name__}", "decoder blocks one after the other"
+    )
+
+
+def _is_stream(module: Any, blocks: Sequence[Any], n_embd: int) -> bool:
+    """Whether, on a text of two tokens, each of the blocks reads what the one before it gave."""
+    read: list[Any] = []
+    given: list[Any] = []
+
+    def look(_module: Any, args: Any, kwargs: Any, output: Any) -> None:
+        read.append(args[0] if args else kwargs.get("hidden_states"))
+        given.append(output[0] if isinstance(output, tuple) else output)
+
+    hooks = [block.register_forward_hook(look, with_kwargs=True) for block in blocks]
+    try:
+        with torch.no_grad():
+            device = next(module.parameters()).device
+            module(input_ids=torch.zeros(1, 2, dtype=torch.long, device=device), use_cache=False)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    shapes = all(isinstance(h, torch.Tensor) and h.shape == (1, 2, n_embd) for h in given)
+    return len(given) == len(blocks) and shapes and all(a is b for a, b in zip(given, read[1:], strict=False))
+
+
+def _read(path: Path, dtype: torch.dtype) -> Any:
+    """The transformers model of a file or folder. Raises ModelError with one line, whatever went wrong in there."""
+    try:
+        import transformers  # noqa: F401
+    except ImportError as error:
+        raise MissingExtra(
+            "transformers: not installed; needed to run a model in Torch; pip install 'edgesteer[convert]'"
+        ) from error
+    try:
+        with _silence():
+            module, loading = _from_folder(path, dtype) if path.is_dir() else _from_gguf(path, dtype)
+    except Exception as error:  # transformers has no error of its own for what it cannot read
+        raise _refusal(str(path), _first_line(error), "a model that transformers can load") from error
+    lost = sorted([*loading["missing_keys"], *(key for key, *_ in loading["mismatched_keys"])])
+    if lost:  # transformers would go on with random ones
+        raise _refusal(str(path), f"no weights that fit {', '.join(lost)}", "all of them", "fetch it again")
+    return module
+
+
+def _from_folder(path: Path, dtype: torch.dtype) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(
+        path, dtype=dtype, trust_remote_code=False, local_files_only=True, use_safetensors=True,
+        output_loading_info=True, ignore_mismatched_sizes=True,
+    )  # fmt: skip
+
+
+def _from_gguf(path: Path, dtype: torch.dtype) -> Any:
+    """In two steps, because `from_pretrained(gguf_file=...)` asks for accelerate, which nothing here needs."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
+
+    config = AutoConfig.from_pretrained(path.parent, gguf_file=path.name, local_files_only=True)
+    with torch.device("meta"):
+        empty = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    weights = load_gguf_checkpoint(str(path), return_tensors=True, model_to_load=empty, torch_dtype=dtype)
+    return type(empty).from_pretrained(
+        None, config=config, state_dict=weights["tensors"], dtype=dtype,
+        output_loading_info=True, ignore_mismatched_sizes=True,
+    )  # fmt: skip
+
+
+def _first_line(error: Exception) -> str:
+    text = next((line for line in str(error).splitlines() if line.strip()), "")
+    return f"{type(error).__name__}: {text.strip()}"
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """No progress bars and no warnings of transformers; the settings return."""
+    from transformers import modeling_gguf_pytorch_utils as gguf_reader
+    from transformers.utils import logging
+
+    bars, level, tqdm = logging.is_progress_bar_enabled(), logging.get_verbosity(), gguf_reader.tqdm
+    gguf_reader.tqdm = lambda items, **_: items  # not under transformers' own switch
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        gguf_reader.tqdm = tqdm
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()

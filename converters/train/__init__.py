@@ -1,0 +1,8 @@
+"""Training PSR networks through the whole model, for what capture alone cannot learn. Needs Torch.
+
+network     the steering as Torch parameters, with the documented names
+data        pairs as examples: what the student reads, what it must predict, where it is steered
+objectives  MSE, LL and KL, row by row
+trainer     the loop: AdamW, linear decay, checkpoints
+refine      the door: closed-form fits in, better ones out
+"""

@@ -1,0 +1,71 @@
+"""What a steered model is held against, row by row. A row is a position that predicts a token of the reply y'.
+
+The teacher is the unsteered model on x'y' (the prompt with the trait's sentence), the student the steered model on
+x y' (without it). Rows are aligned from the end; arXiv 2605.03907 defines MSE and LL.
+
+    MSE   sum over blocks N >= N0 of |student_N - teacher_N|^2 / n_embd        N0: the first steered block
+    LL    -log q(y'_t)                                                         q: the student's next-token
+    KL    sum over tokens v of p(v) (log p(v) - log q(v))                      p: the teacher's distribution
+    max(0, 1 - sum of coefficients)     added to MSE and LL: keeps a gate from closing for good
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch.nn import functional
+
+# Tokens of the teacher's distribution that are kept; at 49152 tokens the whole would take 48 times the memory.
+TOP = 512
+
+# Mass below which the student's remainder counts as this much: what is left of 1 in float32.
+_LEAST = 1e-6
+
+
+@dataclass(frozen=True, slots=True)
+class Top:
+    """A distribution's most likely tokens: ids [rows, k] int32, log_probs [rows, k] float32; the rest is one more
+    outcome. k is the vocabulary where that is no larger than TOP, and then nothing is left out."""
+
+    ids: torch.Tensor
+    log_probs: torch.Tensor
+
+    @classmethod
+    def of(cls, logits: torch.Tensor, k: int = TOP) -> Top:
+        """Of logits [rows, n_vocab]."""
+        top = torch.log_softmax(logits.float(), -1).topk(min(k, logits.shape[-1]), -1)
+        return cls(top.indices.int(), top.values)
+
+
+def kl(logits: torch.Tensor, teacher: Top) -> torch.Tensor:
+    """KL(teacher || student) in nats, [rows], for the student's logits [rows, n_vocab].
+
+    With a remainder it is a lower bound of the exact one (the data-processing inequality), whose gradient differs
+    only in how the remainder's mass is spread.
+    """
+    log_q = torch.log_softmax(logits.float(), -1).gather(-1, teacher.ids.long())
+    p = teacher.log_probs.exp()
+    nats = (p * (teacher.log_probs - log_q)).sum(-1)
+    if teacher.ids.shape[-1] == logits.shape[-1]:
+        return nats
+    rest_p = (1 - p.sum(-1)).clamp_min(_LEAST)
+    rest_q = (1 - log_q.exp().sum(-1)).clamp_min(_LEAST)
+    return nats + rest_p * (rest_p.log() - rest_q.log())
+
+
+def ll(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy in nats, [rows], of the tokens that followed."""
+    return functional.cross_entropy(logits.float(), targets, reduction="none")
+
+
+def mse(student: Mapping[int, torch.Tensor], teacher: Mapping[int, torch.Tensor]) -> torch.Tensor:
+    """Mean squared error over dimensions, summed over the blocks of `teacher`; [rows], for [rows, n_embd] each."""
+    return torch.stack([(student[n] - h).square().mean(-1) for n, h in teacher.items()]).sum(0)
+
+
+def shortfall(coefficients: Mapping[int, torch.Tensor]) -> torch.Tensor:
+    """Sum over blocks of max(0, 1 - sum over positions of c); mean over replies. c [replies, positions], 0 out of
+    scope."""
+    return torch.stack([(1 - c.sum(1)).clamp_min(0).mean() for c in coefficients.values()]).sum()

@@ -1,0 +1,188 @@
+"""From a closed-form fit to a better one: the door of this package, called by `edgesteer learn --refine`.
+
+In:  a model, fits per block, pairs.
+Out: fits per block in the format's scale (mean coefficient 1 over the training positions in scope), and a report.
+
+Which form is trained follows from the fits: without layers a constant, one block S-PSR, several A-PSR, jointly.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgesteer.errors import LearnError
+from edgesteer.learn.methods import BlockFit
+from edgesteer.learn.pairs import Pair
+from edgesteer_converters.torch_model import TorchModel
+from edgesteer_converters.train.data import Example, Triplet, digest, prepared, triplets
+from edgesteer_converters.train.network import PsrNetwork
+from edgesteer_converters.train.trainer import DEFAULTS, Settings, Trainer
+
+# Of the progress, what making the examples ready takes: two forward passes against `epochs` times three.
+_READY = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class RefineReport:
+    """Losses in nats a token (KL, LL) or the stream's units squared (MSE), with the regulariser where there is one.
+
+    first, last: mean over the training replies before and after. held_first, held_last: over the `n_held` replies
+    kept aside; None without any. curve: (step, loss of its batch). dropped: blocks whose gate never opens.
+    """
+
+    objective: str
+    epochs: int
+    steps: int
+    n_train: int
+    n_held: int
+    first: float
+    last: float
+    held_first: float | None
+    held_last: float | None
+    curve: list[tuple[int, float]]
+    dropped: list[int]
+    seconds: float
+
+
+def refine(
+    model: str | os.PathLike[str] | TorchModel,
+    fits: Mapping[int, BlockFit],
+    pairs: Sequence[Pair],
+    *,
+    objective: str = "kl",
+    scope: str = "response",
+    starts: Sequence[int] | None = None,
+    seed: int = 0,
+    epochs: int | None = None,
+    lr: float | None = None,
+    batch: int = 1,
+    held: float = 0.0,
+    checkpoint: Path | None = None,
+    progress: Callable[[float], None] = lambda fraction: None,
+) -> tuple[dict[int, BlockFit], RefineReport]:
+    """Train `fits` through the model.
+
+    Args:
+        model: a GGUF file, a Hugging Face folder, or one that is loaded.
+        scope: "response": from the plain prompt's last token on. "all". "conversation": from starts[i] on.
+        epochs, lr: None for the objective's own (trainer.DEFAULTS). batch: replies a step.
+        held: share of the pairs that is kept aside to be measured alone, at least one where it is above 0.
+        checkpoint: written after each epoch; a training that was interrupted goes on from it, to the same bytes.
+    Returns:
+        The fits; each keeps the `explained` that it started with, which says nothing about this objective.
+    Raises:
+        LearnError: pairs, fits, scope or settings that cannot be trained with; a loss that is no number.
+        ModelError, MissingExtra: as `TorchModel.load`.
+    """
+    began = time.monotonic()
+    settings = _settings(objective, seed=seed, batch=batch, epochs=epochs, lr=lr)
+    items = triplets(pairs, scope, starts)
+    train, kept = _split(items, held, seed)
+    loaded = model if isinstance(model, TorchModel) else TorchModel.load(model)
+    _check_fits(fits, loaded)
+    examples = _examples(loaded, [*train, *kept], objective, min(fits), progress)
+    network = PsrNetwork.from_fits(fits)
+    identity = _identity(train, kept, network)
+    trainer = Trainer(loaded, network, settings, examples[: len(train)], examples[len(train) :], identity)
+    losses = trainer.run(checkpoint, lambda done: progress(_READY + (1 - _READY) * done))
+    finished = {n: _normalised(network, n, trainer.means[n], fits[n].explained) for n in network.blocks}
+    dropped = [n for n, fit in finished.items() if fit is None]
+    report = RefineReport(
+        objective, settings.epochs, len(losses.curve), len(train), len(kept), losses.first, losses.last,
+        losses.held_first, losses.held_last, losses.curve, dropped, time.monotonic() - began,
+    )  # fmt: skip
+    return _some({n: fit for n, fit in finished.items() if fit is not None}), report
+
+
+def _settings(objective: str, **chosen: Any) -> Settings:
+    """The objective's own settings, but for those that are chosen."""
+    if objective not in DEFAULTS:
+        raise LearnError(f"objective {objective!r}: unknown, expected one of {', '.join(DEFAULTS)}")
+    given = {name: value for name, value in chosen.items() if value is not None}
+    return Settings(objective, **{**DEFAULTS[objective], **given})
+
+
+def _split(items: list[Triplet], held: float, seed: int) -> tuple[list[Triplet], list[Triplet]]:
+    if not 0 <= held < 1:
+        raise LearnError(f"held {held}: expected a share from 0 up to but not including 1")
+    n = max(1, int(held * len(items))) if held else 0
+    if n >= len(items):
+        raise LearnError(f"held {held} of {len(items)} pairs: none are left to train on; give more pairs")
+    order = np.random.default_rng(seed).permutation(len(items)) if n else np.arange(len(items))
+    return [items[i] for i in sorted(order[n:])], [items[i] for i in sorted(order[:n])]
+
+
+def _check_fits(fits: Mapping[int, BlockFit], model: TorchModel) -> None:
+    if not fits:
+        raise LearnError("fits: none, expected at least one block's; learn a start first")
+    for n, fit in fits.items():
+        if not 1 <= n < model.n_layer:
+            raise LearnError(
+                f"fit of block {n}: expected a block from 1 to {model.n_layer - 1} ({model.name})"
+            )
+        shapes = [W.shape for W, _ in fit.layers]
+        chain = [model.n_embd, *(shape[-1] for shape in shapes)]
+        whole = shapes == list(pairwise(chain)) and all(b.shape == W.shape[1:] for W, b in fit.layers)
+        if fit.direction.shape != (model.n_embd,) or not whole or (shapes and chain[-1] != 1):
+            found = f"direction {list(fit.direction.shape)}, layers {[list(shape) for shape in shapes]}"
+            expected = f"width {model.n_embd} ({model.name}), and layers that chain and end in width 1"
+            raise LearnError(f"fit of block {n}: found {found}, expected {expected}")
+        values = [fit.direction, *(x for layer in fit.layers for x in layer)]
+        if not all(np.isfinite(x).all() for x in values):
+            raise LearnError(f"fit of block {n}: found NaN or infinity, expected finite numbers")
+
+
+def _examples(
+    model: TorchModel,
+    items: Sequence[Triplet],
+    objective: str,
+    first_block: int,
+    progress: Callable[[float], None],
+) -> list[Example]:
+    made = []
+    for i, item in enumerate(items):
+        progress(_READY * i / len(items))
+        made.append(prepared(model, item, objective, first_block))
+    return made
+
+
+def _identity(train: list[Triplet], kept: list[Triplet], network: PsrNetwork) -> str:
+    """SHA-256 of what the result depends on beside the settings."""
+    whole = hashlib.sha256((digest(train) + digest(kept)).encode())
+    for name, values in network.state_dict().items():
+        whole.update(name.encode() + b"\0" + values.cpu().numpy().tobytes())
+    return whole.hexdigest()
+
+
+def _normalised(network: PsrNetwork, block: int, mean: float, explained: float) -> BlockFit | None:
+    """The factor moves from the gate to the direction: relu(c x) = c relu(x) for c > 0. None for what is nothing."""
+    layers, direction = network.layers(block), network.directions(block)
+    with np.errstate(over="ignore"):
+        direction = (direction * mean).astype(np.float32)
+    if not np.isfinite(direction).all():
+        raise LearnError(
+            f"training: the direction of block {block} is too large for float32; use a smaller lr"
+        )
+    if not (mean > 0 and direction.any()):
+        return None
+    if layers:
+        W, b = layers[-1]
+        layers = (*layers[:-1], ((W / mean).astype(np.float32), (b / mean).astype(np.float32)))
+    return BlockFit(direction, layers, explained)
+
+
+def _some(fits: dict[int, Any]) -> dict[int, BlockFit]:
+    if not fits:
+        raise LearnError(
+            "training: every gate has closed, expected steering; use a smaller lr, or fewer epochs"
+        )
+    return fits

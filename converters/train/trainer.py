@@ -1,0 +1,256 @@
+"""The training loop: AdamW with linear decay, one checkpoint an epoch, the same bytes for the same seed
+(and device, releases and number of threads).
+
+In:  a frozen model, a PsrNetwork, examples, settings.
+Out: the network, trained in place, and the losses on the way.
+
+Only the network's parameters take gradients. The base model runs forward and backward over the steered positions
+alone. On CUDA the passes run in bfloat16 under autocast; elsewhere in the model's own type. Memory beside model
+and examples: the activations of one batch, on SmolLM2-135M about 0.1 GB for a reply of 64 tokens.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from edgesteer.bundle.refusal import one_line
+from edgesteer.errors import LearnError
+from edgesteer_converters.torch_model import TorchModel
+from edgesteer_converters.train import objectives
+from edgesteer_converters.train.data import Batch, Example, collate
+from edgesteer_converters.train.network import PsrNetwork
+
+Progress = Callable[[float], None]
+
+_FORMAT = "edgesteer-train/1"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """lr falls linearly to 0 over all steps. clip: largest norm of the gradient; None for any. batch: replies a
+    step. regulariser: weight of max(0, 1 - sum of coefficients)."""
+
+    objective: str
+    epochs: int
+    lr: float
+    weight_decay: float = 1e-6
+    clip: float | None = None
+    batch: int = 1
+    regulariser: float = 0.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        numbers = (self.lr, self.weight_decay, self.regulariser, 1.0 if self.clip is None else self.clip)
+        sound = all(math.isfinite(x) and x >= 0 for x in numbers) and self.lr > 0 and self.clip != 0
+        if self.objective not in DEFAULTS:
+            raise LearnError(f"objective {self.objective!r}: unknown, expected one of {', '.join(DEFAULTS)}")
+        if not (sound and self.epochs >= 1 and self.batch >= 1 and self.seed >= 0):
+            raise LearnError(
+                f"{self}: expected epochs and batch at least 1, lr and clip above 0, none below 0"
+            )
+
+
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "mse": {"epochs": 15, "lr": 1e-3, "regulariser": 1.0},
+    "ll": {"epochs": 7, "lr": 1e-3, "regulariser": 1.0},
+    "kl": {"epochs": 8, "lr": 2e-3, "clip": 1.0},
+}
+"""MSE and LL as published (arXiv 2605.03907): AdamW, weight decay 1e-6, batch 1. KL: this project's own."""
+
+
+@dataclass(slots=True)
+class Losses:
+    """curve: (step, the batch's loss before that step). first, last: over the training replies, before and after.
+    held_first, held_last: over those kept aside; None without any."""
+
+    curve: list[tuple[int, float]] = field(default_factory=list)
+    first: float = math.nan
+    last: float = math.nan
+    held_first: float | None = None
+    held_last: float | None = None
+
+
+class Trainer:
+    """One training. identity: of the data and the start, so that a checkpoint of another training is refused."""
+
+    def __init__(
+        self,
+        model: TorchModel,
+        network: PsrNetwork,
+        settings: Settings,
+        examples: Sequence[Example],
+        held: Sequence[Example] = (),
+        identity: str = "",
+    ) -> None:
+        self.model, self.network, self.settings = model, network.to(model.device), settings
+        self.examples, self.held, self.identity = list(examples), list(held), identity
+        self.losses, self.epoch = Losses(), 0
+        self.means: dict[int, float] = {}  # of the coefficients, after `run`
+        self.optimizer = torch.optim.AdamW(
+            network.parameters(), lr=settings.lr, weight_decay=settings.weight_decay
+        )
+
+    @property
+    def per_epoch(self) -> int:
+        return -(-len(self.examples) // self.settings.batch)
+
+    def run(self, checkpoint: Path | None = None, progress: Progress = lambda fraction: None) -> Losses:
+        """Train to the end, from `checkpoint` on where that file exists; it is replaced after each epoch, so
+        that an interruption loses one epoch at most.
+
+        Raises LearnError for a loss that is no number, or a checkpoint of another training.
+        """
+        if checkpoint is not None and checkpoint.exists():
+            self.resume(checkpoint)
+        else:
+            self.losses.first, self.means = self.measure(self.examples)
+            self.losses.held_first = self.measure(self.held)[0] if self.held else None
+            self._save(checkpoint)
+        while self.epoch < self.settings.epochs:
+            self._one_epoch(progress)
+            self._save(checkpoint)
+        self.losses.last, self.means = self.measure(self.examples)
+        self.losses.held_last = self.measure(self.held)[0] if self.held else None
+        progress(1.0)
+        return self.losses
+
+    def _one_epoch(self, progress: Progress) -> None:
+        source = torch.Generator().manual_seed(self.settings.seed * 100_003 + self.epoch)
+        order = torch.randperm(len(self.examples), generator=source).tolist()
+        size, total = self.settings.batch, self.settings.epochs * self.per_epoch
+        for i in range(self.per_epoch):
+            step = self.epoch * self.per_epoch + i
+            progress(step / total)
+            batch = [self.examples[k] for k in order[i * size : (i + 1) * size]]
+            self.losses.curve.append((step, self._step(batch, step, total)))
+        self.epoch += 1
+
+    def _step(self, examples: Sequence[Example], step: int, total: int) -> float:
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.settings.lr * (1 - step / total)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss, _ = self.loss(collate(examples, self.model.device))
+        value = _finite(float(loss.detach()), f"at step {step}")
+        loss.backward()
+        if self.settings.clip is not None:
+            torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.settings.clip)
+        self.optimizer.step()
+        return value
+
+    def loss(self, batch: Batch) -> tuple[torch.Tensor, dict[int, torch.Tensor]]:
+        """The objective, a mean over replies of the mean over their rows; and the coefficients in scope
+        {block: [batch, n]}, 0 elsewhere."""
+        logits, outputs, coefficients = self._student(batch)
+        rows = self._rows(batch, logits, outputs)
+        loss = (rows * batch.weight).sum()
+        if self.settings.regulariser:
+            loss = loss + self.settings.regulariser * objectives.shortfall(coefficients)
+        return loss, coefficients
+
+    def _student(self, batch: Batch) -> tuple[torch.Tensor, dict[int, torch.Tensor], dict[int, torch.Tensor]]:
+        """Logits [rows, n_vocab] and, for MSE, block outputs [rows, n_embd] at the rows that predict."""
+        outputs: dict[int, torch.Tensor] = {}
+        coefficients: dict[int, torch.Tensor] = {}
+        blocks, mse = set(self.network.blocks), self.settings.objective == "mse"
+
+        def steer(block: int, h: torch.Tensor) -> torch.Tensor:
+            if block in blocks:
+                coefficients[block] = self.network.coefficient(block, h) * batch.scope
+                amount = coefficients[block] * batch.strength
+                h = h + amount[..., None] * self.network.direction[str(block)]
+            if mse and block >= self.network.blocks[0]:
+                outputs[block] = h[batch.predicts]
+            return h
+
+        columns = batch.predicts.any(0).nonzero()[:, 0]  # a vocabulary's logits for no position in vain
+        with self.model.steered(steer), torch.autocast("cuda", torch.bfloat16, self._mixed):
+            wanted = columns[:1] if mse else columns
+            logits = self.model.logits(batch.tokens, mask=batch.mask, rows=wanted, prefix=batch.prefix)
+        return logits if mse else logits[batch.predicts[:, columns]], outputs, coefficients
+
+    @property
+    def _mixed(self) -> bool:
+        return bool(self.model.device.type == "cuda")
+
+    def _rows(self, batch: Batch, logits: torch.Tensor, outputs: dict[int, torch.Tensor]) -> torch.Tensor:
+        examples = batch.examples
+        if self.settings.objective == "kl":
+            tops = [e.top for e in examples if e.top is not None]
+            top = objectives.Top(torch.cat([t.ids for t in tops]), torch.cat([t.log_probs for t in tops]))
+            return objectives.kl(logits, top)
+        if self.settings.objective == "ll":
+            return objectives.ll(logits, torch.cat([e.targets for e in examples]))
+        given = [e.outputs for e in examples if e.outputs is not None]
+        teacher = {n: torch.cat([each[n] for each in given]) for n in given[0]}
+        return objectives.mse(outputs, teacher)
+
+    def measure(self, examples: Sequence[Example]) -> tuple[float, dict[int, float]]:
+        """The mean loss over replies, one by one and without gradient; and each block's mean coefficient over
+        their positions in scope, as the steered model visits them."""
+        losses, total, count = [], dict.fromkeys(self.network.blocks, 0.0), 0.0
+        with torch.no_grad():
+            for example in examples:
+                batch = collate([example], self.model.device)
+                loss, coefficients = self.loss(batch)
+                losses.append(_finite(float(loss), f"after {self.epoch} epochs"))
+                count += float(batch.scope.sum())
+                for block, c in coefficients.items():
+                    total[block] += float(c.double().sum())
+        return math.fsum(losses) / len(losses), {block: sum_ / count for block, sum_ in total.items()}
+
+    def _save(self, path: Path | None) -> None:
+        """All at once: the file is never half written."""
+        if path is None:
+            return
+        partial = path.with_name(f".{path.name}.{os.getpid()}")
+        try:
+            torch.save(self._state(), partial)
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+    def _state(self) -> dict[str, Any]:
+        return {
+            "format": _FORMAT,
+            "identity": self.identity,
+            "settings": asdict(self.settings),
+            "epoch": self.epoch,
+            "step": self.epoch * self.per_epoch,
+            "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "losses": asdict(self.losses),
+        }
+
+    def resume(self, path: Path) -> None:
+        """Go on from a checkpoint. Raises LearnError where it is damaged or of another training."""
+        try:
+            state = torch.load(path, map_location=self.model.device, weights_only=True)
+            ours = (state["format"], state["identity"], state["settings"])
+            if ours != (_FORMAT, self.identity, asdict(self.settings)):
+                raise LearnError(
+                    f"{path}: found a checkpoint of another training (other settings, pairs or start), expected "
+                    "this one's; remove it, or name another file"
+                )
+            self.network.load_state_dict(state["network"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.losses, self.epoch = Losses(**state["losses"]), int(state["epoch"])
+        except LearnError:
+            raise
+        except Exception as error:  # torch.load raises whatever the bytes lead it to
+            raise LearnError(
+                f"{path}: found {one_line(str(error).partition(chr(10))[0])}; expected a checkpoint of this "
+                "training; remove it"
+            ) from error
+
+
+def _finite(loss: float, when: str) -> float:
+    if not math.isfinite(loss):
+        raise LearnError(f"training: loss {loss} {when}, expected a number; use a smaller lr")
+    return loss

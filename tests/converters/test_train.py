@@ -1,0 +1,348 @@
+"""Training through the model: what is trained, towards what, and that nothing else decides the result."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from edgesteer.errors import LearnError
+from edgesteer.learn.methods import BlockFit
+from edgesteer.learn.pairs import Pair
+from edgesteer_converters.torch_model import TorchModel
+from edgesteer_converters.train import data, objectives
+from edgesteer_converters.train.network import PsrNetwork
+from edgesteer_converters.train.refine import refine
+from edgesteer_converters.train.trainer import DEFAULTS, Settings, Trainer
+from tests.converters.torch_tiny import BLOCKS, VOCAB, WIDTH, fit, pairs
+
+FITS = {1: fit(1), 2: fit(2)}
+
+
+def trainer(model: TorchModel, network: PsrNetwork, objective: str = "kl", *, some: list[Pair] | None = None,
+            scope: str = "response", starts: list[int] | None = None, **options: Any) -> Trainer:  # fmt: skip
+    items = data.triplets(pairs() if some is None else some, scope, starts)
+    examples = [data.prepared(model, item, objective, network.blocks[0]) for item in items]
+    return Trainer(model, network, Settings(objective, **{**DEFAULTS[objective], **options}), examples)
+
+
+def full_forward(model: TorchModel, network: PsrNetwork, pair: Pair, first: int) -> tuple[torch.Tensor, dict]:
+    """Steered logits and block outputs of x y' in one pass, without any of the trainer's shortcuts."""
+    tokens = torch.tensor([pair.plain + pair.reply])
+
+    def steer(n: int, h: torch.Tensor) -> torch.Tensor:
+        if n not in network.blocks:
+            return h
+        c = network.coefficient(n, h) * (torch.arange(h.shape[1]) >= first) * pair.sign
+        return h + c[..., None] * network.direction[str(n)]
+
+    with model.steered(steer), torch.no_grad():
+        return model.logits(tokens)[0], model.block_outputs(tokens)
+
+
+def teacher_logits(model: TorchModel, pair: Pair) -> torch.Tensor:
+    """The unsteered model's logits at the rows that predict y' behind x'."""
+    with torch.no_grad():
+        return model.logits(torch.tensor([pair.prompted + pair.reply]))[0, len(pair.prompted) - 1 : -1]
+
+
+def kl(p: torch.Tensor, q: torch.Tensor) -> float:
+    p, q = torch.log_softmax(p.double(), -1), torch.log_softmax(q.double(), -1)
+    return float((p.exp() * (p - q)).sum(-1).mean())
+
+
+# --- the network -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("hidden", [(), (5,)])
+def test_the_state_dict_has_the_documented_names_and_the_numbers_come_back(hidden: tuple[int, ...]) -> None:
+    fits = {n: fit(n, hidden) for n in (1, 3)}
+    network = PsrNetwork.from_fits(fits)
+    k = (*hidden, 1)
+    shapes = {f"direction.{n}": (WIDTH,) for n in fits}
+    for n in fits:
+        for i, (n_in, n_out) in enumerate(zip((WIDTH, *hidden), k, strict=True)):
+            shapes |= {f"gate.{n}.{i}.weight": (n_out, n_in), f"gate.{n}.{i}.bias": (n_out,)}
+    assert {name: tuple(x.shape) for name, x in network.state_dict().items()} == shapes
+    h = np.random.default_rng(0).standard_normal((7, WIDTH)).astype(np.float32)
+    for n, one in fits.items():
+        assert np.array_equal(network.directions(n), one.direction)
+        for (W, b), (V, c) in zip(network.layers(n), one.layers, strict=True):
+            assert np.array_equal(W, V)
+            assert np.array_equal(b, c)
+        got = network.coefficient(n, torch.from_numpy(h)).detach().numpy()
+        np.testing.assert_allclose(got, one.coefficient(h), atol=1e-5)
+
+
+def test_a_constant_has_directions_alone() -> None:
+    network = PsrNetwork.from_fits({2: replace(fit(), layers=())})
+    assert list(network.state_dict()) == ["direction.2"]
+    assert network.coefficient(2, torch.randn(2, 3, WIDTH)).equal(torch.ones(2, 3))
+
+
+def test_a_random_start_is_open_and_the_same_for_its_seed() -> None:
+    one, same, other = (PsrNetwork.random(WIDTH, [1, 2], (4, 1), seed=s).state_dict() for s in (0, 0, 1))
+    assert all(torch.equal(one[k], same[k]) for k in one)
+    assert any(not torch.equal(one[k], other[k]) for k in one)
+    assert (PsrNetwork.random(WIDTH, [1]).coefficient(1, torch.randn(50, WIDTH)) > 0).float().mean() > 0.9
+
+
+# --- the objectives ----------------------------------------------------------------------------------------------
+
+
+def test_kl_is_exact_with_all_tokens_and_a_lower_bound_with_the_top() -> None:
+    p, q = torch.randn(2, 5, VOCAB, generator=torch.Generator().manual_seed(0)) * 3
+    exact = [kl(p[i : i + 1], q[i : i + 1]) for i in range(5)]
+    whole = objectives.kl(q, objectives.Top.of(p, VOCAB))
+    np.testing.assert_allclose(whole.numpy(), exact, rtol=1e-5)
+    top = objectives.kl(q, objectives.Top.of(p, 64))
+    assert (top < whole).all()
+    assert (top > 0.5 * whole).all()
+    assert objectives.kl(p, objectives.Top.of(p, 64)).abs().max() < 1e-5
+
+
+def test_shortfall_is_what_is_missing_to_one() -> None:
+    c = {1: torch.tensor([[0.2, 0.3], [2.0, 0.0]]), 2: torch.tensor([[0.0, 0.0], [0.5, 0.0]])}
+    assert float(objectives.shortfall(c)) == pytest.approx((0.5 + 0) / 2 + (1 + 0.5) / 2)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize(("scope", "starts"), [("response", None), ("all", None), ("conversation", [2] * 6)])
+def test_losses_equal_those_of_a_whole_steered_pass(
+    llama: TorchModel, scope: str, starts: list[int] | None, sign: int
+) -> None:
+    """So the prefix that is computed once, the choice of rows and the alignment change nothing."""
+    network = PsrNetwork.from_fits(FITS)
+    some = [replace(p, sign=sign) for p in pairs()]
+    want: dict[str, list[float]] = {"kl": [], "ll": [], "mse": []}
+    for pair in some:
+        first = {"response": len(pair.plain) - 1, "all": 0, "conversation": 2}[scope]
+        logits, outputs = full_forward(llama, network, pair, first)
+        rows = slice(len(pair.plain) - 1, len(pair.plain) + len(pair.reply) - 1)
+        theirs = llama.block_outputs(torch.tensor([pair.prompted + pair.reply]))
+        behind = slice(len(pair.prompted) - 1, len(pair.prompted) + len(pair.reply) - 1)
+        want["kl"].append(kl(teacher_logits(llama, pair), logits[rows]))
+        log_q = torch.log_softmax(logits[rows], -1)
+        want["ll"].append(float(-log_q[range(len(pair.reply)), pair.reply].mean()))
+        squares = [(outputs[n][0, rows] - theirs[n][0, behind]).square().mean() for n in (1, 2, 3)]
+        want["mse"].append(float(torch.stack(squares).sum()))
+    for objective, each in want.items():
+        one = trainer(llama, network, objective, some=some, scope=scope, starts=starts, regulariser=0.0)
+        assert one.measure(one.examples)[0] == pytest.approx(np.mean(each), rel=1e-4), objective
+        together, _ = one.loss(data.collate(one.examples, llama.device))  # padding on both sides
+        assert together.item() == pytest.approx(np.mean(each), rel=1e-4), objective
+
+
+def test_a_network_of_zero_directions_starts_at_the_plain_models_kl(llama: TorchModel) -> None:
+    network = PsrNetwork.from_fits(
+        {n: replace(f, direction=np.zeros(WIDTH, np.float32)) for n, f in FITS.items()}
+    )
+    start = trainer(llama, network)
+    plain = []
+    with torch.no_grad():
+        for pair in pairs():
+            logits = llama.logits(torch.tensor([pair.plain + pair.reply]))[0, len(pair.plain) - 1 : -1]
+            plain.append(kl(teacher_logits(llama, pair), logits))
+    assert start.measure(start.examples)[0] == pytest.approx(np.mean(plain), rel=1e-4)
+
+
+def test_the_mean_coefficient_is_over_positions_in_scope(llama: TorchModel) -> None:
+    network = PsrNetwork.from_fits(FITS)
+    seen: list[float] = []
+    for pair in pairs():
+        first = len(pair.plain) - 1
+        stream = full_forward(llama, PsrNetwork.from_fits({1: fit(1, size=0)}), pair, first)[1][1][
+            0, first:-1
+        ]
+        seen += network.coefficient(1, stream).tolist()
+    one = trainer(llama, network)
+    assert one.measure(one.examples)[1][1] == pytest.approx(np.mean(seen), rel=1e-4)
+
+
+# --- the loop ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("objective", ["kl", "ll", "mse"])
+def test_gradients_reach_the_network_alone_and_all_of_it(llama: TorchModel, objective: str) -> None:
+    before = {k: v.clone() for k, v in llama.module.state_dict().items()}
+    network = PsrNetwork.from_fits(FITS)
+    one = trainer(llama, network, objective)
+    one.loss(data.collate(one.examples[:2], llama.device))[0].backward()
+    for name, parameter in network.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.abs().sum() > 0, name
+    assert all(p.grad is None for p in llama.module.parameters())
+    one.run()
+    assert all(torch.equal(v, before[k]) for k, v in llama.module.state_dict().items())
+
+
+@pytest.mark.parametrize("objective", ["kl", "ll", "mse"])
+@pytest.mark.parametrize(
+    "fits", [FITS, {2: fit(2)}, {2: replace(fit(2), layers=())}], ids=["A", "S", "const"]
+)
+def test_training_lowers_the_loss(llama: TorchModel, objective: str, fits: dict[int, BlockFit]) -> None:
+    _, report = refine(llama, fits, pairs(), objective=objective, epochs=4)
+    assert report.last < report.first
+    assert [step for step, _ in report.curve] == list(range(report.steps)) == list(range(4 * 6))
+
+
+def test_a_steered_teacher_is_learnt_from_noise(llama: TorchModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The teacher is the same model behind the same prompt, steered by a network that is known."""
+    known = PsrNetwork.from_fits({2: fit(7, size=0.5)})
+    same = [replace(p, prompted=p.plain) for p in pairs(8)]
+    network = PsrNetwork.random(WIDTH, [2], seed=3)
+    one = trainer(llama, network, some=same, epochs=40, lr=2e-2)
+    examples = []
+    for example, pair in zip(one.examples, same, strict=True):
+        logits = full_forward(llama, known, pair, len(pair.plain) - 1)[0][len(pair.plain) - 1 : -1]
+        examples.append(replace(example, top=objectives.Top.of(logits)))
+    one.examples = examples
+    losses = one.run()
+    assert losses.last < losses.first / 5
+
+
+def test_prefixes_are_the_same_after_training(llama: TorchModel) -> None:
+    one = trainer(llama, PsrNetwork.from_fits(FITS), epochs=2)
+    before = [k.clone() for e in one.examples for pair in e.prefix or [] for k in pair]
+    one.run()
+    after = [k for e in one.examples for pair in e.prefix or [] for k in pair]
+    assert before
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+
+
+def bytes_of(fits: dict[int, BlockFit]) -> bytes:
+    arrays = [
+        x for _, f in sorted(fits.items()) for x in (f.direction, *(y for layer in f.layers for y in layer))
+    ]
+    return b"".join(x.tobytes() for x in arrays)
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+def test_the_same_seed_gives_the_same_bytes(llama: TorchModel, batch: int) -> None:
+    one, same, other = (refine(llama, FITS, pairs(), seed=s, epochs=2, batch=batch)[0] for s in (0, 0, 1))
+    assert bytes_of(one) == bytes_of(same)
+    assert bytes_of(one) != bytes_of(other)
+
+
+@pytest.mark.parametrize("stop", [1, 9])
+def test_an_interrupted_training_goes_on_to_the_same_bytes(
+    llama: TorchModel, tmp_path: Path, stop: int
+) -> None:
+    whole, report = refine(llama, FITS, pairs(), epochs=3, held=0.2)
+    file, seen = tmp_path / "t.pt", 0
+
+    def interrupt(fraction: float) -> None:
+        nonlocal seen
+        seen += fraction >= 0.1
+        if seen > stop:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        refine(llama, FITS, pairs(), epochs=3, held=0.2, checkpoint=file, progress=interrupt)
+    assert [f.name for f in tmp_path.iterdir()] == ["t.pt"]
+    fits, again = refine(llama, FITS, pairs(), epochs=3, held=0.2, checkpoint=file)
+    assert bytes_of(fits) == bytes_of(whole)
+    assert replace(again, seconds=0) == replace(report, seconds=0)
+    network = torch.load(file, weights_only=True)["network"]
+    assert set(network) == set(PsrNetwork.from_fits(FITS).state_dict())
+
+
+def test_a_checkpoint_of_another_training_is_refused(llama: TorchModel, tmp_path: Path) -> None:
+    file = tmp_path / "t.pt"
+    refine(llama, FITS, pairs(), epochs=1, checkpoint=file)
+    done = refine(llama, FITS, pairs(), epochs=1, checkpoint=file)[1]
+    assert done.steps == 6  # nothing is trained twice
+    for change in ({"epochs": 2}, {"seed": 1}, {"objective": "ll"}, {"scope": "all"}):
+        with pytest.raises(LearnError, match="another training"):
+            refine(llama, FITS, pairs(), **{"epochs": 1, "checkpoint": file, **change})
+    with pytest.raises(LearnError, match="another training"):
+        refine(llama, {1: fit(5)}, pairs(), epochs=1, checkpoint=file)
+    for content in (b"", b"noise", file.read_bytes()[:-500]):
+        file.write_bytes(content)
+        with pytest.raises(LearnError, match=r"t\.pt: found .*remove it"):
+            refine(llama, FITS, pairs(), epochs=1, checkpoint=file)
+
+
+# --- the door ----------------------------------------------------------------------------------------------------
+
+
+def test_fits_come_back_with_a_mean_coefficient_of_one_and_the_same_steering(llama: TorchModel) -> None:
+    fits, report = refine(llama, FITS, pairs(), epochs=2)
+    assert sorted(fits) == [1, 2]
+    again = trainer(llama, PsrNetwork.from_fits(fits))
+    loss, means = again.measure(again.examples)
+    assert loss == pytest.approx(report.last, rel=1e-4)
+    assert list(means.values()) == pytest.approx([1, 1], rel=1e-4)
+
+
+def test_a_block_whose_gate_never_opens_is_dropped(llama: TorchModel) -> None:
+    W, b = fit(2).layers[0]
+    fits, report = refine(llama, {1: fit(1), 2: replace(fit(2), layers=((W, b - 1000),))}, pairs(), epochs=1)
+    assert list(fits) == [1]
+    assert report.dropped == [2]
+    with pytest.raises(LearnError, match="closed"):
+        refine(llama, {2: replace(fit(2), layers=((W, b - 1000),))}, pairs(), epochs=1)
+
+
+def test_held_out_replies_are_not_trained_on(llama: TorchModel) -> None:
+    seen: list[float] = []
+    _, report = refine(llama, FITS, pairs(), epochs=1, held=0.34, progress=seen.append)
+    assert (report.n_train, report.n_held, report.steps) == (4, 2, 4)
+    assert report.held_first is not None
+    assert report.held_last is not None
+    assert seen == sorted(seen)
+    assert (seen[0], seen[-1]) == (0.0, 1.0)
+    assert refine(llama, FITS, pairs(), epochs=1)[1].held_last is None
+
+
+GOOD = pairs(2)
+BAD: list[tuple[dict[str, Any], str]] = [
+    ({"pairs": []}, "pairs: none"),
+    ({"pairs": [GOOD[0], replace(GOOD[1], reply=[])]}, "pair 1: its reply"),
+    ({"pairs": [replace(GOOD[0], plain=[])]}, "pair 0: its plain"),
+    ({"pairs": [replace(GOOD[0], prompted=[])]}, "pair 0: its prompted"),
+    ({"pairs": [replace(GOOD[0], sign=0)]}, "sign 0"),
+    ({"pairs": [replace(GOOD[0], reply=[VOCAB])]}, f"0 to {VOCAB - 1}"),
+    ({"pairs": [replace(GOOD[0], reply=[-1])]}, f"0 to {VOCAB - 1}"),
+    ({"fits": {}}, "fits: none"),
+    ({"fits": {BLOCKS: fit()}}, f"block {BLOCKS}: expected a block from 1 to {BLOCKS - 1}"),
+    ({"fits": {0: fit()}}, "block 0: expected a block from 1"),
+    (
+        {"fits": {1: replace(fit(), direction=np.ones(WIDTH + 1, np.float32))}},
+        rf"direction \[{WIDTH + 1}\].* expected width {WIDTH}",
+    ),
+    (
+        {"fits": {1: replace(fit(), layers=((np.ones((9, 1), np.float32), np.ones(1, np.float32)),))}},
+        rf"layers \[\[9, 1\]\], expected width {WIDTH}",
+    ),
+    (
+        {"fits": {1: replace(fit(), layers=((np.ones((WIDTH, 2), np.float32), np.ones(2, np.float32)),))}},
+        "width 1",
+    ),
+    ({"fits": {1: replace(fit(), direction=np.full(WIDTH, np.nan, np.float32))}}, "NaN"),
+    ({"objective": "rl"}, "expected one of mse, ll, kl"),
+    ({"scope": "reply"}, "scope 'reply'"),
+    ({"scope": "conversation"}, "no starts for 2 pairs"),
+    ({"scope": "conversation", "starts": [0]}, "1 starts for 2 pairs"),
+    ({"scope": "conversation", "starts": [0, 99]}, "pair 1: steered from position 99"),
+    ({"epochs": 0}, "epochs and batch"),
+    ({"batch": 0}, "epochs and batch"),
+    ({"lr": float("nan")}, "lr and clip"),
+    ({"seed": -1}, "none below 0"),
+    ({"held": 1.0}, "held 1.0"),
+    ({"held": 0.1, "pairs": GOOD[:1]}, "none are left"),
+    ({"fits": {1: replace(fit(1), direction=np.full(WIDTH, 3e38, np.float32))}}, "loss"),
+    ({"lr": 1e30, "objective": "mse"}, "loss .* use a smaller lr"),
+]
+
+
+@pytest.mark.parametrize(("change", "said"), BAD, ids=[said for _, said in BAD])
+def test_bad_input_is_refused_in_one_line(llama: TorchModel, change: dict[str, Any], said: str) -> None:
+    given = {"fits": FITS, "pairs": GOOD, "epochs": 1, **change}
+    with pytest.raises(LearnError, match=said) as caught:
+        refine(llama, given.pop("fits"), given.pop("pairs"), **given)
+    assert "\n" not in str(caught.value)
