@@ -5,8 +5,10 @@ In:  a frozen model, a PsrNetwork, examples, settings.
 Out: the network, trained in place, and the losses on the way.
 
 Only the network's parameters take gradients. The base model runs forward and backward over the steered positions
-alone. On CUDA the passes run in bfloat16 under autocast; elsewhere in the model's own type. Memory beside model
-and examples: the activations of one batch, on SmolLM2-135M about 0.1 GB for a reply of 64 tokens.
+alone. On CUDA the passes run in bfloat16 under autocast; elsewhere in the model's own type.
+
+On SmolLM2-135M and two cores a step takes twice its forward pass, 0.50 s for a reply of 64 tokens, and with four
+replies a step 0.35 s a reply. The process peaks at 1.2 GB, while it reads the GGUF, and at 1.6 GB with four.
 """
 
 from __future__ import annotations
@@ -192,18 +194,18 @@ class Trainer:
         return objectives.mse(outputs, teacher)
 
     def measure(self, examples: Sequence[Example]) -> tuple[float, dict[int, float]]:
-        """The mean loss over replies, one by one and without gradient; and each block's mean coefficient over
+        """The mean loss over replies, without gradient; and each block's mean coefficient over
         their positions in scope, as the steered model visits them."""
         losses, total, count = [], dict.fromkeys(self.network.blocks, 0.0), 0.0
         with torch.no_grad():
-            for example in examples:
-                batch = collate([example], self.model.device)
+            for i in range(0, len(examples), self.settings.batch):
+                batch = collate(examples[i : i + self.settings.batch], self.model.device)
                 loss, coefficients = self.loss(batch)
-                losses.append(_finite(float(loss), f"after {self.epoch} epochs"))
+                losses.append(_finite(float(loss), f"after {self.epoch} epochs") * len(batch.examples))
                 count += float(batch.scope.sum())
                 for block, c in coefficients.items():
                     total[block] += float(c.double().sum())
-        return math.fsum(losses) / len(losses), {block: sum_ / count for block, sum_ in total.items()}
+        return math.fsum(losses) / len(examples), {block: sum_ / count for block, sum_ in total.items()}
 
     def _save(self, path: Path | None) -> None:
         """All at once: the file is never half written."""

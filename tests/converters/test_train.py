@@ -133,6 +133,8 @@ def test_losses_equal_those_of_a_whole_steered_pass(
     for objective, each in want.items():
         one = trainer(llama, network, objective, some=some, scope=scope, starts=starts, regulariser=0.0)
         assert one.measure(one.examples)[0] == pytest.approx(np.mean(each), rel=1e-4), objective
+        four = Trainer(llama, network, replace(one.settings, batch=4), one.examples)
+        assert four.measure(one.examples)[0] == pytest.approx(np.mean(each), rel=1e-4), objective
         together, _ = one.loss(data.collate(one.examples, llama.device))  # padding on both sides
         assert together.item() == pytest.approx(np.mean(each), rel=1e-4), objective
 
