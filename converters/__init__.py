@@ -1,11 +1,14 @@
-"""Torch artifacts to bundles, imported as `edgesteer_converters`. Nothing is converted yet.
+"""Torch artifacts to bundles, and training in Torch; imported as `edgesteer_converters`.
 
-What this room will hold: readers for control vectors and PSR networks that were trained in Torch (`.pt`,
-`.safetensors`, an `nn.Module`), each turning its producer's layout into directions (GGUF) and a gate (ONNX).
+    readers, vectors, networks   a producer's files -> Artifact
+    convert                      Artifact -> bundle, compared with Torch
+    writers                      bundle -> other tools' files
+    train                        what `edgesteer learn --refine` goes on with, by gradients
 
-Torch is allowed here and nowhere else. The room imports edgesteer, never the reverse; `edgesteer convert`
-will be its door. The folder is called `converters` in the repository, and installed as `edgesteer_converters`
-so that it does not claim that common name in site-packages.
+Torch is allowed here and nowhere else, and is imported when it is needed. The room imports edgesteer, never the
+reverse: the command line's `convert`, `verify --against` and `learn --refine` are its doors. The folder is called
+`converters` in the repository, and installed as `edgesteer_converters` so that it does not claim that common name in
+site-packages.
 """
 
 __all__: list[str] = []

@@ -39,6 +39,10 @@ Activations = Mapping[int, F32]
 
 _N_CTX = 1024
 
+# Relative; a product with the mean in float32 is not further off.
+_SAME_DIRECTION = 1e-6
+_ANOTHER = "give the source that the bundle was made from"
+
 
 @dataclass(frozen=True, slots=True)
 class Settings:
@@ -156,7 +160,7 @@ def _checked(
     normal = normalise(artifact, seen)
     rows = {n: seen[n] for n in normal.directions}
     exact = _gate_bytes(normal, info)
-    found = _against_torch(artifact, normal, exact, rows)
+    found = _against_torch(artifact, _bundle(normal, info, settings), rows)
     quantized = None if settings.weights == "fp32" else quantize(exact, settings.weights, rows)  # type: ignore[arg-type]
     if quantized is not None:
         normal = replace(normal, gate=quantized.gate)
@@ -229,21 +233,67 @@ def _refuse_network_options(settings: Settings) -> None:
 # -- Torch's side --------------------------------------------------------------------------------------------
 
 
-def _against_torch(artifact: Artifact, normal: Artifact, gate: bytes, rows: Activations) -> list[Parity]:
-    """Torch's coefficients, brought to the mean 1, against those of gate.onnx. Raises BundleError for a miss."""
+def _against_torch(artifact: Artifact, bundle: Bundle, rows: Activations) -> list[Parity]:
+    """Torch's coefficients, in the bundle's scale, against those of its gate. Raises BundleError for a miss; empty
+    where there is no Torch to ask."""
     from edgesteer_converters.parity import require, same_coefficients
 
     ask = torch_coefficients(artifact)
-    if ask is None:
+    if ask is None or bundle.gate is None:
         return []
-    means = normal.facts["mean_coefficient"]
+    factors = scales(artifact, bundle)
 
     def asked(n: int) -> Callable[[F32], F32]:
-        return lambda h: ask(n, h) / np.float32(means[str(n)])
+        return lambda h: (ask(n, h) * np.float32(factors[n])).astype(np.float32)
 
-    found = same_coefficients({n: asked(n) for n in rows}, gate, rows)
+    found = same_coefficients({n: asked(n) for n in rows}, bundle.gate, rows)
     require(found, "gate.onnx")
     return found
+
+
+def scales(artifact: Artifact, bundle: Bundle) -> dict[int, float]:
+    """Block -> f with artifact.directions = f * bundle.directions: what normalisation moved out of the gate.
+
+    Raises BundleError for other blocks than the bundle's, or directions that are no multiples.
+    """
+    if missing := set(bundle.layers) - artifact.directions.keys():
+        raise refusal(
+            bundle.name, f"blocks {sorted(missing)}, which the source has not", "its blocks", _ANOTHER
+        )
+    found = {}
+    for n in bundle.layers:
+        theirs, mine = (d.astype(np.float64) for d in (artifact.directions[n], bundle.directions[n]))
+        found[n] = float(theirs @ mine / (mine @ mine))
+        if np.linalg.norm(theirs - found[n] * mine) > _SAME_DIRECTION * np.linalg.norm(theirs):
+            raise refusal(bundle.name, f"another direction at block {n}", "the source's", _ANOTHER)
+    if bundle.kind == "vector" and any(abs(f - 1) > _SAME_DIRECTION for f in found.values()):
+        raise refusal(bundle.name, "directions of another length", "the source's", _ANOTHER)
+    return found
+
+
+def against(
+    bundle: Bundle,
+    artifact: Artifact,
+    model: Path,
+    n_threads: int,
+    progress: Progress = lambda stage, part: None,
+) -> Converted:
+    """The figures of `convert` for a bundle that exists and the source that it is said to come from.
+
+    Raises BundleError where they do not mean the same.
+    """
+    if bundle.kind != ("vector" if artifact.gate is None else "psr"):
+        raise refusal(bundle.name, f"kind {bundle.kind}", "the source's kind", _ANOTHER)
+    scales(artifact, bundle)
+    progress("open", 0.0)
+    llm = SteeredLlama(str(model), n_ctx=_N_CTX, n_threads=n_threads, n_threads_batch=n_threads)
+    try:
+        progress("weigh", 0.2)
+        found = _against_torch(artifact, bundle, visited(llm, bundle, texts_of(llm, bundle)))
+        progress("parity", 0.4)
+        return Converted(bundle, found, None, _compared(llm, artifact, model, bundle, n_threads))
+    finally:
+        llm.close()
 
 
 def torch_coefficients(artifact: Artifact) -> Callable[[int, F32], F32] | None:

@@ -188,7 +188,7 @@ def _errors(bundle: Bundle, seen: Sequence[_Seen]) -> dict[int, float]:
 
 def _log_softmax(logits: F32) -> npt.NDArray[np.float64]:
     shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True)))
 
 
 def _mean(rows: Sequence[F32]) -> float:

@@ -6,3 +6,7 @@ objectives  MSE, LL and KL, row by row
 trainer     the loop: AdamW, linear decay, checkpoints
 refine      the door: closed-form fits in, better ones out
 """
+
+from edgesteer_converters.train.refine import RefineReport, refine, trainer
+
+__all__ = ["RefineReport", "refine", "trainer"]

@@ -18,7 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
+from edgesteer import learn
 from edgesteer.errors import LearnError
 from edgesteer.learn.methods import BlockFit
 from edgesteer.learn.pairs import Pair
@@ -27,6 +29,7 @@ from edgesteer_converters.train.data import Example, Triplet, digest, prepared, 
 from edgesteer_converters.train.network import PsrNetwork
 from edgesteer_converters.train.trainer import DEFAULTS, Settings, Trainer
 
+# Several replies a step are faster on two cores, and as good: see docs/log.md.
 # Of the progress, what making the examples ready takes: two forward passes against `epochs` times three.
 _READY = 0.1
 
@@ -51,6 +54,16 @@ class RefineReport:
     curve: list[tuple[int, float]]
     dropped: list[int]
     seconds: float
+
+    def facts(self) -> dict[str, Any]:
+        """For a manifest: no clock."""
+        return {
+            "epochs": self.epochs,
+            "steps": self.steps,
+            "loss_before": round(self.first, 4),
+            "loss_after": round(self.last, 4),
+            "dropped": list(self.dropped),
+        }
 
 
 def refine(
@@ -101,6 +114,31 @@ def refine(
         losses.held_first, losses.held_last, losses.curve, dropped, time.monotonic() - began,
     )  # fmt: skip
     return _some({n: fit for n, fit in finished.items() if fit is not None}), report
+
+
+def trainer(model: Path, *, checkpoint: Path | None = None, n_threads: int = 1) -> learn.Trainer:
+    """What `edgesteer.learn.learn` hands fits to. checkpoint: deleted when the training is done."""
+
+    def train(
+        fits: Mapping[int, BlockFit],
+        pairs: Sequence[Pair],
+        *,
+        objective: str,
+        scope: str,
+        starts: Sequence[int] | None,
+        seed: int,
+        progress: Callable[[float], None],
+    ) -> tuple[dict[int, BlockFit], dict[str, Any]]:
+        torch.set_num_threads(n_threads)
+        found, report = refine(
+            model, fits, pairs, objective=objective, scope=scope, starts=starts, seed=seed,
+            checkpoint=checkpoint, progress=progress,
+        )  # fmt: skip
+        if checkpoint is not None:
+            checkpoint.unlink(missing_ok=True)
+        return found, {"refined": report.facts()}
+
+    return train
 
 
 def _settings(objective: str, **chosen: Any) -> Settings:

@@ -25,6 +25,7 @@ COMMANDS = {
     "learn": "Learn a steering bundle from one sentence.",
     "eval": "Measure a bundle: trait and coherence against the prompt it imitates.",
     "inspect": "Show what a bundle or control vector holds.",
+    "convert": "Turn vectors and networks trained in Torch into a bundle, and back.",
     "verify": "Check bundles against every rule of the format.",
     "doctor": "Prove what can be steered in a model with this llama.cpp.",
     "bench": "Time steered against unsteered, interleaved token by token.",

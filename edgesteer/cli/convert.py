@@ -13,7 +13,8 @@ from edgesteer.cli.progress import bar, check_output
 from edgesteer.scope import SCOPES
 
 if TYPE_CHECKING:
-    from edgesteer.bundle import Bundle
+    from edgesteer.bundle import Bundle, ModelInfo
+    from edgesteer_converters.artifact import Artifact
     from edgesteer_converters.convert import Converted
 
 # edgesteer_converters.readers.PRODUCERS, which is not imported for a help text.
@@ -30,6 +31,23 @@ PRODUCERS = (
 SUFFIXES = (".steer", ".gguf", ".safetensors")
 
 
+def choice_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds block, blocks and tensor: what a user must say where a file does not."""
+    for option in (
+        click.option(
+            "--tensor", metavar="NAME", help="Which of several vectors in a file; NAME[ROW] of a matrix."
+        ),
+        click.option(
+            "--blocks",
+            metavar="A-B",
+            help="Where the rows of a stack act; of other files, the blocks to take.",
+        ),
+        click.option("--block", type=click.IntRange(0), help="Where a single vector acts, counted from 0."),
+    ):
+        command = option(command)
+    return command
+
+
 @click.command()
 @click.argument("files", metavar="IN...", nargs=-1, required=True)
 @click.option(
@@ -43,11 +61,7 @@ SUFFIXES = (".steer", ".gguf", ".safetensors")
     type=click.Path(path_type=Path),
     help="NAME.steer; NAME.gguf, a control vector for stock llama.cpp; or NAME.safetensors.",
 )
-@click.option("--block", type=click.IntRange(0), help="Where a single vector acts, counted from 0.")
-@click.option(
-    "--blocks", metavar="A-B", help="Where the rows of a stack act; of other files, the blocks to take."
-)
-@click.option("--tensor", metavar="NAME", help="Which of several vectors in a file; NAME[ROW] of a matrix.")
+@choice_options
 @click.option(
     "--scope", type=click.Choice(SCOPES), help="Where it acts; what the producer knows of it without it."
 )
@@ -72,13 +86,7 @@ SUFFIXES = (".steer", ".gguf", ".safetensors")
 @threads_option
 @json_option
 def command(
-    files: tuple[str, ...],
-    output: Path,
-    blocks: str | None,
-    name: str | None,
-    force: bool,
-    as_json: bool,
-    **options: Any,
+    files: tuple[str, ...], output: Path, name: str | None, force: bool, as_json: bool, **options: Any
 ) -> None:
     """Turn steering vectors and PSR networks that were trained in Torch into a bundle, and a bundle into vectors.
 
@@ -96,11 +104,10 @@ def command(
     check_output(output, force)
     if output.suffix not in SUFFIXES:
         raise click.UsageError(f"-o {output}: expected a name that ends in {', '.join(SUFFIXES)}")
-    if (bundle := _given_bundle(files)) is None:
-        done = _converted(files, name or output.stem, _span(blocks), **options)
+    bundle, done = _given_bundle(files), None
+    if bundle is None:
+        done = _converted(files, name or output.stem, **options)
         bundle = done.bundle
-    else:
-        done = None
     _write(bundle, output, force)
     _report(output, bundle, done, as_json)
 
@@ -127,15 +134,32 @@ def _span(blocks: str | None) -> tuple[int, int] | None:
     return int(first), int(last)
 
 
+def read_source(
+    files: tuple[str, ...],
+    producer: str | None,
+    info: ModelInfo,
+    *,
+    tensor: str | None,
+    block: int | None,
+    blocks: str | None,
+) -> Artifact:
+    """What a producer's files hold, as `choice_options` say."""
+    from edgesteer_converters.artifact import Choice
+    from edgesteer_converters.convert import read
+
+    choice = Choice(tensor=tensor, block=block, blocks=_span(blocks))
+    return read([Path(file) for file in files], producer, info, choice)
+
+
 def _converted(
     files: tuple[str, ...],
     name: str,
-    blocks: tuple[int, int] | None,
     *,
     model: str | None,
     producer: str | None,
     tensor: str | None,
     block: int | None,
+    blocks: str | None,
     n_threads: int | None,
     **options: Any,
 ) -> Converted:
@@ -143,13 +167,11 @@ def _converted(
         raise click.UsageError("--model MODEL is needed: how wide it is, and how many blocks it has")
     from edgesteer.bundle import read_model_info
     from edgesteer.cli.opening import default_threads
-    from edgesteer_converters.artifact import Choice
-    from edgesteer_converters.convert import Settings, convert, read
+    from edgesteer_converters.convert import Settings, convert
 
     path = resolve_model(model)
     info = read_model_info(path)
-    choice = Choice(tensor=tensor, block=block, blocks=blocks)
-    artifact = read([Path(file) for file in files], producer, info, choice)
+    artifact = read_source(files, producer, info, tensor=tensor, block=block, blocks=blocks)
     settings = Settings(name=name, n_threads=n_threads or default_threads(), **options)
     with bar() as progress:
         return convert(artifact, path, info, settings, progress)

@@ -25,8 +25,7 @@ from edgesteer.cli.options import (
 from edgesteer.cli.progress import bar, check_output
 
 if TYPE_CHECKING:
-    from edgesteer.learn import LearnSummary, Question, ReplyStore
-    from edgesteer.learn.stages import Trainer
+    from edgesteer.learn import LearnSummary, Question, ReplyStore, Trainer
 
 AGAINST = ("A-Const", "S-PSR", "A-PSR")
 _METHODS = ("psr", "constant")  # learn.METHODS, which is not imported for a help text

@@ -1,27 +1,59 @@
 """`edgesteer verify`: every rule of the format, the gate's probe in ONNX Runtime included."""
 
 import sys
-from typing import Any
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgesteer.cli.options import json_option, print_json
+from edgesteer.cli.convert import PRODUCERS, choice_options, read_source
+from edgesteer.cli.options import json_option, print_json, resolve_model, threads_option
 from edgesteer.errors import EdgesteerError
+
+if TYPE_CHECKING:
+    from edgesteer_converters.convert import Converted
 
 
 @click.command()
 @click.argument("bundles", metavar="BUNDLE...", nargs=-1, required=True)
+@click.option(
+    "--against",
+    "sources",
+    multiple=True,
+    metavar="SOURCE",
+    help="The file (repeatable) that BUNDLE was converted from: does it still mean the same?",
+)
+@click.option(
+    "--from", "producer", type=click.Choice(PRODUCERS), help="What wrote SOURCE, where it does not tell."
+)
+@click.option("--model", metavar="MODEL", help="With --against: the model, a GGUF's path or registry name.")
+@choice_options
+@threads_option
 @json_option
-def command(bundles: tuple[str, ...], as_json: bool) -> None:
-    """Check bundles against every rule of the format.
+def command(
+    bundles: tuple[str, ...],
+    sources: tuple[str, ...],
+    model: str | None,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Check bundles against every rule of the format, or one against its source.
 
-    Goes through all of them; exit code 1 if any is refused.
+    Goes through all of them; exit code 1 if any is refused. With --against it runs the model, steered by the
+    source in Torch and by the bundle here, and compares coefficients, block outputs and next-token distributions.
 
     \b
-    Example:
+    Examples:
       edgesteer verify pirate.steer other.steer
+      edgesteer verify network.steer --against network.safetensors --model model.gguf
     """
-    results = [_verify(bundle) for bundle in bundles]
+    if sources:
+        if model is None or len(bundles) != 1:
+            raise click.UsageError("--against takes one BUNDLE and --model MODEL")
+        results = [_verify(bundles[0], lambda path: _compare(path, sources, str(model), **options))]
+    else:
+        results = [_verify(bundle) for bundle in bundles]
     if as_json:
         print_json(results)
     for result in results:
@@ -30,15 +62,39 @@ def command(bundles: tuple[str, ...], as_json: bool) -> None:
         sys.exit(1)
 
 
-def _verify(bundle: str) -> dict[str, Any]:
+def _verify(bundle: str, compare: Callable[[Path], "Converted"] | None = None) -> dict[str, Any]:
     from edgesteer.bundle import verify
     from edgesteer_models import resolve_bundle
 
     try:
         path = resolve_bundle(bundle)
-        return {"bundle": bundle, "path": str(path), "ok": True, "checks": verify(path)}
+        result: dict[str, Any] = {"bundle": bundle, "path": str(path), "ok": True, "checks": verify(path)}
+        if compare is not None:
+            done = compare(path)
+            result["checks"] += list(done.lines())
+            result |= done.to_json()
+        return result
     except EdgesteerError as error:
         return {"bundle": bundle, "ok": False, "error": " ".join(str(error).split())}
+
+
+def _compare(
+    path: Path,
+    sources: tuple[str, ...],
+    model: str,
+    producer: str | None,
+    n_threads: int | None,
+    **chosen: Any,
+) -> "Converted":
+    from edgesteer.bundle import load, read_model_info
+    from edgesteer.cli.opening import default_threads
+    from edgesteer.cli.progress import bar
+    from edgesteer_converters.convert import against
+
+    gguf = resolve_model(model)
+    artifact = read_source(sources, producer, read_model_info(gguf), **chosen)
+    with bar() as progress:
+        return against(load(path), artifact, gguf, n_threads or default_threads(), progress)
 
 
 def _report(result: dict[str, Any], as_json: bool) -> None:

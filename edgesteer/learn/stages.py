@@ -27,6 +27,8 @@ from edgesteer.learn.questions import Question, built_in
 from edgesteer.learn.recipe import Recipe, one_of
 from edgesteer.learn.rows import Rows
 from edgesteer.learn.store import ReplyStore
+from edgesteer.runtime.turns import read_turns
+from edgesteer.scope import BIT, scope_bits
 
 F32 = npt.NDArray[np.float32]
 Progress = Callable[[str, float], None]
@@ -76,11 +78,13 @@ class Trainer(Protocol):
         *,
         objective: str,
         scope: str,
+        starts: Sequence[int] | None,
         seed: int,
         progress: Done,
     ) -> tuple[dict[int, BlockFit], dict[str, Any]]:
         """The fits it ends with, each of mean coefficient 1, and facts for the manifest: the same for the same
-        arguments."""
+        arguments. starts: where in each plain prompt scope `conversation` begins; None for scope `response`, which
+        begins at its last token."""
         ...
 
 
@@ -208,10 +212,24 @@ def refined(
     if recipe.refine is None:
         return fits, {}
     assert trainer is not None  # `learn` has seen to it
-    told = work.part("refine")
     return trainer(
-        fits, data.pairs, objective=recipe.refine, scope=recipe.scope, seed=recipe.seed, progress=told
+        fits,
+        data.pairs,
+        objective=recipe.refine,
+        scope=recipe.scope,
+        starts=_starts(work, data.pairs),
+        seed=recipe.seed,
+        progress=work.part("refine"),
     )
+
+
+def _starts(work: Work, pairs: Sequence[Pair]) -> list[int] | None:
+    """Where in each plain prompt scope `conversation` begins."""
+    if work.recipe.scope == "response":
+        return None
+    turns = read_turns(work.chat.llm)
+    bits = [scope_bits(pair.plain, len(pair.plain), turns) for pair in pairs]
+    return [int(((one & BIT["conversation"]) != 0).argmax()) for one in bits]
 
 
 def _rows(work: Work, data: Data) -> Rows:

@@ -36,6 +36,7 @@ HEAVY = {"torch", "transformers", "safetensors", "onnx", "onnxruntime", "fastapi
 NOT_AT_IMPORT = sorted(
     HEAVY | {"click", "edgesteer_converters", "edgesteer_models", "edgesteer.cli", "edgesteer.server"}
 )
+DOORS = {"edgesteer.cli.convert", "edgesteer.cli.learn", "edgesteer.cli.verify"}
 C_PREFIXES = ("llama_", "ggml_", "LLAMA_", "GGML_")
 PUBLIC_LLAMA_MODULES = ("llama_cpp.llama_chat_format", "llama_cpp.llama_grammar", "llama_cpp.llama_types")
 
@@ -97,7 +98,7 @@ def complaints(module: str, found: Import) -> Iterator[str]:
         mine, theirs = level(module), level(target)
         if mine is not None and theirs is not None and theirs > mine:
             yield f"imports {target}, which lies above it"
-        if top == "torch" or (top == "edgesteer_converters" and module != "edgesteer.cli.convert"):
+        if top == "torch" or (top == "edgesteer_converters" and module not in DOORS):
             yield f"imports {target}: Torch and the converters stay out of edgesteer"
         if top in HEAVY and found.at_import and not _within(module, "edgesteer.server"):
             yield f"imports {target} at module level: import it where it is used"
