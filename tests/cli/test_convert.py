@@ -1,0 +1,149 @@
+"""`edgesteer convert` and `verify --against` as a user types them, on a tiny model."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from edgesteer.bundle import load, read_model_info
+from tests.cli.test_generate import refused, typed
+
+BLOCKS = (1, 2)
+
+
+@pytest.fixture
+def here(model: Callable[[str], Path], tmp_path: Path) -> Path:
+    """A folder with a model, a vector, a stack, and a network."""
+    (tmp_path / "m.gguf").symlink_to(model("llama"))
+    width = read_model_info(tmp_path / "m.gguf").n_embd
+    rng = np.random.default_rng(0)
+    vector = (0.1 * rng.standard_normal(width)).astype(np.float32)
+    np.save(tmp_path / "v.npy", vector)
+    torch.save(torch.tensor(np.stack([vector, 2 * vector])), tmp_path / "stack.pt")
+    tensors = {f"direction.{n}": torch.tensor(vector) for n in BLOCKS}
+    tensors |= {f"gate.{n}.0.weight": torch.tensor(rng.standard_normal((1, width))).float() for n in BLOCKS}
+    tensors |= {f"gate.{n}.0.bias": torch.ones(1) for n in BLOCKS}
+    torch.save(tensors, tmp_path / "net.pt")
+    return tmp_path
+
+
+def test_a_vector_there_and_back(here: Path) -> None:
+    made = typed(
+        "convert", "v.npy", "--from", "plain", "--block", 2, "--model", "m.gguf", "-o", "v.steer", cwd=here
+    )
+    assert made.returncode == 0, made.stderr
+    bundle = load(here / "v.steer")
+    assert np.array_equal(bundle.directions[2], np.load(here / "v.npy"))
+    assert bundle.training["producer"] == "plain"
+    for name in ("v.gguf", "v.safetensors"):
+        back = typed("convert", "v.steer", "-o", name, "--json", cwd=here)
+        assert back.returncode == 0, back.stderr
+        assert json.loads(back.stdout)["layers"] == [2]
+    assert np.array_equal(load(here / "v.gguf").directions[2], bundle.directions[2])
+    again = typed(
+        "convert", "v.safetensors", "--from", "plain", "--model", "m.gguf", "-o", "w.steer", cwd=here
+    )
+    assert again.returncode == 0, again.stderr
+    assert load(here / "w.steer").digest == bundle.digest
+
+
+def test_a_network_with_its_table_and_verified_against_its_source(here: Path) -> None:
+    made = typed("convert", "net.pt", "--model", "m.gguf", "-t", 1, "-o", "net.steer", cwd=here)
+    assert made.returncode == 0, made.stderr
+    assert "torch against gate.onnx" in made.stdout
+    assert "KL of the next token" in made.stdout
+    assert "parity" in load(here / "net.steer").evaluation
+    words = ("verify", "net.steer", "--against", "net.pt", "--model", "m.gguf", "-t", 1)
+    same = typed(*words, "--json", cwd=here)
+    assert same.returncode == 0, same.stderr
+    assert json.loads(same.stdout)[0]["parity"]["model"]["holds"]
+    tensors = torch.load(here / "net.pt", weights_only=True)
+    torch.save(tensors | {"gate.1.0.bias": torch.tensor([3.0])}, here / "net.pt")
+    other = typed(*words, cwd=here)
+    assert other.returncode == 1
+    assert "coefficients that differ" in other.stderr
+
+
+class _Evil:
+    def __reduce__(self) -> Any:
+        return os.system, ("touch hacked",)
+
+
+def _branching(width: int) -> Any:
+    class Branching(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if bool(x.sum() > 0):
+                return x[:, 0]
+            return x[:, 1]
+
+    return torch.jit.script(Branching())
+
+
+PLAIN = ("--from", "plain", "--model", "m.gguf")
+BAD: dict[str, tuple[Callable[[Path, int], object], tuple[str, ...], tuple[str, ...]]] = {
+    "a pickle that would run code": (
+        lambda p, d: torch.save({"v": _Evil()}, p), (*PLAIN, "--block", "1"), ("system", "refused"),
+    ),
+    "wrong rank": (lambda p, d: torch.save(torch.ones(2, 2, d), p), (*PLAIN, "--block", "1"), ("[2, 2,",)),
+    "wrong dtype": (lambda p, d: torch.save(torch.ones(d).int(), p), (*PLAIN, "--block", "1"), ("int32",)),
+    "wrong width": (lambda p, d: torch.save(torch.ones(d + 1), p), (*PLAIN, "--block", "1"), ("n_embd",)),
+    "block out of range": (lambda p, d: torch.save(torch.ones(d), p), (*PLAIN, "--block", "99"), ("block 99",)),
+    "NaN": (lambda p, d: torch.save(torch.full((d,), np.nan), p), (*PLAIN, "--block", "1"), ("NaN",)),
+    "several candidates": (
+        lambda p, d: torch.save({"a": torch.ones(d), "b": torch.ones(d)}, p), (*PLAIN, "--block", "1"), ("--tensor",),
+    ),
+    "no --from": (lambda p, d: torch.save(torch.ones(d), p), ("--model", "m.gguf", "--block", "1"), ("--from",)),
+    "control flow": (
+        lambda p, d: _branching(d).save(str(p)), ("--from", "psr", "--model", "m.gguf"), (),
+    ),
+    "another model": (
+        lambda p, d: torch.save({"direction.1": torch.ones(d + 8), "gate.1.0.weight": torch.ones(1, d + 8),
+                                 "gate.1.0.bias": torch.ones(1)}, p),
+        ("--from", "psr", "--model", "m.gguf"), ("as in",),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_line_and_nothing_is_written(here: Path, case: str) -> None:
+    write, options, said = BAD[case]
+    write(here / "bad.pt", read_model_info(here / "m.gguf").n_embd)
+    before = sorted(p.name for p in here.iterdir())
+    refused(typed("convert", "bad.pt", *options, "-o", "out.steer", cwd=here), "bad.pt", *said)
+    assert sorted(p.name for p in here.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("v.npy", "--from", "plain", "--block", "1", "-o", "o.steer"), "--model MODEL is needed"),
+        (("v.npy", "-o", "o.bin", *PLAIN), "expected a name that ends in"),
+        (("stack.pt", "--blocks", "3", "-o", "o.steer", *PLAIN), "two block numbers"),
+        (("stack.pt", "--blocks", "2-1", "-o", "o.steer", *PLAIN), "two block numbers"),
+        (("v.npy", "--from", "nobody", "-o", "o.steer"), "is not one of"),
+    ],
+)
+def test_wrong_usage(here: Path, words: tuple[str, ...], said: str) -> None:
+    result = typed("convert", *words, cwd=here)
+    assert result.returncode == 2
+    assert said in result.stderr
+    assert not (here / "o.steer").exists()
+
+
+def test_what_exists_is_not_replaced(here: Path) -> None:
+    (here / "v.steer").write_text("mine")
+    words = ("convert", "v.npy", *PLAIN, "--block", "1", "-o", "v.steer")
+    refused(typed(*words, cwd=here), "exists already")
+    assert (here / "v.steer").read_text() == "mine"
+    assert typed(*words, "--force", cwd=here).returncode == 0
+
+
+def test_against_needs_a_model(here: Path) -> None:
+    assert typed("verify", "pirate", "--against", "net.pt", cwd=here).returncode == 2
