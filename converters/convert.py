@@ -147,25 +147,30 @@ def convert(
 def _checked(
     llm: SteeredLlama, artifact: Artifact, info: ModelInfo, settings: Settings, progress: Progress
 ) -> Converted:
-    """The bundle; of a network normalised, in as many bits as asked for, and compared with Torch."""
     if artifact.gate is None:
         return Converted(_bundle(artifact, info, settings))
-    from edgesteer_converters.networks.normalise import normalise
-    from edgesteer_converters.networks.quantize import quantize, to_ort
-
     raw = _bundle(artifact, info, settings)
     texts = texts_of(llm, raw)
     progress("weigh", 0.2)
-    seen = visited(llm, raw, texts)
+    return accepted(artifact, visited(llm, raw, texts), info, settings)
+
+
+def accepted(artifact: Artifact, seen: Activations, info: ModelInfo, settings: Settings) -> Converted:
+    """A network's bundle: of mean 1 over `seen`, in as many bits as asked for, compared with Torch."""
+    from edgesteer_converters.networks.normalise import normalise
+    from edgesteer_converters.networks.quantize import quantize, to_ort
+
     normal = normalise(artifact, seen)
     rows = {n: seen[n] for n in normal.directions}
-    exact = _gate_bytes(normal, info)
-    found = _against_torch(artifact, _bundle(normal, info, settings), rows)
-    quantized = None if settings.weights == "fp32" else quantize(exact, settings.weights, rows)  # type: ignore[arg-type]
-    if quantized is not None:
+    bundle = _bundle(normal, info, settings)
+    found, quantized = _against_torch(artifact, bundle, rows), None
+    if settings.weights != "fp32":
+        quantized = quantize(_gate_bytes(normal, info), settings.weights, rows)  # type: ignore[arg-type]
         normal = replace(normal, gate=quantized.gate)
     ort = to_ort(_gate_bytes(normal, info), rows) if settings.ort else None
-    return Converted(_bundle(normal, info, settings, ort), found, quantized)
+    if quantized is not None or ort is not None:
+        bundle = _bundle(normal, info, settings, ort)
+    return Converted(bundle, found, quantized)
 
 
 def visited(llm: SteeredLlama, bundle: Bundle, texts: Sequence[Text]) -> dict[int, F32]:

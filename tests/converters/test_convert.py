@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -205,3 +207,26 @@ def test_the_same_input_gives_the_same_bytes(gguf: Path, info: ModelInfo, tmp_pa
         save(done(network(tmp_path / "n.pt", info), gguf, info).bundle, path)
     assert paths[0].read_bytes() == paths[1].read_bytes()
     json.dumps(load(paths[0]).manifest, allow_nan=False)
+
+
+def test_a_large_model_s_network_takes_little_memory(tmp_path: Path) -> None:
+    """32 blocks of width 4096, gates with 32 hidden units: arrays in, a file out, Torch asked as well."""
+    code = f"""
+import resource, sys
+import numpy as np
+from edgesteer.bundle import ModelInfo, save
+from edgesteer_converters.artifact import Artifact
+from edgesteer_converters.convert import Settings, accepted
+rng = np.random.default_rng(0)
+drawn = lambda *shape: rng.standard_normal(shape).astype(np.float32)
+info = ModelInfo("llama", "big", 4096, 32, "Q4_0")
+directions = {{n: drawn(4096) for n in range(1, 32)}}
+gate = {{n: [(drawn(4096, 32) / 64, drawn(32)), (drawn(32, 1) / 6, np.ones(1, np.float32))] for n in directions}}
+rows = {{n: drawn(64, 4096) for n in directions}}
+done = accepted(Artifact("psr", directions, gate, "response"), rows, info, Settings(name="big"))
+save(done.bundle, {str(tmp_path / "big.steer")!r})
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024))
+"""
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(told.stdout) < 2**30
+    assert load(tmp_path / "big.steer").layers == tuple(range(1, 32))
