@@ -29,7 +29,6 @@ from edgesteer_converters.train.data import Example, Triplet, digest, prepared, 
 from edgesteer_converters.train.network import PsrNetwork
 from edgesteer_converters.train.trainer import DEFAULTS, Settings, Trainer
 
-# Several replies a step are faster on two cores, and as good: see docs/log.md.
 # Of the progress, what making the examples ready takes: two forward passes against `epochs` times three.
 _READY = 0.1
 
@@ -77,7 +76,7 @@ def refine(
     seed: int = 0,
     epochs: int | None = None,
     lr: float | None = None,
-    batch: int = 1,
+    batch: int | None = None,
     held: float = 0.0,
     checkpoint: Path | None = None,
     progress: Callable[[float], None] = lambda fraction: None,
@@ -87,7 +86,7 @@ def refine(
     Args:
         model: a GGUF file, a Hugging Face folder, or one that is loaded.
         scope: "response": from the plain prompt's last token on. "all". "conversation": from starts[i] on.
-        epochs, lr: None for the objective's own (trainer.DEFAULTS). batch: replies a step.
+        epochs, lr, batch (replies a step): None for the objective's own (trainer.DEFAULTS).
         held: share of the pairs that is kept aside to be measured alone, at least one where it is above 0.
         checkpoint: written after each epoch; a training that was interrupted goes on from it, to the same bytes.
     Returns:

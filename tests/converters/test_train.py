@@ -187,7 +187,7 @@ def test_gradients_reach_the_network_alone_and_all_of_it(llama: TorchModel, obje
     "fits", [FITS, {2: fit(2)}, {2: replace(fit(2), layers=())}], ids=["A", "S", "const"]
 )
 def test_training_lowers_the_loss(llama: TorchModel, objective: str, fits: dict[int, BlockFit]) -> None:
-    _, report = refine(llama, fits, pairs(), objective=objective, epochs=4)
+    _, report = refine(llama, fits, pairs(), objective=objective, epochs=4, batch=1)
     assert report.last < report.first
     assert [step for step, _ in report.curve] == list(range(report.steps)) == list(range(4 * 6))
 
@@ -234,7 +234,7 @@ def test_the_same_seed_gives_the_same_bytes(llama: TorchModel, batch: int) -> No
 def test_an_interrupted_training_goes_on_to_the_same_bytes(
     llama: TorchModel, tmp_path: Path, stop: int
 ) -> None:
-    whole, report = refine(llama, FITS, pairs(), epochs=3, held=0.2)
+    whole, report = refine(llama, FITS, pairs(), epochs=3, batch=1, held=0.2)
     file, seen = tmp_path / "t.pt", 0
 
     def interrupt(fraction: float) -> None:
@@ -244,9 +244,9 @@ def test_an_interrupted_training_goes_on_to_the_same_bytes(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        refine(llama, FITS, pairs(), epochs=3, held=0.2, checkpoint=file, progress=interrupt)
+        refine(llama, FITS, pairs(), epochs=3, batch=1, held=0.2, checkpoint=file, progress=interrupt)
     assert [f.name for f in tmp_path.iterdir()] == ["t.pt"]
-    fits, again = refine(llama, FITS, pairs(), epochs=3, held=0.2, checkpoint=file)
+    fits, again = refine(llama, FITS, pairs(), epochs=3, batch=1, held=0.2, checkpoint=file)
     assert bytes_of(fits) == bytes_of(whole)
     assert replace(again, seconds=0) == replace(report, seconds=0)
     network = torch.load(file, weights_only=True)["network"]
@@ -255,18 +255,18 @@ def test_an_interrupted_training_goes_on_to_the_same_bytes(
 
 def test_a_checkpoint_of_another_training_is_refused(llama: TorchModel, tmp_path: Path) -> None:
     file = tmp_path / "t.pt"
-    refine(llama, FITS, pairs(), epochs=1, checkpoint=file)
-    done = refine(llama, FITS, pairs(), epochs=1, checkpoint=file)[1]
+    refine(llama, FITS, pairs(), epochs=1, batch=1, checkpoint=file)
+    done = refine(llama, FITS, pairs(), epochs=1, batch=1, checkpoint=file)[1]
     assert done.steps == 6  # nothing is trained twice
     for change in ({"epochs": 2}, {"seed": 1}, {"objective": "ll"}, {"scope": "all"}):
         with pytest.raises(LearnError, match="another training"):
-            refine(llama, FITS, pairs(), **{"epochs": 1, "checkpoint": file, **change})
+            refine(llama, FITS, pairs(), **{"epochs": 1, "batch": 1, "checkpoint": file, **change})
     with pytest.raises(LearnError, match="another training"):
-        refine(llama, {1: fit(5)}, pairs(), epochs=1, checkpoint=file)
+        refine(llama, {1: fit(5)}, pairs(), epochs=1, batch=1, checkpoint=file)
     for content in (b"", b"noise", file.read_bytes()[:-500]):
         file.write_bytes(content)
         with pytest.raises(LearnError, match=r"t\.pt: found .*remove it"):
-            refine(llama, FITS, pairs(), epochs=1, checkpoint=file)
+            refine(llama, FITS, pairs(), epochs=1, batch=1, checkpoint=file)
 
 
 # --- the door ----------------------------------------------------------------------------------------------------
@@ -292,7 +292,7 @@ def test_a_block_whose_gate_never_opens_is_dropped(llama: TorchModel) -> None:
 
 def test_held_out_replies_are_not_trained_on(llama: TorchModel) -> None:
     seen: list[float] = []
-    _, report = refine(llama, FITS, pairs(), epochs=1, held=0.34, progress=seen.append)
+    _, report = refine(llama, FITS, pairs(), epochs=1, batch=1, held=0.34, progress=seen.append)
     assert (report.n_train, report.n_held, report.steps) == (4, 2, 4)
     assert report.held_first is not None
     assert report.held_last is not None
