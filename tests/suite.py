@@ -59,7 +59,7 @@ def measured(trait: Trait, known: dict[str, Any], folder: Path | None, threads: 
             Recipe(refine="kl"),
             name=trait.name,
             license="Apache-2.0",
-            against=[*missing, "A-PSR"],
+            against=[*missing, OWN],
             counts=trait.counts,
             sentiment=True,
             trainer=trainer(path, n_threads=threads),

@@ -41,11 +41,12 @@ def compare(
     counts: Sequence[str] = (),
     sentiment: bool = False,
 ) -> Table:
-    """The head-to-head of `bundle` and of those of WAYS that are named. Raises LearnError for another name."""
-    unknown = sorted(set(ways) - WAYS.keys())
+    """The head-to-head of `bundle` and of those of WAYS that are named; its own label may be among the names.
+    Raises LearnError for another name."""
+    own = label(work.recipe)
+    unknown = sorted(set(ways) - WAYS.keys() - {own})
     if unknown:
         raise LearnError(f"compare {unknown[0]!r}: unknown, expected some of {', '.join(WAYS)}")
-    own = label(work.recipe)
     others = [way for way in WAYS if way in ways and way != own]
     bundles = []
     for done, way in enumerate(others):

@@ -29,13 +29,11 @@ class Question:
     sign: int = 1
 
 
-def built_in(more: bool = False) -> list[Question]:
-    """The project's training questions, 48 of many kinds; `more`: 48 further ones behind them, for what training by
-    gradients needs to generalise."""
-    files = ("questions.txt", "questions_more.txt") if more else ("questions.txt",)
-    folder = resources.files("edgesteer.learn")
-    lines = [line.strip() for name in files for line in folder.joinpath(name).read_text("utf-8").splitlines()]
-    return [Question(line) for line in lines if line]
+def built_in() -> list[Question]:
+    """The project's own questions: facts, advice, how-to, opinion, stories, maths, code, small talk, definitions,
+    plans."""
+    text = resources.files("edgesteer.learn").joinpath("questions.txt").read_text("utf-8")
+    return [Question(line.strip()) for line in text.splitlines() if line.strip()]
 
 
 def read_questions(path: str | os.PathLike[str]) -> list[Question]:

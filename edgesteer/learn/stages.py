@@ -142,7 +142,7 @@ class Chosen:
 
 def questions_of(work: Work, given: Sequence[Question | str] | str | None) -> list[Question]:
     if given is None:
-        return built_in(more=work.recipe.refine is not None)
+        return built_in()
     if isinstance(given, str):
         one_of("questions", given, ("auto",))
         return write_questions(work.chat, work.trait, seed=work.recipe.seed, progress=work.part("ask"))
