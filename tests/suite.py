@@ -112,7 +112,8 @@ def verdicts(ways: dict[str, Any]) -> dict[str, bool]:
 
 
 def page(found: dict[str, Any]) -> str:
-    """docs/suite.md."""
+    """docs/suite.md, of the traits of which all ways were measured."""
+    found = {name: one for name, one in found.items() if OWN in one["ways"]}
     lines = [
         "# Six traits, against the prompt",
         "",
