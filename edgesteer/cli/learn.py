@@ -270,6 +270,10 @@ def _print(output: Path, summary: LearnSummary) -> None:
         click.echo(
             f"no strength reached the target coherence {dose.target_coherence:.2f}; this is the nearest"
         )
+    if summary.emphasised and steered.trait < prompted.trait:
+        click.echo(
+            "a trait that this model hardly heeds as a prompt: for more of it turn the strength up, at some coherence"
+        )
     if summary.table is not None:
         from edgesteer.report.table import lines
 

@@ -136,6 +136,7 @@ def _summary(
         dose=dose,
         prompted=prompted_point(yardstick),
         table=table,
+        emphasised=work.emphasis,
         seconds=work.seconds,
         pairs=tuple(data.pairs),
     )

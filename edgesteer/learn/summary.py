@@ -29,6 +29,7 @@ class LearnSummary:
     left_out: blocks that the likelihood did not miss.
     strength, dose: the default, and the curve that it was chosen from. prompted: the prompt on the same
         questions (training questions, greedy).
+    emphasised: whether they were sampled with the sentence behind the question too.
     pairs: the replies that were learnt from.
     table: the head-to-head on held-out questions; None where it was not asked for.
     """
@@ -45,6 +46,7 @@ class LearnSummary:
     dose: Dose
     prompted: Point
     table: Table | None
+    emphasised: bool
     seconds: dict[str, float]
     pairs: tuple[Pair, ...] = dataclasses.field(repr=False)
 
