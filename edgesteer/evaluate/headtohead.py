@@ -87,7 +87,7 @@ def head_to_head(
     fit the context; MissingExtra for sentiment without VADER.
     """
     asked = _asked(trait, questions, max_tokens)
-    _check_counts(counts, with_sentiment)
+    check_counts(counts, with_sentiment)
     units = 2 + len(bundles) * (1 + _DOSE_UNITS * at_prompt_coherence)
     tell = _Units(progress, units)
     plain, prompted = _prompts(chat, asked, trait)
@@ -229,7 +229,7 @@ def _asked(trait: str, questions: Sequence[str] | None, max_tokens: int) -> list
     return asked
 
 
-def _check_counts(counts: Sequence[str], with_sentiment: bool) -> None:
+def check_counts(counts: Sequence[str], with_sentiment: bool) -> None:
     """What can fail at once fails before the minutes of work."""
     for pattern in counts:
         measures.expression(pattern)

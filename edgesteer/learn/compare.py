@@ -32,6 +32,13 @@ def label(recipe: Recipe) -> str:
     return name if recipe.refine is None else f"{name}+{recipe.refine.upper()}"
 
 
+def check_ways(recipe: Recipe, ways: Sequence[str]) -> None:
+    """Raises LearnError for a name that is none of WAYS, nor the recipe's own."""
+    unknown = sorted(set(ways) - WAYS.keys() - {label(recipe)})
+    if unknown:
+        raise LearnError(f"compare {unknown[0]!r}: unknown, expected some of {', '.join(WAYS)}")
+
+
 def compare(
     work: Work,
     data: Data,
@@ -43,10 +50,8 @@ def compare(
 ) -> Table:
     """The head-to-head of `bundle` and of those of WAYS that are named; its own label may be among the names.
     Raises LearnError for another name."""
+    check_ways(work.recipe, ways)
     own = label(work.recipe)
-    unknown = sorted(set(ways) - WAYS.keys() - {own})
-    if unknown:
-        raise LearnError(f"compare {unknown[0]!r}: unknown, expected some of {', '.join(WAYS)}")
     others = [way for way in WAYS if way in ways and way != own]
     bundles = []
     for done, way in enumerate(others):

@@ -20,9 +20,10 @@ from edgesteer.bundle import Bundle
 from edgesteer.errors import LearnError, MissingExtra
 from edgesteer.evaluate import Chat, Table
 from edgesteer.evaluate.dose import Dose
+from edgesteer.evaluate.headtohead import check_counts
 from edgesteer.evaluate.pieces import portion, spread
 from edgesteer.learn.calibrate import Yardstick, strength_range
-from edgesteer.learn.compare import compare, label
+from edgesteer.learn.compare import check_ways, compare, label
 from edgesteer.learn.make import Maker
 from edgesteer.learn.pairs import check_asked
 from edgesteer.learn.questions import Question
@@ -40,6 +41,7 @@ from edgesteer.learn.stages import (
     questions_of,
     refined,
     sample,
+    tried,
 )
 from edgesteer.learn.store import ReplyStore
 from edgesteer.learn.summary import LearnSummary, head_to_head_facts, mean_explained, prompted_point
@@ -84,6 +86,7 @@ def learn(
     _check_extras(recipe)
     if recipe.refine is not None and trainer is None:
         raise LearnError(f"refine {recipe.refine!r}: no trainer, expected one; `edgesteer learn` brings it")
+    _check_before_work(llm, recipe, against, counts, sentiment)
     chat = Chat(llm, template, stop)
     maker = Maker(llm.model_info, recipe.scope, name, license, f"Learnt from one sentence: {trait}")
     with llm.steered([]), contextlib.ExitStack() as opened:
@@ -173,6 +176,15 @@ def _facts(work: Work, summary: LearnSummary, trained: dict[str, Any]) -> dict[s
         },
         "evaluation": {**summary.evaluation(), **table},
     }
+
+
+def _check_before_work(
+    llm: SteeredLlama, recipe: Recipe, against: Sequence[str], counts: Sequence[str], sentiment: bool
+) -> None:
+    """What can fail at once fails before the minutes of work."""
+    tried(llm.model_info, recipe)
+    check_counts(counts, sentiment)
+    check_ways(recipe, against)
 
 
 def _check_extras(recipe: Recipe) -> None:

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from edgesteer.bundle import ModelInfo
 from edgesteer.errors import LearnError
 from edgesteer.evaluate import Chat
 from edgesteer.evaluate.pieces import Done, portion, spread
@@ -244,7 +245,7 @@ def _rows(work: Work, data: Data) -> Rows:
                 data.pairs,
                 kind=kind,
                 scope=recipe.scope,
-                blocks=None if kind == "local" else _tried(work),
+                blocks=None if kind == "local" else tried(work.chat.llm.model_info, recipe),
                 seen=data.seen if kind == "local" else None,
                 progress=work.part("contrast"),
             )
@@ -252,8 +253,11 @@ def _rows(work: Work, data: Data) -> Rows:
     return work.rows[key]
 
 
-def _tried(work: Work) -> list[int]:
-    blocks, wanted = steered_blocks(work.chat.llm.model_info.n_layer), work.recipe.blocks
+def tried(model: ModelInfo, recipe: Recipe) -> list[int]:
+    """The blocks that a single block is chosen from, or all. Raises LearnError for one that cannot be steered."""
+    blocks, wanted = steered_blocks(model.n_layer), recipe.blocks
+    if wanted == "all":
+        return list(blocks)
     if not isinstance(wanted, int):
         return sorted({blocks[int(depth * len(blocks))] for depth in _DEPTHS})
     if wanted not in blocks:

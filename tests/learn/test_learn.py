@@ -203,11 +203,14 @@ def test_progress_never_goes_back_and_ends(llm: SteeredLlama) -> None:
         ({"blocks": 0}, "block 0: expected 1 to"),
         ({"blocks": 99}, "block 99: expected 1 to"),
         ({"against": ["B-PSR"]}, "expected some of A-Const"),
+        ({"counts": ["("]}, "regular expression"),
     ],
 )
 def test_bad_input_is_refused_in_one_line(llm: SteeredLlama, arguments: dict[str, Any], said: str) -> None:
+    told: list[str] = []
     with pytest.raises(LearnError, match=said) as refused:
-        learnt(llm, **arguments)
+        learnt(llm, progress=lambda stage, fraction: told.append(stage), **arguments)
+    assert "sample" not in told  # before the minutes of work
     assert "\n" not in str(refused.value)
 
 
