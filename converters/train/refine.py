@@ -95,7 +95,8 @@ def refine(
         scope: "response": from the plain prompt's last token on. "all". "conversation": from starts[i] on.
         epochs, lr, batch (replies a step): None for the objective's own (trainer.DEFAULTS).
         held: share of the pairs that is kept aside to be measured alone, at least one where it is above 0.
-        checkpoint: written after each epoch; a training that was interrupted goes on from it, to the same bytes.
+        checkpoint: written after each epoch; a training that was interrupted goes on from it, to the same bytes,
+            also where `fits` were fitted again and agree to rounding alone.
         replace: a checkpoint of another training, with an EdgesteerWarning; else it is refused.
         device: where a model is loaded that is given as a path: "cpu", "cuda", ...; None for CUDA where there is
             one, else the CPU.
@@ -113,7 +114,7 @@ def refine(
     _check_fits(fits, loaded)
     examples = _examples(loaded, [*train, *kept], objective, min(fits), progress)
     network = PsrNetwork.from_fits(fits)
-    identity = _identity(train, kept, network)
+    identity = hashlib.sha256((digest(train) + digest(kept)).encode()).hexdigest()
     trainer = Trainer(loaded, network, settings, examples[: len(train)], examples[len(train) :], identity)
     losses = trainer.run(checkpoint, lambda done: progress(_READY + (1 - _READY) * done), replace)
     finished = {n: _normalised(network, n, trainer.means[n], fits[n].explained) for n in network.blocks}
@@ -223,14 +224,6 @@ def _examples(
         progress(_READY * i / len(items))
         made.append(prepared(model, item, objective, first_block))
     return made
-
-
-def _identity(train: list[Triplet], kept: list[Triplet], network: PsrNetwork) -> str:
-    """SHA-256 of what the result depends on beside the settings."""
-    whole = hashlib.sha256((digest(train) + digest(kept)).encode())
-    for name, values in network.state_dict().items():
-        whole.update(name.encode() + b"\0" + values.cpu().numpy().tobytes())
-    return whole.hexdigest()
 
 
 def _normalised(network: PsrNetwork, block: int, mean: float, explained: float) -> BlockFit | None:

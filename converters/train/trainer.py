@@ -33,7 +33,12 @@ from edgesteer_converters.train.network import PsrNetwork
 Progress = Callable[[float], None]
 
 _FORMAT = "edgesteer-train/1"
-_KEYS = {"identity", "settings", "epoch", "network", "optimizer", "losses"}
+_KEYS = {"identity", "settings", "start", "epoch", "network", "optimizer", "losses"}
+
+# Two closed-form fits of the same replies are one start: after an interruption the activations that they are fitted
+# to come from another pass, and agree to rounding alone, which in quantized arithmetic is coarse. Relative to the
+# tensor's norm.
+_SAME_START = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +88,7 @@ class Losses:
 
 
 class Trainer:
-    """One training. identity: of the data and the start, so that a checkpoint of another training is refused."""
+    """One training. identity: of the data, so that a checkpoint of another training is refused."""
 
     def __init__(
         self,
@@ -97,6 +102,7 @@ class Trainer:
         self.model, self.network, self.settings = model, network.to(model.device), settings
         self.examples, self.held, self.identity = list(examples), list(held), identity
         self.losses, self.epoch = Losses(), 0
+        self.start = {name: values.clone() for name, values in network.state_dict().items()}
         self.means: dict[int, float] = {}  # of the coefficients, after `run`
         self.optimizer = torch.optim.AdamW(
             network.parameters(), lr=settings.lr, weight_decay=settings.weight_decay
@@ -230,6 +236,7 @@ class Trainer:
             "format": _FORMAT,
             "identity": self.identity,
             "settings": asdict(self.settings),
+            "start": self.start,
             "epoch": self.epoch,
             "step": self.epoch * self.per_epoch,
             "network": self.network.state_dict(),
@@ -243,7 +250,8 @@ class Trainer:
         Raises LearnError where it is damaged, or of another training and not to be replaced.
         """
         state = read_checkpoint(path, self.model.device)
-        if (state["identity"], state["settings"]) != (self.identity, asdict(self.settings)):
+        same = (state["identity"], state["settings"]) == (self.identity, asdict(self.settings))
+        if not (same and _close(state["start"], self.start)):
             other = f"{path}: found a checkpoint of another training (other settings, pairs or start)"
             if not replace:
                 raise LearnError(f"{other}, expected this one's; remove it, or name another file")
@@ -253,6 +261,7 @@ class Trainer:
             self.network.load_state_dict(state["network"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.losses, self.epoch = Losses(**state["losses"]), int(state["epoch"])
+            self.start = state["start"]
         except Exception as error:
             raise _no_checkpoint(path, error) from error
         return True
@@ -269,6 +278,14 @@ def read_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str,
     except Exception as error:  # torch.load raises whatever the bytes lead it to
         raise _no_checkpoint(path, error) from error
     return state
+
+
+def _close(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    """Whether both are the same start, to rounding."""
+    return one.keys() == other.keys() and all(
+        x.shape == other[name].shape and bool((x - other[name]).norm() <= _SAME_START * other[name].norm())
+        for name, x in one.items()
+    )
 
 
 def _no_checkpoint(path: Path, error: Exception) -> LearnError:

@@ -255,6 +255,19 @@ def test_an_interrupted_training_goes_on_to_the_same_bytes(
     assert set(network) == set(PsrNetwork.from_fits(FITS).state_dict())
 
 
+def test_a_start_that_was_fitted_again_goes_on_to_the_same_bytes(llama: TorchModel, tmp_path: Path) -> None:
+    """After an interruption the closed form sees activations of another pass: equal to rounding alone."""
+    file, how = tmp_path / "t.pt", {"epochs": 2, "batch": 1}
+    whole, report = refine(llama, FITS, pairs(), checkpoint=file, **how)
+    nearly = {n: replace(f, direction=f.direction * np.float32(1.001)) for n, f in FITS.items()}
+    again, same = refine(llama, nearly, pairs(), checkpoint=file, **how)
+    assert bytes_of(again) == bytes_of(whole)
+    assert replace(same, seconds=0) == replace(report, seconds=0)
+    other = {n: replace(f, direction=f.direction * np.float32(1.5)) for n, f in FITS.items()}
+    with pytest.raises(LearnError, match="another training"):
+        refine(llama, other, pairs(), checkpoint=file, **how)
+
+
 def test_a_checkpoint_of_another_training_is_refused(llama: TorchModel, tmp_path: Path) -> None:
     file = tmp_path / "t.pt"
     refine(llama, FITS, pairs(), epochs=1, batch=1, checkpoint=file)
