@@ -7,6 +7,7 @@ trainer     the loop: AdamW, linear decay, checkpoints
 refine      the door: closed-form fits in, better ones out
 """
 
+from edgesteer_converters.torch_model import TorchModel  # before the rest: MissingExtra without Torch
 from edgesteer_converters.train.refine import RefineReport, refine, trainer
 
-__all__ = ["RefineReport", "refine", "trainer"]
+__all__ = ["RefineReport", "TorchModel", "refine", "trainer"]

@@ -27,10 +27,12 @@ from edgesteer.learn.pairs import Pair
 from edgesteer_converters.torch_model import TorchModel
 from edgesteer_converters.train.data import Example, Triplet, digest, prepared, triplets
 from edgesteer_converters.train.network import PsrNetwork
-from edgesteer_converters.train.trainer import DEFAULTS, Settings, Trainer
+from edgesteer_converters.train.trainer import DEFAULTS, Settings, Trainer, read_checkpoint
 
 # Of the progress, what making the examples ready takes: two forward passes against `epochs` times three.
 _READY = 0.1
+
+_POINTS = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +57,15 @@ class RefineReport:
     seconds: float
 
     def facts(self) -> dict[str, Any]:
-        """For a manifest: no clock."""
+        """For a manifest: no clock, and of the curve at most `_POINTS` points, first and last among them."""
+        at = np.unique(np.linspace(0, len(self.curve) - 1, min(_POINTS, len(self.curve))).round().astype(int))
         return {
+            "objective": self.objective,
             "epochs": self.epochs,
             "steps": self.steps,
             "loss_before": round(self.first, 4),
             "loss_after": round(self.last, 4),
+            "curve": [{"step": step, "loss": round(loss, 4)} for step, loss in (self.curve[i] for i in at)],
             "dropped": list(self.dropped),
         }
 
@@ -79,6 +84,8 @@ def refine(
     batch: int | None = None,
     held: float = 0.0,
     checkpoint: Path | None = None,
+    replace: bool = False,
+    device: str | None = None,
     progress: Callable[[float], None] = lambda fraction: None,
 ) -> tuple[dict[int, BlockFit], RefineReport]:
     """Train `fits` through the model.
@@ -88,7 +95,11 @@ def refine(
         scope: "response": from the plain prompt's last token on. "all". "conversation": from starts[i] on.
         epochs, lr, batch (replies a step): None for the objective's own (trainer.DEFAULTS).
         held: share of the pairs that is kept aside to be measured alone, at least one where it is above 0.
-        checkpoint: written after each epoch; a training that was interrupted goes on from it, to the same bytes.
+        checkpoint: written after each epoch; a training that was interrupted goes on from it, to the same bytes,
+            also where `fits` were fitted again and agree to rounding alone.
+        replace: a checkpoint of another training, with an EdgesteerWarning; else it is refused.
+        device: where a model is loaded that is given as a path: "cpu", "cuda", ...; None for CUDA where there is
+            one, else the CPU.
     Returns:
         The fits; each keeps the `explained` that it started with, which says nothing about this objective.
     Raises:
@@ -99,13 +110,13 @@ def refine(
     settings = _settings(objective, seed=seed, batch=batch, epochs=epochs, lr=lr)
     items = triplets(pairs, scope, starts)
     train, kept = _split(items, held, seed)
-    loaded = model if isinstance(model, TorchModel) else TorchModel.load(model)
+    loaded = model if isinstance(model, TorchModel) else TorchModel.load(model, _device(device))
     _check_fits(fits, loaded)
     examples = _examples(loaded, [*train, *kept], objective, min(fits), progress)
     network = PsrNetwork.from_fits(fits)
-    identity = _identity(train, kept, network)
+    identity = hashlib.sha256((digest(train) + digest(kept)).encode()).hexdigest()
     trainer = Trainer(loaded, network, settings, examples[: len(train)], examples[len(train) :], identity)
-    losses = trainer.run(checkpoint, lambda done: progress(_READY + (1 - _READY) * done))
+    losses = trainer.run(checkpoint, lambda done: progress(_READY + (1 - _READY) * done), replace)
     finished = {n: _normalised(network, n, trainer.means[n], fits[n].explained) for n in network.blocks}
     dropped = [n for n, fit in finished.items() if fit is None]
     report = RefineReport(
@@ -115,8 +126,18 @@ def refine(
     return _some({n: fit for n, fit in finished.items() if fit is not None}), report
 
 
-def trainer(model: Path, *, checkpoint: Path | None = None, n_threads: int = 1) -> learn.Trainer:
-    """What `edgesteer.learn.learn` hands fits to. checkpoint: deleted when the training is done."""
+def trainer(
+    model: Path, *, checkpoint: Path | None = None, n_threads: int = 1, device: str | None = None
+) -> learn.Trainer:
+    """What `edgesteer.learn.learn` hands fits to.
+
+    checkpoint: as for `refine`, but one of another training is replaced, with an EdgesteerWarning: by then minutes
+        of sampling have passed. It stays when the training is done; remove it when the bundle is saved.
+    Raises LearnError for a file there that is no checkpoint, before anything is learnt, and for the device.
+    """
+    device = _device(device)
+    if checkpoint is not None and checkpoint.exists():
+        read_checkpoint(checkpoint)
 
     def train(
         fits: Mapping[int, BlockFit],
@@ -131,13 +152,26 @@ def trainer(model: Path, *, checkpoint: Path | None = None, n_threads: int = 1) 
         torch.set_num_threads(n_threads)
         found, report = refine(
             model, fits, pairs, objective=objective, scope=scope, starts=starts, seed=seed,
-            checkpoint=checkpoint, progress=progress,
+            checkpoint=checkpoint, replace=True, device=device, progress=progress,
         )  # fmt: skip
-        if checkpoint is not None:
-            checkpoint.unlink(missing_ok=True)
-        return found, {"refined": report.facts()}
+        return found, report.facts()
 
     return train
+
+
+def _device(wanted: str | None) -> str:
+    cuda = torch.cuda.is_available()
+    if wanted is None:
+        return "cuda" if cuda else "cpu"
+    try:
+        kind = torch.device(wanted).type
+    except RuntimeError:
+        raise LearnError(
+            f"device {wanted!r}: unknown, expected one of Torch's, such as cpu or cuda"
+        ) from None
+    if kind == "cuda" and not cuda:
+        raise LearnError(f"device {wanted!r}: this Torch finds no CUDA; use cpu")
+    return wanted
 
 
 def _settings(objective: str, **chosen: Any) -> Settings:
@@ -190,14 +224,6 @@ def _examples(
         progress(_READY * i / len(items))
         made.append(prepared(model, item, objective, first_block))
     return made
-
-
-def _identity(train: list[Triplet], kept: list[Triplet], network: PsrNetwork) -> str:
-    """SHA-256 of what the result depends on beside the settings."""
-    whole = hashlib.sha256((digest(train) + digest(kept)).encode())
-    for name, values in network.state_dict().items():
-        whole.update(name.encode() + b"\0" + values.cpu().numpy().tobytes())
-    return whole.hexdigest()
 
 
 def _normalised(network: PsrNetwork, block: int, mean: float, explained: float) -> BlockFit | None:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -23,7 +24,7 @@ from typing import Any
 import torch
 
 from edgesteer.bundle.refusal import one_line
-from edgesteer.errors import LearnError
+from edgesteer.errors import EdgesteerWarning, LearnError
 from edgesteer_converters.torch_model import TorchModel
 from edgesteer_converters.train import objectives
 from edgesteer_converters.train.data import Batch, Example, collate
@@ -32,6 +33,12 @@ from edgesteer_converters.train.network import PsrNetwork
 Progress = Callable[[float], None]
 
 _FORMAT = "edgesteer-train/1"
+_KEYS = {"identity", "settings", "start", "epoch", "network", "optimizer", "losses"}
+
+# Two closed-form fits of the same replies are one start: after an interruption the activations that they are fitted
+# to come from another pass, and agree to rounding alone, which in quantized arithmetic is coarse. Relative to the
+# tensor's norm.
+_SAME_START = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +88,7 @@ class Losses:
 
 
 class Trainer:
-    """One training. identity: of the data and the start, so that a checkpoint of another training is refused."""
+    """One training. identity: of the data, so that a checkpoint of another training is refused."""
 
     def __init__(
         self,
@@ -95,6 +102,7 @@ class Trainer:
         self.model, self.network, self.settings = model, network.to(model.device), settings
         self.examples, self.held, self.identity = list(examples), list(held), identity
         self.losses, self.epoch = Losses(), 0
+        self.start = {name: values.clone() for name, values in network.state_dict().items()}
         self.means: dict[int, float] = {}  # of the coefficients, after `run`
         self.optimizer = torch.optim.AdamW(
             network.parameters(), lr=settings.lr, weight_decay=settings.weight_decay
@@ -104,15 +112,19 @@ class Trainer:
     def per_epoch(self) -> int:
         return -(-len(self.examples) // self.settings.batch)
 
-    def run(self, checkpoint: Path | None = None, progress: Progress = lambda fraction: None) -> Losses:
+    def run(
+        self,
+        checkpoint: Path | None = None,
+        progress: Progress = lambda fraction: None,
+        replace: bool = False,
+    ) -> Losses:
         """Train to the end, from `checkpoint` on where that file exists; it is replaced after each epoch, so
         that an interruption loses one epoch at most.
 
-        Raises LearnError for a loss that is no number, or a checkpoint of another training.
+        replace: a checkpoint of another training too, with an EdgesteerWarning.
+        Raises LearnError for a loss that is no number, a checkpoint of another training, or a file that is none.
         """
-        if checkpoint is not None and checkpoint.exists():
-            self.resume(checkpoint)
-        else:
+        if checkpoint is None or not checkpoint.exists() or not self.resume(checkpoint, replace):
             self.losses.first, self.means = self.measure(self.examples)
             self.losses.held_first = self.measure(self.held)[0] if self.held else None
             self._save(checkpoint)
@@ -224,6 +236,7 @@ class Trainer:
             "format": _FORMAT,
             "identity": self.identity,
             "settings": asdict(self.settings),
+            "start": self.start,
             "epoch": self.epoch,
             "step": self.epoch * self.per_epoch,
             "network": self.network.state_dict(),
@@ -231,26 +244,53 @@ class Trainer:
             "losses": asdict(self.losses),
         }
 
-    def resume(self, path: Path) -> None:
-        """Go on from a checkpoint. Raises LearnError where it is damaged or of another training."""
+    def resume(self, path: Path, replace: bool = False) -> bool:
+        """Go on from a checkpoint; with `replace` False, and a warning, where it is another training's.
+
+        Raises LearnError where it is damaged, or of another training and not to be replaced.
+        """
+        state = read_checkpoint(path, self.model.device)
+        same = (state["identity"], state["settings"]) == (self.identity, asdict(self.settings))
+        if not (same and _close(state["start"], self.start)):
+            other = f"{path}: found a checkpoint of another training (other settings, pairs or start)"
+            if not replace:
+                raise LearnError(f"{other}, expected this one's; remove it, or name another file")
+            warnings.warn(f"{other}; it is replaced", EdgesteerWarning, stacklevel=2)
+            return False
         try:
-            state = torch.load(path, map_location=self.model.device, weights_only=True)
-            ours = (state["format"], state["identity"], state["settings"])
-            if ours != (_FORMAT, self.identity, asdict(self.settings)):
-                raise LearnError(
-                    f"{path}: found a checkpoint of another training (other settings, pairs or start), expected "
-                    "this one's; remove it, or name another file"
-                )
             self.network.load_state_dict(state["network"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.losses, self.epoch = Losses(**state["losses"]), int(state["epoch"])
-        except LearnError:
-            raise
-        except Exception as error:  # torch.load raises whatever the bytes lead it to
-            raise LearnError(
-                f"{path}: found {one_line(str(error).partition(chr(10))[0])}; expected a checkpoint of this "
-                "training; remove it"
-            ) from error
+            self.start = state["start"]
+        except Exception as error:
+            raise _no_checkpoint(path, error) from error
+        return True
+
+
+def read_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
+    """What `Trainer` saved. Raises LearnError for any other file."""
+    try:
+        state = torch.load(path, map_location=device, weights_only=True)
+        if not isinstance(state, dict) or state.get("format") != _FORMAT:
+            raise ValueError("a file of another format")
+        if missing := _KEYS - state.keys():
+            raise ValueError(f"no {', '.join(sorted(missing))}")
+    except Exception as error:  # torch.load raises whatever the bytes lead it to
+        raise _no_checkpoint(path, error) from error
+    return state
+
+
+def _close(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    """Whether both are the same start, to rounding."""
+    return one.keys() == other.keys() and all(
+        x.shape == other[name].shape and bool((x - other[name]).norm() <= _SAME_START * other[name].norm())
+        for name, x in one.items()
+    )
+
+
+def _no_checkpoint(path: Path, error: Exception) -> LearnError:
+    reason = one_line(str(error).partition(chr(10))[0])
+    return LearnError(f"{path}: found {reason}; expected a training's checkpoint; remove it")
 
 
 def _finite(loss: float, when: str) -> float:

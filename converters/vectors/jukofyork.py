@@ -6,7 +6,9 @@ In:  the path of one direction (`NAME__ornate.gguf`), its companion (`NAME__debi
 Its axis is learned on what block i adds to the residual stream (`hidden_states[i + 1] - hidden_states[i]`) and
 named `direction.{i + 1}`: it counts from 1, and so `direction.N` is placed at block N-1. (llama.cpp itself adds
 it after block N.) Both ends of an axis are measured from its middle, which the companion holds: without it they
-mean nothing. Norms carry meaning and are kept. Blocks without a direction are absent, or zeros in old files.
+mean nothing. Its makers keep the companion at scale 1 and dial the end; a bundle has one strength for their sum D + E,
+so what they call scale s is the bundle at s and the companion's own bundle at 1 - s: s (D + E) + (1 - s) D = D + s E.
+Norms carry meaning and are kept. Blocks without a direction are absent, or zeros in old files.
 """
 
 from __future__ import annotations
@@ -23,6 +25,12 @@ from edgesteer_converters.vectors.placing import Source, place
 _DEBIAS = "debias"
 _BASE = "direction.N is block N-1: shifted by one"
 _NOTE = "llama.cpp adds direction.N after block N, one block later than it was learned"
+_ALONE = "the companion alone: it removes a bias, and adds no trait"
+_DIAL = (
+    "one strength for the sum of '{companion}' and the end: at 0.5 the debias is halved, at -1 it is inverted, where "
+    "its makers keep it at 1; for their scale s convert '{companion}' alone too (--from jukofyork), and apply this "
+    "bundle at s and that one at 1 - s"
+)
 
 
 def recognises(path: Path) -> bool:
@@ -47,9 +55,7 @@ def read(paths: Sequence[Path], model: ModelInfo, choice: Choice) -> Artifact:
     files = [read_control_vector(path) for path in _of_one_axis([Path(path) for path in paths])]
     where = str(files[-1].path)
     total, zeros = _sum(files, where)
-    notes = (
-        [_NOTE] if len(files) > 1 else [_NOTE, "the companion alone: it removes a bias, and adds no trait"]
-    )
+    dial = _DIAL.format(companion=files[0].path.name) if len(files) > 1 else _ALONE
     source = Source(
         "jukofyork",
         where,
@@ -59,7 +65,7 @@ def read(paths: Sequence[Path], model: ModelInfo, choice: Choice) -> Artifact:
         ["float32"],
         block_0="direction.1 was learned on block 0, which has no slot",
         dropped=[f"blocks {spans(sorted(zeros))}: zeros in every file"] if zeros else [],
-        notes=notes,
+        notes=[_NOTE, dial],
     )
     return place(total, source, model, choice)
 

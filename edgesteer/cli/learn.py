@@ -81,8 +81,8 @@ _RECIPE += ("temperature", "seed", "coherence", "prune")
 @click.option(
     "--refine",
     type=click.Choice(_OBJECTIVES),
-    help="Go on from the fit by gradients in Torch (the `convert` extra), minutes: kl follows the prompted "
-    "model's next-token distribution, ll its replies, mse its activations.",
+    help="Go on from the fit by gradients in Torch (the `convert` extra), on CUDA where there is one; minutes: kl "
+    "follows the prompted model's next-token distribution, ll its replies, mse its activations.",
 )
 @click.option(
     "--scope",
@@ -151,8 +151,9 @@ def command(
 ) -> None:
     """Learn a steering bundle for MODEL from one sentence.
 
-    Replies that were sampled are kept in OUTPUT.part until the bundle is written: after Ctrl-C the same command
-    goes on from there.
+    Replies that were sampled are kept in OUTPUT.part until the bundle is written, and with --refine each finished
+    epoch in OUTPUT.checkpoint: after Ctrl-C the same command goes on from there. A checkpoint that other arguments
+    left is replaced.
 
     \b
     Examples:
@@ -172,10 +173,10 @@ def command(
         check_output(replies, force)
     recipe = Recipe(blocks=_blocks(blocks), **{key: options.pop(key) for key in _RECIPE})
     asked = _questions(questions)
-    trainer = None if recipe.refine is None else _trainer(model, output, options.get("n_threads"))
-    part = output.with_name(output.name + ".part")
+    part, checkpoint = (output.with_name(output.name + end) for end in (".part", ".checkpoint"))
+    trainer = None if recipe.refine is None else _trainer(model, checkpoint, options.get("n_threads"))
     llm = open_for_scoring(model, recipe.max_tokens, **options)
-    with _resumable(part), bar() as progress:
+    with _resumable(part, None if trainer is None else checkpoint), bar() as progress:
         bundle, summary = learn(
             llm,
             trait,
@@ -196,18 +197,19 @@ def command(
     if replies is not None:
         _write_replies(replies, summary, force)
     part.unlink(missing_ok=True)
+    if trainer is not None:
+        checkpoint.unlink(missing_ok=True)
     if as_json:
         print_json({"output": str(output), "digest": bundle.digest, **summary.to_json()})
     else:
         _print(output, summary)
 
 
-def _trainer(model: str, output: Path, n_threads: int | None) -> Trainer:
+def _trainer(model: str, checkpoint: Path, n_threads: int | None) -> Trainer:
     """Of the `convert` extra; MissingExtra without it, before anything is learnt."""
     from edgesteer.cli.opening import default_threads
     from edgesteer_converters.train import trainer
 
-    checkpoint = output.with_name(output.name + ".checkpoint")
     return trainer(resolve_model(model), checkpoint=checkpoint, n_threads=n_threads or default_threads())
 
 
@@ -226,16 +228,20 @@ def _questions(given: str | None) -> str | list[Question] | None:
 
 
 @contextlib.contextmanager
-def _resumable(part: Path) -> Iterator[None]:
-    """However the learning ends, `part` stays only if there is something in it to go on from."""
+def _resumable(part: Path, checkpoint: Path | None) -> Iterator[None]:
+    """However the learning ends, `part` stays only if there is something in it to go on from. checkpoint: None
+    where nothing is trained."""
     try:
         yield
     except BaseException as error:
         if part.exists() and not _finished_groups(part):
             part.unlink()
         elif part.exists() and isinstance(error, KeyboardInterrupt):
+            trained = checkpoint is not None and checkpoint.exists()
+            epochs = f", {checkpoint} the epochs that were trained" if trained else ""
             click.echo(
-                f"edgesteer: {part} keeps what was sampled; the same command goes on from there", err=True
+                f"edgesteer: {part} keeps what was sampled{epochs}; the same command goes on from there",
+                err=True,
             )
         raise
 
@@ -256,6 +262,16 @@ def _write_replies(path: Path, summary: LearnSummary, force: bool) -> None:
     write_replies(path, summary.pairs, force)
 
 
+def _refined(
+    objective: str, loss_before: float, loss_after: float, steps: int, dropped: list[int], **_: object
+) -> str:
+    from edgesteer.bundle import spans
+
+    unit = "" if objective == "mse" else " nats a token"
+    closed = f"; dropped, since their gates never open: {spans(dropped)}" if dropped else ""
+    return f"refined    {objective} {loss_before:.3f} to {loss_after:.3f}{unit}, {steps} steps{closed}"
+
+
 def _print(output: Path, summary: LearnSummary) -> None:
     steered, prompted, dose = summary.steered, summary.prompted, summary.dose
     dropped = ", ".join(f"{n} {why}" for why, n in summary.dropped.items()) or "none"
@@ -263,6 +279,8 @@ def _print(output: Path, summary: LearnSummary) -> None:
     click.echo(
         f"replies    {summary.sampled} sampled, {summary.kept} kept (dropped: {dropped}), {summary.tokens} tokens"
     )
+    if summary.refined:
+        click.echo(_refined(**summary.refined))
     click.echo(f"{'':11}{'trait':>7}{'coherence':>11}{'distinct-2':>12}   (training questions, greedy)")
     for label, point in (("prompted", prompted), ("steered", steered)):
         click.echo(f"{label:11}{point.trait:>7.2f}{point.coherence:>11.2f}{point.distinct2:>12.2f}")

@@ -107,8 +107,8 @@ def learn(
             table = compare(work, data, bundle, yardstick, against, counts, sentiment)
             work.seconds["compare"] = time.monotonic() - started
     progress("done", 1.0)
-    summary = _summary(work, data, chosen, dose, yardstick, table)
-    return bundle.with_metadata(**_facts(work, summary, trained)), summary
+    summary = _summary(work, data, chosen, dose, yardstick, table, trained)
+    return bundle.with_metadata(**_facts(work, summary)), summary
 
 
 def _yardstick(work: Work, asked: Sequence[Question]) -> Yardstick:
@@ -124,7 +124,13 @@ def _yardstick(work: Work, asked: Sequence[Question]) -> Yardstick:
 
 
 def _summary(
-    work: Work, data: Data, chosen: Chosen, dose: Dose, yardstick: Yardstick, table: Table | None
+    work: Work,
+    data: Data,
+    chosen: Chosen,
+    dose: Dose,
+    yardstick: Yardstick,
+    table: Table | None,
+    trained: dict[str, Any],
 ) -> LearnSummary:
     return LearnSummary(
         method=label(work.recipe),
@@ -140,6 +146,7 @@ def _summary(
         prompted=prompted_point(yardstick),
         table=table,
         emphasised=work.emphasis,
+        refined=trained,
         seconds=work.seconds,
         pairs=tuple(data.pairs),
     )
@@ -161,7 +168,7 @@ def _replies_of(work: Work, asked: Sequence[Question]) -> dict[str, Any]:
     }
 
 
-def _facts(work: Work, summary: LearnSummary, trained: dict[str, Any]) -> dict[str, Any]:
+def _facts(work: Work, summary: LearnSummary) -> dict[str, Any]:
     """The manifest's `training` and `evaluation`."""
     spoken = {"template": work.chat.template, "stop": work.chat.stop}
     recipe = {k: v for k, v in {**dataclasses.asdict(work.recipe), **spoken}.items() if v is not None}
@@ -172,7 +179,6 @@ def _facts(work: Work, summary: LearnSummary, trained: dict[str, Any]) -> dict[s
             **recipe,
             "emphasised": work.emphasis,
             **summary.training(),
-            **trained,
         },
         "evaluation": {**summary.evaluation(), **table},
     }

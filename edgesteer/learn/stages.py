@@ -83,9 +83,9 @@ class Trainer(Protocol):
         seed: int,
         progress: Done,
     ) -> tuple[dict[int, BlockFit], dict[str, Any]]:
-        """The fits it ends with, each of mean coefficient 1, and facts for the manifest: the same for the same
-        arguments. starts: where in each plain prompt scope `conversation` begins; None for scope `response`, which
-        begins at its last token."""
+        """The fits it ends with, each of mean coefficient 1, and facts, which the manifest calls `refined`: the same
+        for the same arguments. starts: where in each plain prompt scope `conversation` begins; None for scope
+        `response`, which begins at its last token."""
         ...
 
 

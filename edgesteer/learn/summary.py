@@ -30,6 +30,7 @@ class LearnSummary:
     strength, dose: the default, and the curve that it was chosen from. prompted: the prompt on the same
         questions (training questions, greedy).
     emphasised: whether they were sampled with the sentence behind the question too.
+    refined: what the recipe's trainer tells of its training; empty without one.
     pairs: the replies that were learnt from.
     table: the head-to-head on held-out questions; None where it was not asked for.
     """
@@ -47,6 +48,7 @@ class LearnSummary:
     prompted: Point
     table: Table | None
     emphasised: bool
+    refined: dict[str, Any]
     seconds: dict[str, float]
     pairs: tuple[Pair, ...] = dataclasses.field(repr=False)
 
@@ -76,6 +78,7 @@ class LearnSummary:
             "tokens": self.tokens,
             "explained": round(self.explained, 4),
             "left_out": list(self.left_out),
+            **({"refined": self.refined} if self.refined else {}),
         }
 
     def evaluation(self) -> dict[str, Any]:

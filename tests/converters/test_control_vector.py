@@ -111,6 +111,21 @@ def test_the_companion_alone_removes_a_bias(tmp_path: Path) -> None:
     same(read("jukofyork", middle).directions, {n - 1: made["debias"][n] for n in (2, 3)})
 
 
+def test_what_one_strength_does_to_the_companion_is_said_and_two_bundles_undo_it(tmp_path: Path) -> None:
+    """The makers keep the companion D at 1 and scale the end E alone."""
+    made = axis(tmp_path, "ornate")
+    middle, end = tmp_path / "tiny-language__debias.gguf", tmp_path / "tiny-language__ornate.gguf"
+    both, alone = read("jukofyork", end), read("jukofyork", middle)
+    for s in (0.5, 1.0, -1.0):
+        for n, vector in both.directions.items():
+            theirs = made["debias"][n + 1] + s * made["ornate"][n + 1]
+            np.testing.assert_allclose(s * vector + (1 - s) * alone.directions[n], theirs, atol=1e-5)
+    said = [note for note in both.facts["notes"] if "1 - s" in note]
+    assert len(said) == 1
+    assert middle.name in said[0]
+    assert not any("1 - s" in note for note in alone.facts["notes"])
+
+
 def test_an_end_without_its_companion_means_nothing(tmp_path: Path) -> None:
     axis(tmp_path, "ornate")
     (tmp_path / "tiny-language__debias.gguf").unlink()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import zipfile
@@ -243,6 +244,97 @@ def test_code_hidden_in_an_archive_is_found(tmp_path: Path, line: str) -> None:
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("crafted/code/__torch__.py", f"class M(Module):\n{line}")
     with pytest.raises(BundleError, match="calls '(__setstate__|save|from_file)'"):
+        psr.read([path], MODEL, ANY)
+
+
+def _rewritten(tmp_path: Path, change: Any) -> Path:
+    """A TorchScript file of torch's, with change(name, content) -> (name, content) for each of its members."""
+    with zipfile.ZipFile(_scripted(tmp_path, torch.jit.script(Own()), "whole.pt")) as archive:
+        members = [(info.filename, archive.read(info)) for info in archive.infolist()]
+    path = tmp_path / "crafted.pt"
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in members:
+            archive.writestr(*change(name, content))
+    return path
+
+
+def _with_line(line: str) -> Any:
+    """`line` as the first of every forward in the archive."""
+
+    inserted = "".join(f"    {part}\n" for part in line.split("; ")).encode()
+
+    def change(name: str, content: bytes) -> tuple[str, bytes]:
+        if not name.endswith(".py"):
+            return name, content
+        return name, re.sub(rb"(h: Tensor\)[^\n]*:\n)", rb"\1" + inserted, content)
+
+    return change
+
+
+HIDDEN = {
+    "_9 = h.detach_copy; _8 = _9()": "detach_copy",
+    "relu = h.detach_copy; _8 = relu()": "detach_copy",
+    "list = getattr(h, 'detach_copy'); _8 = list()": "list",
+    "list, _8 = h.detach_copy, 1; _7 = list()": "list",
+    "_8 = [list() for list in (h.detach_copy,)]": "list",
+    "__torch__ = h; _9 = __torch__.detach_copy; _8 = _9()": "__torch__",
+    "_9 = __torch__.torch.classes.quantized.Conv2dPackedParamsBase": "torch.classes",
+    "while True: pass": "while",
+}
+
+
+@pytest.mark.parametrize("line", HIDDEN)
+def test_a_call_cannot_hide_behind_a_name(tmp_path: Path, line: str) -> None:
+    path = _rewritten(tmp_path, _with_line(line))
+    with pytest.raises(BundleError, match=f"calls '{HIDDEN[line]}"):
+        psr.read([path], MODEL, ANY)
+
+
+def test_names_for_what_is_allowed_are_allowed(tmp_path: Path) -> None:
+    path = _rewritten(tmp_path, _with_line("_9 = h.detach; _8 = _9()"))
+    assert isinstance(psr.read([path], MODEL, ANY).gate, bytes)
+
+
+def _code(name: str, content: bytes, said: bytes) -> tuple[str, bytes]:
+    return name, said + content if name.endswith(".py") else content
+
+
+SAVES = b"def f(h: Tensor) -> NoneType:\n  torch.save(h, 'x')\n  return None\n"
+OTHERWISE = {
+    "code that Python reads as text": lambda n, c: _code(
+        n, c, b"# coding: utf-7\n# +AAoAIgAiACI-\n" + SAVES + b"# +ACIAIgAi-\n"
+    ),
+    "a comment that ends for Python alone": lambda n, c: _code(n, c, b'# \r"""\n' + SAVES + b'# \r"""\n'),
+    "a name that torch finds in any case": lambda n, c: (
+        n.replace("__torch__.py", "__torch__.PY"),
+        c + b"\n\f",
+    ),
+    "a class of C++": lambda n, c: (
+        n,
+        c.replace(b"c__torch__", b"c__torch__.torch\nclasses.a\n0c__torch__", 1)
+        if n.endswith("data.pkl")
+        else c,
+    ),
+    "the older format": lambda n, c: (n.replace("version", "model.json"), c),
+}
+
+
+@pytest.mark.parametrize("how", OTHERWISE)
+def test_what_torch_would_read_otherwise_than_the_scan_is_refused_unread(
+    tmp_path: Path, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.jit, "load", None)
+    with pytest.raises(BundleError, match="other characters|calls '(save|torch.classes)'|older"):
+        psr.read([_rewritten(tmp_path, OTHERWISE[how])], MODEL, ANY)
+
+
+def test_an_archive_behind_something_else_is_refused_unread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = _scripted(tmp_path, torch.jit.script(Own()))
+    path.write_bytes(b"\0\0\0\0PTMF" + path.read_bytes())
+    monkeypatch.setattr(torch.jit, "load", None)
+    with pytest.raises(BundleError, match="mobile"):
         psr.read([path], MODEL, ANY)
 
 

@@ -157,9 +157,9 @@ def test_without_torch_or_transformers_the_message_says_what_to_install(
 ) -> None:
     code = (
         "import sys; sys.modules['torch'] = None\n"
-        "import edgesteer_converters, edgesteer_converters.train\n"
+        "import edgesteer_converters\n"
         "from edgesteer.errors import MissingExtra\n"
-        "try: import edgesteer_converters.train.refine\n"
+        "try: from edgesteer_converters.train import trainer\n"
         "except MissingExtra as error: print(error)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,14 @@ import numpy as np
 import pytest
 import torch
 
-from edgesteer.errors import LearnError
+from edgesteer.errors import EdgesteerWarning, LearnError
 from edgesteer.learn.methods import BlockFit
 from edgesteer.learn.pairs import Pair
 from edgesteer_converters.torch_model import TorchModel
 from edgesteer_converters.train import data, objectives
 from edgesteer_converters.train.network import PsrNetwork
-from edgesteer_converters.train.refine import refine
+from edgesteer_converters.train.refine import RefineReport, refine
+from edgesteer_converters.train.refine import trainer as learns_trainer
 from edgesteer_converters.train.trainer import DEFAULTS, Settings, Trainer
 from tests.converters.torch_tiny import BLOCKS, VOCAB, WIDTH, fit, pairs
 
@@ -253,6 +255,19 @@ def test_an_interrupted_training_goes_on_to_the_same_bytes(
     assert set(network) == set(PsrNetwork.from_fits(FITS).state_dict())
 
 
+def test_a_start_that_was_fitted_again_goes_on_to_the_same_bytes(llama: TorchModel, tmp_path: Path) -> None:
+    """After an interruption the closed form sees activations of another pass: equal to rounding alone."""
+    file, how = tmp_path / "t.pt", {"epochs": 2, "batch": 1}
+    whole, report = refine(llama, FITS, pairs(), checkpoint=file, **how)
+    nearly = {n: replace(f, direction=f.direction * np.float32(1.001)) for n, f in FITS.items()}
+    again, same = refine(llama, nearly, pairs(), checkpoint=file, **how)
+    assert bytes_of(again) == bytes_of(whole)
+    assert replace(same, seconds=0) == replace(report, seconds=0)
+    other = {n: replace(f, direction=f.direction * np.float32(1.5)) for n, f in FITS.items()}
+    with pytest.raises(LearnError, match="another training"):
+        refine(llama, other, pairs(), checkpoint=file, **how)
+
+
 def test_a_checkpoint_of_another_training_is_refused(llama: TorchModel, tmp_path: Path) -> None:
     file = tmp_path / "t.pt"
     refine(llama, FITS, pairs(), epochs=1, batch=1, checkpoint=file)
@@ -267,6 +282,84 @@ def test_a_checkpoint_of_another_training_is_refused(llama: TorchModel, tmp_path
         file.write_bytes(content)
         with pytest.raises(LearnError, match=r"t\.pt: found .*remove it"):
             refine(llama, FITS, pairs(), epochs=1, batch=1, checkpoint=file)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"noise", {"format": "another/1"}, {"format": "edgesteer-train/1"}, [1, 2]]
+)
+def test_a_file_that_is_no_checkpoint_is_refused_before_anything_is_learnt(
+    tmp_path: Path, content: Any
+) -> None:
+    file = tmp_path / "t.pt"
+    file.write_bytes(content) if isinstance(content, bytes) else torch.save(content, file)
+    with pytest.raises(
+        LearnError, match=r"t\.pt: found .*expected a training's checkpoint; remove it"
+    ) as caught:
+        learns_trainer(tmp_path, checkpoint=file)
+    assert "\n" not in str(caught.value)
+
+
+def test_learns_trainer_replaces_another_trainings_checkpoint_and_keeps_its_own(
+    llama_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The bundle is not saved yet when the training ends: only its caller knows when the checkpoint has served."""
+    monkeypatch.setitem(DEFAULTS["ll"], "epochs", 1)
+    file, how = tmp_path / "t.pt", {"objective": "ll", "scope": "response", "starts": None, "progress": print}
+    train = learns_trainer(llama_folder, checkpoint=file, device="cpu")
+    fits, facts = train(FITS, pairs(), seed=0, **how)
+    assert file.exists()
+    monkeypatch.setattr(Trainer, "_one_epoch", None)  # from here on nothing is trained
+    again, same = learns_trainer(llama_folder, checkpoint=file, device="cpu")(FITS, pairs(), seed=0, **how)
+    assert (bytes_of(again), same) == (bytes_of(fits), facts)
+    monkeypatch.undo()
+    monkeypatch.setitem(DEFAULTS["ll"], "epochs", 1)
+    with pytest.warns(EdgesteerWarning, match=r"t\.pt: found a checkpoint of another training") as warned:
+        other, _ = train(FITS, pairs(), seed=1, **how)
+    assert "\n" not in str(warned[0].message)
+    clean, _ = learns_trainer(llama_folder, device="cpu")(FITS, pairs(), seed=1, **how)
+    assert bytes_of(other) == bytes_of(clean)
+    assert torch.load(file, weights_only=True)["settings"]["seed"] == 1
+
+
+@pytest.mark.parametrize(
+    ("cuda", "wanted", "used"),
+    [(True, None, "cuda"), (False, None, "cpu"), (True, "cpu", "cpu"), (True, "cuda:1", "cuda:1")],
+)
+def test_a_model_is_loaded_on_cuda_where_there_is_one(
+    llama: TorchModel, monkeypatch: pytest.MonkeyPatch, cuda: bool, wanted: str | None, used: str
+) -> None:
+    seen: list[tuple[Path, str]] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(TorchModel, "load", lambda path, device="cpu": seen.append((path, device)) or llama)
+    refine(Path("m.gguf"), FITS, pairs(2), epochs=1, device=wanted)
+    train = learns_trainer(Path("m.gguf"), device=wanted)
+    train(FITS, pairs(2), objective="kl", scope="response", starts=None, seed=0, progress=lambda done: None)
+    assert seen == [(Path("m.gguf"), used)] * 2
+
+
+@pytest.mark.parametrize(("wanted", "said"), [("cuda", "finds no CUDA"), ("gpu9", "'gpu9': unknown")])
+def test_a_device_that_is_not_there_is_refused(
+    monkeypatch: pytest.MonkeyPatch, wanted: str, said: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(LearnError, match=said):
+        learns_trainer(Path("m.gguf"), device=wanted)
+    with pytest.raises(LearnError, match=said):
+        refine(Path("m.gguf"), FITS, pairs(2), device=wanted)
+
+
+@pytest.mark.parametrize("steps", [1, 31, 33, 500])
+def test_the_manifest_keeps_a_thinned_curve_with_both_ends(steps: int) -> None:
+    curve = [(i, 1 / (3 + i)) for i in range(steps)]
+    report = RefineReport("kl", 2, steps, 6, 0, 0.5, 0.25, None, None, curve, [3], 9.0)
+    facts = json.loads(json.dumps(report.facts()))
+    assert (facts["objective"], facts["loss_before"], facts["loss_after"]) == ("kl", 0.5, 0.25)
+    kept = [(point["step"], point["loss"]) for point in facts["curve"]]
+    assert len(kept) == min(32, steps)
+    assert (kept[0][0], kept[-1][0]) == (0, steps - 1)
+    assert all(loss == round(curve[step][1], 4) for step, loss in kept)
+    assert sorted(set(kept)) == kept
+    assert "seconds" not in facts
 
 
 # --- the door ----------------------------------------------------------------------------------------------------

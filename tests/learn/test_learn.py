@@ -175,7 +175,8 @@ def test_a_trainer_goes_on_from_the_fit_and_what_it_gives_is_what_steers(llm: St
     bundle, summary = learnt(llm, refine="kl", trainer=trainer)
     assert told == [(list(closed.layers), summary.kept, "kl", "response")]
     assert summary.method == "A-PSR+KL"
-    assert (bundle.training["refine"], bundle.training["steps"]) == ("kl", 7)
+    assert bundle.training["refine"] == "kl"
+    assert bundle.training["refined"] == summary.refined == summary.to_json()["refined"] == {"steps": 7}
     for block in bundle.layers:
         assert np.array_equal(bundle.directions[block], 2 * closed.directions[block])
     with pytest.raises(LearnError, match="no trainer"):
