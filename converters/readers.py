@@ -63,6 +63,8 @@ def recognise(paths: Sequence[Path]) -> str:
         raise refusal("convert", "no file", "at least one", "name a file")
     for path in paths:
         read_bytes(path)
+    if any(_is_program(path) for path in paths):  # the other readers could only say that it holds no arrays
+        return psr.PRODUCER
     tell = [name for name, reader in PRODUCERS.items() if all(reader.recognises(path) for path in paths)]
     if len(tell) == 1:
         return tell[0]
@@ -75,3 +77,7 @@ def recognise(paths: Sequence[Path]) -> str:
         found = f"the extension {', '.join(sorted(kinds))}"
         raise refusal(where, found, f"one of {', '.join(known)}", "give a file of such a kind")
     raise refusal(where, found, f"one of {', '.join(able)}", "say which with --from")
+
+
+def _is_program(path: Path) -> bool:
+    return path.suffix.lower() in (*psr.SUFFIXES, ".pt2") and psr.is_program(path)
