@@ -13,6 +13,7 @@ from edgesteer.bundle import ModelInfo
 from edgesteer.bundle.refusal import refusal
 from edgesteer_converters.artifact import Artifact, Choice
 from edgesteer_converters.networks import psr, reft
+from edgesteer_converters.networks.archive import is_program
 from edgesteer_converters.tensors import read_bytes
 from edgesteer_converters.vectors import (
     cvector_generator,
@@ -80,4 +81,4 @@ def recognise(paths: Sequence[Path]) -> str:
 
 
 def _is_program(path: Path) -> bool:
-    return path.suffix.lower() in (*psr.SUFFIXES, ".pt2") and psr.is_program(path)
+    return path.suffix.lower() in (*psr.SUFFIXES, ".pt2") and is_program(path)

@@ -16,7 +16,6 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile, ZipFile, is_zipfile
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +25,7 @@ from edgesteer.bundle.gate_build import check_weights
 from edgesteer.bundle.refusal import refusal
 from edgesteer_converters.artifact import Artifact, Choice
 from edgesteer_converters.extras import need_torch
+from edgesteer_converters.networks.archive import is_program
 from edgesteer_converters.tensors import TensorFile, read_bytes, read_file, read_tensors
 from edgesteer_converters.vectors.placing import Source, block_base, chosen, facts_of
 
@@ -115,24 +115,6 @@ def from_modules(
 def _plain(value: Any) -> F32:
     value = value.detach().cpu().float().numpy() if hasattr(value, "detach") else value
     return np.array(value, np.float32)
-
-
-def is_program(path: Path) -> bool:
-    """Whether this is TorchScript. Refuses a torch.export program."""
-    name = str(path)
-    if not path.is_file():
-        raise refusal(name, "no file", f"a file with {_NAMES}", "check the path")
-    try:
-        members = ZipFile(path).namelist() if is_zipfile(path) else []
-    except (BadZipFile, OSError, ValueError, NotImplementedError) as error:
-        raise refusal(name, str(error), f"a file with {_NAMES}", "save it again") from None
-    parts = [member.split("/", 1)[-1] for member in members]
-    if path.suffix.lower() == ".pt2" or any(
-        part.startswith("models/") or part.startswith("serialized_") for part in parts
-    ):
-        raise refusal(name, "a torch.export program, which torch unpickles to read", "a file that is data alone",
-                      "if you trust it, load it with torch.export.load and pass it to from_modules")  # fmt: skip
-    return any(part.startswith("code/") for part in parts)
 
 
 def _tensors(files: Sequence[TensorFile]) -> dict[str, npt.NDArray[Any]]:

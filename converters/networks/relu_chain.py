@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgesteer.bundle import GateWeights
+from edgesteer_converters.extras import need_torch
 from edgesteer_converters.networks.block_graph import INPUT, BlockGraph, Node
 
 F32 = npt.NDArray[np.float32]
@@ -82,8 +83,7 @@ def _only_moves(node: Node, constants: list[Any]) -> bool:
 
 def as_modules(weights: GateWeights) -> dict[int, Any]:
     """The same layers as Torch computes them: block -> an nn.Module, activation [tokens, n_embd] -> [tokens, 1]."""
-    import torch
-
+    torch = need_torch("compare a gate with Torch")
     modules = {}
     for block, layers in weights.items():
         parts: list[Any] = []
