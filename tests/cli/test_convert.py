@@ -57,7 +57,7 @@ def test_a_vector_there_and_back(here: Path) -> None:
 def test_a_network_with_its_table_and_verified_against_its_source(here: Path) -> None:
     made = typed("convert", "net.pt", "--model", "m.gguf", "-t", 1, "-o", "net.steer", cwd=here)
     assert made.returncode == 0, made.stderr
-    assert "torch against gate.onnx" in made.stdout
+    assert "torch against the gate in fp32" in made.stdout
     assert "KL of the next token" in made.stdout
     assert "parity" in load(here / "net.steer").evaluation
     words = ("verify", "net.steer", "--against", "net.pt", "--model", "m.gguf", "-t", 1)
@@ -143,6 +143,61 @@ def test_what_exists_is_not_replaced(here: Path) -> None:
     refused(typed(*words, cwd=here), "exists already")
     assert (here / "v.steer").read_text() == "mine"
     assert typed(*words, "--force", cwd=here).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--model", "m.gguf"), ("--model",)),
+        (("--weights", "int8", "--no-parity"), ("--weights", "--parity/--no-parity")),
+        (("--weights", "fp32"), ("--weights",)),
+        (("--name", "x", "--strength", "1", "--site", "block_input"), ("--name", "--strength", "--site")),
+        (("-t", "1"), ("--threads",)),
+    ],
+)
+def test_options_that_a_bundle_has_no_use_for_are_refused(
+    here: Path, words: tuple[str, ...], said: tuple[str, ...]
+) -> None:
+    result = typed("convert", "pirate", "-o", "p.gguf", *words, cwd=here)
+    assert result.returncode == 2
+    assert all(word in result.stderr for word in said)
+    assert "--force" not in result.stderr
+    assert not (here / "p.gguf").exists()
+    assert typed("convert", "pirate", "-o", "P.GGUF", "--force", "--json", cwd=here).returncode == 0
+
+
+@pytest.mark.parametrize("words", [("--model", "m.gguf"), ("--from", "plain"), ("--block", "1"), ("-t", "1")])
+def test_options_of_a_comparison_need_one(here: Path, words: tuple[str, ...]) -> None:
+    result = typed("verify", "pirate", *words, cwd=here)
+    assert result.returncode == 2
+    assert "--against" in result.stderr
+
+
+@pytest.mark.parametrize("output", ["v.steer", "v.gguf"])
+def test_what_was_understood_of_a_file_is_told(here: Path, output: str) -> None:
+    words = ("convert", "v.npy", *PLAIN, "--block", "2", "--site", "block_input", "--force", "-o", output)
+    made = typed(*words, cwd=here)
+    assert made.returncode == 0, made.stderr
+    assert load(here / output).layers == (1,)
+    for word in ("shifted by one", "block_input", "norms"):
+        assert word in made.stdout
+    facts = json.loads(typed(*words, "--json", cwd=here).stdout)["facts"]
+    assert facts["site"] == "block_input"
+    assert facts["files"][0]["name"] == "v.npy"
+    assert facts["norm"]["max"] > 0
+
+
+def test_what_was_left_out_is_told(here: Path) -> None:
+    words = ("convert", "net.pt", "--model", "m.gguf", "--blocks", "2-2", "--no-parity", "-o", "n.steer")
+    made = typed(*words, "-t", "1", cwd=here)
+    assert made.returncode == 0, made.stderr
+    assert "left out: blocks 1: not chosen" in made.stdout
+
+
+def test_torchscript_needs_no_from(here: Path) -> None:
+    torch.jit.script(torch.nn.Linear(4, 1)).save(str(here / "script.pt"))
+    words = ("convert", "script.pt", "--model", "m.gguf", "-o", "o.steer")
+    refused(typed(*words, cwd=here), "no direction.N")
 
 
 def test_against_needs_a_model(here: Path) -> None:
