@@ -8,7 +8,7 @@ done is told in its facts.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,7 +31,8 @@ class Artifact:
     scope: what the producer trained for; "all" where it knows no scopes.
     network: the producer's own modules (one per block, or one for all), for comparing with; None where there are
         none but the gate's weights.
-    facts: for the manifest's `training`: the producer's block base, site and norm, files and their SHA-256.
+    facts: for the manifest's `training`, as `vectors.placing.facts_of` makes them: the producer's block base, site and
+        norm, files and their SHA-256, what was dropped and what else there is to know.
     """
 
     producer: str
@@ -55,3 +56,14 @@ class Choice:
     block: int | None = None
     blocks: tuple[int, int] | None = None
     site: str | None = None
+
+
+def told(facts: Mapping[str, Any]) -> Iterator[str]:
+    """An artifact's facts as lines for a terminal."""
+    norm = facts.get("norm")
+    lengths = f"; norms {norm['min']:.3g} to {norm['max']:.3g}, {norm['mean']:.3g} on average" if norm else ""
+    yield f"{facts.get('producer')}: {facts.get('block_base')}; taken at {facts.get('site')}{lengths}"
+    for line in facts.get("dropped", ()):
+        yield f"left out: {line}"
+    for line in facts.get("notes", ()):
+        yield f"note: {line}"

@@ -11,7 +11,7 @@ unsteered. The law is therefore relative:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgesteer.bundle import Bundle
+from edgesteer.bundle.refusal import refusal
 from edgesteer.evaluate import Chat, held_out_questions
 from edgesteer.runtime import Lanes, SteeredLlama
 from edgesteer.runtime.turns import read_turns
@@ -33,8 +34,9 @@ F32 = npt.NDArray[np.float32]
 
 FACTOR, SLACK = 1.5, 1e-3
 
-Reference = Callable[[int, "torch.Tensor"], "torch.Tensor"]
-"""(block, h [rows, n_embd]) -> coefficient [rows] * direction [n_embd]: what is added at strength 1."""
+Reference = Mapping[int, Callable[["torch.Tensor"], "torch.Tensor"]]
+"""Block -> (h [rows, n_embd] -> coefficient [rows] * direction [n_embd]): what is added at strength 1. These are the
+source's blocks; the bundle may lack one whose mean coefficient is 0."""
 
 
 class Text(NamedTuple):
@@ -46,7 +48,7 @@ class Text(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ModelParity:
-    """errors: per steered block, relative error of its output, |torch - runtime| / |torch| over the rows in scope.
+    """errors: per steered block, relative error of its output, |torch - runtime| / |torch| over those rows.
     plain_errors: the same, unsteered. kl, plain_kl: mean over the rows that predict a reply's token, nats.
     argmax, plain_argmax: share of these rows where both rank the same token first. rows: how many there were.
     """
@@ -94,24 +96,37 @@ class ModelParity:
         yield f"{'  same first choice':28}{self.plain_argmax:>12.1%}{self.argmax:>12.1%}"
 
 
+def strength_of(bundle: Bundle) -> float:
+    """At which a bundle is compared: its default; 1 where that is 0, which would compare unsteered with unsteered."""
+    return bundle.strength.default or 1.0
+
+
 def texts_of(llm: SteeredLlama, bundle: Bundle, n: int = 4, max_tokens: int = 32) -> list[Text]:
     """Held-out questions, with the replies that the model gives under `bundle`; without a chat template the
-    questions as plain text."""
+    questions as plain text.
+
+    Raises:
+        BundleError: no reply has more than one token.
+    """
     asked = held_out_questions()[:n]
     if llm.metadata.get("tokenizer.chat_template"):
         chat = Chat(llm)
     else:
         chat = Chat(llm, "{question}\n")
     prompts = [chat.prompt(question) for question in asked]
-    with llm.steered(bundle):
+    with llm.steered(bundle, strength_of(bundle)):
         replies = [chat.replies([prompt], max_tokens, repeat_penalty=1.1)[0] for prompt in prompts]
-    return [Text(p, r.spoken) for p, r in zip(prompts, replies, strict=True) if len(r.spoken) > 1]
+    texts = [Text(p, r.spoken) for p, r in zip(prompts, replies, strict=True) if len(r.spoken) > 1]
+    if not texts:
+        found = f"a model that says nothing at strength {strength_of(bundle):g}"
+        raise refusal(bundle.name, found, "a reply to compare on", "convert with a smaller --strength")
+    return texts
 
 
 def model_parity(
     model: TorchModel, reference: Reference, llm: SteeredLlama, bundle: Bundle, texts: Sequence[Text]
 ) -> ModelParity:
-    """Both models, unsteered and under `bundle` at its default strength, over the same texts."""
+    """Both models, unsteered and steered (at `strength_of`), over the same texts."""
     seen = [_compared(model, reference, llm, bundle, text, on) for on in (False, True) for text in texts]
     plain, steered = seen[: len(texts)], seen[len(texts) :]
     return ModelParity(
@@ -149,7 +164,8 @@ def _compared(
 def _in_runtime(llm: SteeredLlama, bundle: Bundle, text: Text, on: bool) -> tuple[dict[int, F32], F32]:
     """Of the rows from the prompt's last token to the reply's last but one: outputs of the steered blocks, logits."""
     since = len(text.prompt) - 1
-    with llm.steered(bundle if on else []), Lanes(llm, [text.prompt], bundle.layers, since) as lanes:
+    plan = [(bundle, strength_of(bundle))] if on else []
+    with llm.steered(plan), Lanes(llm, [text.prompt], bundle.layers, since) as lanes:
         logits = np.stack([row.copy() for _, row in lanes.feed({0: [text.prompt[-1], *text.reply[:-1]]})])
         seen = lanes.seen(0)
     return dict(zip(bundle.layers, seen, strict=True)), logits
@@ -164,12 +180,12 @@ def _in_torch(
     first = len(text.prompt) - 1
     bits = scope_bits(tokens, len(text.prompt), read_turns(llm))
     mask = torch.from_numpy((bits & BIT[bundle.scope]) != 0).to(torch.float32)[:, None]
-    strength, steered, seen = bundle.strength.default, set(bundle.layers), dict[int, F32]()
+    strength, watched, seen = strength_of(bundle), set(bundle.layers), dict[int, F32]()
 
     def intervene(block: int, h: torch.Tensor) -> torch.Tensor:
-        if on and block in steered:
-            h = h + strength * mask * reference(block, h[0])
-        if block in steered:
+        if on and block in reference:
+            h = h + strength * mask * reference[block](h[0])
+        if block in watched:
             seen[block] = h[0, first:].numpy()
         return h
 

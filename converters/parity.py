@@ -1,19 +1,18 @@
 """Knows whether a gate says what its producer's network says: the largest difference per block.
 
-In: the network (modules, or an Artifact), the gate, and activations. Out: figures, or an error with them.
+In: how to ask the network, the gate, and activations. Out: figures, or an error with them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from edgesteer.bundle import GateWeights
 from edgesteer.bundle.refusal import refusal
-from edgesteer_converters.artifact import Artifact
 from edgesteer_converters.networks.coefficients import asking
 
 F32 = npt.NDArray[np.float32]
@@ -31,45 +30,20 @@ class Parity(NamedTuple):
     size: float
 
 
-def coefficient_parity(
-    network: Any, gate: GateWeights | bytes, activations: Mapping[int, F32]
-) -> list[Parity]:
-    """Ask the producer's network and the gate about the same activations.
-
-    Args:
-        network: an Artifact with a gate; an nn.Module per block; or one nn.Module for all blocks.
-        gate: what was made of it.
-        activations: block -> float32 [rows, n_embd].
-    Raises:
-        BundleError: a block differs by more than MAX_ABS * max(1, largest coefficient), with figures; no activations.
-    """
-    if not activations or any(len(rows) == 0 for rows in activations.values()):
-        raise refusal("gate", "no activations to compare on", "some rows for every block", "pass activations")
-    found = same_coefficients(_asked(network, activations), gate, activations)
-    require(found, "gate")
-    return found
-
-
-def _asked(network: Any, activations: Mapping[int, F32]) -> dict[int, Callable[[F32], F32]]:
-    if isinstance(network, Artifact):
-        if network.gate is None:
-            raise refusal(
-                "gate", "an artifact without a gate", "one with a gate", "a constant needs no comparison"
-            )
-        ask = asking(network.gate)
-        return {n: lambda rows, n=n: ask(n, rows) for n in activations}  # type: ignore[misc]
-    from edgesteer_converters.networks.export import torch_blocks
-
-    n_embd = next(iter(activations.values())).shape[1]
-    if isinstance(network, Mapping):
-        network = {n: module for n, module in network.items() if n in activations}
-    return {n: block.coefficients for n, block in torch_blocks(network, list(activations), n_embd).items()}
-
-
 def same_coefficients(
     asked: Mapping[int, Callable[[F32], F32]], gate: GateWeights | bytes, activations: Mapping[int, F32]
 ) -> list[Parity]:
-    """The figures, without a judgement."""
+    """The figures, without a judgement.
+
+    Args:
+        asked: block -> the network as a function, activations [rows, n_embd] -> coefficients [rows].
+        gate: what was made of it.
+        activations: block -> float32 [rows, n_embd].
+    Raises:
+        BundleError: no activations.
+    """
+    if not activations or any(len(rows) == 0 for rows in activations.values()):
+        raise refusal("gate", "no activations to compare on", "some rows for every block", "pass activations")
     ask, found = asking(gate), []
     for n in sorted(activations):
         expected = np.asarray(asked[n](activations[n]), np.float64)

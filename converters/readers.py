@@ -13,6 +13,7 @@ from edgesteer.bundle import ModelInfo
 from edgesteer.bundle.refusal import refusal
 from edgesteer_converters.artifact import Artifact, Choice
 from edgesteer_converters.networks import psr, reft
+from edgesteer_converters.networks.archive import is_program
 from edgesteer_converters.tensors import read_bytes
 from edgesteer_converters.vectors import (
     cvector_generator,
@@ -63,6 +64,8 @@ def recognise(paths: Sequence[Path]) -> str:
         raise refusal("convert", "no file", "at least one", "name a file")
     for path in paths:
         read_bytes(path)
+    if any(_is_program(path) for path in paths):  # the other readers could only say that it holds no arrays
+        return psr.PRODUCER
     tell = [name for name, reader in PRODUCERS.items() if all(reader.recognises(path) for path in paths)]
     if len(tell) == 1:
         return tell[0]
@@ -75,3 +78,7 @@ def recognise(paths: Sequence[Path]) -> str:
         found = f"the extension {', '.join(sorted(kinds))}"
         raise refusal(where, found, f"one of {', '.join(known)}", "give a file of such a kind")
     raise refusal(where, found, f"one of {', '.join(able)}", "say which with --from")
+
+
+def _is_program(path: Path) -> bool:
+    return path.suffix.lower() in (*psr.SUFFIXES, ".pt2") and is_program(path)

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgesteer.bundle.refusal import refusal
-from edgesteer.errors import MissingExtra
+from edgesteer_converters.extras import missing
 
 F32 = npt.NDArray[np.float32]
 
@@ -164,7 +164,7 @@ def _safetensors(data: bytes, where: str) -> Contents:
         header = json.loads(data[8 : 8 + struct.unpack_from("<Q", data)[0]])
     except Exception as error:  # its own error, or that of the header's JSON
         raise refusal(where, f"no safetensors file ({error})", "one", _SAVE_AGAIN) from None
-    return [_safe_raw(name, entry) for name, entry in entries], dict(header.get("__metadata__", {}))
+    return [_safe_raw(name, entry) for name, entry in entries], dict(header.get("__metadata__") or {})
 
 
 def _safe_raw(name: str, entry: dict[str, Any]) -> Raw:
@@ -204,8 +204,3 @@ def check_inflation(data: bytes, where: str) -> None:
         raise refusal(where, f"a damaged file ({error})", "a complete one") from None
     if size > MAX_BYTES:
         raise refusal(where, f"{size} bytes when unpacked", f"at most {MAX_BYTES}", "save less in it")
-
-
-def missing(package: str, purpose: str) -> MissingExtra:
-    """The error to raise where an optional package is not there."""
-    return MissingExtra(f"{package}: not installed; needed to {purpose}; pip install 'edgesteer[convert]'")

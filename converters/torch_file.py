@@ -15,7 +15,8 @@ from typing import Any
 
 from edgesteer.bundle.refusal import refusal
 from edgesteer.errors import BundleError
-from edgesteer_converters.tensors import Contents, Raw, missing
+from edgesteer_converters.extras import need_torch
+from edgesteer_converters.tensors import Contents, Raw
 
 _GLOBAL = re.compile(r"GLOBAL ([\w.]+)")
 _MAX_DEPTH, _MAX_ENTRIES = 8, 65_536
@@ -35,10 +36,7 @@ def contents(data: bytes, where: str) -> Contents:
         BundleError: damaged, a pickle that wants a class or a function, or nested beyond reason.
         MissingExtra: torch is not installed.
     """
-    try:
-        import torch
-    except ImportError:
-        raise missing("torch", f"read {where}") from None
+    torch = need_torch(f"read {where}")
     try:
         loaded = torch.load(io.BytesIO(data), weights_only=True, map_location="cpu")
     except Exception as error:  # the pickle machine fails in any way on any bytes
@@ -55,6 +53,10 @@ def contents(data: bytes, where: str) -> Contents:
 
 def _unreadable(error: Exception, where: str) -> BundleError:
     wanted = _GLOBAL.search(str(error))
+    if "TorchScript" in str(error):
+        return refusal(
+            where, "TorchScript, which is code", "a file of tensors", "a network is read by --from psr"
+        )
     if wanted is None:
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         return refusal(where, f"no Torch file of plain tensors ({reason})", "one", "save the file again")

@@ -18,14 +18,13 @@ from typing import Any
 
 from edgesteer.bundle import ModelInfo, read_model_info
 from edgesteer.bundle.refusal import one_line
-from edgesteer.errors import MissingExtra, ModelError
+from edgesteer.errors import ModelError
+from edgesteer_converters.extras import missing, need
 
 try:
     import torch
 except ImportError as error:
-    raise MissingExtra(
-        "torch: not installed; needed to run a model in Torch; pip install 'edgesteer[convert]'"
-    ) from error
+    raise missing("torch", "run a model in Torch") from error
 
 Intervention = Callable[[int, torch.Tensor], torch.Tensor]
 """(block, h [batch, n, n_embd]) -> h', the output that the next block reads."""
@@ -197,12 +196,7 @@ def _is_stream(module: Any, blocks: Sequence[Any], n_embd: int) -> bool:
 
 def _read(path: Path, dtype: torch.dtype) -> Any:
     """The transformers model of a file or folder. Raises ModelError with one line, whatever went wrong in there."""
-    try:
-        import transformers  # noqa: F401
-    except ImportError as error:
-        raise MissingExtra(
-            "transformers: not installed; needed to run a model in Torch; pip install 'edgesteer[convert]'"
-        ) from error
+    need("transformers", "run a model in Torch")
     try:
         with _silence():
             module, loading = _from_folder(path, dtype) if path.is_dir() else _from_gguf(path, dtype)

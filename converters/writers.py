@@ -21,7 +21,7 @@ from edgesteer.bundle.refusal import refusal
 from edgesteer.bundle.strict_json import canonical
 from edgesteer.errors import MissingExtra
 from edgesteer_converters.artifact import F32
-from edgesteer_converters.tensors import missing
+from edgesteer_converters.extras import missing
 from edgesteer_converters.vectors.plain import MARK
 
 Directions = Mapping[int, npt.NDArray[np.float32]]

@@ -13,9 +13,10 @@ import numpy as np
 
 from edgesteer.bundle import GateWeights, check_gate
 from edgesteer.bundle.refusal import refusal
-from edgesteer.errors import MissingExtra
+from edgesteer_converters.extras import need_onnx
+from edgesteer_converters.extras import need_torch as need_torch
 from edgesteer_converters.networks.block_graph import block_graph
-from edgesteer_converters.networks.merge import layers_of, merge, need_onnx
+from edgesteer_converters.networks.merge import layers_of, merge
 from edgesteer_converters.networks.relu_chain import relu_chain
 from edgesteer_converters.parity import require, same_coefficients
 
@@ -75,13 +76,3 @@ def _merged(graphs: Mapping[int, Any], blocks: Mapping[int, Block], n_embd: int)
     need_onnx().checker.check_model(gate, full_check=True)
     check_gate(gate, layers_of(gate), n_embd, "0" * 64, "gate")
     return gate
-
-
-def need_torch(purpose: str) -> Any:
-    try:
-        import torch
-    except ImportError as error:
-        raise MissingExtra(
-            f"torch: not installed; needed to {purpose}; pip install 'edgesteer[convert]'"
-        ) from error
-    return torch

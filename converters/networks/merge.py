@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgesteer.bundle.refusal import refusal
-from edgesteer.errors import MissingExtra
+from edgesteer_converters.extras import need_onnx
 from edgesteer_converters.networks.block_graph import BlockGraph
 
 _NO_DIGEST = "0" * 64
@@ -93,16 +93,6 @@ def scale(gate: bytes, factors: Mapping[int, float]) -> bytes:
         parts.node("Mul", [f"{name}.before", by], "coefficient")
     width = model.graph.input[0].type.tensor_type.shape.dim[1].dim_value
     return parts.finish(width, layers)
-
-
-def need_onnx() -> Any:
-    try:
-        import onnx
-    except ImportError as error:
-        raise MissingExtra(
-            "onnx: not installed; needed to write a gate; pip install 'edgesteer[convert]'"
-        ) from error
-    return onnx
 
 
 class Parts:

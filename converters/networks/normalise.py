@@ -51,7 +51,8 @@ def normalise(artifact: Artifact, activations: Mapping[int, F32]) -> Artifact:
     """`artifact` with mean coefficient 1 in every block over `activations`; a constant is returned as it is.
 
     Args:
-        activations: block -> float32 [rows, n_embd], the unsteered residual stream of tokens in scope.
+        activations: block -> float32 [rows, n_embd], of tokens in scope: the residual stream as the gate reads it, with
+            what the blocks before have added and before its own.
     Raises:
         BundleError: as `mean_coefficients`; or the mean is 0 in every block.
     """
@@ -63,9 +64,14 @@ def normalise(artifact: Artifact, activations: Mapping[int, F32]) -> Artifact:
         raise refusal("gate", "a mean coefficient of 0 in every block", "a gate that opens for some token in scope",
                       "capture activations of the kind that it was trained on")  # fmt: skip
     directions = {n: (artifact.directions[n] * mean).astype(np.float32) for n, mean in kept.items()}
+    without = [n for n in means if n not in kept]
     facts = {
         "mean_coefficient": {str(n): mean for n, mean in kept.items()},
-        "dropped_blocks": [n for n in means if n not in kept],
+        "dropped_blocks": without,
+        "dropped": [
+            *artifact.facts.get("dropped", []),
+            *(f"block {n}: a mean coefficient of 0" for n in without),
+        ],
     }
     gate = _scaled(artifact.gate, {n: 1 / mean for n, mean in kept.items()})
     return replace(artifact, directions=directions, gate=gate, facts={**artifact.facts, **facts})

@@ -11,12 +11,11 @@ loads it and hands the program to `from_modules`.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping, Sequence
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile, ZipFile, is_zipfile
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +24,10 @@ from edgesteer.bundle import ModelInfo
 from edgesteer.bundle.gate_build import check_weights
 from edgesteer.bundle.refusal import refusal
 from edgesteer_converters.artifact import Artifact, Choice
-from edgesteer_converters.tensors import read_tensors
+from edgesteer_converters.extras import need_torch
+from edgesteer_converters.networks.archive import is_program
+from edgesteer_converters.tensors import TensorFile, read_bytes, read_file, read_tensors
+from edgesteer_converters.vectors.placing import Source, block_base, chosen, facts_of
 
 PRODUCER = "psr"
 SUFFIXES = (".pt", ".pth", ".bin", ".safetensors")
@@ -39,7 +41,7 @@ _SAVE = "save a state dict with these names"
 
 def recognises(path: Path) -> bool:
     """Whether these are the documented names, all of them."""
-    if _is_program(str(path)) or path.suffix not in SUFFIXES:
+    if is_program(path) or path.suffix.lower() not in SUFFIXES:
         return False
     names = read_tensors(path).keys()
     return any(_GATE.fullmatch(n) for n in names) and all(
@@ -52,33 +54,31 @@ def read(paths: Sequence[str | Path], model: ModelInfo, choice: Choice) -> Artif
 
     Args:
         paths: one file, or several whose tensors add up (gates and directions, or TorchScript and directions).
-        choice: `blocks` takes some of the blocks; site "block_input" moves every block to the one before.
+        choice: site "block_input" moves every block to the one before; `blocks`, as the runtime counts them then,
+            takes some.
     Raises:
         BundleError: other tensors, shapes that do not fit one another or the model, NaN, a block with a gate and no
             direction or the reverse, or a file that would have to be executed to be read.
         MissingExtra: torch is not installed.
     """
-    names = [str(path) for path in paths]
-    where = ", ".join(names) or "psr"
+    places = [Path(path) for path in paths]
+    where = ", ".join(map(str, places)) or "psr"
     if choice.tensor is not None or choice.block is not None:
         raise refusal(where, "a choice of one tensor or one block", "none for a PSR, whose names say both",
                       "choose with a range of blocks")  # fmt: skip
-    scripts = [name for name in names if _is_program(name)]
-    tensors = _tensors(name for name in names if name not in scripts)
+    scripts = [place for place in places if is_program(place)]
+    files = [read_file(place) for place in places if place not in scripts]
+    tensors = _tensors(files)
     if scripts:
-        return _of_script(scripts, tensors, model, choice, names)
+        return _of_script(scripts, files, tensors, model, choice)
     directions, weights = _sorted_out(tensors, where)
     _check_directions(directions, model, where)
     _check_pairs(weights, directions, where)
     check_weights(weights)
-    kept = _chosen(directions, choice, model, where)
-    return Artifact(
-        PRODUCER,
-        {to: directions[n] for n, to in kept.items()},
-        {to: weights[n] for n, to in kept.items()},
-        SCOPE,
-        _facts(names, choice),
-    )
+    kept, left = _chosen(directions, choice, model, where)
+    moved = {to: directions[n] for n, to in kept.items()}
+    facts = _facts(moved, files, choice, left)
+    return Artifact(PRODUCER, moved, {to: weights[n] for n, to in kept.items()}, SCOPE, facts)
 
 
 def from_modules(
@@ -98,7 +98,7 @@ def from_modules(
         BundleError: see `export_gate`; or directions that are not finite, of several widths, or none.
         MissingExtra: torch or onnx is not installed.
     """
-    from edgesteer_converters.networks.export import export_gate, need_torch
+    from edgesteer_converters.networks.export import export_gate
 
     need_torch("convert a module")
     arrays = {int(n): _plain(value) for n, value in directions.items()}
@@ -117,33 +117,13 @@ def _plain(value: Any) -> F32:
     return np.array(value, np.float32)
 
 
-def _is_program(name: str) -> bool:
-    """Whether this is TorchScript. Refuses a torch.export program."""
-    path = Path(name)
-    if not path.is_file():
-        raise refusal(name, "no file", f"a file with {_NAMES}", "check the path")
-    try:
-        members = ZipFile(path).namelist() if is_zipfile(path) else []
-    except (BadZipFile, OSError, ValueError, NotImplementedError) as error:
-        raise refusal(name, str(error), f"a file with {_NAMES}", "save it again") from None
-    parts = [member.split("/", 1)[-1] for member in members]
-    if path.suffix == ".pt2" or any(
-        part.startswith("models/") or part.startswith("serialized_") for part in parts
-    ):
-        raise refusal(name, "a torch.export program, which torch unpickles to read", "a file that is data alone",
-                      "if you trust it, load it with torch.export.load and pass it to from_modules")  # fmt: skip
-    return any(part.startswith("code/") for part in parts)
-
-
-def _tensors(names: Any) -> dict[str, npt.NDArray[Any]]:
+def _tensors(files: Sequence[TensorFile]) -> dict[str, npt.NDArray[Any]]:
     found: dict[str, npt.NDArray[Any]] = {}
-    for name in names:
-        more = read_tensors(Path(name))
-        if twice := sorted(found.keys() & more.keys()):
-            raise refusal(
-                name, f"'{twice[0]}' a second time", "each tensor once", "leave one of the files out"
-            )
-        found |= more
+    for file in files:
+        if twice := sorted(found.keys() & file.tensors.keys()):
+            text = f"'{twice[0]}' a second time"
+            raise refusal(str(file.path), text, "each tensor once", "leave one of the files out")
+        found |= file.tensors
     return found
 
 
@@ -197,54 +177,69 @@ def _check_pairs(weights: Mapping[int, Any], directions: Mapping[int, F32], wher
                           f"{len(directions[n])} as direction.{n}", _SAVE)  # fmt: skip
 
 
-def _chosen(found: Mapping[int, Any], choice: Choice, model: ModelInfo, where: str) -> dict[int, int]:
-    """Block in the file -> block in the runtime."""
-    first, last = choice.blocks or (0, model.n_layer)
+def _chosen(
+    found: Mapping[int, Any], choice: Choice, model: ModelInfo, where: str
+) -> tuple[dict[int, int], list[str]]:
+    """Block in the file -> block in the runtime; and words for what was not chosen."""
     if choice.site not in (None, "block_output", "block_input"):
         raise refusal(where, f"site {choice.site!r}", "block_output or block_input", "choose one of them")
     if not found:
         raise refusal(where, "no direction.N", "a direction for every block", "pass a file of directions too")
     back = int(choice.site == "block_input")
-    kept = {n: n - back for n in sorted(found) if first <= n <= last}
-    outside = [n for n in kept if not 1 <= kept[n] < model.n_layer]
-    if outside or not kept:
+    taken, left = chosen({n - back: n for n in found}, choice, model, where)
+    if outside := [n for n in taken if not 1 <= n < model.n_layer]:
         span = f"1 to {model.n_layer - 1}"
-        raise refusal(where, f"blocks {outside or sorted(found)}", f"blocks that can be steered, {span}",
+        raise refusal(where, f"blocks {outside}", f"blocks that can be steered, {span}",
                       "choose a range of blocks")  # fmt: skip
-    return kept
+    return {n: to for to, n in taken.items()}, left
 
 
-def _facts(names: Sequence[str], choice: Choice) -> dict[str, Any]:
-    digests = {Path(name).name: sha256(Path(name).read_bytes()).hexdigest() for name in names}
-    return {"producer": PRODUCER, "files": digests, "block_base": 0, "site": choice.site or "block_output"}
+def _facts(
+    directions: Mapping[int, F32], files: Sequence[TensorFile], choice: Choice, left: Sequence[str],
+    script: Path | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    site = choice.site or "block_output"
+    told = [(file.path, file.sha256) for file in files]
+    dtypes = [dtype for file in files for dtype in file.dtypes.values()]
+    if script is not None:
+        told, dtypes = [(script, hashlib.sha256(read_bytes(script)).hexdigest()), *told], [*dtypes, "float32"]
+    base = block_base(shifted=site == "block_input")
+    return facts_of(directions, Source(PRODUCER, "", base, site, told, dtypes), left, [])
 
 
 def _of_script(
-    scripts: Sequence[str], tensors: Mapping[str, Any], model: ModelInfo, choice: Choice, names: Sequence[str]
+    scripts: Sequence[Path],
+    files: Sequence[TensorFile],
+    tensors: Mapping[str, Any],
+    model: ModelInfo,
+    choice: Choice,
 ) -> Artifact:
-    from edgesteer_converters.networks.export import export_gate
+    from edgesteer_converters.networks.export import export_gate, torch_blocks
     from edgesteer_converters.networks.torchscript import load_script
 
     if len(scripts) > 1:
         raise refusal(
-            scripts[1], "a second TorchScript file", "one for all blocks", "pass several as modules"
+            str(scripts[1]), "a second TorchScript file", "one for all blocks", "pass several as modules"
         )
-    where, module = scripts[0], load_script(scripts[0])
+    where, module = str(scripts[0]), load_script(str(scripts[0]))
     directions, weights = _sorted_out({**_directions_within(module), **tensors}, where)
     if weights:
         raise refusal(
             where, "gate.N.I tensors beside TorchScript", "directions only", "pass one kind of gate"
         )
     _check_directions(directions, model, where)
-    kept = _chosen(directions, choice, model, where)
-    gate = export_gate(dict.fromkeys(kept, module), list(kept), model.n_embd, where)
+    kept, left = _chosen(directions, choice, model, where)
+    modules = dict.fromkeys(kept, module)
+    gate = export_gate(modules, list(kept), model.n_embd, where)
     if list(kept) != list(kept.values()):
         from edgesteer_converters.networks.merge import renumbered
 
         gate = renumbered(gate, kept) if isinstance(gate, bytes) else {kept[n]: gate[n] for n in kept}
-    network = dict.fromkeys(kept.values(), module) if list(kept) == list(kept.values()) else None
-    directions = {kept[n]: directions[n] for n in kept}
-    return Artifact(PRODUCER, directions, gate, SCOPE, _facts(names, choice), network)
+    # Each is bound to its number in the file: the module may look that up.
+    bound = torch_blocks(modules, list(kept), model.n_embd, where)
+    network = {kept[n]: block for n, block in bound.items()}
+    moved = {kept[n]: directions[n] for n in kept}
+    return Artifact(PRODUCER, moved, gate, SCOPE, _facts(moved, files, choice, left, scripts[0]), network)
 
 
 def _directions_within(module: Any) -> dict[str, npt.NDArray[Any]]:

@@ -18,8 +18,8 @@ import numpy.typing as npt
 
 from edgesteer.bundle import GateWeights, build_gate
 from edgesteer.bundle.refusal import refusal
+from edgesteer_converters.extras import need_onnx
 from edgesteer_converters.networks.coefficients import asking, refused
-from edgesteer_converters.networks.merge import need_onnx
 from edgesteer_converters.parity import MAX_ABS, Parity, require, same_coefficients
 
 F32 = npt.NDArray[np.float32]
@@ -28,19 +28,21 @@ KINDS: tuple[Kind, ...] = ("fp16", "int8")
 
 
 class Quantized(NamedTuple):
-    """A smaller gate.onnx; `loss` compares its coefficients with those of the gate it was made of."""
+    """A smaller gate.onnx; `loss` compares its coefficients with those of the gate it was made of, or with Torch's
+    where only the smaller one is known (bytes_before: None)."""
 
     gate: bytes
     kind: Kind
-    bytes_before: int
+    bytes_before: int | None
     bytes_after: int
     loss: list[Parity]
 
     def __str__(self) -> str:
         worst, count = max(p.max_abs for p in self.loss), sum(p.n for p in self.loss)
         mean = sum(p.mean_abs * p.n for p in self.loss) / count
+        before = "" if self.bytes_before is None else f"{self.bytes_before} -> "
         return (
-            f"{self.kind}: {self.bytes_before} -> {self.bytes_after} bytes; coefficients differ by at most "
+            f"{self.kind}: {before}{self.bytes_after} bytes; coefficients differ by at most "
             f"{worst:.3g}, {mean:.3g} on average, over {count} tokens"
         )
 
@@ -57,15 +59,20 @@ def quantize(gate: GateWeights | bytes, kind: Kind, activations: Mapping[int, F3
     """
     if kind not in KINDS:
         raise refusal("gate", f"quantization {kind!r}", f"one of {', '.join(KINDS)}", "choose one of them")
-    if not activations or any(len(rows) == 0 for rows in activations.values()):
-        raise refusal(
-            "gate", "no activations to measure the loss on", "some rows per block", "pass activations"
-        )
     before = gate if isinstance(gate, bytes) else build_gate(gate, "0" * 64)
     after = _shrunk(before, kind)
     ask = asking(before)
     asked = {n: lambda rows, n=n: ask(n, rows) for n in activations}
     return Quantized(after, kind, len(before), len(after), same_coefficients(asked, after, activations))
+
+
+def kind_of(gate: bytes) -> Kind | None:
+    """What `quantize` made of a gate's matrices; None for a gate in float32."""
+    onnx = need_onnx()
+    types = {tensor.data_type for tensor in onnx.load_from_string(gate).graph.initializer}
+    if onnx.TensorProto.INT8 in types:
+        return "int8"
+    return "fp16" if onnx.TensorProto.FLOAT16 in types else None
 
 
 def _shrunk(gate: bytes, kind: Kind) -> bytes:

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +25,11 @@ import numpy.typing as npt
 from edgesteer.bundle import ModelInfo
 from edgesteer.bundle.refusal import refusal
 from edgesteer_converters.artifact import Artifact, Choice
+from edgesteer_converters.extras import need_torch
 from edgesteer_converters.networks.block_graph import INPUT, BlockGraph, Node
 from edgesteer_converters.networks.merge import merge
-from edgesteer_converters.tensors import read_tensors
+from edgesteer_converters.tensors import TensorFile, read_file, read_tensors
+from edgesteer_converters.vectors.placing import Source, block_base, chosen, facts_of
 
 PRODUCER = "reft"
 SUFFIXES = (".pt", ".pth", ".bin", ".safetensors")
@@ -38,12 +39,13 @@ _LOREFT = {"weight", "bias", "rotate_layer"}
 _BLOCK = re.compile(r"(?:^|[^a-z])layers?[._\[](\d+)")
 _COMPONENT = re.compile(r"comp[._](?:model\.layers\[\d+\]\.(\w+)|(\w+?)(?:[._]unit|$))")
 _UNITS = re.compile(r"nunit[._](\d+)")
+_POSITIONS = "acts on every token in scope; the file does not tell which positions were trained"
 _SITES = {"output": "block_output", "input": "block_input"}
 
 
 def recognises(path: Path) -> bool:
     """Whether these are LoReFT's three tensors; a ReFT-r1 file tells nothing."""
-    return path.is_file() and path.suffix in SUFFIXES and set(read_tensors(path)) == _LOREFT
+    return path.is_file() and path.suffix.lower() in SUFFIXES and set(read_tensors(path)) == _LOREFT
 
 
 def read(paths: Sequence[str | Path], model: ModelInfo, choice: Choice) -> Artifact:
@@ -51,8 +53,8 @@ def read(paths: Sequence[str | Path], model: ModelInfo, choice: Choice) -> Artif
 
     Args:
         paths: one file per block for LoReFT; the weight, and perhaps the bias, of ReFT-r1.
-        choice: `block` where a file's name has none; `tensor` the row of a ReFT-r1 dictionary; `blocks` takes
-            some of the blocks; `site` overrides the name's.
+        choice: `block` where the name of a single file has none; `tensor` the row of a ReFT-r1 dictionary; `blocks`,
+            as the runtime counts, takes some of several; `site` overrides the name's.
     Raises:
         BundleError: rank above 1, tensors of another method, a block twice or not known, NaN, another width.
         MissingExtra: torch or onnx is not installed.
@@ -60,55 +62,81 @@ def read(paths: Sequence[str | Path], model: ModelInfo, choice: Choice) -> Artif
     files = [file for path in paths for file in _files(Path(path))]
     if not files:
         raise refusal("reft", "no file", "a file of tensors", "check the path")
-    loaded = {str(file): read_tensors(file) for file in files}
-    facts = {
-        "producer": PRODUCER,
-        "files": {file.name: sha256(file.read_bytes()).hexdigest() for file in files},
-        "block_base": 0,
-        "positions": "every token in scope; the file does not tell which were trained",
-    }
-    if any(_LOREFT & tensors.keys() == _LOREFT for tensors in loaded.values()):
-        return _loreft(loaded, model, choice, facts)
-    return _reft_r1(loaded, model, choice, facts)
+    loaded = [read_file(file) for file in files]
+    if any(_LOREFT & file.tensors.keys() == _LOREFT for file in loaded):
+        return _loreft(loaded, model, choice)
+    return _reft_r1(loaded, model, choice)
 
 
 def _files(path: Path) -> list[Path]:
     if path.is_dir():
-        return sorted(p for p in path.iterdir() if p.suffix in (".bin", ".pt", ".safetensors"))
+        return sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
     if not path.is_file():
         raise refusal(str(path), "no file", "a file of tensors", "check the path")
     return [path]
 
 
-def _loreft(
-    loaded: Mapping[str, Tensors], model: ModelInfo, choice: Choice, facts: dict[str, Any]
-) -> Artifact:
-    directions: dict[int, F32] = {}
-    graphs: dict[int, BlockGraph] = {}
-    first, last = choice.blocks or (0, model.n_layer)
-    for name, tensors in loaded.items():
-        n, named = _place(name, choice, model, len(loaded))
-        if not first <= named <= last:
-            continue
-        if n in directions:
+def _loreft(loaded: Sequence[TensorFile], model: ModelInfo, choice: Choice) -> Artifact:
+    _check_choice(loaded, choice)
+    found: dict[int, tuple[F32, F32, F32]] = {}
+    sites = set()
+    for file in loaded:
+        where = str(file.path)
+        n, site = _place(where, choice, model)
+        if n in found:
             raise refusal(
-                name, f"block {n} a second time", "one intervention per block", "pass one file per block"
+                where, f"block {n} a second time", "one intervention per block", "pass one file per block"
             )
-        direction, weight, bias = _rank_one(name, tensors, model)
-        directions[n], graphs[n] = direction, _affine(weight, bias)
-    if not graphs:
-        raise refusal(
-            next(iter(loaded)), "no block in the range", f"blocks {first} to {last}", "choose another range"
-        )
-    gate = merge(graphs, model.n_embd, flat=False)
-    return Artifact(PRODUCER, directions, gate, facts={**facts, "method": "LoReFT", "rank": 1})
+        found[n] = _rank_one(where, file.tensors, model)
+        sites.add(site)
+    taken, left = chosen(found, Choice(blocks=choice.blocks), model, str(loaded[0].path))
+    directions = {n: direction for n, (direction, _, _) in taken.items()}
+    gate = merge({n: _affine(W, b) for n, (_, W, b) in taken.items()}, model.n_embd, flat=False)
+    network = {n: _module(W, b) for n, (_, W, b) in taken.items()}
+    facts = _facts(directions, loaded, sites, left, [_POSITIONS])
+    return Artifact(
+        PRODUCER, directions, gate, facts={**facts, "method": "LoReFT", "rank": 1}, network=network
+    )
+
+
+def _check_choice(loaded: Sequence[TensorFile], choice: Choice) -> None:
+    where = str(loaded[0].path)
+    if choice.tensor is not None:
+        found = f"a choice of tensor '{choice.tensor}' for LoReFT"
+        raise refusal(where, found, "none: its three tensors belong together", "leave it out")
+    if choice.block is not None and (len(loaded) > 1 or choice.blocks is not None):
+        found = f"a choice of block {choice.block} for {len(loaded)} files"
+        raise refusal(where, found, "one of a single file", "choose with a range of blocks")
+
+
+def _facts(
+    directions: Mapping[int, F32],
+    loaded: Sequence[TensorFile],
+    sites: set[str],
+    left: Sequence[str],
+    notes: Sequence[str],
+) -> dict[str, Any]:
+    files = [(file.path, file.sha256) for file in loaded]
+    dtypes = [dtype for file in loaded for dtype in file.dtypes.values()]
+    base = block_base(shifted="block_input" in sites)
+    return facts_of(
+        directions, Source(PRODUCER, "", base, ", ".join(sorted(sites)), files, dtypes), left, notes
+    )
+
+
+def _module(weight: F32, bias: F32) -> Any:
+    """The coefficient as Torch computes it."""
+    torch = need_torch("compare a gate with Torch")
+    linear = torch.nn.Linear(weight.shape[1], 1)
+    linear.load_state_dict({"weight": torch.tensor(weight), "bias": torch.tensor(bias)})
+    return linear
 
 
 def _rank_one(name: str, tensors: Tensors, model: ModelInfo) -> tuple[F32, F32, F32]:
     """Direction R [n_embd], weight W - R [1, n_embd], bias [1]."""
     shapes = {key: list(value.shape) for key, value in tensors.items()}
     wanted = {"weight": [1, model.n_embd], "bias": [1], "rotate_layer": [model.n_embd, 1]}
-    rank = shapes.get("rotate_layer", [0])[-1]
+    rank = (shapes.get("rotate_layer") or [0])[-1]
     if rank > 1:
         raise refusal(
             name, f"rank {rank}", "rank 1: one coefficient and one direction per block", "train with rank 1"
@@ -129,19 +157,19 @@ def _affine(weight: F32, bias: F32) -> BlockGraph:
     return BlockGraph((node,), {"c0.1": weight, "c0.2": bias}, "v0")
 
 
-def _place(name: str, choice: Choice, model: ModelInfo, count: int) -> tuple[int, int]:
-    """(block whose output it acts on, block that the file names)."""
+def _place(name: str, choice: Choice, model: ModelInfo) -> tuple[int, str]:
+    """(block whose output it acts on, where it was trained)."""
     stem = Path(name).name
     if (units := _UNITS.search(stem)) and units[1] != "1":
         raise refusal(
             name, f"{units[1]} units tied to positions", "one that acts on any token", "train on all tokens"
         )
     match, component = _BLOCK.search(stem), _COMPONENT.search(stem)
-    if match is None and (choice.block is None or count > 1):
+    if match is None and choice.block is None:
         raise refusal(
             name, "no block in the file's name", "layer N as pyreft writes it", "say which block it is"
         )
-    named = choice.block if choice.block is not None and count == 1 else int(match[1] if match else 0)
+    named = choice.block if choice.block is not None else int(match[1] if match else 0)
     part = component and (component[1] or component[2])
     site = choice.site or (_SITES.get(part, part) if part else "block_output")
     if site not in ("block_output", "block_input"):
@@ -153,35 +181,39 @@ def _place(name: str, choice: Choice, model: ModelInfo, count: int) -> tuple[int
         raise refusal(
             name, f"block {n}", f"a block that can be steered, 1 to {model.n_layer - 1}", "leave it out"
         )
-    return n, named
+    return n, site
 
 
-def _reft_r1(
-    loaded: Mapping[str, Tensors], model: ModelInfo, choice: Choice, facts: dict[str, Any]
-) -> Artifact:
-    where, weights = next(iter(loaded)), _dictionary(loaded)
+def _reft_r1(loaded: Sequence[TensorFile], model: ModelInfo, choice: Choice) -> Artifact:
+    where, weights = str(loaded[0].path), _dictionary(loaded)
     if weights is None or weights.shape[1] != model.n_embd:
-        found = {
-            key or "a tensor": list(v.shape) for tensors in loaded.values() for key, v in tensors.items()
-        }
+        found = {key or "a tensor": list(v.shape) for file in loaded for key, v in file.tensors.items()}
         expected = f"LoReFT ({', '.join(sorted(_LOREFT))}) or ReFT-r1 ([concepts, {model.n_embd}])"
         raise refusal(
             where, str(found), expected, "other methods (DiReFT, NoReFT) cannot be told from their file"
         )
-    n = 0 if choice.block is None else choice.block - (choice.site == "block_input")
+    if choice.blocks is not None:
+        raise refusal(
+            where, "a range of blocks for ReFT-r1, which is one vector", "one block", "choose it with --block"
+        )
+    site = choice.site or "block_output"
+    if site not in _SITES.values():
+        raise refusal(where, f"the site '{site}'", "block_output or block_input", "choose one of them")
+    n = 0 if choice.block is None else choice.block - (site == "block_input")
     if not 1 <= n < model.n_layer:
         span = f"the block it was trained at, with its output among 1 to {model.n_layer - 1}"
         raise refusal(where, f"block {choice.block}", span, "say which block it is")
     direction = weights[_row(where, len(weights), choice)].astype(np.float32)
     if not np.isfinite(direction).all():
         raise refusal(where, "NaN or infinity", "finite numbers", "train again")
-    facts |= {"method": "ReFT-r1", "strength": "max_act * factor of AxBench"}
-    return Artifact(PRODUCER, {n: direction}, facts=facts)
+    notes = [_POSITIONS, "the strength is AxBench's max_act * factor"]
+    facts = _facts({n: direction}, loaded, {site}, [], notes)
+    return Artifact(PRODUCER, {n: direction}, facts={**facts, "method": "ReFT-r1"})
 
 
-def _dictionary(loaded: Mapping[str, Tensors]) -> npt.NDArray[Any] | None:
+def _dictionary(loaded: Sequence[TensorFile]) -> npt.NDArray[Any] | None:
     """The one matrix of concepts; a bias, which AxBench's forward never reads, may lie beside it."""
-    tensors = [(key, value) for found in loaded.values() for key, value in found.items()]
+    tensors = [(key, value) for file in loaded for key, value in file.tensors.items()]
     matrices = [value for key, value in tensors if value.ndim == 2 and key in ("", "proj.weight")]
     others = [value for key, value in tensors if not (value.ndim == 1 and key in ("", "proj.bias"))]
     return matrices[0] if len(matrices) == len(others) == 1 else None

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgesteer.bundle import GateWeights
+from edgesteer_converters.extras import need_torch
 from edgesteer_converters.networks.block_graph import INPUT, BlockGraph, Node
 
 F32 = npt.NDArray[np.float32]
@@ -22,7 +23,8 @@ def relu_chain(graph: BlockGraph) -> list[tuple[F32, F32]] | None:
     signal, pending = INPUT, None  # pending: an affine map that no ReLU has closed yet
     for node in graph.nodes:
         others = [name for name in node.inputs if name != signal]
-        if signal not in node.inputs or any(name not in graph.constants for name in others):
+        # z + z has no constant beside it, and x W + x is no affine map either.
+        if node.inputs.count(signal) != 1 or any(name not in graph.constants for name in others):
             return None
         step = _step(node, signal, pending, layers, [graph.constants[name] for name in others])
         if step is None:
@@ -70,21 +72,18 @@ def _affine(node: Node, constants: list[Any]) -> _Affine | None:
 
 def _only_moves(node: Node, constants: list[Any]) -> bool:
     """[tokens, 1] to [tokens] and the like: one number per token before as after."""
+    if not constants:
+        return False
     if node.operator == "Gather":
         return node.attributes.get("axis", 0) == 1 and constants[0].ravel().tolist() in ([0], [-1])
     if node.operator == "Reshape":
         return constants[0].tolist() in ([-1], [-1, 1])
-    return (
-        node.operator in ("Squeeze", "Unsqueeze")
-        and constants[:1] != []
-        and constants[0].tolist() in ([1], [-1])
-    )
+    return node.operator in ("Squeeze", "Unsqueeze") and constants[0].tolist() in ([1], [-1])
 
 
 def as_modules(weights: GateWeights) -> dict[int, Any]:
     """The same layers as Torch computes them: block -> an nn.Module, activation [tokens, n_embd] -> [tokens, 1]."""
-    import torch
-
+    torch = need_torch("compare a gate with Torch")
     modules = {}
     for block, layers in weights.items():
         parts: list[Any] = []

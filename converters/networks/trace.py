@@ -25,7 +25,7 @@ import torch
 from torch import nn
 
 from edgesteer.bundle.refusal import refusal
-from edgesteer_converters.networks.merge import need_onnx
+from edgesteer_converters.extras import need_onnx
 
 F32 = npt.NDArray[np.float32]
 _REMEDY = "write it without branches on values, with linear layers and plain activations"

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -18,8 +18,7 @@ from edgesteer.bundle.refusal import refusal
 from edgesteer_converters.artifact import F32, Artifact, Choice
 
 _AFTER_NORM = "the last block's direction was taken after the model's final norm, as Hugging Face gives it"
-
-
+T = TypeVar("T")
 _LAYER = re.compile(r"[0-9]{1,9}", re.ASCII)
 
 
@@ -61,11 +60,8 @@ def place(vectors: Mapping[int, F32], source: Source, model: ModelInfo, choice: 
         expected = f"'block_output': {source.producer} leaves nothing open"
         raise refusal(source.where, f"the site '{choice.site}'", expected, "leave the site out")
     _check_shapes(vectors, source, model)
-    wanted = chosen_blocks(choice, model, source.where)
-    taken = dict(sorted(vectors.items())) if wanted is None else _subset(vectors, wanted, source)
-    dropped = [*source.dropped]
-    if wanted is not None and len(taken) < len(vectors):
-        dropped.append(f"blocks {spans(sorted(vectors.keys() - taken.keys()))}: not chosen")
+    taken, left = chosen(vectors, choice, model, source.where)
+    dropped = [*source.dropped, *left]
     if 0 in taken:
         dropped.append(_drop_block_0(source, model))
         del taken[0]
@@ -73,7 +69,7 @@ def place(vectors: Mapping[int, F32], source: Source, model: ModelInfo, choice: 
     notes = [*source.notes]
     if source.last_after_norm and model.n_layer - 1 in taken:
         notes.append(_AFTER_NORM)
-    return Artifact(source.producer, taken, facts=_facts(taken, source, dropped, notes))
+    return Artifact(source.producer, taken, facts=facts_of(taken, source, dropped, notes))
 
 
 def one_file(paths: Sequence[Path], producer: str) -> Path:
@@ -97,6 +93,31 @@ def chosen_blocks(choice: Choice, model: ModelInfo, where: str) -> range | None:
     if last < first:
         raise refusal(where, f"blocks {first} to {last}", "first to last", "turn them around")
     return range(first, last + 1)
+
+
+def chosen(
+    found: Mapping[int, T], choice: Choice, model: ModelInfo, where: str
+) -> tuple[dict[int, T], list[str]]:
+    """What `choice` takes of `found` (by the runtime's blocks), ascending, and words for what it leaves.
+
+    Raises:
+        BundleError: a chosen block is not there.
+    """
+    wanted = chosen_blocks(choice, model, where)
+    if wanted is None:
+        return dict(sorted(found.items())), []
+    if absent := [block for block in wanted if block not in found]:
+        there = f"blocks {spans(sorted(found))}, not {spans(absent)}"
+        raise refusal(where, there, f"the chosen {spans(wanted)}", "choose among those there")
+    left = sorted(found.keys() - set(wanted))
+    return {n: found[n] for n in wanted}, [f"blocks {spans(left)}: not chosen"] if left else []
+
+
+def block_base(shifted: bool) -> str:
+    """How a producer counts whose block N is the runtime's, or that captured at the input of a block."""
+    return (
+        "the input of block N is the output of block N-1: shifted by one" if shifted else "block N is block N"
+    )
 
 
 def numbered(tensors: Mapping[str, F32], prefix: str, where: str) -> dict[int, F32]:
@@ -131,13 +152,6 @@ def _check_shapes(vectors: Mapping[int, F32], source: Source, model: ModelInfo) 
             raise refusal(source.where, what, expected, "give the vector's model, or check the producer")
 
 
-def _subset(vectors: Mapping[int, F32], wanted: range, source: Source) -> dict[int, F32]:
-    if absent := [block for block in wanted if block not in vectors]:
-        found = f"blocks {spans(sorted(vectors))}, not {spans(absent)}"
-        raise refusal(source.where, found, f"the chosen {spans(wanted)}", "choose among those there")
-    return {block: vectors[block] for block in wanted}
-
-
 def _drop_block_0(source: Source, model: ModelInfo) -> str:
     if source.block_0 is None:
         remedy = f"choose the blocks to take, such as 1 to {model.n_layer - 1}"
@@ -158,9 +172,10 @@ def _check_values(taken: Mapping[int, F32], source: Source) -> None:
             raise refusal(source.where, f"only zeros at block {block}", "a direction", remedy)
 
 
-def _facts(
+def facts_of(
     taken: Mapping[int, F32], source: Source, dropped: Sequence[str], notes: Sequence[str]
 ) -> dict[str, Any]:
+    """For a manifest's `training`: who made it, how they count, where they captured, and how long directions are."""
     norms = [float(np.linalg.norm(vector.astype(np.float64))) for vector in taken.values()]
     return {
         "producer": source.producer,

@@ -18,7 +18,7 @@ from edgesteer.bundle import ModelInfo
 from edgesteer.bundle.refusal import refusal
 from edgesteer_converters import tensors
 from edgesteer_converters.artifact import F32, Artifact, Choice
-from edgesteer_converters.vectors.placing import Source, chosen_blocks, numbered, one_file, place
+from edgesteer_converters.vectors.placing import Source, block_base, chosen_blocks, numbered, one_file, place
 
 SUFFIXES = tensors.SUFFIXES
 MARK = "edgesteer.directions"
@@ -64,7 +64,7 @@ def _source(file: tensors.TensorFile, names: Sequence[str], choice: Choice, shif
     return Source(
         "plain",
         str(file.path),
-        "the input of block N is the output of block N-1: shifted by one" if shift else "block N is block N",
+        block_base(shifted=bool(shift)),
         choice.site or "block_output",
         [(file.path, file.sha256)],
         [file.dtypes[name] for name in names if name in file.dtypes],

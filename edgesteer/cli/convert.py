@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from edgesteer.cli.options import Finite, json_option, print_json, resolve_model, threads_option
 from edgesteer.cli.progress import bar, check_output
@@ -15,7 +16,7 @@ from edgesteer.scope import SCOPES
 if TYPE_CHECKING:
     from edgesteer.bundle import Bundle, ModelInfo
     from edgesteer_converters.artifact import Artifact
-    from edgesteer_converters.convert import Converted
+    from edgesteer_converters.converted import Converted
 
 # edgesteer_converters.readers.PRODUCERS, which is not imported for a help text.
 PRODUCERS = (
@@ -29,18 +30,25 @@ PRODUCERS = (
     "reft",
 )
 SUFFIXES = (".steer", ".gguf", ".safetensors")
+SITES = ("block_output", "block_input")
 
 
 def choice_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Adds block, blocks and tensor: what a user must say where a file does not."""
+    """Adds block, blocks, tensor and site: what a user must say where a file does not."""
     for option in (
+        click.option(
+            "--site",
+            type=click.Choice(SITES),
+            help="Where it was captured, where the producer leaves that open; the input of block N is the output "
+            "of N-1.",
+        ),
         click.option(
             "--tensor", metavar="NAME", help="Which of several vectors in a file; NAME[ROW] of a matrix."
         ),
         click.option(
             "--blocks",
             metavar="A-B",
-            help="Where the rows of a stack act; of other files, the blocks to take.",
+            help="Where the rows of a stack act; of other files, the blocks to take, as the runtime counts them.",
         ),
         click.option("--block", type=click.IntRange(0), help="Where a single vector acts, counted from 0."),
     ):
@@ -102,9 +110,13 @@ def command(
       edgesteer convert pirate -o pirate.gguf
     """
     check_output(output, force)
-    if output.suffix not in SUFFIXES:
+    if output.suffix.lower() not in SUFFIXES:
         raise click.UsageError(f"-o {output}: expected a name that ends in {', '.join(SUFFIXES)}")
     bundle, done = _given_bundle(files), None
+    if bundle is not None and (given := given_options(("files", "output", "force", "as_json"))):
+        raise click.UsageError(
+            f"{', '.join(given)}: only where IN is not a bundle, which is written as it is"
+        )
     if bundle is None:
         done = _converted(files, name or output.stem, **options)
         bundle = done.bundle
@@ -120,9 +132,21 @@ def _given_bundle(files: tuple[str, ...]) -> Bundle | None:
     if len(files) != 1:
         return None
     path = Path(files[0])
-    if path.exists() and path.suffix != ".steer":
+    if path.exists() and path.suffix.lower() != ".steer":
         return None
     return load(resolve_bundle(files[0]))
+
+
+def given_options(besides: Sequence[str]) -> list[str]:
+    """The options that were typed, by their spelling, except those of these names."""
+    context = click.get_current_context()
+    typed = [
+        param
+        for param in context.command.params
+        if param.name not in besides
+        and context.get_parameter_source(str(param.name)) is ParameterSource.COMMANDLINE
+    ]
+    return ["/".join(max(names, key=len) for names in (p.opts, p.secondary_opts) if names) for p in typed]
 
 
 def _span(blocks: str | None) -> tuple[int, int] | None:
@@ -142,12 +166,13 @@ def read_source(
     tensor: str | None,
     block: int | None,
     blocks: str | None,
+    site: str | None,
 ) -> Artifact:
     """What a producer's files hold, as `choice_options` say."""
     from edgesteer_converters.artifact import Choice
     from edgesteer_converters.convert import read
 
-    choice = Choice(tensor=tensor, block=block, blocks=_span(blocks))
+    choice = Choice(tensor=tensor, block=block, blocks=_span(blocks), site=site)
     return read([Path(file) for file in files], producer, info, choice)
 
 
@@ -160,6 +185,7 @@ def _converted(
     tensor: str | None,
     block: int | None,
     blocks: str | None,
+    site: str | None,
     n_threads: int | None,
     **options: Any,
 ) -> Converted:
@@ -171,7 +197,7 @@ def _converted(
 
     path = resolve_model(model)
     info = read_model_info(path)
-    artifact = read_source(files, producer, info, tensor=tensor, block=block, blocks=blocks)
+    artifact = read_source(files, producer, info, tensor=tensor, block=block, blocks=blocks, site=site)
     settings = Settings(name=name, n_threads=n_threads or default_threads(), **options)
     with bar() as progress:
         return convert(artifact, path, info, settings, progress)
@@ -186,18 +212,21 @@ def _write(bundle: Bundle, output: Path, force: bool) -> None:
         ".gguf": write_control_vector,
         ".safetensors": write_safetensors,
     }
-    writers[output.suffix](bundle, output, force=force)
+    writers[output.suffix.lower()](bundle, output, force=force)
 
 
 def _report(output: Path, bundle: Bundle, done: Converted | None, as_json: bool) -> None:
     from edgesteer.bundle import spans
 
     if as_json:
-        told = {} if done is None else done.to_json()
+        told = {} if done is None else {"facts": dict(bundle.training), **done.to_json()}
         print_json({"output": str(output), "kind": bundle.kind, "layers": list(bundle.layers), **told})
         return
-    left = " (the constant part alone)" if bundle.kind == "psr" and output.suffix != ".steer" else ""
+    left = " (the constant part alone)" if bundle.kind == "psr" and output.suffix.lower() != ".steer" else ""
     click.echo(f"{output}: {bundle.kind}{left}, blocks {spans(list(bundle.layers))}, width {bundle.n_embd}")
-    if done is not None:
-        for line in done.lines():
-            click.echo(line)
+    if done is None:
+        return
+    from edgesteer_converters.artifact import told as facts_told
+
+    for line in (*facts_told(bundle.training), *done.lines()):
+        click.echo(line)

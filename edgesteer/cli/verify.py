@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgesteer.cli.convert import PRODUCERS, choice_options, read_source
+from edgesteer.cli.convert import PRODUCERS, choice_options, given_options, read_source
 from edgesteer.cli.options import json_option, print_json, resolve_model, threads_option
 from edgesteer.errors import EdgesteerError
 
 if TYPE_CHECKING:
-    from edgesteer_converters.convert import Converted
+    from edgesteer_converters.converted import Converted
 
 
 @click.command()
@@ -52,6 +52,8 @@ def command(
         if model is None or len(bundles) != 1:
             raise click.UsageError("--against takes one BUNDLE and --model MODEL")
         results = [_verify(bundles[0], lambda path: _compare(path, sources, str(model), **options))]
+    elif given := given_options(("bundles", "sources", "as_json")):
+        raise click.UsageError(f"{', '.join(given)}: only with --against SOURCE")
     else:
         results = [_verify(bundle) for bundle in bundles]
     if as_json:

@@ -42,11 +42,11 @@ def test_a_vector_there_and_back(here: Path) -> None:
     bundle = load(here / "v.steer")
     assert np.array_equal(bundle.directions[2], np.load(here / "v.npy"))
     assert bundle.training["producer"] == "plain"
-    for name in ("v.gguf", "v.safetensors"):
+    for name in ("v.GGUF", "v.safetensors"):
         back = typed("convert", "v.steer", "-o", name, "--json", cwd=here)
         assert back.returncode == 0, back.stderr
         assert json.loads(back.stdout)["layers"] == [2]
-    assert np.array_equal(load(here / "v.gguf").directions[2], bundle.directions[2])
+    assert np.array_equal(load(here / "v.GGUF").directions[2], bundle.directions[2])
     again = typed(
         "convert", "v.safetensors", "--from", "plain", "--model", "m.gguf", "-o", "w.steer", cwd=here
     )
@@ -57,7 +57,7 @@ def test_a_vector_there_and_back(here: Path) -> None:
 def test_a_network_with_its_table_and_verified_against_its_source(here: Path) -> None:
     made = typed("convert", "net.pt", "--model", "m.gguf", "-t", 1, "-o", "net.steer", cwd=here)
     assert made.returncode == 0, made.stderr
-    assert "torch against gate.onnx" in made.stdout
+    assert "torch against the gate in fp32" in made.stdout
     assert "KL of the next token" in made.stdout
     assert "parity" in load(here / "net.steer").evaluation
     words = ("verify", "net.steer", "--against", "net.pt", "--model", "m.gguf", "-t", 1)
@@ -143,6 +143,60 @@ def test_what_exists_is_not_replaced(here: Path) -> None:
     refused(typed(*words, cwd=here), "exists already")
     assert (here / "v.steer").read_text() == "mine"
     assert typed(*words, "--force", cwd=here).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--weights", "fp32"), ("--weights",)),
+        (
+            ("--model", "m.gguf", "--no-parity", "--strength", "1", "--site", "block_input", "-t", "1"),
+            ("--model", "--parity/--no-parity", "--strength", "--site", "--threads"),
+        ),
+    ],
+)
+def test_options_that_a_bundle_has_no_use_for_are_refused(
+    here: Path, words: tuple[str, ...], said: tuple[str, ...]
+) -> None:
+    result = typed("convert", "pirate", "-o", "p.gguf", *words, cwd=here)
+    assert result.returncode == 2
+    assert all(word in result.stderr for word in said)
+    assert "--force" not in result.stderr
+    assert not (here / "p.gguf").exists()
+
+
+def test_options_of_a_comparison_need_one(here: Path) -> None:
+    words = ("--model", "m.gguf", "--from", "plain", "--block", "1", "-t", "1")
+    result = typed("verify", "pirate", *words, cwd=here)
+    assert result.returncode == 2
+    assert all(word in result.stderr for word in ("--against", "--model", "--from", "--block", "--threads"))
+
+
+@pytest.mark.parametrize("output", ["v.steer", "v.gguf"])
+def test_what_was_understood_of_a_file_is_told(here: Path, output: str) -> None:
+    words = ("convert", "v.npy", *PLAIN, "--block", "2", "--site", "block_input", "--force", "-o", output)
+    made = typed(*words, cwd=here)
+    assert made.returncode == 0, made.stderr
+    assert load(here / output).layers == (1,)
+    for word in ("shifted by one", "block_input", "norms"):
+        assert word in made.stdout
+    facts = json.loads(typed(*words, "--json", cwd=here).stdout)["facts"]
+    assert facts["site"] == "block_input"
+    assert facts["files"][0]["name"] == "v.npy"
+    assert facts["norm"]["max"] > 0
+
+
+def test_what_was_left_out_is_told(here: Path) -> None:
+    words = ("convert", "net.pt", "--model", "m.gguf", "--blocks", "2-2", "--no-parity", "-o", "n.steer")
+    made = typed(*words, "-t", "1", cwd=here)
+    assert made.returncode == 0, made.stderr
+    assert "left out: blocks 1: not chosen" in made.stdout
+
+
+def test_torchscript_needs_no_from(here: Path) -> None:
+    torch.jit.script(torch.nn.Linear(4, 1)).save(str(here / "script.pt"))
+    words = ("convert", "script.pt", "--model", "m.gguf", "-o", "o.steer")
+    refused(typed(*words, cwd=here), "no direction.N")
 
 
 def test_against_needs_a_model(here: Path) -> None:

@@ -15,12 +15,17 @@ import torch
 from torch import nn
 
 from edgesteer.bundle import Bundle, ModelInfo, load, read_model_info, save
-from edgesteer.errors import BundleError
+from edgesteer.errors import BundleError, ModelError
+from edgesteer.runtime.turns import read_turns
+from edgesteer.scope import BIT, scope_bits
 from edgesteer_converters import model_parity
-from edgesteer_converters.artifact import Artifact, Choice
-from edgesteer_converters.convert import Converted, Settings, against, convert, read, scales, visited
+from edgesteer_converters.artifact import Artifact, Choice, told
+from edgesteer_converters.convert import Settings, accepted, against, convert, read, visited
+from edgesteer_converters.converted import Converted
 from edgesteer_converters.model_parity import Text
 from edgesteer_converters.networks.psr import from_modules
+from edgesteer_converters.torch_model import TorchModel
+from edgesteer_converters.torch_side import check_memory, float32_bytes, free_memory, reference, scales
 from tests.converters.torch_gates import networks
 from tests.runtime.support import steered
 
@@ -134,13 +139,60 @@ def test_fewer_bits_state_their_loss(gguf: Path, info: ModelInfo, tmp_path: Path
     modules = networks(nn.GELU(), last=nn.Sigmoid(), width=info.n_embd, blocks=BLOCKS)
     artifact = from_modules(modules, directions(info.n_embd))
     found = done(artifact, gguf, info, weights=weights, parity=False, ort=True)
-    told = found.bundle.evaluation["parity"]["quantized"]
-    assert told["weights"] == weights
-    assert 0 < told["max_abs"] < 0.1
+    lost = found.bundle.evaluation["parity"]["quantized"]
+    assert lost["weights"] == weights
+    assert 0 < lost["max_abs"] < 0.1
     assert found.bundle.gate_ort is not None
     assert found.bundle.gate_gguf is None
     save(found.bundle, tmp_path / "q.steer")
     assert load(tmp_path / "q.steer").gate == found.bundle.gate
+
+
+@pytest.mark.parametrize("weights", ["fp16", "int8"])
+def test_fewer_bits_still_mean_the_same_as_their_source(gguf: Path, info: ModelInfo, weights: str) -> None:
+    """The loss is told as such, and is not held to what float32 keeps; another source is still found."""
+    modules = networks(nn.GELU(), last=nn.Sigmoid(), width=info.n_embd, blocks=BLOCKS)
+    artifact = from_modules(modules, directions(info.n_embd))
+    bundle = done(artifact, gguf, info, weights=weights, parity=False).bundle
+    found = against(bundle, artifact, gguf, 1)
+    figures = found.to_json()["parity"]
+    assert "coefficients" not in figures
+    assert figures["quantized"]["weights"] == weights
+    assert 1e-5 < figures["quantized"]["max_abs"] < 0.1
+    assert figures["model"]["holds"]
+    assert any(line.startswith(weights) for line in found.lines())
+
+
+def test_a_bundle_without_all_blocks_is_not_its_source(gguf: Path, info: ModelInfo) -> None:
+    vectors = directions(info.n_embd)
+    part = convert(Artifact("plain", {1: vectors[1]}), gguf, info, Settings(name="part")).bundle
+    with pytest.raises(BundleError, match="no blocks 3, which the source has"):
+        against(part, Artifact("plain", vectors), gguf, 1)
+
+
+@pytest.mark.parametrize("dropped", [None, [], [2], "3", {"3": 1}])
+def test_a_network_may_lack_what_its_manifest_says_was_dropped(info: ModelInfo, dropped: Any) -> None:
+    vectors, weight = directions(info.n_embd), np.ones((info.n_embd, 1), np.float32)
+    gate = {n: [(weight, np.ones(1, np.float32))] for n in BLOCKS}
+    source, build = Artifact("psr", vectors, gate), {"name": "n", "model": info}
+    part = {"directions": {1: vectors[1]}, "gate": {1: gate[1]}}
+    bundle = Bundle.build(**build, **part, training={"dropped_blocks": dropped})  # type: ignore[arg-type]
+    with pytest.raises(BundleError, match="no blocks 3"):
+        scales(source, bundle)
+    bundle = Bundle.build(**build, **part, training={"dropped_blocks": [3]})  # type: ignore[arg-type]
+    assert list(scales(source, bundle)) == [1]
+
+
+def test_torch_steers_in_the_sources_blocks(gguf: Path, info: ModelInfo) -> None:
+    """A block that the bundle lacks shows in the KL, although nobody compares its coefficients."""
+    llm = steered(gguf, n_threads=1, n_threads_batch=1)
+    vectors = directions(info.n_embd, 20.0)
+    bundle = convert(Artifact("plain", {1: vectors[1]}), gguf, info, Settings(name="part")).bundle
+    texts = [Text(llm.tokenize(b"the ship"), llm.tokenize(b" sails on", add_bos=False))]
+    theirs = TorchModel.load(gguf)
+    for source, holds in (({1: vectors[1]}, True), (vectors, False)):
+        found = model_parity.model_parity(theirs, reference(Artifact("plain", source)), llm, bundle, texts)
+        assert found.holds is holds
 
 
 def test_a_constant_opens_no_model_and_means_the_same(info: ModelInfo, gguf: Path, tmp_path: Path) -> None:
@@ -181,9 +233,9 @@ def test_a_steered_model_that_disagrees_is_a_failure(
     real = model_parity.model_parity
 
     def wrong(model: Any, reference: Any, *rest: Any) -> Any:
-        return real(model, lambda n, h: 40 * reference(n, h), *rest)
+        return real(model, {n: lambda h, add=add: 40 * add(h) for n, add in reference.items()}, *rest)
 
-    monkeypatch.setattr("edgesteer_converters.convert.model_parity", wrong)
+    monkeypatch.setattr("edgesteer_converters.torch_side.model_parity", wrong)
     with pytest.raises(BundleError, match="KL of .* nothing was written"):
         done(artifact, gguf, info)
 
@@ -193,6 +245,72 @@ def test_options_of_networks_are_refused_for_constants(info: ModelInfo, gguf: Pa
     for how in ({"weights": "int8"}, {"ort": True}):
         with pytest.raises(BundleError, match="there is no gate"):
             done(artifact, gguf, info, **how)
+
+
+def test_a_strength_of_zero_is_compared_at_one(gguf: Path, info: ModelInfo) -> None:
+    artifact = Artifact("plain", directions(info.n_embd, 3.0))
+    zero = done(artifact, gguf, info, parity=True, strength=0.0)
+    assert zero.bundle.strength.default == 0
+    one = done(artifact, gguf, info, parity=True, strength=1.0)
+    assert zero.to_json() == one.to_json()
+    kl = zero.to_json()["parity"]["model"]["kl"]
+    assert kl["steered"] != kl["unsteered"]
+
+
+def test_a_steered_model_that_says_nothing_is_refused(gguf: Path, info: ModelInfo, monkeypatch: Any) -> None:
+    class Silent:
+        spoken: tuple[int, ...] = ()
+
+    monkeypatch.setattr("edgesteer.evaluate.Chat.replies", lambda *_, **__: [Silent()])
+    with pytest.raises(BundleError, match="says nothing at strength 2.*smaller --strength") as refused:
+        done(Artifact("plain", directions(info.n_embd)), gguf, info, parity=True, strength=2.0)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("scope", ["all", "conversation", "response"])
+def test_the_rows_in_scope_are_visited(gguf: Path, info: ModelInfo, tmp_path: Path, scope: str) -> None:
+    artifact = network(tmp_path / "n.pt", info)
+    llm = steered(gguf, n_threads=1, n_threads_batch=1)
+    bundle = Bundle.build(
+        name="s", directions=artifact.directions, gate=artifact.gate, model=info, scope=scope
+    )
+    text = Text(llm.tokenize(b"the ship is"), llm.tokenize(b" sailing on", add_bos=False))
+    tokens = [*text.prompt, *text.reply]
+    inside = scope_bits(tokens, len(text.prompt), read_turns(llm)) & BIT[scope] != 0
+    assert inside.sum() == (len(tokens) if scope != "response" else len(text.reply) + 1)
+    assert [len(rows) for rows in visited(llm, bundle, [text]).values()] == [inside.sum()] * len(BLOCKS)
+
+
+def test_a_comparison_that_does_not_fit_is_refused(gguf: Path, info: ModelInfo, monkeypatch: Any) -> None:
+    assert (free_memory() or 2**40) > 2**20
+    assert float32_bytes(gguf) >= 8 * info.n_embd * info.n_layer
+    check_memory(gguf)
+    monkeypatch.setattr("edgesteer_converters.torch_side.free_memory", lambda: 1000)
+    with pytest.raises(BundleError, match="--no-parity") as refused:
+        done(Artifact("plain", directions(info.n_embd)), gguf, info, parity=True)
+    assert "\n" not in str(refused.value)
+    monkeypatch.setattr("edgesteer_converters.torch_side.free_memory", lambda: None)
+    check_memory(gguf)
+
+
+def test_a_model_that_torch_cannot_load_can_go_without(
+    gguf: Path, info: ModelInfo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unknown(path: Path) -> TorchModel:
+        raise ModelError(f"{path}: found ValueError: no such architecture; expected one; use another model")
+
+    monkeypatch.setattr(TorchModel, "load", unknown)
+    with pytest.raises(ModelError, match="use another model, or convert with --no-parity"):
+        done(Artifact("plain", directions(info.n_embd)), gguf, info, parity=True)
+
+
+def test_what_is_dropped_is_told(info: ModelInfo) -> None:
+    vectors, weight = directions(info.n_embd), np.ones((info.n_embd, 1), np.float32)
+    gate = {n: [(weight, np.array([1e3 if n == 1 else -1e3], np.float32))] for n in BLOCKS}
+    rows = {n: np.ones((2, info.n_embd), np.float32) for n in BLOCKS}
+    found = accepted(Artifact("psr", vectors, gate), rows, info, Settings(name="n"))
+    assert found.bundle.training["dropped_blocks"] == [3]
+    assert any("block 3" in line for line in told(found.bundle.training))
 
 
 def test_gates_that_never_open_are_refused(gguf: Path, info: ModelInfo, tmp_path: Path) -> None:
@@ -227,6 +345,6 @@ done = accepted(Artifact("psr", directions, gate, "response"), rows, info, Setti
 save(done.bundle, {str(tmp_path / "big.steer")!r})
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024))
 """
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert int(told.stdout) < 2**30
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(ran.stdout) < 2**30
     assert load(tmp_path / "big.steer").layers == tuple(range(1, 32))

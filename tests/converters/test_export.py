@@ -16,7 +16,7 @@ from edgesteer.bundle.gate_fold import fold_layer
 from edgesteer.errors import BundleError
 from edgesteer_converters.networks.coefficients import asking
 from edgesteer_converters.networks.export import export_gate
-from edgesteer_converters.networks.merge import layers_of, stamp
+from edgesteer_converters.networks.merge import layers_of, renumbered, stamp
 from tests.converters.torch_gates import BLOCKS, WIDTH, activations, networks, relu_networks, torch_says
 
 
@@ -254,3 +254,40 @@ def test_what_cannot_be_a_gate_is_refused_in_one_line(modules: Any, message: str
 def test_a_network_that_ignores_the_activation_is_refused() -> None:
     with pytest.raises(BundleError):
         export_gate(Constant(), [1], WIDTH)
+
+
+@pytest.mark.parametrize("to", [{1: 0, 2: 1, 4: 3}, {1: 3, 2: 7, 4: 8}])
+def test_a_renumbered_gate_says_the_same_of_other_blocks(to: dict[int, int]) -> None:
+    gate = export_gate(networks(nn.GELU()), BLOCKS, WIDTH)
+    assert isinstance(gate, bytes)
+    moved = renumbered(gate, to)
+    assert layers_of(moved) == list(to.values())
+    rows = activations()[1]
+    for old, new in to.items():
+        assert np.array_equal(asking(moved)(new, rows), asking(gate)(old, rows))
+    check_gate(moved, list(to.values()), WIDTH, "0" * 64)
+
+
+class Doubled(nn.Module):
+    """relu(z + z), and z W + z: the signal where a chain of layers has a constant."""
+
+    def __init__(self, late: bool) -> None:
+        super().__init__()
+        self.late, self.first = late, nn.Linear(WIDTH, 1)
+        self.square = nn.Parameter(torch.randn(WIDTH, WIDTH))
+
+    def forward(self, h: torch.Tensor) -> torch.Tensor:
+        if self.late:
+            z = self.first(h)
+            return torch.relu(z + z)
+        return torch.relu(self.first(torch.relu(torch.addmm(h, h, self.square))))
+
+
+@pytest.mark.parametrize("late", [True, False])
+def test_a_signal_that_meets_itself_is_no_chain_of_layers(late: bool) -> None:
+    torch.manual_seed(0)
+    module = Doubled(late).eval()
+    gate = export_gate(module, [1], WIDTH)
+    assert isinstance(gate, bytes)
+    rows = activations()[1]
+    assert np.abs(asking(gate)(1, rows) - torch_says(module, rows)).max() < 1e-5

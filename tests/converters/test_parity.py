@@ -1,4 +1,4 @@
-"""Parity is measured per block, against Torch or an artifact, and a miss is an error with figures."""
+"""Parity is measured per block, against Torch, and a miss is an error with figures."""
 
 from __future__ import annotations
 
@@ -10,11 +10,16 @@ import torch
 from torch import nn
 
 from edgesteer.errors import BundleError
-from edgesteer_converters.artifact import Artifact
-from edgesteer_converters.networks.export import export_gate
-from edgesteer_converters.networks.psr import from_modules
-from edgesteer_converters.parity import MAX_ABS, coefficient_parity
-from tests.converters.torch_gates import BLOCKS, WIDTH, activations, directions, networks, relu_networks
+from edgesteer_converters.networks.export import export_gate, torch_blocks
+from edgesteer_converters.parity import MAX_ABS, Parity, require, same_coefficients
+from tests.converters.torch_gates import BLOCKS, WIDTH, activations, networks, relu_networks
+
+
+def parity(network: Any, gate: Any, rows: Any) -> list[Parity]:
+    asked = {n: block.coefficients for n, block in torch_blocks(network, BLOCKS, WIDTH).items()}
+    found = same_coefficients(asked, gate, rows)
+    require(found, "gate")
+    return found
 
 
 @pytest.mark.parametrize(
@@ -22,10 +27,9 @@ from tests.converters.torch_gates import BLOCKS, WIDTH, activations, directions,
 )
 def test_a_gate_agrees_with_the_modules_it_was_made_of(modules: Any) -> None:
     gate = export_gate(modules, BLOCKS, WIDTH)
-    for network in (modules, from_modules(modules, directions())):
-        found = coefficient_parity(network, gate, activations())
-        assert [p.block for p in found] == list(BLOCKS)
-        assert all(p.n == 40 and p.mean_abs <= p.max_abs <= MAX_ABS for p in found)
+    found = parity(modules, gate, activations())
+    assert [p.block for p in found] == list(BLOCKS)
+    assert all(p.n == 40 and p.mean_abs <= p.max_abs <= MAX_ABS for p in found)
 
 
 @pytest.mark.parametrize("modules", [relu_networks, lambda: networks(nn.Tanh())])
@@ -38,15 +42,15 @@ def test_a_difference_is_found_in_its_block(modules: Any) -> None:
     with pytest.raises(
         BundleError, match=r"differ by up to \S+ \(mean \S+, 40 tokens, .*at block 2; expected at most 1e-05"
     ):
-        coefficient_parity(after, gate, activations())
-    assert coefficient_parity(after, gate, {1: activations()[1]})
+        parity(after, gate, activations())
+    assert parity(after, gate, {1: activations()[1]})
 
 
 def test_large_coefficients_are_judged_in_proportion() -> None:
     modules = networks(nn.Tanh())
     for module in modules.values():
         module[2].weight.data *= 3e4  # type: ignore[index, union-attr, operator]
-    found = coefficient_parity(modules, export_gate(modules, BLOCKS, WIDTH), activations())
+    found = parity(modules, export_gate(modules, BLOCKS, WIDTH), activations())
     assert max(p.size for p in found) > 1e4
 
 
@@ -55,7 +59,7 @@ def test_nan_is_a_difference() -> None:
     rows[1][0, 0] = np.nan
     modules = networks(nn.Tanh())
     with pytest.raises(BundleError, match="differ by up to nan"):
-        coefficient_parity(modules, export_gate(modules, BLOCKS, WIDTH), rows)
+        parity(modules, export_gate(modules, BLOCKS, WIDTH), rows)
 
 
 def test_nothing_to_compare_is_refused() -> None:
@@ -63,6 +67,4 @@ def test_nothing_to_compare_is_refused() -> None:
     gate = export_gate(modules, BLOCKS, WIDTH)
     for rows in ({}, activations(rows=0)):
         with pytest.raises(BundleError, match="no activations"):
-            coefficient_parity(modules, gate, rows)
-    with pytest.raises(BundleError, match="without a gate"):
-        coefficient_parity(Artifact("psr", directions()), gate, activations())
+            parity(modules, gate, rows)

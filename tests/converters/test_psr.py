@@ -20,6 +20,7 @@ from edgesteer.errors import BundleError
 from edgesteer_converters.artifact import Choice
 from edgesteer_converters.networks import psr
 from edgesteer_converters.networks.coefficients import asking
+from edgesteer_converters.torch_side import torch_coefficients
 from tests.converters.torch_gates import (
     BLOCKS,
     MODEL,
@@ -66,7 +67,8 @@ def test_files_add_up_and_half_precision_is_widened(tmp_path: Path) -> None:
     artifact = psr.read(paths, MODEL, ANY)
     assert artifact.directions[2].dtype == np.float32
     assert np.array_equal(artifact.directions[2], tensors["direction.2"].float().numpy())
-    assert set(artifact.facts["files"]) == {"gates.pt", "directions.pt"}
+    assert [file["name"] for file in artifact.facts["files"]] == ["gates.pt", "directions.pt"]
+    assert artifact.facts["dtype"] == "bfloat16"
     with pytest.raises(BundleError, match="a second time"):
         psr.read([paths[0], paths[0]], MODEL, ANY)
 
@@ -83,15 +85,18 @@ def test_reading_needs_neither_torch_nor_onnx_to_import() -> None:
 
 def test_a_choice_takes_blocks_and_moves_an_input_to_the_block_before(tmp_path: Path) -> None:
     path = _saved(tmp_path, state_dict(relu_networks(), directions()))
-    some = psr.read([path], MODEL, Choice(blocks=(2, 5)))
-    assert list(some.directions) == list(some.gate) == [2, 4]  # type: ignore[arg-type]
-    moved = psr.read([path], MODEL, Choice(blocks=(2, 5), site="block_input"))
-    assert list(moved.directions) == [1, 3]
+    some = psr.read([path], MODEL, Choice(blocks=(1, 2)))
+    assert list(some.directions) == list(some.gate) == [1, 2]  # type: ignore[arg-type]
+    assert any("4" in line for line in some.facts["dropped"])
+    moved = psr.read([path], MODEL, Choice(blocks=(3, 3), site="block_input"))
+    assert list(moved.directions) == list(moved.gate) == [3]  # type: ignore[arg-type]
     assert np.array_equal(moved.directions[3], directions()[4])
-    with pytest.raises(BundleError, match=r"blocks \[1\]"):
+    assert "shifted" in moved.facts["block_base"]
+    with pytest.raises(BundleError, match=r"blocks \[0\]"):
         psr.read([path], MODEL, Choice(site="block_input"))  # block 1's input is block 0's output
-    with pytest.raises(BundleError, match="range of blocks"):
-        psr.read([path], MODEL, Choice(blocks=(5, 5)))
+    for absent in ((5, 5), (2, 4), (4, 5)):
+        with pytest.raises(BundleError, match="not (3|5)"):
+            psr.read([path], MODEL, Choice(blocks=absent))
     with pytest.raises(BundleError, match="site 'mlp'"):
         psr.read([path], MODEL, Choice(site="mlp"))
     with pytest.raises(BundleError, match="names say both"):
@@ -110,8 +115,8 @@ def _changed(name: str, value: Any) -> dict[str, torch.Tensor]:
         ("gate.9.0.weight", torch.ones(1, WIDTH), "layers 0, 1"),
         ("direction.3", torch.ones(WIDTH), "both for every block"),
         ("direction.2", torch.ones(WIDTH + 1), r"direction.2 \[17\]; expected \[16\]"),
-        ("direction.2", torch.full((WIDTH,), float("nan")), "NaN or infinity in direction.2"),
-        ("gate.2.0.weight", torch.full((5, WIDTH), float("inf")), "NaN or infinity at block 2"),
+        ("direction.2", torch.full((WIDTH,), float("nan")), "NaN or infinity in 'direction.2'"),
+        ("gate.2.0.weight", torch.full((5, WIDTH), float("inf")), "NaN or infinity in 'gate.2.0.weight'"),
         (
             "gate.2.0.weight",
             torch.ones(WIDTH, 5),
@@ -139,6 +144,13 @@ def test_blocks_that_the_model_cannot_steer_are_refused(tmp_path: Path) -> None:
         path = _saved(tmp_path, state_dict(one, {block: directions()[1]}))
         with pytest.raises(BundleError, match="blocks that can be steered, 1 to 5"):
             psr.read([path], MODEL, ANY)
+
+
+def test_extensions_are_told_whatever_their_case(tmp_path: Path) -> None:
+    path = tmp_path / "PSR.PT"
+    torch.save(state_dict(relu_networks(), directions()), path)
+    assert psr.recognises(path)
+    assert list(psr.read([path], MODEL, ANY).directions) == list(BLOCKS)
 
 
 class Loud:
@@ -214,10 +226,12 @@ def test_torchscript_with_directions_beside_it_keeps_the_numbers_of_its_blocks(t
     beside = _saved(tmp_path, {f"direction.{n}": torch.ones(WIDTH) * n for n in (2, 4)}, ".safetensors")
     moved = psr.read([path, beside], MODEL, Choice(site="block_input"))
     assert list(moved.directions) == [1, 3]
+    assert [file["name"] for file in moved.facts["files"]] == [path.name, Path(beside).name]
     rows = activations()[1]
     for n in (2, 4):  # block N of the file, which is the output of N - 1
         expected = torch.tanh(torch.from_numpy(rows) @ module.table[n]).detach().numpy()
         assert np.abs(asking(moved.gate)(n - 1, rows) - expected).max() < 1e-5  # type: ignore[arg-type]
+        assert np.abs(torch_coefficients(moved)(n - 1, rows) - expected).max() < 1e-6  # not of block N - 1
 
 
 class Writes(nn.Module):

@@ -8,10 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from edgesteer.bundle import ModelInfo
 from edgesteer.errors import BundleError
+from edgesteer_converters.artifact import Choice
 from edgesteer_converters.readers import PRODUCERS, recognise
 from tests.bundle.samples import refused
 from tests.converters.vector_samples import FIXTURES, rows, write_gguf
+
+MODEL = ModelInfo("llama", "tiny", 4, 6, "F32")
 
 
 def test_no_torch_until_a_file_needs_it() -> None:
@@ -52,6 +56,18 @@ def test_the_generators_file_beside_a_companion_is_still_the_generators(tmp_path
     path = write_gguf(tmp_path / "a_vector.gguf", rows([1, 2, 3]), 3, signed=True)
     write_gguf(tmp_path / "a_debias.gguf", rows([1, 2, 3]), 4)
     assert recognise([path]) == "cvector-generator"
+
+
+@pytest.mark.parametrize("name", ["net.pt", "NET.PT"])
+def test_torchscript_is_a_network(tmp_path: Path, name: str) -> None:
+    torch = pytest.importorskip("torch")
+    torch.jit.script(torch.nn.Linear(4, 1)).save(str(tmp_path / name))
+    torch.save({"direction.1": torch.ones(4)}, tmp_path / "directions.pt")
+    assert recognise([tmp_path / name]) == "psr"
+    assert recognise([tmp_path / name, tmp_path / "directions.pt"]) == "psr"
+    with pytest.raises(BundleError, match="TorchScript, which is code.*--from psr") as refused_:
+        PRODUCERS["repeng"].read([tmp_path / name], MODEL, Choice())
+    assert "weights_only" not in str(refused_.value)
 
 
 def test_every_producer_keeps_the_protocol() -> None:

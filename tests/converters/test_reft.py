@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,11 @@ import torch
 from edgesteer.bundle import Bundle, check_gate, encode_directions
 from edgesteer.bundle.agreement import sha256
 from edgesteer.errors import BundleError
-from edgesteer_converters.artifact import Choice
+from edgesteer_converters.artifact import Artifact, Choice
 from edgesteer_converters.networks import reft
 from edgesteer_converters.networks.coefficients import asking
 from edgesteer_converters.networks.merge import stamp
+from edgesteer_converters.torch_side import against_torch, torch_coefficients
 from tests.converters.torch_gates import MODEL, WIDTH, activations
 
 ANY = Choice()
@@ -75,9 +77,57 @@ def test_a_choice_names_the_block_or_takes_some(tmp_path: Path) -> None:
     assert list(reft.read([path], MODEL, Choice(block=2)).directions) == [2]
     assert list(reft.read([path], MODEL, Choice(block=2, site="block_input")).directions) == [1]
     paths = [_saved(tmp_path, _loreft(n), NAME.format(n)) for n in (1, 2, 4)]
-    assert list(reft.read(paths, MODEL, Choice(blocks=(2, 9))).directions) == [2, 4]
-    with pytest.raises(BundleError, match="no block in the range"):
-        reft.read(paths, MODEL, Choice(blocks=(5, 5)))
+    some = reft.read(paths, MODEL, Choice(blocks=(1, 2)))
+    assert list(some.directions) == list(some.network) == [1, 2]
+    moved = reft.read(paths[1:], MODEL, Choice(blocks=(3, 3), site="block_input"))
+    assert np.array_equal(moved.directions[3], _loreft(4)["rotate_layer"][:, 0].numpy())
+    for absent in ((2, 4), (5, 5)):
+        with pytest.raises(BundleError, match="not (3|5)"):
+            reft.read(paths, MODEL, Choice(blocks=absent))
+
+
+def test_choices_that_mean_nothing_are_refused(tmp_path: Path) -> None:
+    paths = [_saved(tmp_path, _loreft(n), NAME.format(n)) for n in (1, 2)]
+    with pytest.raises(BundleError, match="a choice of block 1 for 2 files"):
+        reft.read(paths, MODEL, Choice(block=1))
+    with pytest.raises(BundleError, match="a choice of tensor"):
+        reft.read(paths, MODEL, Choice(tensor="weight"))
+    weight = _saved(tmp_path, torch.ones(1, WIDTH), "LsReFT_weight.pt")
+    with pytest.raises(BundleError, match="--block"):
+        reft.read([weight], MODEL, Choice(block=2, blocks=(1, 2)))
+    with pytest.raises(BundleError, match="the site 'mlp'"):
+        reft.read([weight], MODEL, Choice(block=2, site="mlp"))
+
+
+def test_torch_is_asked_for_the_coefficients_of_loreft(tmp_path: Path) -> None:
+    """The comparison needs a network that is not the gate itself, and finds a gate that differs."""
+    artifact = reft.read([_saved(tmp_path, _loreft(3), NAME.format(3))], MODEL, ANY)
+    rows = activations(blocks=(3,))
+    asked = torch_coefficients(artifact)
+    assert np.abs(asked(3, rows[3]) - asking(artifact.gate)(3, rows[3])).max() < 1e-5  # type: ignore[arg-type]
+    other = reft.read([_saved(tmp_path, _loreft(4), NAME.format(3))], MODEL, ANY)
+    bundle = Bundle.build(name="r", directions=artifact.directions, gate=_stamped(artifact), model=MODEL)
+    assert against_torch(artifact, bundle, rows)
+    with pytest.raises(BundleError, match="coefficients that differ"):
+        against_torch(replace(artifact, network=other.network), bundle, rows)
+    with pytest.raises(BundleError, match="without the network"):
+        torch_coefficients(replace(artifact, network=None))
+
+
+def _stamped(artifact: Artifact) -> bytes:
+    assert isinstance(artifact.gate, bytes)
+    digest = sha256(encode_directions(artifact.directions, MODEL.architecture))
+    return stamp(artifact.gate, list(artifact.directions), digest)
+
+
+def test_facts_are_as_those_of_vectors(tmp_path: Path) -> None:
+    path = _saved(tmp_path, _loreft(3), NAME.format(3).replace(".bin", ".BIN"))
+    assert reft.recognises(path)
+    facts = reft.read([tmp_path], MODEL, ANY).facts
+    assert facts["files"] == [{"name": path.name, "sha256": sha256(path.read_bytes())}]
+    assert facts["norm"]["max"] == pytest.approx(1)
+    assert (facts["site"], facts["dtype"], facts["dropped"]) == ("block_output", "float32", [])
+    assert any("positions" in note for note in facts["notes"])
 
 
 @pytest.mark.parametrize(
@@ -101,6 +151,7 @@ def test_a_choice_names_the_block_or_takes_some(tmp_path: Path) -> None:
             NAME.format(2),
             "cannot be told",
         ),
+        (_loreft(0) | {"rotate_layer": torch.tensor(1.0)}, NAME.format(2), "LoReFT of rank 1"),
         ({"weight": torch.ones(1, WIDTH)}, NAME.format(2), "LoReFT"),
     ],
 )

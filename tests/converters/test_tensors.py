@@ -77,6 +77,14 @@ def test_every_float_becomes_float32_and_is_told(tmp_path: Path, dtype: str, suf
     np.testing.assert_array_equal(file.tensors["a"], tensor.float().numpy())
 
 
+def test_a_safetensors_file_whose_metadata_is_null(tmp_path: Path) -> None:
+    header = b'{"__metadata__":null,"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'
+    path = tmp_path / "v.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header + np.ones(1, np.float32).tobytes())
+    file = read_file(path)
+    assert (file.tensors["a"].tolist(), file.texts) == ([1.0], {})
+
+
 def test_numpy_files(tmp_path: Path) -> None:
     np.save(tmp_path / "v.npy", ROW.astype(">f8"))
     np.testing.assert_array_equal(read_tensors(tmp_path / "v.npy")[""], ROW)

@@ -1,0 +1,32 @@
+"""Knows how an optional package is asked for, and what is said where it is not there.
+
+In: a package and what it is needed for. Out: the package, or MissingExtra. Nothing is imported before.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from edgesteer.errors import MissingExtra
+
+
+def need(package: str, purpose: str) -> Any:
+    """The package. Raises MissingExtra."""
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        raise missing(package, purpose) from error
+
+
+def need_torch(purpose: str) -> Any:
+    return need("torch", purpose)
+
+
+def need_onnx() -> Any:
+    return need("onnx", "write a gate")
+
+
+def missing(package: str, purpose: str) -> MissingExtra:
+    """The error to raise where an optional package is not there."""
+    return MissingExtra(f"{package}: not installed; needed to {purpose}; pip install 'edgesteer[convert]'")
