@@ -68,6 +68,8 @@ def _source(file: tensors.TensorFile, names: Sequence[str], choice: Choice, shif
         choice.site or "block_output",
         [(file.path, file.sha256)],
         [file.dtypes[name] for name in names if name in file.dtypes],
+        # A stack of all blocks begins with it; a single vector there is a mistake.
+        block_0="has no slot" if choice.blocks is not None and choice.blocks[1] > 0 else None,
         notes=[f"tensor: {choice.tensor}"] if choice.tensor is not None else [],
     )
 

@@ -45,7 +45,7 @@ def _facts(manifest: Mapping[str, Any]) -> str:
         "Kind": _KINDS[manifest["kind"]],
         "Acts on": _SCOPES[manifest["scope"]] + f" (scope `{manifest['scope']}`)",
         "Blocks": spans(manifest["layers"]),
-        "Strength": f"{strength['default']} (evaluated from {strength['min']} to {strength['max']})",
+        "Strength": f"{strength['default']} ({_range_of(manifest)} {strength['min']} to {strength['max']})",
         "Made for": f"{model['name']}, {model['file_type']}",
         "Model shape": f"`{model['architecture']}`, {model['n_layer']} blocks, width {model['n_embd']}",
         "Base weights": f"`{model['base_sha256']}`" if "base_sha256" in model else "not identified",
@@ -53,6 +53,11 @@ def _facts(manifest: Mapping[str, Any]) -> str:
     return "\n".join(
         ["| | |", "|---|---|", *(f"| {key} | {_inline(value)} |" for key, value in rows.items())]
     )
+
+
+def _range_of(manifest: Mapping[str, Any]) -> str:
+    """A conversion's parity says nothing of a range of strengths."""
+    return "evaluated from" if manifest["evaluation"].keys() - {"parity"} else "not evaluated; meant for"
 
 
 def _use(manifest: Mapping[str, Any]) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from edgesteer.cli.options import Finite, json_option, print_json, resolve_model, threads_option
+from edgesteer.cli.options import FINITE, json_option, print_json, resolve_model, threads_option
 from edgesteer.cli.progress import bar, check_output
 from edgesteer.scope import SCOPES
 
@@ -73,7 +73,7 @@ def choice_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option(
     "--scope", type=click.Choice(SCOPES), help="Where it acts; what the producer knows of it without it."
 )
-@click.option("--strength", type=Finite(), help="The default strength; 1 without it.")
+@click.option("--strength", type=FINITE, help="The default strength; 1 without it.")
 @click.option(
     "--weights",
     type=click.Choice(["fp32", "fp16", "int8"]),
@@ -132,7 +132,8 @@ def _given_bundle(files: tuple[str, ...]) -> Bundle | None:
     if len(files) != 1:
         return None
     path = Path(files[0])
-    if path.exists() and path.suffix.lower() != ".steer":
+    is_bundle = path.suffix.lower() == ".steer" or (path / "manifest.json").is_file()
+    if path.exists() and not is_bundle:
         return None
     return load(resolve_bundle(files[0]))
 
@@ -224,6 +225,10 @@ def _report(output: Path, bundle: Bundle, done: Converted | None, as_json: bool)
         return
     left = " (the constant part alone)" if bundle.kind == "psr" and output.suffix.lower() != ".steer" else ""
     click.echo(f"{output}: {bundle.kind}{left}, blocks {spans(list(bundle.layers))}, width {bundle.n_embd}")
+    if output.suffix.lower() != ".steer":
+        click.echo(f"  these files hold no strength; the bundle's default is {bundle.strength.default:g}")
+    if output.suffix.lower() == ".gguf":
+        click.echo(f"  llama.cpp: --control-vector-scaled {output}:{bundle.strength.default:g}")
     if done is None:
         return
     from edgesteer_converters.artifact import told as facts_told

@@ -45,6 +45,19 @@ class Finite(click.FloatRange):
         return number
 
 
+class _FiniteNumber(click.types.FloatParamType):
+    """A number that is no NaN and no infinity."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number: float = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a finite number.", param, ctx)
+        return number
+
+
+FINITE = _FiniteNumber()
+
+
 def llama_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Adds n_threads, n_ctx and n_gpu_layers (int or None) under llama.cpp's spellings, and gate_engine."""
     for option in (

@@ -54,6 +54,24 @@ def test_a_vector_there_and_back(here: Path) -> None:
     assert load(here / "w.steer").digest == bundle.digest
 
 
+def test_a_folder_is_a_bundle_and_an_export_says_how_strong_it_was(here: Path) -> None:
+    words = ("--block", 2, "--strength", 1.5, "-o", "v.steer")
+    assert typed("convert", "v.npy", *PLAIN, *words, cwd=here).returncode == 0
+    assert typed("inspect", "v.steer", "--extract", "folder", cwd=here).returncode == 0
+    back = typed("convert", "folder", "-o", "v.gguf", cwd=here)
+    assert back.returncode == 0, back.stderr
+    assert "--control-vector-scaled v.gguf:1.5" in back.stdout
+    assert load(here / "v.gguf").digest == load(here / "v.steer").digest
+
+
+def test_a_stack_of_all_blocks_loses_the_first_and_says_so(here: Path) -> None:
+    made = typed("convert", "stack.pt", *PLAIN, "--blocks", "0-1", "-o", "s.steer", cwd=here)
+    assert made.returncode == 0, made.stderr
+    assert load(here / "s.steer").layers == (1,)
+    assert "block 0" in made.stdout
+    refused(typed("convert", "v.npy", *PLAIN, "--block", 0, "-o", "z.steer", cwd=here), "block 0")
+
+
 def test_a_network_with_its_table_and_verified_against_its_source(here: Path) -> None:
     made = typed("convert", "net.pt", "--model", "m.gguf", "-t", 1, "-o", "net.steer", cwd=here)
     assert made.returncode == 0, made.stderr
