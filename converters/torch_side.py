@@ -136,7 +136,7 @@ def compared(
     if not found.holds:
         seen = f"a KL of {found.kl:.3g} nats between Torch and the runtime, steered"
         raise refusal(
-            bundle.name, seen, f"at most {found.allowed:.3g}", "report the network; nothing was written"
+            bundle.name, seen, f"at most {found.allowed:.3g}", "check that model and source belong together"
         )
     return found
 

@@ -169,6 +169,10 @@ def command(
 
     # What can fail at once fails before the minutes of work.
     check_output(output, force)
+    if output.suffix.lower() in (".gguf", ".onnx", ".safetensors"):
+        raise click.UsageError(
+            f"-o {output}: learn writes bundles, NAME.steer; `edgesteer convert` makes others of them"
+        )
     if replies is not None:
         check_output(replies, force)
     recipe = Recipe(blocks=_blocks(blocks), **{key: options.pop(key) for key in _RECIPE})
