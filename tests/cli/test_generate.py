@@ -174,6 +174,9 @@ def test_learn_refuses_before_it_works(model: Model, steer_file: Path, tmp_path:
         "learn", model("llama"), *trait, "--opposite", "you are a PIRATE.", "-o", "x.steer", cwd=tmp_path
     )
     refused(same, "expected two that differ")
+    another = typed("learn", model("llama"), *trait, "-o", "x.gguf", cwd=tmp_path)
+    assert (another.returncode, (tmp_path / "x.gguf").exists()) == (2, False)
+    assert "convert" in another.stderr
     one_block = typed("learn", model("llama"), *trait, "--blocks", "some", "-o", "x.steer", cwd=tmp_path)
     assert one_block.returncode == 2
     assert "--blocks" in one_block.stderr
