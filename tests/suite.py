@@ -83,7 +83,6 @@ def told(trait: Trait, summary: LearnSummary, known: dict[str, Any], seconds: fl
         "seconds": {"all": round(seconds), **{k: round(v) for k, v in summary.seconds.items()}},
         "ways": ways,
         "questions": len(summary.table.questions),
-        **verdicts(ways),
     }
 
 
@@ -99,21 +98,26 @@ def _way(trait: Trait, row: Row) -> dict[str, Any]:
     }
 
 
-def verdicts(ways: dict[str, Any]) -> dict[str, bool]:
-    prompt, closed, refined = ways["prompt"], ways["A-PSR"], ways[OWN]
-    return {
-        "A-PSR's trait reaches the prompt's": closed["trait"] >= prompt["trait"],
-        "A-PSR's own measure reaches the prompt's": closed["own"] >= prompt["own"],
-        "S-PSR's trait beats S-Const's": ways["S-PSR"]["trait"] > ways["S-Const"]["trait"],
-        "A-PSR+KL's trait reaches the prompt's": refined["trait"] >= prompt["trait"],
-        "A-PSR+KL's own measure reaches the prompt's": refined["own"] >= prompt["own"],
-        "A-PSR+KL's trait reaches A-PSR's": refined["trait"] >= closed["trait"],
-    }
+# What is asked of a trait: who reaches whom, by which measure.
+ASKED = (
+    ("A-PSR", "prompt", "trait"),
+    ("A-PSR", "prompt", "own"),
+    ("S-PSR", "S-Const", "trait"),
+    (OWN, "prompt", "trait"),
+    (OWN, "prompt", "own"),
+    (OWN, "A-PSR", "trait"),
+    (OWN, "A-PSR", "own"),
+)
+
+
+def reached(found: dict[str, Any], one: str, other: str, measure: str) -> tuple[list[str], int]:
+    """The traits where `one` is at least `other` by `measure`, and in how many both were measured."""
+    both = {name: t["ways"] for name, t in found.items() if {one, other} <= t["ways"].keys()}
+    return [name for name, ways in both.items() if ways[one][measure] >= ways[other][measure]], len(both)
 
 
 def page(found: dict[str, Any]) -> str:
-    """docs/suite.md, of the traits of which all ways were measured."""
-    found = {name: one for name, one in found.items() if OWN in one["ways"]}
+    """docs/suite.md."""
     lines = [
         "# Six traits, against the prompt",
         "",
@@ -130,12 +134,14 @@ def page(found: dict[str, Any]) -> str:
         lines += [_line(way, row) for way, row in one["ways"].items()]
         lines += [
             "",
-            f"{one['kept']} replies kept, dropped {one['dropped'] or 'none'}; {one['seconds']['all']} s.",
+            f"{one['kept']} replies kept, dropped {one['dropped'] or 'none'}.",
         ]
-    lines += ["", f"## Of {len(found)} traits", "", "| | |", "|---|---|"]
-    for verdict in verdicts(next(iter(found.values()))["ways"]):
-        holds = [name for name, one in found.items() if one[verdict]]
-        lines.append(f"| {verdict} | {len(holds)}: {', '.join(holds) or 'none'} |")
+    lines += ["", "## Who reaches whom", "", "| | by | traits |", "|---|---|---|"]
+    for one, other, measure in ASKED:
+        names, n = reached(found, one, other, measure)
+        lines.append(
+            f"| {one} at least {other} | {measure} | {len(names)} of {n}: {', '.join(names) or 'none'} |"
+        )
     lines.append("")
     return "\n".join(lines)
 

@@ -50,12 +50,25 @@ def test_the_page_is_made_of_what_was_found() -> None:
             "kept": 40,
             "dropped": {},
             "seconds": {"all": 300},
-            "ways": {"prompt": {**row, "strength": None}, "A-PSR": row},
-            "trait_reaches_prompt": True,
-            "own_reaches_prompt": False,
-            "s_psr_beats_s_const": True,
-        }
+            "ways": {
+                "prompt": {**row, "strength": None},
+                "A-PSR": row,
+                "S-PSR": row,
+                "S-Const": {**row, "trait": 0.4},
+            },
+        },
+        "sea": {
+            "sentence": "You are at sea.",
+            "measure": "sea",
+            "kept": 3,
+            "dropped": {"no trait": 1},
+            "seconds": {"all": 300},
+            "ways": {"prompt": {**row, "own": 3.0, "strength": None}, "A-PSR": row},
+        },
     }
     page = suite.page(json.loads(json.dumps(found)))
     assert "| A-PSR | 1.25 | 0.30 | -0.1 to 0.2 | 0.70 | 0.90 | 2.00 |" in page
-    assert "Of 1: trait reaches prompt 1, own reaches prompt 0, s psr beats s const 1." in page
+    assert "| A-PSR at least prompt | trait | 2 of 2: pirate, sea |" in page
+    assert "| A-PSR at least prompt | own | 1 of 2: pirate |" in page
+    assert "| S-PSR at least S-Const | trait | 0 of 1: none |" in page
+    assert "| A-PSR+KL at least prompt | trait | 0 of 0: none |" in page
