@@ -183,6 +183,22 @@ def test_a_trainer_goes_on_from_the_fit_and_what_it_gives_is_what_steers(llm: St
         learnt(llm, refine="kl")
 
 
+@pytest.mark.parametrize("emphasis", ["auto", "always", "never"])
+def test_a_trainer_follows_the_system_prompt_unless_emphasis_was_asked_for(
+    llm: SteeredLlama, monkeypatch: pytest.MonkeyPatch, emphasis: str
+) -> None:
+    monkeypatch.setattr("edgesteer.learn.stages._HEEDED", 1e9)  # a trait that is hardly heeded
+    chat, seen = Chat(llm), []
+
+    def trainer(fits: Any, pairs: Any, **how: Any) -> tuple[Any, dict[str, Any]]:
+        seen.extend(pairs)
+        return fits, {}
+
+    learnt(llm, refine="kl", trainer=trainer, emphasis=emphasis)
+    wanted = chat.emphasised if emphasis == "always" else chat.prompt
+    assert [pair.prompted for pair in seen] == [wanted(pair.question, TRAIT) for pair in seen]
+
+
 def test_progress_never_goes_back_and_ends(llm: SteeredLlama) -> None:
     told: list[tuple[str, float]] = []
     learnt(llm, progress=lambda stage, fraction: told.append((stage, fraction)))
