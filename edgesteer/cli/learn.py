@@ -288,6 +288,8 @@ def _print(output: Path, summary: LearnSummary) -> None:
     click.echo(f"{'':11}{'trait':>7}{'coherence':>11}{'distinct-2':>12}   (training questions, greedy)")
     for label, point in (("prompted", prompted), ("steered", steered)):
         click.echo(f"{label:11}{point.trait:>7.2f}{point.coherence:>11.2f}{point.distinct2:>12.2f}")
+    if dose.target_coherence != prompted.coherence:
+        click.echo(f"{'target':11}{'':7}{dose.target_coherence:>11.2f}")
     if not dose.reached:
         click.echo(
             f"no strength reached the target coherence {dose.target_coherence:.2f}; this is the nearest"

@@ -2,8 +2,8 @@
 
 In:  a bundle, questions, the trait's sentence. Out: a Dose, its curve with it.
 
-The target is the coherence of greedy prompted replies to the same questions, unless one is given. A strength is
-never accepted without a coherence that was measured at it.
+The target is the coherence of greedy prompted replies to the same questions, unless one is given, or the unsteered
+model's where that is less. A strength is never accepted without a coherence that was measured at it.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ class Yardstick:
     scores: Scores
     target: float
     max_tokens: int
+    given: bool = False  # the target is a person's, and not the prompt's
 
     @classmethod
     def of(
@@ -56,16 +57,33 @@ class Yardstick:
         )
         scores = score(chat, replies, plain, prompted)
         target = scores.mean("coherence") if coherence is None else coherence
-        return cls(plain, prompted, scores, target, max_tokens)
+        return cls(plain, prompted, scores, target, max_tokens, coherence is not None)
 
     def dose(self, chat: Chat, bundle: Bundle, likeliest: float, progress: Done) -> Dose:
-        """The largest strength that keeps the target, searched around the likeliest one, from above."""
+        """The largest strength that keeps the target, searched around the likeliest one, from above.
+
+        No more is asked of steering than the unsteered model gives: where no strength keeps the prompt's coherence and
+        the model itself does not either (a base model, which a prompt with examples keeps to the point), the
+        model's own is the target.
+        """
+        found = self._search(chat, bundle, likeliest, self.target, progress)
+        if found.reached or self.given:
+            return found
+        own = self._unsteered(chat)
+        return found if own <= self.target else self._search(chat, bundle, likeliest, own, progress)
+
+    def _unsteered(self, chat: Chat) -> float:
+        with chat.llm.steered([]):
+            replies = chat.replies(self.plain, self.max_tokens, repeat_penalty=REPEAT_PENALTY)
+        return score(chat, replies, self.plain, self.prompted).mean("coherence")
+
+    def _search(self, chat: Chat, bundle: Bundle, likeliest: float, target: float, progress: Done) -> Dose:
         return strength_at(
             chat,
             bundle,
             self.plain,
             self.prompted,
-            self.target,
+            target,
             min_distinct2=_DISTINCT * self.scores.mean("distinct2"),
             lo=round(likeliest * _LOWEST, 2),
             hi=round(likeliest * _HIGHEST, 2),

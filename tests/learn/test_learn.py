@@ -16,6 +16,7 @@ from edgesteer.bundle import load, save, verify
 from edgesteer.errors import LearnError
 from edgesteer.evaluate import Chat
 from edgesteer.learn import LearnSummary, Question, Recipe, ReplyStore, learn
+from edgesteer.learn.calibrate import Yardstick
 from edgesteer.learn.contrast import contrast_rows
 from edgesteer.learn.pairs import Limits, keep_good, sample_pairs
 
@@ -92,6 +93,18 @@ def test_a_coherence_that_is_asked_for_is_the_target(llm: SteeredLlama) -> None:
     assert not strict.dose.reached
     assert loose.dose.target_coherence == 1e3
     assert loose.dose.reached == any(p.distinct2 >= loose.dose.min_distinct2 for p in loose.dose.curve)
+
+
+def test_no_more_coherence_is_asked_for_than_the_model_itself_has(llm: SteeredLlama) -> None:
+    chat = Chat(llm)
+    bundle, _ = learnt(llm, method="constant")
+    yardstick = Yardstick.of(chat, TRAIT, [q.text for q in ASKED], 8, None, lambda part: None)
+    own = yardstick._unsteered(chat)
+    for given, wanted in ((False, own), (True, own / 2)):
+        strict = dataclasses.replace(yardstick, target=own / 2, given=given)
+        assert strict.dose(chat, bundle, 1.0, lambda part: None).target_coherence == wanted
+    loose = dataclasses.replace(yardstick, target=own + 1e3)
+    assert loose.dose(chat, bundle, 1.0, lambda part: None).target_coherence == own + 1e3
 
 
 def test_another_seed_another_bundle(llm: SteeredLlama) -> None:
