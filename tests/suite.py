@@ -139,6 +139,8 @@ def page(found: dict[str, Any]) -> str:
     lines += ["", "## Who reaches whom", "", "| | by | traits |", "|---|---|---|"]
     for one, other, measure in ASKED:
         names, n = reached(found, one, other, measure)
+        if n == 0:
+            continue
         lines.append(
             f"| {one} at least {other} | {measure} | {len(names)} of {n}: {', '.join(names) or 'none'} |"
         )
