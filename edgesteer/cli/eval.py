@@ -45,6 +45,20 @@ if TYPE_CHECKING:
     help="Find each bundle's strength: the largest in its file's range whose replies are as coherent as the "
     "prompted ones and do not loop. Found on training questions. Takes some minutes.",
 )
+@click.option(
+    "--adaptation",
+    type=click.Path(path_type=Path),
+    metavar="FILE.html",
+    help="Measure prompt and bundles as adaptations: what else they change, how they are undone, what they cost. "
+    "Writes a page, and its JSON beside it.",
+)
+@click.option(
+    "--lora",
+    type=click.Path(path_type=Path),
+    metavar="FILE.gguf",
+    help="With --adaptation: a LoRA adapter of MODEL, measured too (in a second copy of the model).",
+)
+@click.option("--force", is_flag=True, help="Replace existing files.")
 @questions_option("Questions, one a line.")
 @count_option
 @sentiment_option
@@ -57,6 +71,9 @@ def command(
     steer: tuple[str, ...],
     trait: str | None,
     equal_coherence: bool,
+    adaptation: Path | None,
+    lora: Path | None,
+    force: bool,
     questions_file: Path | None,
     counts: tuple[str, ...],
     sentiment: bool,
@@ -78,6 +95,7 @@ def command(
     Examples:
       edgesteer eval smollm2-135m-instruct --steer pirate --steer pirate-constant --count pirate
       edgesteer eval model.gguf --steer sea.steer --equal-coherence --count sea --count "fish|crab"
+      edgesteer eval smollm2-135m-instruct --steer pirate --steer pirate-constant --adaptation pirate.html
       edgesteer eval base.gguf --steer short.steer --template "Q: {question}\\nA:" --stop "\\n" --json
     """
     from edgesteer.cli.opening import open_for_scoring
@@ -86,6 +104,11 @@ def command(
 
     if equal_coherence:
         _refuse_strengths(steer)
+    if adaptation is not None or lora is not None:
+        from edgesteer.cli import eval_adaptation
+
+        eval_adaptation.run(adaptation, lora, click.get_current_context().params)
+        return
     _check_extras(counts, sentiment)
     loaded = load_steering(steer)
     first = loaded[0][0]

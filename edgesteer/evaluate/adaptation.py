@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgesteer.bundle import Bundle
+from edgesteer.bundle import Bundle, check_model
 from edgesteer.errors import LearnError
 from edgesteer.evaluate import adaptation_axes as axes
 from edgesteer.evaluate.adaptation_axes import Subject
@@ -79,12 +79,14 @@ def measure(
     questions, max_tokens, at_prompt_coherence: as in `head_to_head`. passages: unrelated text; None for the
     project's own. The never adapted model's logits are taken first: on a context that has not steered yet, they are
     that in the strict sense.
-    Raises LearnError as `head_to_head` does, and for a passage that does not fit the context; ModelError for a LoRA
-    that llama.cpp does not take.
+    Raises LearnError as `head_to_head` does, and for a passage that does not fit the context; IncompatibleError for a
+    bundle for another model; ModelError for a LoRA that llama.cpp does not take.
     """
     asked = list(held_out_questions() if questions is None else questions)
     texts = passages_of_the_project() if passages is None else passages
     _check(asked, texts)
+    for _, bundle, _ in bundles:
+        check_model(bundle, chat.llm.model_info)
     never_adapted = plain_logits(chat, asked[0])
     with _under(chat, lora) as under_lora:  # what cannot be opened fails before the minutes of work
         table = head_to_head(

@@ -16,7 +16,7 @@ from pathlib import Path
 from edgesteer.bundle import Bundle
 from edgesteer.evaluate.adaptation_values import Data, Memory, Speed
 from edgesteer.evaluate.chat import Chat
-from edgesteer.evaluate.cost import Cost, costs
+from edgesteer.evaluate.cost import Cost, costs, kv_bytes_per_token
 from edgesteer.evaluate.lora import Lora
 from edgesteer.evaluate.ways import Way
 from edgesteer.runtime import SteeredLlama
@@ -89,13 +89,14 @@ def _speed(cost: Cost, base: Cost, max_tokens: int, own_context: bool) -> Speed 
 
 def memory(subject: Subject, cost: Cost) -> Memory:
     """What is held, by its size: what a process takes is another process's luck."""
-    file, held = cost.artifact_bytes, held_bytes(subject.way.bundle)
+    llm, file, held = subject.chat.llm, cost.artifact_bytes, held_bytes(subject.way.bundle)
+    kv: float | None = 0.0
     if subject.lora is not None:
         file = held = subject.lora.file_bytes
     elif subject.system is not None:
-        file = len(subject.system.encode())
-    model = Path(subject.chat.llm.model_path).stat().st_size
-    return Memory(file, held, cost.kv_bytes, cost.context_tokens, model)
+        file, each = len(subject.system.encode()), kv_bytes_per_token(llm)
+        kv = None if each is None else each * _tokens(subject.chat, subject.system)
+    return Memory(file, held, kv, cost.context_tokens, Path(llm.model_path).stat().st_size)
 
 
 def held_bytes(bundle: Bundle | None) -> int:

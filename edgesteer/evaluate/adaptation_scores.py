@@ -118,8 +118,9 @@ AXES = (
     Axis(
         "memory",
         "Bytes held beside the model: directions in float32 and the gate's file, the adapter's file, and what the "
-        "prompt's tokens take in the KV cache of each sequence. Runtimes (ONNX Runtime) are not counted, nor that "
-        "llama_cpp does not map a model's file into memory where it has an adapter.",
+        "prompt's own tokens take in the KV cache of each sequence (also where they stand in the place of the "
+        "template's default). Runtimes (ONNX Runtime) are not counted, nor that llama_cpp does not map a model's file "
+        "into memory where it has an adapter.",
         f"1 / (1 + bytes / ({HALF_MEMORY:.0%} of the model file's))",
         _memory,
     ),
