@@ -6,6 +6,7 @@ SGR codes or marks. Positive is warm, negative is blue: told apart by the colour
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,6 +36,10 @@ class Scale:
         magnitudes = np.abs(values[values != 0])
         limit = np.quantile(magnitudes, 0.95, method="higher") if magnitudes.size else 0
         return cls(float(limit))
+
+    @classmethod
+    def of_numbers(cls, values: Sequence[float]) -> Scale:
+        return cls.of(np.array(values, dtype=np.float32))
 
     def level(self, value: float) -> int:
         """The level of `value`, of its sign."""
