@@ -56,6 +56,11 @@ class Method:
     curve: tuple[Point, ...]
     pieces: tuple[tuple[str, ...], ...] = dataclasses.field(repr=False)
 
+    @property
+    def steers(self) -> bool:
+        """Whether a bundle acts."""
+        return self.kind not in (UNSTEERED, PROMPT)
+
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
