@@ -20,7 +20,7 @@ from typing import Any
 from edgesteer.bundle import Bundle, ModelInfo
 from edgesteer.errors import EdgesteerWarning
 from edgesteer.evaluate.chat import Chat
-from edgesteer.evaluate.cost import Cost, costs
+from edgesteer.evaluate.cost import Cost, costs, kv_bytes_per_token
 from edgesteer.evaluate.dose import Point, point_at, point_of
 from edgesteer.evaluate.headtohead import N_CALIBRATION, head_to_head
 from edgesteer.evaluate.pieces import Done, portion, spread
@@ -36,7 +36,7 @@ N_CURVE = 8
 MAX_TOKENS = 64
 
 # A curve's strengths where the suite names none: multiples of the strength that the replies are shown at.
-_TIMES = (0.25, 0.5, 0.75, 1.25)
+_TIMES = (0.5, 0.75, 1.25)
 _DIGITS = 4
 
 
@@ -64,13 +64,18 @@ class Method:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """methods: in the order of the table's rows. curve_questions: indices of the questions behind every curve."""
+    """methods: in the order of the table's rows. curve_questions: indices of the questions behind every curve.
+
+    sentence_tokens: of the trait's sentence by itself. kv_bytes_per_token: as in `cost`.
+    """
 
     suite: str
     model: ModelInfo
     table: Table
     methods: tuple[Method, ...]
     curve_questions: tuple[int, ...]
+    sentence_tokens: int
+    kv_bytes_per_token: float | None
 
     def __iter__(self) -> Iterator[tuple[Row, Method]]:
         return zip(self.table.rows, self.methods, strict=True)
@@ -81,7 +86,8 @@ class Comparison:
         timing: False leaves the clock's word out, and the rest is the same in every run.
         """
         out = {"suite": self.suite, "model": dataclasses.asdict(self.model), **self.table.to_json(timing)}
-        out["curve_questions"] = list(self.curve_questions)
+        for key in ("curve_questions", "sentence_tokens", "kv_bytes_per_token"):
+            out[key] = plain_values(getattr(self, key))
         for told, (row, method) in zip(out["rows"], self, strict=True):
             told |= plain_values(dataclasses.asdict(method))
             told["tokens"] = [*map(_tokens, told.pop("pieces"), row.scores.spoken)]
@@ -118,10 +124,9 @@ def compare(
         with_sentiment=suite.sentiment,
         at_prompt_coherence=at_prompt_coherence,
         timing=False,
-        progress=lambda stage, part: progress(stage, first * part),
+        progress=lambda stage, part: progress(stage if part < 1 else "cost", first * part),
     )
     ways = _ways(chat, table, [bundle for bundle, _ in bundles])
-    progress("cost", first)
     spent = costs(chat, ways, timing=timing)
     methods = []
     for i, (way, cost, row) in enumerate(zip(ways, spent, table.rows, strict=True)):
@@ -129,7 +134,13 @@ def compare(
         methods.append(_method(chat, trait, way, cost, row, curves.of(way, row, table.rows[0], tell)))
     progress("done", 1.0)
     return Comparison(
-        suite.name, chat.llm.model_info, _timed(table, spent), tuple(methods), tuple(curves.chosen)
+        suite=suite.name,
+        model=chat.llm.model_info,
+        table=_timed(table, spent),
+        methods=tuple(methods),
+        curve_questions=tuple(curves.chosen),
+        sentence_tokens=len(chat.llm.tokenize(trait.encode(), add_bos=False)),
+        kv_bytes_per_token=kv_bytes_per_token(chat.llm),
     )
 
 

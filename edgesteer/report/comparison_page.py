@@ -107,15 +107,19 @@ def _figures(row: Row, method: Method, extras: list[str]) -> tuple[str, ...]:
     return (
         text(label(method)),
         "" if row.strength is None else f"{row.strength:.3g}",
-        _interval(row.estimates["trait"]),
-        "" if is_prompt else _interval(row.minus_prompt["trait"]),
-        _interval(row.estimates["coherence"]),
-        "" if is_prompt else _interval(row.minus_prompt["coherence"]),
+        _cell(row.estimates["trait"]),
+        "" if is_prompt else _cell(row.minus_prompt["trait"], "+"),
+        _cell(row.estimates["coherence"]),
+        "" if is_prompt else _cell(row.minus_prompt["coherence"], "+"),
         f"{row.nll0:.2f}",
         f"{row.distinct2:.2f}",
         f"{row.words:.1f}",
-        *(_interval(row.estimates[key]) for key in extras),
+        *(_cell(row.estimates[key]) for key in extras),
     )
+
+
+def _cell(one: Estimate, sign: str = "") -> str:
+    return f"{one.value:{sign}.2f}<small>{one.low:{sign}.2f} to {one.high:{sign}.2f}</small>"
 
 
 def _interval(one: Estimate) -> str:
@@ -155,8 +159,11 @@ def _series(method: Method) -> chart.Series:
 
 
 def _bars(comparison: Comparison) -> Iterator[str]:
+    ordered = sorted(
+        comparison, key=lambda pair: not pair[1].steers
+    )  # as in the curves, so in the same colours
     for key in ("trait", "coherence", "distinct2", *extra(comparison.table)):
-        rows = [_bar(label(method), row.estimates[key]) for row, method in comparison]
+        rows = [_bar(label(method), row.estimates[key]) for row, method in ordered]
         title = "distinct-2" if key == "distinct2" else key
         unit = _UNITS.get(key, "matches" if key.endswith("100 words") else "share of replies")
         yield f"<div>{_drawn(lambda: chart.bars(title, unit, rows))}</div>"  # noqa: B023 - called at once
@@ -178,8 +185,15 @@ def _drawn(draw: Callable[[], str]) -> str:
 
 
 def _costs(comparison: Comparison) -> Iterator[str]:
-    prompt = next(method for method in comparison.methods if method.kind == "prompt").cost
-    head = ("", "context tokens", "to the first token", "each further token", "file", "KV cache saved")
+    prompt = next(method for method in comparison.methods if method.kind == "prompt")
+    head = (
+        "",
+        "context tokens",
+        "to the first token",
+        "each further token",
+        "file",
+        "KV cache saved against the prompt",
+    )
     rows = [
         (
             text(label(method)),
@@ -189,16 +203,23 @@ def _costs(comparison: Comparison) -> Iterator[str]:
             f"{method.prompt_bytes:,} bytes of text"
             if method.prompt_bytes
             else _bytes(method.cost.artifact_bytes),
-            _saved(prompt.kv_bytes, method.cost.kv_bytes),
+            _saved(prompt.cost.kv_bytes, method.cost.kv_bytes),
         )
         for method in comparison.methods
     ]
     yield table("Beyond the model itself. Context and cache: of one conversation.", head, rows)
     yield (
-        '<p class="dim">Medians on this machine while it did this, the ways in turns: compare them with each other '
-        "alone. Context tokens: beyond the template's own system prompt. Each further token: behind the way's own "
-        "prompt. KV cache saved: against the prompt.</p>"
+        '<p class="dim">Times: medians on this machine while it did this, the ways in turns; compare them with each '
+        "other alone. Each further token: behind the way's own prompt. Context tokens: more than the plain prompt has, "
+        f"whose own system prompt, if the template brings one, the trait's replaces. {_sentence(comparison)}</p>"
     )
+
+
+def _sentence(comparison: Comparison) -> str:
+    """What the prompt's sentence takes by itself."""
+    n, per_token = comparison.sentence_tokens, comparison.kv_bytes_per_token
+    cache = "" if per_token is None else f", {_bytes(n * per_token)} of KV cache in this model"
+    return f"The trait's sentence alone is {n} tokens{cache}."
 
 
 def _milliseconds(seconds: float | None) -> str:

@@ -90,7 +90,7 @@ def test_costs_are_those_of_the_row(compared: Comparison) -> None:
 def test_curves_share_questions_and_pass_through_what_is_known(compared: Comparison) -> None:
     assert compared.curve_questions == (0, 1, 2)  # all of so few
     unsteered, prompt, steered = compared.methods
-    assert [point.strength for point in steered.curve] == [0, 0.5, 1.0, 1.5, 2.0, 2.5]
+    assert [point.strength for point in steered.curve] == [0, 1.0, 1.5, 2.0, 2.5]
     assert steered.curve[0] == unsteered.curve[0]
     for method, row in zip(compared.methods, compared.table.rows, strict=True):
         own = next(point for point in method.curve if point.strength == (row.strength or 0))
