@@ -15,6 +15,7 @@ from edgesteer.evaluate import Chat
 from edgesteer.evaluate.lora import Lora, opened_anew, read_lora
 from edgesteer.evaluate.reversal import plain_logits
 from tests.lora import write_lora
+from tests.runtime import support
 from tests.tiny import tiny_model
 
 
@@ -50,6 +51,20 @@ def test_an_adapter_acts_and_the_model_opened_without_it_is_the_old_one(
     assert np.array_equal(under(llm, read_lora(write_lora(tmp_path / "0.gguf", tiny, scale=0), tiny)), plain)
     assert np.array_equal(under(llm, None), plain)
     assert np.array_equal(logits(llm), plain)
+
+
+def test_steering_adds_up_with_an_adapter_and_leaves_with_its_bits(tiny: Path, tmp_path: Path) -> None:
+    path = str(write_lora(tmp_path / "a.gguf", tiny))
+    options = {"lora_path": path, "n_threads": 1, "n_threads_batch": 1}
+    stock, ours = support.plain(tiny, **options), support.steered(tiny, **options)
+    tokens = support.tokens_of(stock)
+    adapted = support.logits(stock, tokens)
+    assert np.array_equal(support.logits(ours, tokens), adapted)
+    with ours.steered(support.vector(tiny), 1.0):
+        assert not np.array_equal(support.logits(ours, tokens), adapted)
+    assert np.array_equal(support.logits(ours, tokens), adapted)
+    for llm in (stock, ours):
+        llm.close()
 
 
 def test_what_a_file_says_of_itself(tiny: Path, tmp_path: Path) -> None:

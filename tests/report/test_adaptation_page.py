@@ -84,7 +84,7 @@ def test_every_score_and_every_number_is_in_the_table() -> None:
 def test_the_radar_has_a_mark_for_each_number_and_none_for_what_is_missing() -> None:
     def marks(row: Adapted) -> list[str]:
         shown = self_contained(page("A", found(row)))
-        return [told for told in shown.texts["title"] if told.startswith(f"{label(row)}: ")]
+        return [told for told in shown.texts["svg title"] if told.startswith(f"{label(row)}: ")]
 
     whole, partial = a_row("one"), dataclasses.replace(a_row("one"), speed=None, data=None)
     missing = [marks(row) for row in (whole, partial)]
