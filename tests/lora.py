@@ -27,7 +27,10 @@ def write_lora(
     writer = gguf.GGUFWriter(path, keys.get("arch") or reader.fields["general.architecture"].contents())
     writer.add_string("general.type", keys.get("kind", "adapter"))
     writer.add_string("adapter.type", keys.get("adapter", "lora"))
-    if (alpha := keys.get("alpha", 4.0)) is not None:
+    alpha = keys.get("alpha", 4.0)
+    if isinstance(alpha, str):
+        writer.add_string("adapter.lora.alpha", alpha)
+    elif alpha is not None:
         writer.add_float32("adapter.lora.alpha", alpha)
     for i, name in enumerate(keys.get("data_sets", ())):
         writer.add_string(f"general.dataset.{i}.name", name)

@@ -47,8 +47,9 @@ def read_lora(path: Path, model: Path) -> Lora:
     try:
         _check_kind(keys, model_keys.get("general.architecture"))
         pairs = _pairs(shapes)
-        for name in pairs:
-            _check_fits(name, shapes, model_shapes)
+        if model_keys.get("split.count", 0) in (0, 1):  # else the matrices lie in other files too
+            for name in pairs:
+                _check_fits(name, shapes, model_shapes)
     except ValueError as error:
         raise ModelError(f"{path}: found {error}; {_REMEDY}") from None
     name = str(keys.get("general.name") or path.stem)
@@ -77,8 +78,9 @@ def _check_kind(keys: Mapping[str, object], architecture: object) -> None:
         raise ValueError(
             f"an adapter for architecture {keys.get('general.architecture')!r}; expected {architecture!r}"
         )
-    if not isinstance(keys.get("adapter.lora.alpha"), float):
-        raise ValueError("no number adapter.lora.alpha; expected one")
+    alpha = keys.get("adapter.lora.alpha", 0.0)
+    if not isinstance(alpha, float):  # llama.cpp ends the process at any other type
+        raise ValueError(f"adapter.lora.alpha {alpha!r}; expected a float")
 
 
 def _pairs(shapes: Shapes) -> list[str]:
@@ -92,26 +94,28 @@ def _pairs(shapes: Shapes) -> list[str]:
     for name in names:
         missing = [end for end in (_A, _B) if name + end not in shapes]
         if missing:
-            raise ValueError(f"{name} without {missing[0]}; expected both")
+            raise ValueError(f"{name!r} without {missing[0]}; expected both")
     return names
 
 
 def _check_fits(name: str, shapes: Shapes, of_model: Shapes) -> None:
-    a, b, matrix = shapes[name + _A], shapes[name + _B], of_model.get(name)
-    if matrix is None:
-        raise ValueError(f"a change of {name}, which the model has not; expected names of its matrices")
-    if any(len(shape) != 2 for shape in (a, b, matrix)):
-        raise ValueError(f"shapes {list(a)} and {list(b)} for {name} {list(matrix)}; expected matrices")
-    if name == _EMBEDDING:
-        fits = matrix[0] == b[1] and matrix[1] == a[1] and a[0] == b[0]
-    else:
-        fits = matrix[0] == a[0] and matrix[1] == b[1] and a[1] == b[0]
-    if not fits:
-        raise ValueError(f"A {list(a)} and B {list(b)} for {name}, which is {list(matrix)} in the model")
+    """By the first two dimensions, as llama.cpp does: a third counts experts."""
+    if name not in of_model:
+        raise ValueError(f"a change of {name!r}, which the model has not; expected names of its matrices")
+    (a0, a1), (b0, b1) = _two(shapes[name + _A]), _two(shapes[name + _B])
+    m0, m1 = _two(of_model[name])
+    wanted = (b1, a1) if name == _EMBEDDING else (a0, b1)
+    if wanted != (m0, m1) or (a0 if name == _EMBEDDING else a1) != b0:
+        raise ValueError(f"A {[a0, a1]} and B {[b0, b1]} for {name!r}, which is {[m0, m1]} in the model")
+
+
+def _two(shape: tuple[int, ...]) -> tuple[int, int]:
+    first, second, *_ = (*shape, 1, 1)
+    return first, second
 
 
 def _rank(name: str, shapes: Shapes) -> int:
-    return shapes[name + _B][0]
+    return _two(shapes[name + _B])[0]
 
 
 def _learnt_from(keys: Mapping[str, object]) -> str | None:

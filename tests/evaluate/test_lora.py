@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from edgesteer import SteeredLlama
+from edgesteer.bundle import gguf
 from edgesteer.errors import ModelError
 from edgesteer.evaluate import Chat
 from edgesteer.evaluate.lora import Lora, opened_anew, read_lora
@@ -76,6 +77,28 @@ def test_what_a_file_says_of_itself(tiny: Path, tmp_path: Path) -> None:
     assert read_lora(write_lora(tmp_path / "mute.gguf", tiny), tiny).learnt_from is None
 
 
+def test_what_llama_cpp_takes_is_not_refused(llm: SteeredLlama, tiny: Path, tmp_path: Path) -> None:
+    without_alpha = read_lora(write_lora(tmp_path / "scale.gguf", tiny, alpha=None), tiny)
+    assert not np.array_equal(under(llm, without_alpha), logits(llm))
+    rank_one = read_lora(write_lora(tmp_path / "one.gguf", tiny, rank=1), tiny)
+    assert rank_one.rank == 1
+    assert not np.array_equal(under(llm, rank_one), logits(llm))
+    n_vocab, n_embd = llm.n_vocab(), llm.n_embd()
+    rows = {
+        "token_embd.weight.lora_a": np.ones((n_vocab, 1), dtype=np.float32),
+        "token_embd.weight.lora_b": np.ones((n_embd, 1), dtype=np.float32),
+        "blk.0.attn_norm.weight": np.ones(n_embd, dtype=np.float32),
+    }
+    embedding = read_lora(write_lora(tmp_path / "rows.gguf", tiny, rank=1, extra=rows), tiny)
+    assert np.isfinite(under(llm, embedding)).all()
+
+
+def test_a_model_in_several_files_is_left_to_llama_cpp(tiny: Path, tmp_path: Path) -> None:
+    first = tmp_path / "model-00001-of-00002.gguf"
+    first.write_bytes(gguf.encode({"general.architecture": "llama", "split.count": 2}, []))
+    assert read_lora(write_lora(tmp_path / "a.gguf", tiny), first).matrices == 8
+
+
 WRONG = np.ones((2, 3), dtype=np.float32)
 
 
@@ -85,8 +108,12 @@ WRONG = np.ones((2, 3), dtype=np.float32)
         ({"kind": "model"}, "general.type 'model'"),
         ({"adapter": "other"}, "adapter.type 'other'"),
         ({"arch": "qwen2"}, "architecture 'qwen2'; expected 'llama'"),
-        ({"alpha": None}, "adapter.lora.alpha"),
+        ({"alpha": "4"}, "adapter.lora.alpha"),
         ({"without": ".lora_b"}, "without .lora_b"),
+        (
+            {"extra": {"no\nwhere.weight.lora_a": WRONG, "no\nwhere.weight.lora_b": WRONG}},
+            "which the model has not",
+        ),
         ({"without": ".lora_a"}, "without .lora_a"),
         ({"without": "weight.lora_a", "extra": {"odd": WRONG}}, "'odd'"),
         (
