@@ -1,0 +1,60 @@
+"""What the trait's system prompt costs, beside the bundles that act in its stead.
+
+In:  a Chat on a context with room for the prompts; the trait; bundles. Out: by way its context tokens and their bytes
+     in the KV cache, the file's bytes, seconds to the first token from an empty cache and of each further one at
+     that depth, and both as ratios to the plain prompt's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+
+import numpy as np
+
+from edgesteer.bundle import Bundle
+from edgesteer.evaluate.bench.timing import Table, no_progress
+from edgesteer.evaluate.chat import Chat
+from edgesteer.evaluate.cost import Cost, costs
+from edgesteer.evaluate.headtohead import held_out_questions
+from edgesteer.evaluate.pieces import Done
+from edgesteer.evaluate.ways import PROMPT, UNSTEERED, Way, prompts_of
+
+_SECONDS = ("first_token_seconds", "token_seconds")
+
+
+def beside_prompt(
+    chat: Chat, trait: str, bundles: Mapping[str, Bundle], runs: int, progress: Done = no_progress
+) -> Table:
+    """{"trait", "ways": {way: a Cost's fields, first_token_ratio, token_ratio}}: medians of `runs` measurements.
+
+    Raises LearnError for a prompt that the context cannot hold.
+    """
+    plain, prompted = prompts_of(chat, held_out_questions(), trait)
+    ways = [Way(UNSTEERED, plain), Way(PROMPT, prompted)]
+    ways += [Way(name, plain, bundle) for name, bundle in bundles.items()]
+    found = []
+    for i in range(runs):
+        progress(i / runs)
+        found.append(costs(chat, ways))
+    rows = {
+        way.name: _row([run[i] for run in found], [run[0] for run in found]) for i, way in enumerate(ways)
+    }
+    return {"trait": trait, "ways": rows}
+
+
+def _row(runs: Sequence[Cost], plain: Sequence[Cost]) -> Table:
+    row: Table = asdict(runs[0])
+    for name in _SECONDS:
+        own = _known([getattr(run, name) for run in runs])
+        base = _known([getattr(run, name) for run in plain])
+        row[name] = float(np.median(own)) if own else None
+        ratio = name.replace("seconds", "ratio")
+        row[ratio] = (
+            float(np.median(np.array(own) / np.array(base))) if own and len(own) == len(base) else None
+        )
+    return row
+
+
+def _known(values: Sequence[float | None]) -> list[float]:
+    return [value for value in values if value is not None]
