@@ -24,7 +24,8 @@ def charts(table: Table) -> Iterator[str]:
     """The panels, each an SVG element."""
     yield _cost("Time of a token, by way of steering", table["token"])
     yield _cost("Time of a prefill, by way of steering", table["prefill"])
-    yield _memory(table["memory"])
+    if table["memory"]:
+        yield _memory(table["memory"])
     for name, study in table.get("scale", {}).items():
         yield _study(study, log_x=name in ("batch", "ubatch", "width"))
     against = table.get("against", {})
@@ -37,10 +38,10 @@ def charts(table: Table) -> Iterator[str]:
 def _cost(title: str, ways: dict[str, Table]) -> str:
     rows = []
     for way, row in ways.items():
-        low, high = row["ratio_range"]
-        rows.append(
-            Bar(way, _more(row["ratio"]), _more(low), _more(high), _told(row["ratio"], row["seconds"]))
-        )
+        low, high = map(_more, row["ratio_range"])
+        told = _told(row["ratio"], row["seconds"])
+        bar = Bar(way, _more(row["ratio"]), told=told)
+        rows.append(bar._replace(low=low, high=high) if low < high else bar)  # a single run has no interval
     return bars(title, _MORE, rows)
 
 
@@ -67,13 +68,18 @@ def _study(study: Table, log_x: bool) -> str:
         Series(
             way,
             [(point["x"], point["ratio"]) for point in study["ways"][way]],
-            [f"{point['x']}: {point['ratio']:.3f}" for point in study["ways"][way]],
+            [_point(point) for point in study["ways"][way]],
         )
         for way in steered
     ]
     title = f"Time of a {study['timed']}, by {study['x']}"
     ticks = [point["x"] for point in study["ways"][plain]]
     return lines(title, study["x"], "ratio to unsteered", series, log_x=log_x, x_ticks=ticks)
+
+
+def _point(point: Table) -> str:
+    low, high = point["interval"]
+    return f"{point['x']}: {point['ratio']:.3f} ({low:.3f} to {high:.3f})"
 
 
 def _prompt(ways: dict[str, Table]) -> Iterator[str]:

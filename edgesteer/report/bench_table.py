@@ -107,7 +107,8 @@ def _study(study: Table, width: int) -> Iterator[str]:
 
 
 def _prompt(part: Table, width: int) -> Iterator[str]:
-    yield from hanging("", f"beside the prompt: {part['trait']}", width)
+    told = f"beside the prompt ({part['trait_tokens']} tokens): {part['trait']}"
+    yield from hanging("", told, width)
     head = ("", "+tokens", "KV KB", "file KB", "ms to first", "ratio", "ms a token", "ratio")
     rows = [
         (

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from edgesteer.bundle import Bundle, ModelInfo
+from edgesteer.errors import ModelError
 from edgesteer.evaluate.pieces import spread
 
 CONSTANT, IN_SCOPE, S_PSR, A_PSR = "constant", "constant (response)", "S-PSR", "A-PSR"
@@ -37,8 +38,15 @@ def _directions(info: ModelInfo, blocks: Sequence[int], seed: int) -> dict[int, 
 
 
 def steerable(info: ModelInfo, count: int | None = None) -> list[int]:
-    """`count` blocks, evenly spread; all that a bundle can name without it. Block 0 has no slot."""
+    """`count` blocks, evenly spread; all that a bundle can name without it. Block 0 has no slot.
+
+    Raises ModelError for a model of one block.
+    """
     every = list(range(1, info.n_layer))
+    if not every:
+        raise ModelError(
+            f"{info.name}: has 1 block, expected 2 or more: the first cannot be steered; use another model"
+        )
     return every if count is None else [every[i] for i in spread(len(every), count)]
 
 

@@ -45,7 +45,8 @@ UBATCHES = (32, 128, 512)
 WIDTHS = (256, 512, 1024, 2048, 4096)
 PREFILL = 512
 
-_DEPTH = 32  # of each lane's prompt
+_DEPTH = 16  # of each lane's prompt
+_ROUNDS = 4  # from one prompt to the next
 
 
 @dataclass(frozen=True)
@@ -132,10 +133,10 @@ def bundles(asked: Asked, progress: Done) -> Table:
 
 def batch(asked: Asked, progress: Done) -> Table:
     """Sequences decoded at once, one token of each: seconds are those of all together over their number."""
-    most = max(LANES)
-    room = most * (_DEPTH + 2 * (2 + 2 * len(asked.plans())))
+    plans, most = asked.plans(), max(LANES)
+    room = most * (_DEPTH + 2 * _ROUNDS * (1 + len(plans)))
     points = {}
-    with open_ways(asked.model, asked.plans(), asked.options(n_seq_max=most, n_ctx=max(512, room))) as ways:
+    with open_ways(asked.model, plans, asked.options(n_seq_max=most, n_ctx=max(512, room))) as ways:
         for i, n in enumerate(LANES):
             timing = _side_by_side(ways, n, asked.rounds, portion(progress, i, 1, len(LANES)))
             points[n] = summary(timing, ways)
@@ -143,22 +144,29 @@ def batch(asked: Asked, progress: Done) -> Table:
 
 
 def _side_by_side(ways: Sequence[Way], n: int, rounds: int, progress: Done) -> Timing:
-    """Each round begins anew, so that every way meets the same depth on average."""
+    """`rounds` samples of each way. The depth grows from one to the next, and is that of a prompt again after a few
+    rounds; in each the ways have another order, so that all meet the same depth on average."""
     seconds: dict[str, list[float]] = {way.name: [] for way in ways}
     contexts = {id(way.llm): way.llm for way in ways}
     rng = np.random.default_rng(0)
-    for done in range(rounds):
+    for done in range(0, rounds, _ROUNDS):
         progress(done / rounds)
         for llm in contexts.values():
             assert isinstance(llm, SteeredLlama)
             llm.clear_steering()
             own = [way for way in ways if way.llm is llm]
             with Lanes(llm, [some_tokens(_DEPTH)] * n) as lanes:
-                for i in rng.permutation(len(own)):
-                    own[i].ready()
-                    _step(lanes, n, 5)
-                    seconds[own[i].name].append(timed(lambda: _step(lanes, n, 7)) / n)
+                for _ in range(min(_ROUNDS, rounds - done)):
+                    for i in rng.permutation(len(own)):
+                        seconds[own[i].name].append(_step_after(own[i], lanes, n))
     return Timing(seconds)
+
+
+def _step_after(way: Way, lanes: Lanes, n: int) -> float:
+    """Seconds of a lane's token, behind another under the same plan."""
+    way.ready()
+    _step(lanes, n, 5)
+    return timed(lambda: _step(lanes, n, 7)) / n
 
 
 def _step(lanes: Lanes, n: int, token: int) -> None:
