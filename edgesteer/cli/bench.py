@@ -64,8 +64,9 @@ def _studies(context: click.Context, param: click.Parameter, text: str | None) -
     "--scale",
     metavar="LIST",
     callback=_studies,
-    help="How the cost grows, one study each: blocks, bundles, batch, ubatch, width, or all. They take minutes; width "
-    "runs random models of 256 to 4096, and needs half a gigabyte for temporary files.",
+    help="How the cost grows, one study each: blocks, bundles, batch, ubatch, width, or all. They take minutes. "
+    "batch and ubatch time the bundles given, the others random ones; width runs random models, 256 to 4096 wide, and "
+    "needs half a gigabyte for temporary files.",
 )
 @click.option(
     "--against",

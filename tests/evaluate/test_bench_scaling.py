@@ -93,6 +93,13 @@ def test_numbers_double_up_to_the_last(most: int, found: list[int]) -> None:
     assert studies.doubled(most) == found
 
 
+@pytest.mark.parametrize("longer", [0.25, 1, 4, 1000])
+def test_what_takes_longer_is_timed_less_often_but_often_enough(longer: float) -> None:
+    rounds = Asked("x", 100, 1, 1).fewer(longer)
+    assert studies.MIN_ROUNDS <= rounds <= 100
+    assert (rounds < 100) == (longer > 1)
+
+
 def test_batch_and_ubatch_time_the_bundles_given(asked: Asked, info: ModelInfo) -> None:
     own = Asked(asked.model, 5, 1, 1, {"mine": constant(info, [2])})
     study = scale(own, ["batch"])["batch"]

@@ -133,13 +133,15 @@ def bench(
     bundles = bundles or random_bundles(info)
     tables = []
     for i in range(runs):
-        within = portion(progress, i, 1, runs)
+        within = portion(progress, i, 1, runs + 0.5)
         tables.append(_run(model, bundles, (rounds, prefills), options, within))
         within(1.0)
+    memory = peaks(model, bundles, options)
+    progress(1.0)
     return {
         **_medians(tables),
         "load": load_times(bundles),
-        "memory": peaks(model, bundles, options),
+        "memory": memory,
         "plans": {name: _named(plan_of(bundle)) for name, bundle in bundles.items()},
         "model": {"name": info.name, "n_layer": info.n_layer, "n_embd": info.n_embd},
         "machine": machine(),

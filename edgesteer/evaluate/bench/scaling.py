@@ -45,6 +45,9 @@ UBATCHES = (32, 128, 512)
 WIDTHS = (256, 512, 1024, 2048, 4096)
 PREFILL = 512
 
+MIN_ROUNDS = 5
+
+_WIDE = 1024  # from this width on fewer tokens are timed
 _DEPTH = 16  # of each lane's prompt
 _ROUNDS = 4  # from one prompt to the next
 
@@ -68,6 +71,10 @@ class Asked:
     def options(self, **more: Any) -> dict[str, Any]:
         """Of a context."""
         return {"n_ctx": 512, "n_threads": self.n_threads, "n_threads_batch": self.n_threads, **more}
+
+    def fewer(self, longer: float) -> int:
+        """Rounds where a sample takes so many times as long: long ones scatter less."""
+        return max(MIN_ROUNDS, min(self.rounds, int(self.rounds / longer)))
 
     def plans(self) -> dict[str, SteeringPlan]:
         bundles = self.bundles or random_bundles(self.info)
@@ -138,7 +145,7 @@ def batch(asked: Asked, progress: Done) -> Table:
     points = {}
     with open_ways(asked.model, plans, asked.options(n_seq_max=most, n_ctx=max(512, room))) as ways:
         for i, n in enumerate(LANES):
-            timing = _side_by_side(ways, n, asked.rounds, portion(progress, i, 1, len(LANES)))
+            timing = _side_by_side(ways, n, asked.fewer(n), portion(progress, i, 1, len(LANES)))
             points[n] = summary(timing, ways)
     return _study("sequences at once", "token", points)
 
@@ -196,7 +203,7 @@ def width(asked: Asked, progress: Done) -> Table:
             plans = {name: plan_of(bundle) for name, bundle in kinds(info, steerable(info)).items()}
             with open_ways(model, plans, asked.options()) as ways:
                 done = portion(progress, i, 1, len(asked.widths))
-                points[n] = summary(interleaved(ways, asked.rounds, one_token, done), ways)
+                points[n] = summary(interleaved(ways, asked.fewer(n / _WIDE), one_token, done), ways)
     return _study("width of the model", "token", points)
 
 
