@@ -22,7 +22,7 @@ from edgesteer.evaluate.ways import Way
 from edgesteer.runtime import Lanes, SteeredLlama
 
 # Questions that are timed, and tokens behind each.
-_N_TIMED, _N_TOKENS = 3, 12
+_N_TIMED, _N_TOKENS = 5, 8
 
 # Bytes of a cached value by ggml's type number: F32, F16, BF16, and the quantized caches, whose blocks hold 32.
 _TYPE_BYTES = {

@@ -9,11 +9,12 @@ A row does not depend on which other rows there are. The model's own steering is
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from importlib import resources
 
 from edgesteer.bundle import Bundle
-from edgesteer.errors import LearnError
+from edgesteer.errors import EdgesteerWarning, LearnError
 from edgesteer.evaluate import measures, sentiment
 from edgesteer.evaluate.chat import REPEAT_PENALTY, Chat, Tokens
 from edgesteer.evaluate.cost import Cost, costs
@@ -66,10 +67,11 @@ def head_to_head(
         `calibration_questions` (None: some of the training questions), without those that are asked.
     timing: whether to measure first_token_seconds.
     Raises LearnError for no trait, no questions, a count that is no regular expression, or a prompt that does not
-    fit the context; MissingExtra for sentiment without VADER.
+    fit the context; MissingExtra for sentiment without VADER; IncompatibleError for a bundle of another model.
     """
     asked = _asked(trait, questions, max_tokens)
     check_counts(counts, with_sentiment)
+    _check_bundles(chat, [bundle for _, bundle, _ in bundles])
     units = 2 + len(bundles) * (1 + _DOSE_UNITS * at_prompt_coherence)
     tell = _Units(progress, units)
     plain, prompted = prompts_of(chat, asked, trait)
@@ -195,6 +197,15 @@ def check_counts(counts: Sequence[str], with_sentiment: bool) -> None:
         measures.expression(pattern)
     if with_sentiment:
         sentiment.analyzer()
+
+
+def _check_bundles(chat: Chat, bundles: Sequence[Bundle]) -> None:
+    """One for another model is refused before anything is asked; what is only odd is said when it is asked."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", EdgesteerWarning)
+        for bundle in bundles:
+            with chat.llm.steered(bundle):
+                pass
 
 
 class _Units:

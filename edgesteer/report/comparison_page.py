@@ -85,7 +85,7 @@ def _summary(comparison: Comparison) -> Iterator[str]:
         "coherence",
         "minus prompt",
         "nll0",
-        "distinct-2",
+        "distinct\N{NON-BREAKING HYPHEN}2",
         "words",
     )
     rows = [_figures(row, method, extras) for row, method in comparison]
