@@ -14,7 +14,7 @@ import click.testing
 import numpy as np
 import pytest
 
-from edgesteer.bundle import Bundle, StrengthRange, read_model_info, save
+from edgesteer.bundle import Bundle, StrengthRange, encode_directions, read_model_info, save
 from edgesteer.evaluate.bench import scaling
 
 Run = Callable[..., click.testing.Result]
@@ -98,6 +98,19 @@ def test_a_template_that_brings_a_prompt_of_its_own_is_held_against_an_empty_one
     assert result.exit_code == 0, result.stderr
     ways = json.loads(result.stdout)["against"]["prompt"]["ways"]
     assert ways["empty system prompt"]["context_tokens"] < 0 == ways["unsteered"]["context_tokens"]
+
+
+def test_a_bare_control_vector_is_timed_as_well(run: Run, tiny: Path, tmp_path: Path) -> None:
+    """And its memory measured, in processes that run nothing of the working directory."""
+    width = read_model_info(str(tiny)).n_embd
+    data = encode_directions({1: np.full(width, 0.01, np.float32)}, "llama")
+    (tmp_path / "bare.gguf").write_bytes(data)
+    (tmp_path / "numpy.py").write_text("raise SystemExit('the working directory was run')")
+    result = run("bench", tiny, *QUICK, "--steer", "bare.gguf", "--json")
+    assert result.exit_code == 0, result.stderr
+    table = json.loads(result.stdout)
+    assert table["load"]["bare.gguf"]["bytes"] == len(data)
+    assert table["memory"]["bare.gguf"]["peak"] > 0
 
 
 def test_the_files_hold_the_figures_and_a_picture(bench: Run, tmp_path: Path) -> None:

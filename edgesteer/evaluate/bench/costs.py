@@ -22,9 +22,9 @@ from typing import Any
 import llama_cpp
 import numpy as np
 
-from edgesteer.bundle import Bundle, load, read_model_info, save
+from edgesteer.bundle import Bundle, load, read_model_info
 from edgesteer.evaluate.bench.drawn import random_bundles
-from edgesteer.evaluate.bench.memory import PLAIN, peaks
+from edgesteer.evaluate.bench.memory import PLAIN, peaks, write_anew
 from edgesteer.evaluate.bench.timing import (
     DEPTH,
     Table,
@@ -70,8 +70,7 @@ def load_times(bundles: Mapping[str, Bundle], samples: int = 9) -> dict[str, dic
     out = {}
     with tempfile.TemporaryDirectory() as folder:
         for i, (name, bundle) in enumerate(bundles.items()):
-            path = Path(folder, f"{i}.steer")
-            save(bundle, path)
+            path = write_anew(bundle, Path(folder, str(i)))
             seconds = float(np.median([timed(lambda: load(path)) for _ in range(samples)]))  # noqa: B023
             out[name] = {"seconds": seconds, "bytes": path.stat().st_size}
     return out

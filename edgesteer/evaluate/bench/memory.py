@@ -16,14 +16,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import edgesteer
-from edgesteer.bundle import Bundle, save
+from edgesteer.bundle import Bundle, encode_directions, save
 from edgesteer.errors import ModelError
 from edgesteer.evaluate.bench.timing import UNSTEERED, native, some_tokens
 
 PLAIN = "llama_cpp.Llama"
 _PROMPT = 256
-_CHILD = "from edgesteer.evaluate.bench.memory import run_one; run_one()"
+# -P: no module of the working directory is run. What can be imported there is what can be here.
+_CHILD = (
+    "import json, sys; how = json.loads(sys.argv[1]); sys.path[:] = how['path']; "
+    "from edgesteer.evaluate.bench.memory import run_one; run_one(how)"
+)
 
 
 def resident() -> int:
@@ -58,8 +61,7 @@ def peaks(model: str, bundles: Mapping[str, Bundle], options: Mapping[str, Any])
     with tempfile.TemporaryDirectory() as folder:
         asked: dict[str, dict[str, Any]] = {PLAIN: {"plain": True}, UNSTEERED: {}}
         for i, (name, bundle) in enumerate(bundles.items()):
-            path = str(Path(folder, f"{i}.steer"))
-            save(bundle, path)
+            path = str(write_anew(bundle, Path(folder, str(i))))
             asked[name] = {"bundle": path}
             if bundle.gate_gguf is not None:
                 asked[native(name)] = {"bundle": path, "engine": "native"}
@@ -69,12 +71,20 @@ def peaks(model: str, bundles: Mapping[str, Bundle], options: Mapping[str, Any])
     return {name: {"peak": each, "added": each - found[UNSTEERED]} for name, each in found.items()}
 
 
+def write_anew(bundle: Bundle, stem: Path) -> Path:
+    """The file that it would be: NAME.steer, or NAME.gguf of a bare control vector."""
+    if bundle.members:
+        path = stem.with_suffix(".steer")
+        save(bundle, path)
+    else:
+        path = stem.with_suffix(".gguf")
+        path.write_bytes(encode_directions(bundle.directions, bundle.architecture_hint or ""))
+    return path
+
+
 def _peak_of(how: dict[str, Any]) -> int:
-    here = str(Path(edgesteer.__file__).parents[1])
-    path = os.pathsep.join(part for part in (here, os.environ.get("PYTHONPATH", "")) if part)
     done = subprocess.run(
-        [sys.executable, "-c", _CHILD, json.dumps(how)],
-        env={**os.environ, "PYTHONPATH": path},
+        [sys.executable, "-P", "-c", _CHILD, json.dumps({**how, "path": sys.path})],
         capture_output=True,
         text=True,
         check=False,
@@ -87,9 +97,8 @@ def _peak_of(how: dict[str, Any]) -> int:
     return int(done.stdout.split()[-1])
 
 
-def run_one() -> None:
-    """In a process of its own: run a model the way that the last argument says, and print the peak."""
-    how = json.loads(sys.argv[-1])
+def run_one(how: dict[str, Any]) -> None:
+    """In a process of its own: run a model this way, and print the peak."""
     if how.get("plain"):
         import llama_cpp
 
