@@ -43,6 +43,19 @@ if TYPE_CHECKING:
     help="Find each bundle's strength: the largest in its file's range whose replies are as coherent as the "
     "prompted ones and do not loop. Found on training questions. Takes some minutes.",
 )
+@click.option(
+    "--adaptation",
+    type=click.Path(path_type=Path),
+    metavar="FILE.html",
+    help="Measure prompt and bundles as adaptations: what else they change, how they are undone, what they cost. "
+    "Writes a page, and its JSON beside it.",
+)
+@click.option(
+    "--lora",
+    type=click.Path(path_type=Path),
+    metavar="FILE.gguf",
+    help="With --adaptation: a LoRA adapter of MODEL, measured too (in a second copy of the model).",
+)
 @questions_option("Questions, one a line.")
 @click.option(
     "--suite",
@@ -68,6 +81,8 @@ def command(
     steer: tuple[str, ...],
     trait: str | None,
     equal_coherence: bool,
+    adaptation: Path | None,
+    lora: Path | None,
     questions_file: Path | None,
     suite: str | None,
     output: Path | None,
@@ -97,6 +112,7 @@ def command(
       edgesteer eval smollm2-135m-instruct --steer pirate --steer pirate-constant --count pirate
       edgesteer eval smollm2-135m-instruct --steer pirate --steer pirate-constant --suite pirate
       edgesteer eval model.gguf --steer sea.steer --equal-coherence --count sea --count "fish|crab"
+      edgesteer eval smollm2-135m-instruct --steer pirate --steer pirate-constant --adaptation pirate.html
       edgesteer eval base.gguf --steer short.steer --template "Q: {question}\\nA:" --stop "\\n" --json
     """
     from edgesteer.cli.eval_suite import asked_of, files_of, print_table, with_options, write_comparison
@@ -105,6 +121,11 @@ def command(
 
     if equal_coherence:
         _refuse_strengths(steer)
+    if adaptation is not None or lora is not None:
+        from edgesteer.cli import eval_adaptation
+
+        eval_adaptation.run(adaptation, lora, click.get_current_context().params)
+        return
     _check_counts(counts)
     asked = with_options(asked_of(suite, questions_file), counts, sentiment, max_tokens)
     _check_sentiment(asked.sentiment)

@@ -36,7 +36,12 @@ HEAVY = {"torch", "transformers", "safetensors", "onnx", "onnxruntime", "fastapi
 NOT_AT_IMPORT = sorted(
     HEAVY | {"click", "edgesteer_converters", "edgesteer_models", "edgesteer.cli", "edgesteer.server"}
 )
-DOORS = {"edgesteer.cli.convert", "edgesteer.cli.learn", "edgesteer.cli.verify"}
+DOORS = {
+    "edgesteer.cli.bench_against",
+    "edgesteer.cli.convert",
+    "edgesteer.cli.learn",
+    "edgesteer.cli.verify",
+}
 C_PREFIXES = ("llama_", "ggml_", "LLAMA_", "GGML_")
 PUBLIC_LLAMA_MODULES = ("llama_cpp.llama_chat_format", "llama_cpp.llama_grammar", "llama_cpp.llama_types")
 
