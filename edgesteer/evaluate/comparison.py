@@ -3,14 +3,12 @@
 In:  a Chat, a Suite, the trait's sentence, bundles with strengths.
 Out: a Comparison: the head-to-head's Table, and beside each row its Method; its JSON.
 
-Beyond the head-to-head's replies this decodes, for each bundle, the replies to at most N_CURVE of the questions at a
-few more strengths, and what is timed. Replies that are there already are not asked for again.
+Beyond the head-to-head's replies this decodes what `curves` asks at other strengths, and what `cost` times.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -18,12 +16,12 @@ from itertools import count
 from typing import Any
 
 from edgesteer.bundle import Bundle, ModelInfo
-from edgesteer.errors import EdgesteerWarning
 from edgesteer.evaluate.chat import Chat
 from edgesteer.evaluate.cost import Cost, costs, kv_bytes_per_token
-from edgesteer.evaluate.dose import Point, point_at, point_of
+from edgesteer.evaluate.curves import Curves
+from edgesteer.evaluate.dose import Point
 from edgesteer.evaluate.headtohead import N_CALIBRATION, head_to_head
-from edgesteer.evaluate.pieces import Done, portion, spread
+from edgesteer.evaluate.pieces import portion
 from edgesteer.evaluate.scoring import Spoken
 from edgesteer.evaluate.suite_file import Suite
 from edgesteer.evaluate.table import Row, Table, plain_values
@@ -32,11 +30,8 @@ from edgesteer.steering_map import join_pieces
 
 Progress = Callable[[str, float], None]
 
-N_CURVE = 8
 MAX_TOKENS = 64
 
-# A curve's strengths where the suite names none: multiples of the strength that the replies are shown at.
-_TIMES = (0.5, 0.75, 1.25)
 _DIGITS = 4
 
 
@@ -45,8 +40,9 @@ class Method:
     """What a Table's row leaves out of one way to ask.
 
     kind: as in Way. prompt_bytes: of the sentence in UTF-8, where the way needs it at each question; else 0.
-    curve: the way at several strengths, ascending, on the comparison's `curve_questions`; for one that steers
-        nothing the only point, at strength 0. pieces: of each reply the text of each token in Scores.spoken.
+    curve: the way at several strengths, ascending, on the comparison's `curve_questions` and the first
+        `curve_tokens` of each reply; for one that steers nothing the only point, at strength 0.
+    pieces: of each reply the text of each token in Scores.spoken.
     """
 
     name: str
@@ -64,8 +60,8 @@ class Method:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """methods: in the order of the table's rows. curve_questions: indices of the questions behind every curve.
-
+    """methods: in the order of the table's rows. curve_questions: indices of the questions behind every curve;
+    curve_tokens: of how many first tokens of their replies it is at most.
     sentence_tokens: of the trait's sentence by itself. kv_bytes_per_token: as in `cost`.
     """
 
@@ -74,6 +70,7 @@ class Comparison:
     table: Table
     methods: tuple[Method, ...]
     curve_questions: tuple[int, ...]
+    curve_tokens: int
     sentence_tokens: int
     kv_bytes_per_token: float | None
 
@@ -86,7 +83,7 @@ class Comparison:
         timing: False leaves the clock's word out, and the rest is the same in every run.
         """
         out = {"suite": self.suite, "model": dataclasses.asdict(self.model), **self.table.to_json(timing)}
-        for key in ("curve_questions", "sentence_tokens", "kv_bytes_per_token"):
+        for key in ("curve_questions", "curve_tokens", "sentence_tokens", "kv_bytes_per_token"):
             out[key] = plain_values(getattr(self, key))
         for told, (row, method) in zip(out["rows"], self, strict=True):
             told |= plain_values(dataclasses.asdict(method))
@@ -112,8 +109,8 @@ def compare(
     whose counts is the caller's decision. Raises what `head_to_head` raises.
     """
     max_tokens = suite.max_tokens or MAX_TOKENS
-    curves = _Curves(chat, suite, trait, max_tokens)
-    first = _share(len(suite.questions), curves.n_replies, len(bundles), at_prompt_coherence)
+    curves = Curves(chat, suite, trait, max_tokens)
+    first = _share(len(suite.questions), curves.n_replies / 2, len(bundles), at_prompt_coherence)
     table = head_to_head(
         chat,
         trait,
@@ -139,6 +136,7 @@ def compare(
         table=_timed(table, spent),
         methods=tuple(methods),
         curve_questions=tuple(curves.chosen),
+        curve_tokens=curves.n_tokens,
         sentence_tokens=len(chat.llm.tokenize(trait.encode(), add_bos=False)),
         kv_bytes_per_token=kv_bytes_per_token(chat.llm),
     )
@@ -156,7 +154,7 @@ def labels(bundles: Sequence[tuple[Bundle, float]]) -> list[str]:
     return out
 
 
-def _share(n_questions: int, n_curve: int, n_bundles: int, calibrated: bool) -> float:
+def _share(n_questions: int, n_curve: float, n_bundles: int, calibrated: bool) -> float:
     """The part of the work that the head-to-head is, by replies. A strength is found with some eight tries."""
     asked = n_questions * (2 + n_bundles) + N_CALIBRATION * (2 + 8 * n_bundles) * calibrated
     return asked / max(1, asked + n_curve * n_bundles)
@@ -197,40 +195,3 @@ def _pieces(chat: Chat, spoken: Spoken) -> tuple[str, ...]:
 def _tokens(pieces: Sequence[str], spoken: Spoken) -> list[list[Any]]:
     rounded = ([round(v, _DIGITS) for v in values] for values in (spoken.trait, spoken.coherence))
     return [list(told) for told in zip(pieces, *rounded, strict=True)]
-
-
-class _Curves:
-    """Measures ways over strength, all on the same few questions."""
-
-    def __init__(self, chat: Chat, suite: Suite, trait: str, max_tokens: int) -> None:
-        self._chat, self._strengths, self._max_tokens = chat, suite.strengths, max_tokens
-        self.chosen = spread(len(suite.questions), N_CURVE)
-        self._prompts = prompts_of(chat, [suite.questions[i] for i in self.chosen], trait)
-
-    @property
-    def n_replies(self) -> int:
-        """At most so many replies a bundle."""
-        return len(self.chosen) * len(self._strengths or _TIMES)
-
-    def of(self, way: Way, row: Row, unsteered: Row, progress: Done) -> tuple[Point, ...]:
-        """The way's curve; what its row and the unsteered one hold is not asked again."""
-        if way.bundle is None:
-            return (point_of(0.0, row.scores.of(self.chosen)),)
-        assert row.strength is not None
-        known = {0.0: point_of(0.0, unsteered.scores.of(self.chosen))}
-        known.setdefault(row.strength, point_of(row.strength, row.scores.of(self.chosen)))
-        asked = self._strengths or _around(row.strength or way.bundle.strength.max)
-        missing = [strength for strength in asked if strength not in known]
-        for i, strength in enumerate(missing):
-            progress(i / len(missing))
-            known[strength] = self._point(way.bundle, strength)
-        return tuple(known[strength] for strength in sorted(known))
-
-    def _point(self, bundle: Bundle, strength: float) -> Point:
-        with warnings.catch_warnings():  # that a curve leaves the evaluated range is what it is for
-            warnings.simplefilter("ignore", EdgesteerWarning)
-            return point_at(self._chat, bundle, strength, *self._prompts, self._max_tokens)
-
-
-def _around(strength: float) -> list[float]:
-    return [round(times * strength, _DIGITS) for times in _TIMES]

@@ -63,6 +63,12 @@ class Scores:
         """Those of some of the replies, by their places."""
         return Scores(*(tuple(getattr(self, each.name)[i] for i in replies) for each in fields(self)))
 
+    def first(self, n: int) -> Scores:
+        """The scores of each reply's first n tokens, an end among them."""
+        cut = [Spoken(one.tokens[:n], one.prompted[:n], one.plain[:n]) for one in self.spoken]
+        pairs = [(np.array(one.prompted, np.float32), np.array(one.plain, np.float32)) for one in cut]
+        return _scores(cut, pairs, [one.tokens for one in cut])
+
     def mean(self, measure: str) -> float:
         """The mean over the replies that are not empty; NaN where all are."""
         values = np.array(getattr(self, measure), dtype=np.float64)
@@ -82,15 +88,24 @@ def score(
         without = _log_probs(chat, list(zip(plain, spoken, strict=True)))
         with_trait = _log_probs(chat, list(zip(prompted, spoken, strict=True)))
     pairs = list(zip(with_trait, without, strict=True))
+    each = [
+        Spoken(tuple(tokens), tuple(map(float, a)), tuple(map(float, b)))
+        for tokens, (a, b) in zip(spoken, pairs, strict=True)
+    ]
+    return _scores(each, pairs, [reply.tokens for reply in replies])
+
+
+def _scores(spoken: Sequence[Spoken], pairs: Sequence[tuple[F32, F32]], said: Sequence[Tokens]) -> Scores:
+    """pairs: log-probabilities with the trait's prompt and without. said: what repetition is looked for in."""
     return Scores(
         trait=tuple(measures.trait(a, b) for a, b in pairs),
         coherence=tuple(measures.coherence(a, b) for a, b in pairs),
-        nll0=tuple(measures.nll(b) for b in without),
-        distinct2=tuple(measures.distinct(r.tokens) if r.spoken else float("nan") for r in replies),
-        spoken=tuple(
-            Spoken(tuple(tokens), tuple(map(float, a)), tuple(map(float, b)))
-            for tokens, (a, b) in zip(spoken, pairs, strict=True)
+        nll0=tuple(measures.nll(b) for _, b in pairs),
+        distinct2=tuple(
+            measures.distinct(tokens) if one.tokens else float("nan")
+            for one, tokens in zip(spoken, said, strict=True)
         ),
+        spoken=tuple(spoken),
     )
 
 

@@ -130,12 +130,12 @@ def _interval(one: Estimate) -> str:
 
 
 def _curves(comparison: Comparison) -> Iterator[str]:
-    n = len(comparison.curve_questions)
+    n, n_tokens = len(comparison.curve_questions), comparison.curve_tokens
     steered = [method for method in comparison.methods if method.steers]
     others = [method for method in comparison.methods if not method.steers]
     yield _drawn(
         lambda: chart.lines(
-            f"Trait against coherence over strength, {n} question{'s' * (n != 1)}",
+            f"Trait against coherence over strength: {n} question{'s' * (n != 1)}, {n_tokens} tokens each",
             "coherence, nats a token (left is more coherent)",
             "trait, nats a token",
             [_series(method) for method in steered],
@@ -149,7 +149,12 @@ def _curves(comparison: Comparison) -> Iterator[str]:
     ]
     if rows:
         head = ("", "strength", "trait", "coherence", "distinct-2")
-        told = table("Strength 0 is unsteered; an infinite coherence is an overflow.", head, rows)
+        told = table(
+            f"Of the first {n_tokens} tokens of each reply. Strength 0 is unsteered; an infinite coherence is an "
+            "overflow.",
+            head,
+            rows,
+        )
         yield f"<details><summary>The curves' numbers</summary>{told}</details>"
 
 

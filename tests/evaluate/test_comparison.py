@@ -14,7 +14,8 @@ from edgesteer import Bundle, SteeredLlama
 from edgesteer.bundle import StrengthRange
 from edgesteer.errors import LearnError
 from edgesteer.evaluate import Chat, Comparison, Suite, compare, head_to_head
-from edgesteer.evaluate.comparison import N_CURVE, labels
+from edgesteer.evaluate.comparison import labels
+from edgesteer.evaluate.curves import CURVE_TOKENS, N_CURVE
 
 TRAIT = "You talk like a pirate, arr."
 SUITE = Suite("tiny", ("Why is it so?", "Tell me a tale.", "What is a key?"), counts=("e",), max_tokens=6)
@@ -111,6 +112,15 @@ def test_what_is_known_is_not_asked_again(
     assert asked == [11, 11, 11, N_CURVE]
     assert len(found.curve_questions) == N_CURVE
     assert [point.strength for point in found.methods[2].curve] == [0, 2, 3]
+
+
+def test_curves_are_of_the_first_tokens_alone(chat: Chat, bundle: Bundle) -> None:
+    suite = Suite("long", SUITE.questions[:1], max_tokens=CURVE_TOKENS + 4)
+    found = compare(chat, suite, TRAIT, [(bundle, 2.0)], timing=False)
+    assert found.curve_tokens == CURVE_TOKENS
+    row, method = found.table.rows[2], found.methods[2]
+    own = next(point for point in method.curve if point.strength == 2)
+    assert own.trait == pytest.approx(np.mean(row.scores.spoken[0].trait[:CURVE_TOKENS]), abs=1e-5)
 
 
 def test_an_overflow_on_the_curve_is_a_point_without_numbers(chat: Chat) -> None:

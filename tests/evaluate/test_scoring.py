@@ -50,6 +50,19 @@ def test_scores_are_the_measures_of_each_reply(
         assert scores.distinct2[i] == measures.distinct(reply.tokens)
 
 
+def test_the_first_tokens_score_as_a_reply_of_theirs_would(
+    chat: Chat, replies: list[Reply], plain: list[list[int]], prompted: list[list[int]]
+) -> None:
+    scores = score(chat, replies, plain, prompted)
+    short = [Reply(reply.tokens[:5], reply.log_probs[:5]) for reply in replies]
+    cut, alone = scores.first(5), score(chat, short, plain, prompted)
+    for measure in ("trait", "coherence", "nll0", "distinct2"):
+        assert getattr(cut, measure) == pytest.approx(getattr(alone, measure), abs=0.05)
+    assert [one.tokens for one in cut.spoken] == [one.tokens for one in alone.spoken]
+    assert scores.first(100) == scores
+    assert scores.of([2, 0]).trait == (scores.trait[2], scores.trait[0])
+
+
 def test_swapped_prompts_turn_the_trait_around(
     chat: Chat, replies: list[Reply], plain: list[list[int]], prompted: list[list[int]]
 ) -> None:

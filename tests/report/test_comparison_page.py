@@ -83,7 +83,7 @@ def a_comparison(
     asked = questions or tuple(f"Question {i}?" for i in range(len(said)))
     table = Table(trait, asked, 64, rows)
     model = ModelInfo("llama", "Tiny", 8, 4, "Q4_1")
-    return Comparison("suite", model, table, methods, tuple(range(len(said))), 3, 400.0)
+    return Comparison("suite", model, table, methods, tuple(range(len(said))), 32, 3, 400.0)
 
 
 def said_on(shown: Page) -> list[str]:
