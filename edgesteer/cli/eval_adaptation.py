@@ -71,7 +71,7 @@ def _measured(
     from edgesteer.cli.opening import open_for_scoring
     from edgesteer.evaluate import Chat
     from edgesteer.evaluate.adaptation import measure
-    from edgesteer.evaluate.lora import read_lora
+    from edgesteer.evaluate.adaptation.lora import read_lora
 
     path, first, max_tokens = resolve_model(params["model"]), loaded[0][0], params["max_tokens"]
     adapter = None if lora is None else read_lora(lora, path)  # before the model is opened
@@ -103,7 +103,7 @@ def _write(files: tuple[Path, Path], found: Adaptation, force: bool) -> None:
 
 def lines(found: Adaptation) -> Iterator[str]:
     """The scores for people, in at most 100 columns; a dash where there is no number."""
-    from edgesteer.evaluate.adaptation_scores import AXES, scores
+    from edgesteer.evaluate.adaptation.scores import AXES, scores
     from edgesteer.report.adaptation_page import label
     from edgesteer.report.cells import visible
 

@@ -80,7 +80,7 @@ def print_table(
 ) -> None:
     """Without --suite: the head-to-head, or its JSON."""
     from edgesteer.evaluate import head_to_head
-    from edgesteer.evaluate.comparison import MAX_TOKENS
+    from edgesteer.evaluate.comparison.comparing import MAX_TOKENS
     from edgesteer.report.table import lines
 
     with bar() as progress:

@@ -9,8 +9,8 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from edgesteer.evaluate.adaptation import Adaptation
-from edgesteer.evaluate.adaptation_scores import AXES, scores
-from edgesteer.evaluate.adaptation_values import UNADAPTED, Adapted
+from edgesteer.evaluate.adaptation.scores import AXES, scores
+from edgesteer.evaluate.adaptation.values import UNADAPTED, Adapted
 from edgesteer.evaluate.intervals import Estimate
 from edgesteer.report import chart
 from edgesteer.report.page import document, table, text

@@ -18,14 +18,14 @@ from edgesteer.bundle import StrengthRange
 from edgesteer.errors import IncompatibleError, LearnError
 from edgesteer.evaluate import Chat
 from edgesteer.evaluate.adaptation import Adaptation, Adapted, measure
-from edgesteer.evaluate.adaptation_axes import Subject
-from edgesteer.evaluate.adaptation_scores import AXES, scores
-from edgesteer.evaluate.adaptation_values import Data, Drift, Effect, Memory, Reversal, Speed
-from edgesteer.evaluate.drift import Passage, divergence, passages_of_the_project
+from edgesteer.evaluate.adaptation.axes import Subject
+from edgesteer.evaluate.adaptation.drift import Passage, divergence, passages_of_the_project
+from edgesteer.evaluate.adaptation.lora import read_lora
+from edgesteer.evaluate.adaptation.reversal import plain_logits, reversal
+from edgesteer.evaluate.adaptation.scores import AXES, scores
+from edgesteer.evaluate.adaptation.values import Data, Drift, Effect, Memory, Reversal, Speed
 from edgesteer.evaluate.headtohead import head_to_head
 from edgesteer.evaluate.intervals import Estimate
-from edgesteer.evaluate.lora import read_lora
-from edgesteer.evaluate.reversal import plain_logits, reversal
 from edgesteer.evaluate.ways import Way
 from tests.lora import write_lora
 

@@ -15,7 +15,7 @@ from edgesteer.bundle import StrengthRange
 from edgesteer.errors import LearnError
 from edgesteer.evaluate import Chat, Comparison, Suite, compare, head_to_head
 from edgesteer.evaluate.comparison import labels
-from edgesteer.evaluate.curves import CURVE_TOKENS, N_CURVE
+from edgesteer.evaluate.comparison.curves import CURVE_TOKENS, N_CURVE
 
 TRAIT = "You talk like a pirate, arr."
 SUITE = Suite("tiny", ("Why is it so?", "Tell me a tale.", "What is a key?"), counts=("e",), max_tokens=6)

@@ -13,8 +13,8 @@ from edgesteer import SteeredLlama
 from edgesteer.bundle import gguf
 from edgesteer.errors import ModelError
 from edgesteer.evaluate import Chat
-from edgesteer.evaluate.lora import Lora, opened_anew, read_lora
-from edgesteer.evaluate.reversal import plain_logits
+from edgesteer.evaluate.adaptation.lora import Lora, opened_anew, read_lora
+from edgesteer.evaluate.adaptation.reversal import plain_logits
 from tests.lora import write_lora
 from tests.runtime import support
 from tests.tiny import tiny_model

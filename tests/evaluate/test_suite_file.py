@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from edgesteer.errors import EdgesteerWarning, LearnError
 from edgesteer.evaluate import Suite, held_out_questions, read_suite
-from edgesteer.evaluate.suite_file import MOST_STRENGTHS, MOST_TOKENS, SUITES
+from edgesteer.evaluate.comparison.suite_file import MOST_STRENGTHS, MOST_TOKENS, SUITES
 from edgesteer.evaluate.traits import TRAITS
 from edgesteer.learn.questions import built_in
 

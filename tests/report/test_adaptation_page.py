@@ -8,8 +8,8 @@ import math
 import pytest
 
 from edgesteer.evaluate.adaptation import Adaptation
-from edgesteer.evaluate.adaptation_scores import AXES, scores
-from edgesteer.evaluate.adaptation_values import Adapted, Data, Drift, Effect, Memory, Reversal, Speed
+from edgesteer.evaluate.adaptation.scores import AXES, scores
+from edgesteer.evaluate.adaptation.values import Adapted, Data, Drift, Effect, Memory, Reversal, Speed
 from edgesteer.evaluate.intervals import Estimate
 from edgesteer.report.adaptation_page import figures, label, page
 from edgesteer.report.cells import visible

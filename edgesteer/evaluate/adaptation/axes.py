@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgesteer.bundle import Bundle
-from edgesteer.evaluate.adaptation_values import Data, Memory, Speed
+from edgesteer.evaluate.adaptation.lora import Lora
+from edgesteer.evaluate.adaptation.values import Data, Memory, Speed
 from edgesteer.evaluate.chat import Chat
 from edgesteer.evaluate.cost import Cost, costs, kv_bytes_per_token
-from edgesteer.evaluate.lora import Lora
 from edgesteer.evaluate.ways import Way
 from edgesteer.runtime import SteeredLlama
 

@@ -15,8 +15,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from edgesteer.evaluate.adaptation_axes import Subject
-from edgesteer.evaluate.adaptation_values import Drift
+from edgesteer.evaluate.adaptation.axes import Subject
+from edgesteer.evaluate.adaptation.values import Drift
 from edgesteer.evaluate.chat import F32, Tokens
 from edgesteer.evaluate.intervals import Sample, estimate
 from edgesteer.evaluate.pieces import Done
@@ -34,7 +34,7 @@ class Passage(NamedTuple):
 
 def passages_of_the_project() -> tuple[Passage, ...]:
     """Short texts of many kinds: facts, arithmetic, code, a recipe, a contract."""
-    text = resources.files("edgesteer.evaluate").joinpath("unrelated.txt").read_text("utf-8")
+    text = resources.files("edgesteer.evaluate.adaptation").joinpath("unrelated.txt").read_text("utf-8")
     blocks = [block.split("\n", 1) for block in text.strip().split("\n\n")]
     return tuple(Passage(title.removeprefix("# "), body) for title, body in blocks)
 

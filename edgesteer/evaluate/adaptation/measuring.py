@@ -19,17 +19,17 @@ from typing import Any
 
 from edgesteer.bundle import Bundle, check_model
 from edgesteer.errors import LearnError
-from edgesteer.evaluate import adaptation_axes as axes
-from edgesteer.evaluate.adaptation_axes import Subject
-from edgesteer.evaluate.adaptation_scores import AXES, scores
-from edgesteer.evaluate.adaptation_values import LORA, UNADAPTED, Adapted, Effect
+from edgesteer.evaluate.adaptation import axes
+from edgesteer.evaluate.adaptation.axes import Subject
+from edgesteer.evaluate.adaptation.drift import Passage, drifts_of, passages_of_the_project
+from edgesteer.evaluate.adaptation.lora import Lora, opened_anew
+from edgesteer.evaluate.adaptation.reversal import plain_logits, reversal
+from edgesteer.evaluate.adaptation.scores import AXES, scores
+from edgesteer.evaluate.adaptation.values import LORA, UNADAPTED, Adapted, Effect
 from edgesteer.evaluate.chat import F32, REPEAT_PENALTY, Chat
-from edgesteer.evaluate.drift import Passage, drifts_of, passages_of_the_project
 from edgesteer.evaluate.headtohead import head_to_head, held_out_questions
 from edgesteer.evaluate.intervals import Sample, estimate
-from edgesteer.evaluate.lora import Lora, opened_anew
 from edgesteer.evaluate.pieces import Done, portion
-from edgesteer.evaluate.reversal import plain_logits, reversal
 from edgesteer.evaluate.scoring import score
 from edgesteer.evaluate.table import Row, Table
 from edgesteer.evaluate.ways import PROMPT, UNSTEERED, Way, prompts_of

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
-from edgesteer.evaluate.adaptation_axes import Subject
-from edgesteer.evaluate.adaptation_values import Reversal
+from edgesteer.evaluate.adaptation.axes import Subject
+from edgesteer.evaluate.adaptation.lora import opened_anew
+from edgesteer.evaluate.adaptation.values import Reversal
 from edgesteer.evaluate.chat import F32, Chat, Tokens
-from edgesteer.evaluate.lora import opened_anew
 from edgesteer.runtime import Lanes, SteeredLlama
 
 # Tokens of the reply that is interrupted, and how often.

@@ -14,7 +14,7 @@ import math
 from collections.abc import Callable
 from typing import NamedTuple
 
-from edgesteer.evaluate.adaptation_values import UNADAPTED, Adapted
+from edgesteer.evaluate.adaptation.values import UNADAPTED, Adapted
 
 # Where each score is 1/2.
 HALF_SECONDS, HALF_KL, HALF_TRAIT, HALF_COHERENCE = 1.0, 0.1, 0.5, 0.5
