@@ -100,7 +100,8 @@ def _by_trait(scan: Scan) -> Iterator[str]:
         )
         return
     share = "Only " if n > 1 and len(useful) <= _FEW * n else ""
-    yield f"{share}{len(useful)} of {n} blocks gain the trait alone: {blocks(sorted(u.block for u in useful))}."
+    gain = "block gains" if n == 1 else "blocks gain" if len(useful) > 1 else "blocks gains"
+    yield f"{share}{len(useful)} of {n} {gain} the trait alone: {blocks(sorted(u.block for u in useful))}."
     best = ", ".join(
         f"{u.block} ({palette.number(u.gain)} at {column(scan, u.size)}, KL {palette.number(u.kl)})"
         for u in useful[:_NAMED]
