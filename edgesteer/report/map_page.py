@@ -90,9 +90,9 @@ def _parts(prompt: str, runs: Sequence[Run], first: int, data: dict[str, Any], s
     )
     yield f'<div id="tokens" tabindex="0" aria-label="Tokens">{"".join(_tokens(runs[first].map, scale))}</div>'
     yield '<p id="told" class="told" aria-live="polite">&nbsp;</p>'
-    yield '<h2>Blocks</h2><p class="dim">Blocks downward, tokens across.</p>'
+    yield '<h2>Blocks</h2><p class="dim">Blocks downward, tokens across. Arrow keys walk here too.</p>'
     name = "Coefficient of each block and token"
-    yield f'<div class="wide"><canvas id="heat" role="img" aria-label="{name}"></canvas></div>'
+    yield f'<div class="wide"><canvas id="heat" role="img" aria-label="{name}" tabindex="0"></canvas></div>'
     told = json.dumps(data).replace("<", "\\u003c")  # "</" would end the element, whatever stands around it
     yield f'<script type="application/json" id="data">{told}</script>'
 

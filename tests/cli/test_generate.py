@@ -266,6 +266,31 @@ def test_a_prompt_that_the_context_cannot_hold_is_one_clear_line(
     refused(typed(*words, cwd=tmp_path), "the prompt is too long", "larger -c")
 
 
+@pytest.mark.parametrize("size", [64, 256])
+def test_a_reply_ends_where_the_context_is_full(
+    size: int, model: Model, steer_file: Path, tmp_path: Path
+) -> None:
+    """Also at a size that llama.cpp rounds up."""
+    words = [
+        model("llama"),
+        "--steer",
+        steer_file,
+        "-p",
+        "the ship",
+        "-c",
+        size,
+        "-n",
+        1000,
+        "-t",
+        1,
+        "--json",
+    ]
+    run, shown = typed("run", *words, cwd=tmp_path), typed("map", *words, cwd=tmp_path)
+    assert (run.returncode, run.stderr) == (shown.returncode, shown.stderr) == (0, "")
+    assert json.loads(run.stdout)["map"] == json.loads(shown.stdout)
+    assert size - 1 <= len(json.loads(shown.stdout)["tokens"]) <= size
+
+
 @pytest.mark.parametrize(
     "option",
     [("-c", 10**12), ("-t", 10**12), ("--temp", "nan"), ("--temp", "inf"), ("--repeat-penalty", "nan")],
