@@ -114,6 +114,12 @@ def test_map_writes_a_page_that_replays_five_strengths_and_never_over_a_file(
         float(f"{total:.3g}") for total in json.loads(result.stdout)["totals"]
     ]
     assert not any(map(any, data["runs"][0]["rows"]))
+    shown = json.loads(result.stdout)
+    assert shown["positions"] == list(range(len(shown["tokens"])))
+    for run in data["runs"]:  # each with the whole prompt, though they share it
+        assert run["prompt"] == shown["n_prompt"] > 1
+        assert run["pieces"][: run["prompt"]] == data["runs"][0]["pieces"][: run["prompt"]]
+    assert typed(*words, "--json", cwd=tmp_path).stdout == result.stdout
     refused(typed(*words, "--html", "m.html", cwd=tmp_path), "m.html", "--force")
 
 
