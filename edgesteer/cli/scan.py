@@ -79,7 +79,8 @@ def command(
     Two numbers a cell. trait: how much likelier, in nats a token, the steered model finds the replies that the
     trait's prompt brought, without that prompt. KL: how far steering moves the next token's distribution on the
     unsteered model's own replies. Strengths are set so that at every block what steering adds has the same norm on
-    average, gates included; it acts from the prompt's last token on.
+    average, gates included; it acts from the prompt's last token on. Takes minutes: every question is read twice in
+    every cell.
 
     \b
     Examples:

@@ -59,6 +59,7 @@ class Scan:
     strengths: the strength at which the bundle's part in that block has, over the same rows, mean |u| of that size.
     closed: blocks whose part is zero on all these rows (a gate that never opens), so that no strength gives a norm.
     overflowed: cells that left float32.
+    noise: KL of the unsteered model to itself at another place of the batch; what is no larger says nothing.
     tokens: rows of the unsteered replies, and of the prompted ones.
     """
 
@@ -75,6 +76,7 @@ class Scan:
     high: F64 | None
     closed: tuple[int, ...]
     overflowed: int
+    noise: float
     questions: tuple[str, ...]
     max_tokens: int
     tokens: tuple[int, int]
@@ -108,7 +110,7 @@ class Scan:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; None for what was not measured."""
-        plain = ("name", "trait", "unit", "scope", "gated", "overflowed", "max_tokens")
+        plain = ("name", "trait", "unit", "scope", "gated", "overflowed", "noise", "max_tokens")
         lists = ("sizes", "blocks", "streams", "closed", "questions", "tokens")
         arrays = ("strengths", "kl", "gain", "low", "high")
         useful = [{name: getattr(one, name) for name in (*Useful.__slots__, "score")} for one in self.useful]

@@ -37,8 +37,8 @@ def alone(bundle: Bundle, block: int) -> Bundle:
 
 @dataclass(frozen=True)
 class Cells:
-    """plan: each block that can be steered, as a term of strength 1. doses: float32 [1 + cells, terms], the
-    unsteered cell first."""
+    """plan: each block that can be steered, as a term of strength 1. doses: float32 [1 + cells + 1, terms], an
+    unsteered cell first, which the others are held against, and last, which shows what their place in a batch does."""
 
     plan: SteeringPlan
     doses: F32
@@ -48,14 +48,14 @@ class Cells:
         known = [(n, row) for n, row in zip(bundle.layers, strengths, strict=True) if np.isfinite(row).all()]
         plan = SteeringPlan.of([(alone(bundle, n), 1.0, "response") for n, _ in known])
         term = {t.bundle.layers[0]: i for i, t in enumerate(plan.terms)}
-        doses = np.zeros((1 + sum(len(row) for _, row in known), len(plan.terms)), dtype=np.float32)
+        doses = np.zeros((2 + sum(len(row) for _, row in known), len(plan.terms)), dtype=np.float32)
         cells = ((n, strength) for n, row in known for strength in row)
         for i, (n, strength) in enumerate(cells, start=1):
             doses[i, term[n]] = sign * strength
         return cls(plan, doses)
 
     def kl(self, chat: Chat, prompt: Tokens, reply: Tokens, done: Done) -> F64:
-        """float64 [cells]: the sum over the rows of KL(unsteered || steered)."""
+        """float64 [cells + 1]: the sum over the rows of KL(unsteered || steered); last, of the unsteered cell."""
         unsteered: dict[int, tuple[F32, float]] = {}
 
         def read(cell: int, row: int, logits: F32) -> float:
@@ -71,10 +71,10 @@ class Cells:
     def log_p(self, chat: Chat, prompt: Tokens, reply: Tokens, done: Done) -> F64:
         """float64 [cells]: by how much log p of the whole reply is above the unsteered model's."""
         values = self._read(chat, prompt, reply, lambda _, row, logits: _log_p(logits, reply[row]), done)
-        return np.asarray((values[1:] - values[0]).sum(axis=1))
+        return np.asarray((values[1:-1] - values[0]).sum(axis=1))
 
     def _read(self, chat: Chat, prompt: Tokens, reply: Tokens, read: Read, done: Done) -> F64:
-        """float64 [1 + cells, rows]; NaN in cells that overflow."""
+        """float64 [1 + cells + 1, rows]; NaN in cells that overflow."""
         out = np.full((len(self.doses), len(reply)), np.nan)
         most = _most(chat, prompt, reply) if reply else 1
         for first in range(0, len(out) if reply else 0, most):

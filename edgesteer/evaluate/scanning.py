@@ -75,7 +75,7 @@ def scan(
             gains = [cells.log_p(chat, *one, tell.text()) for one in zip(plain, prompted, strict=False)]
     progress("done", 1.0)
     counts = [len(reply) for reply in told], [len(reply) for reply in prompted]
-    kl, _, _ = pooled(np.array(kl_sums), counts[0])
+    (*kl, noise), _, _ = pooled(np.array(kl_sums), counts[0])
     gain = None if trait is None else pooled(np.array(gains), counts[1])
     shape, known = strengths.shape, np.isfinite(strengths)
 
@@ -93,12 +93,13 @@ def scan(
         blocks=bundle.layers,
         streams=tuple(rows.stream.tolist()),
         strengths=sign * strengths,
-        kl=laid(kl),
+        kl=laid(np.array(kl)),
         gain=None if gain is None else laid(gain[0]),
         low=None if gain is None else laid(gain[1]),
         high=None if gain is None else laid(gain[2]),
         closed=tuple(n for n, row in zip(bundle.layers, known, strict=True) if not row.any()),
         overflowed=int(np.isnan(kl if gain is None else kl + gain[0]).sum()),
+        noise=float(noise),
         questions=tuple(asked),
         max_tokens=max_tokens,
         tokens=(sum(counts[0]), sum(counts[1])),

@@ -71,7 +71,8 @@ def legend(scan: Scan, marks: str = "") -> str:
     text = f"Each block alone. Norm: the mean norm of {what} on the unsteered replies{of}. "
     if scan.gain is not None:
         text += f"Trait: how much likelier, in nats a token, the prompted replies get without their prompt. {marks}"
-    text += "KL: how far the next token's distribution moves on the unsteered replies, in nats."
+    text += "KL: how far the next token's distribution moves on the unsteered replies, in nats"
+    text += f"; up to {palette.number(scan.noise)} is rounding." if scan.noise else "."
     if scan.scope != "response":
         text += f" Steered from the prompt's last token on, not on {scan.scope} as the bundle says."
     return text

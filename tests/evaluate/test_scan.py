@@ -126,6 +126,8 @@ def test_the_same_call_gives_the_same_scan_and_one_lane_nearly_so(
     narrow = opened(path, lanes=1, n_ctx=256)
     one = scanned(Chat(narrow), bundle)
     narrow.close()
+    assert one.noise == 0.0  # one after the other, all rows are computed alike
+    assert 0.0 <= found.noise < 1e-4
     assert one.gain is not None
     assert found.gain is not None
     assert np.allclose(one.kl, found.kl, rtol=0.02, atol=1e-4)
@@ -286,7 +288,7 @@ def test_useful_blocks_are_surely_better_and_ranked_by_gain_per_root_of_kl() -> 
     kl = np.array([[0.01, 0.5], [1.0, 2.0], [0.0, 0.0], [nan, nan]])
     found = Scan(
         name="x", trait="t", unit="share", sizes=(0.1, 0.2), blocks=(1, 2, 3, 4), streams=(1.0,) * 4,
-        strengths=kl, kl=kl, gain=gain, low=low, high=gain + 1, closed=(4,), overflowed=0,
+        strengths=kl, kl=kl, gain=gain, low=low, high=gain + 1, closed=(4,), overflowed=0, noise=0.0,
         questions=("q",), max_tokens=1, tokens=(1, 1), gated=False, scope="response",
     )  # fmt: skip
     assert [(one.block, one.size) for one in found.useful] == [(1, 0.1), (2, 0.1)]

@@ -44,6 +44,7 @@ def a_scan(blocks: int = 28, sizes: int = 4, trait: str | None = "Talk.", **chan
         "high": None if trait is None else gain + 0.5,
         "closed": (),
         "overflowed": 0,
+        "noise": 0.003,
         "questions": tuple(f"Why is {i}?" for i in range(6)),
         "max_tokens": 12,
         "tokens": (72, 0 if trait is None else 70),
