@@ -59,7 +59,8 @@ class Scan:
     strengths: the strength at which the bundle's part in that block has, over the same rows, mean |u| of that size.
     closed: blocks whose part is zero on all these rows (a gate that never opens), so that no strength gives a norm.
     overflowed: cells that left float32.
-    noise: KL of the unsteered model to itself at another place of the batch; what is no larger says nothing.
+    noise: KL that a ten-thousandth of |h| at the first block brings: rounding, blown up on its way; what is no larger
+        says nothing.
     tokens: rows of the unsteered replies, and of the prompted ones.
     """
 

@@ -38,13 +38,15 @@ def alone(bundle: Bundle, block: int) -> Bundle:
 @dataclass(frozen=True)
 class Cells:
     """plan: each block that can be steered, as a term of strength 1. doses: float32 [1 + cells + 1, terms], an
-    unsteered cell first, which the others are held against, and last, which shows what their place in a batch does."""
+    unsteered cell first, which the others are held against, and last the `touch`."""
 
     plan: SteeringPlan
     doses: F32
 
     @classmethod
-    def of(cls, bundle: Bundle, strengths: F64, sign: int) -> Cells:
+    def of(cls, bundle: Bundle, strengths: F64, sign: int, touches: F64) -> Cells:
+        """strengths: float64 [blocks, sizes], NaN in blocks to leave out. touches: float64 [blocks], strengths so
+        small that only rounding answers; the first that can be is applied, since it is rounded most often."""
         known = [(n, row) for n, row in zip(bundle.layers, strengths, strict=True) if np.isfinite(row).all()]
         plan = SteeringPlan.of([(alone(bundle, n), 1.0, "response") for n, _ in known])
         term = {t.bundle.layers[0]: i for i, t in enumerate(plan.terms)}
@@ -52,10 +54,12 @@ class Cells:
         cells = ((n, strength) for n, row in known for strength in row)
         for i, (n, strength) in enumerate(cells, start=1):
             doses[i, term[n]] = sign * strength
+        for n, _ in known[:1]:
+            doses[-1, term[n]] = sign * touches[bundle.layers.index(n)]
         return cls(plan, doses)
 
     def kl(self, chat: Chat, prompt: Tokens, reply: Tokens, done: Done) -> F64:
-        """float64 [cells + 1]: the sum over the rows of KL(unsteered || steered); last, of the unsteered cell."""
+        """float64 [cells + 1]: the sum over the rows of KL(unsteered || steered); last, of the touch."""
         unsteered: dict[int, tuple[F32, float]] = {}
 
         def read(cell: int, row: int, logits: F32) -> float:

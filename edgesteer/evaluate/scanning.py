@@ -34,6 +34,8 @@ MAX_TOKENS = 12
 
 # Larger ones leave float32 in any model; more of them fit no page.
 _MOST_SIZE, _MOST_SIZES = 1e6, 16
+# The share of |h| that shows rounding alone: what it moves, a quantized model's rounded activations blow up.
+_TOUCH = 1e-4
 # Questions whose activations are held at a time.
 _AT_ONCE = 8
 # Share of the time that the replies take.
@@ -69,7 +71,7 @@ def scan(
         told, rows = _unsteered(chat, bundle, plain, max_tokens, tell.replies)
         prompted = [] if trait is None else _prompted(chat, asked, trait, max_tokens)
         strengths = _strengths(rows, columns, unit)
-        cells = Cells.of(bundle, strengths, sign)
+        cells = Cells.of(bundle, strengths, sign, _strengths(rows, [_TOUCH], "share")[:, 0])
         with chat.llm.steered(cells.plan):
             kl_sums = [cells.kl(chat, *one, tell.text()) for one in zip(plain, told, strict=True)]
             gains = [cells.log_p(chat, *one, tell.text()) for one in zip(plain, prompted, strict=False)]
