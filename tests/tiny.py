@@ -1,8 +1,8 @@
 """Tiny random GGUF models that llama.cpp loads and runs: every architecture the tests need, without a download.
 
-Knows one small byte-level BPE vocabulary with ChatML specials, and how to fill and write tensors; the list of
-them is `tests.tiny_architectures`. Data flow: (architecture, sizes, seed) -> a GGUF file, the same bytes every
-time. Knows nothing of llama_cpp or of edgesteer.
+Knows how to fill tensors; the list of them is `tests.tiny_architectures`, the byte-level vocabulary and the
+writing of a file are `edgesteer.evaluate.random_gguf`'s. Data flow: (architecture, sizes, seed) -> a GGUF file,
+the same bytes every time. Knows nothing of llama_cpp or of steering.
 
 The text such a model writes is noise, but well behaved noise: activations stay of order one through the blocks,
 logits spread over a few nats, and greedy decoding yields printable ASCII and never an end token.
@@ -19,6 +19,15 @@ from typing import Any, Literal, NamedTuple
 import gguf
 import numpy as np
 
+from edgesteer.evaluate.random_gguf import (
+    CONTROL,
+    MERGES,
+    byte_tokens,
+    vocabulary,
+    write_keys,
+    write_vocabulary,
+    writing,
+)
 from tests import tiny_architectures
 from tests.tiny_architectures import N_VOCAB, Sizes, Tensor
 from tests.tiny_more_architectures import MORE
@@ -38,38 +47,14 @@ CHATML = (
 class Specials(NamedTuple):
     """The control tokens of a vocabulary; `bos` and `eos` are among them."""
 
-    control: tuple[str, ...] = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+    control: tuple[str, ...] = CONTROL
     bos: str = "<|endoftext|>"
     eos: str = "<|im_end|>"
     sentencepiece: bool = False
 
 
-_PAIRS = (
-    "Ġ t,Ġ a,h e,i n,Ġt he,e r,o u,Ġ s,o n,r e,Ġ w,Ġ b,a t,Ġ c,l l,o r,Ġ m,e n,Ġ f,Ġ p,"
-    "i t,e s,Ġ d,Ġa n,a n,in g,Ġ y,Ġy ou,Ġ o,Ġo f,u s"
-)
-MERGES = tuple(_PAIRS.split(","))
-
 WeightType = Literal["F32", "F16", "Q8_0"]
 _FILE_TYPES = {"F32": 0, "F16": 1, "Q8_0": 7}
-
-
-def byte_tokens() -> list[str]:
-    """GPT-2's spelling of the 256 bytes: printable ones stand for themselves, the rest are moved to U+0100 on."""
-    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
-    moved = iter(range(0x100, 0x200))
-    return [chr(byte if byte in printable else next(moved)) for byte in range(256)]
-
-
-def vocabulary(n_vocab: int, control: tuple[str, ...] = Specials().control) -> tuple[list[str], list[int]]:
-    """Tokens and their GGUF types: bytes, merged pairs, specials, then unused ones up to `n_vocab`."""
-    words = [*byte_tokens(), *(merge.replace(" ", "") for merge in MERGES)]
-    unused = n_vocab - len(words) - len(control)
-    if unused < 0:
-        raise ValueError(f"n_vocab is {n_vocab}, but the tiny vocabulary needs at least {n_vocab - unused}")
-    tokens = [*words, *control, *(f"<|unused{i}|>" for i in range(unused))]
-    types = [gguf.TokenType.NORMAL] * len(words) + [gguf.TokenType.CONTROL] * len(control)
-    return tokens, [int(t) for t in types + [gguf.TokenType.UNUSED] * unused]
 
 
 def sentencepiece_vocabulary(n_vocab: int, control: tuple[str, ...]) -> tuple[list[str], list[int]]:
@@ -120,46 +105,37 @@ def _tensors(arch: str, s: Sizes) -> Iterator[Tensor]:
         yield from ARCHITECTURES[arch].block(i, s)
 
 
-def _write_key(writer: gguf.GGUFWriter, key: str, value: Any) -> None:
-    if isinstance(value, bool):
-        writer.add_bool(key, value)
-    elif isinstance(value, float):
-        writer.add_float32(key, value)
-    elif isinstance(value, int):
-        writer.add_uint32(key, value)
-    else:
-        writer.add_array(key, value)
-
-
 def _write_keys(writer: gguf.GGUFWriter, arch: str, s: Sizes) -> None:
     common = {"context_length": s.n_ctx, "embedding_length": s.n_embd, "block_count": s.n_layer}
     heads = {"attention.head_count": s.n_head, "attention.head_count_kv": s.n_head_kv}
     keys = {**common, "feed_forward_length": s.n_ff, **heads, **ARCHITECTURES[arch].keys(s)}
-    for key, value in keys.items():
-        _write_key(writer, f"{ARCHITECTURES[arch].name or arch}.{key}", value)
+    write_keys(writer, ARCHITECTURES[arch].name or arch, keys)
 
 
 def _write_tokenizer(
     writer: gguf.GGUFWriter, arch: str, n_vocab: int, specials: Specials, chat_template: str | None
 ) -> None:
-    make = sentencepiece_vocabulary if specials.sentencepiece else vocabulary
-    tokens, types = make(n_vocab, specials.control)
-    writer.add_tokenizer_model("llama" if specials.sentencepiece else "gpt2")
-    if specials.sentencepiece:  # longer pieces win; text gets a blank in front, also behind a special token
-        writer.add_token_scores([float(len(token)) for token in tokens])
-        writer.add_add_space_prefix(True)
+    if specials.sentencepiece:
+        _write_sentencepiece(writer, n_vocab, specials)
     else:
-        writer.add_tokenizer_pre("gpt-2")
-        writer.add_token_merges(list(MERGES))
-    writer.add_token_list(tokens)
-    writer.add_token_types(types)
-    writer.add_bos_token_id(tokens.index(specials.bos))
-    writer.add_eos_token_id(tokens.index(specials.eos))
+        write_vocabulary(writer, n_vocab, specials.control, specials.bos, specials.eos)
     writer.add_add_bos_token(arch in ("llama", "gemma2", "gemma3"))
     if arch == "bert":
         writer.add_token_type_count(2)
     if chat_template is not None:
         writer.add_chat_template(chat_template)
+
+
+def _write_sentencepiece(writer: gguf.GGUFWriter, n_vocab: int, specials: Specials) -> None:
+    """Longer pieces win; text gets a blank in front, also behind a special token."""
+    tokens, types = sentencepiece_vocabulary(n_vocab, specials.control)
+    writer.add_tokenizer_model("llama")
+    writer.add_token_scores([float(len(token)) for token in tokens])
+    writer.add_add_space_prefix(True)
+    writer.add_token_list(tokens)
+    writer.add_token_types(types)
+    writer.add_bos_token_id(tokens.index(specials.bos))
+    writer.add_eos_token_id(tokens.index(specials.eos))
 
 
 def _write_tensor(writer: gguf.GGUFWriter, t: Tensor, values: np.ndarray, weight_type: WeightType) -> None:
@@ -196,20 +172,17 @@ def write_tiny(
     n_head_kv = n_head_kv if ARCHITECTURES[arch].gqa else n_head
     sizes = Sizes(n_layer, n_embd, n_ff, n_head, n_head_kv, n_vocab, n_ctx)
     path, rng = Path(path), np.random.default_rng(seed)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    writer = gguf.GGUFWriter(partial, name)
-    writer.add_name("tiny")  # without the architecture: llama.cpp looks for tokens of its own in any "phi3"
-    writer.add_file_type(_FILE_TYPES[weight_type])
-    _write_keys(writer, arch, sizes)
-    _write_tokenizer(writer, arch, n_vocab, specials, chat_template)
-    for tensor in _tensors(arch, sizes):
-        values = _values(tensor, rng, sizes, ARCHITECTURES[arch].embd_scale)
-        _write_tensor(writer, tensor, values, weight_type)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return partial.replace(path)
+    with writing(path, name) as writer:
+        writer.add_name(
+            "tiny"
+        )  # without the architecture: llama.cpp looks for tokens of its own in any "phi3"
+        writer.add_file_type(_FILE_TYPES[weight_type])
+        _write_keys(writer, arch, sizes)
+        _write_tokenizer(writer, arch, n_vocab, specials, chat_template)
+        for tensor in _tensors(arch, sizes):
+            values = _values(tensor, rng, sizes, ARCHITECTURES[arch].embd_scale)
+            _write_tensor(writer, tensor, values, weight_type)
+    return path
 
 
 def tiny_model(arch: str, directory: str | os.PathLike[str], **options: Any) -> Path:

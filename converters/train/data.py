@@ -23,7 +23,7 @@ from edgesteer.errors import LearnError
 from edgesteer.learn.pairs import Pair
 from edgesteer.scope import SCOPES
 from edgesteer_converters.torch_model import Keys, TorchModel
-from edgesteer_converters.train.objectives import Top
+from edgesteer_converters.train.objectives import Top, guided
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,8 +119,13 @@ def digest(items: Sequence[Triplet]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def prepared(model: TorchModel, item: Triplet, objective: str, first_block: int) -> Example:
-    """Two passes of the frozen model. Raises LearnError for a token that the model does not have."""
+def prepared(
+    model: TorchModel, item: Triplet, objective: str, first_block: int, guidance: float = 0.0
+) -> Example:
+    """Two passes of the frozen model, three with guidance (see objectives.guided).
+
+    Raises LearnError for a token that the model does not have.
+    """
     most = max(*item.plain, *item.prompted, *item.reply)
     if most >= model.n_vocab or min(*item.plain, *item.prompted, *item.reply) < 0:
         raise LearnError(
@@ -129,24 +134,32 @@ def prepared(model: TorchModel, item: Triplet, objective: str, first_block: int)
     tokens, n_rows = [*item.plain, *item.reply[:-1]], len(item.reply)
     prefix = model.keys(_row(model, tokens[: item.first])) if item.first else None
     cut = item.first if prefix is not None else 0
-    top, outputs = _teacher(model, item, objective, first_block)
+    top, outputs = _teacher(model, item, objective, first_block, guidance)
     targets = torch.tensor(item.reply, device=model.device)
     return Example(tokens[cut:], prefix, item.first - cut, item.sign, n_rows, targets, top, outputs)
 
 
 def _teacher(
-    model: TorchModel, item: Triplet, objective: str, first_block: int
+    model: TorchModel, item: Triplet, objective: str, first_block: int, guidance: float
 ) -> tuple[Top | None, dict[int, torch.Tensor] | None]:
     """What the unsteered model gives on x'y' at the rows that predict y'."""
-    tokens, n_rows = _row(model, [*item.prompted, *item.reply[:-1]]), len(item.reply)
     with torch.no_grad():
         if objective == "kl":
-            rows = torch.arange(tokens.shape[1] - n_rows, tokens.shape[1], device=model.device)
-            return Top.of(model.logits(tokens, rows=rows)[0]), None
+            logits = _predicting(model, item.prompted, item.reply)
+            if guidance:
+                logits = guided(logits, _predicting(model, item.plain, item.reply), guidance)
+            return Top.of(logits), None
         if objective == "mse":
-            seen = model.block_outputs(tokens)
-            return None, {n: h[0, -n_rows:].clone() for n, h in seen.items() if n >= first_block}
+            seen = model.block_outputs(_row(model, [*item.prompted, *item.reply[:-1]]))
+            return None, {n: h[0, -len(item.reply) :].clone() for n, h in seen.items() if n >= first_block}
     return None, None
+
+
+def _predicting(model: TorchModel, prompt: Sequence[int], reply: Sequence[int]) -> torch.Tensor:
+    """Logits [len(reply), n_vocab] at the rows that predict the reply."""
+    tokens = _row(model, [*prompt, *reply[:-1]])
+    rows = torch.arange(len(prompt) - 1, tokens.shape[1], device=model.device)
+    return model.logits(tokens, rows=rows)[0]
 
 
 def _row(model: TorchModel, tokens: Sequence[int]) -> torch.Tensor:

@@ -5,12 +5,13 @@ x y' (without it). Rows are aligned from the end; arXiv 2605.03907 defines MSE a
 
     MSE   sum over blocks N >= N0 of |student_N - teacher_N|^2 / n_embd        N0: the first steered block
     LL    -log q(y'_t)                                                         q: the student's next-token
-    KL    sum over tokens v of p(v) (log p(v) - log q(v))                      p: the teacher's distribution
+    KL    sum over tokens v of p(v) (log p(v) - log q(v))                      p: the teacher's distribution, guided
     max(0, 1 - sum of coefficients)     added to MSE and LL: keeps a gate from closing for good
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -19,6 +20,10 @@ from torch.nn import functional
 
 # Tokens of the teacher's distribution that are kept; at 49152 tokens the whole would take 48 times the memory.
 TOP = 512
+
+# Guidance leaves alone what is less likely than this share of the likeliest token, which noise would lift, and no
+# token's log-probability moves by more than guidance times the limit, in nats.
+_PLAUSIBLE, _LIMIT = 0.02, 4.0
 
 # Mass below which the student's remainder counts as this much: what is left of 1 in float32.
 _LEAST = 1e-6
@@ -37,6 +42,19 @@ class Top:
         """Of logits [rows, n_vocab]."""
         top = torch.log_softmax(logits.float(), -1).topk(min(k, logits.shape[-1]), -1)
         return cls(top.indices.int(), top.values)
+
+
+def guided(prompted: torch.Tensor, plain: torch.Tensor, guidance: float) -> torch.Tensor:
+    """The teacher's logits, further on the way from the plain prompt to the prompted one; [rows, n_vocab] each.
+
+        log p(v) + guidance (log p(v) - log p0(v)) + const        p: after x', p0: after x
+
+    Known as classifier-free guidance. What imitates a guided teacher at half strength or imperfectly still reaches
+    the prompt: that is why it is followed (docs/log.md). guidance 0 is the prompted model itself.
+    """
+    p, p0 = (torch.log_softmax(each.float(), -1) for each in (prompted, plain))
+    plausible = p >= p.amax(-1, keepdim=True) + math.log(_PLAUSIBLE)
+    return torch.where(plausible, p + guidance * (p - p0).clamp(-_LIMIT, _LIMIT), p)
 
 
 def kl(logits: torch.Tensor, teacher: Top) -> torch.Tensor:

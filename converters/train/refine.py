@@ -44,6 +44,7 @@ class RefineReport:
     """
 
     objective: str
+    guidance: float
     epochs: int
     steps: int
     n_train: int
@@ -61,6 +62,7 @@ class RefineReport:
         at = np.unique(np.linspace(0, len(self.curve) - 1, min(_POINTS, len(self.curve))).round().astype(int))
         return {
             "objective": self.objective,
+            "guidance": self.guidance,
             "epochs": self.epochs,
             "steps": self.steps,
             "loss_before": round(self.first, 4),
@@ -82,6 +84,7 @@ def refine(
     epochs: int | None = None,
     lr: float | None = None,
     batch: int | None = None,
+    guidance: float | None = None,
     held: float = 0.0,
     checkpoint: Path | None = None,
     replace: bool = False,
@@ -93,7 +96,8 @@ def refine(
     Args:
         model: a GGUF file, a Hugging Face folder, or one that is loaded.
         scope: "response": from the plain prompt's last token on. "all". "conversation": from starts[i] on.
-        epochs, lr, batch (replies a step): None for the objective's own (trainer.DEFAULTS).
+        epochs, lr, batch (replies a step), guidance (objectives.guided; KL alone): None for the objective's own
+            (trainer.DEFAULTS).
         held: share of the pairs that is kept aside to be measured alone, at least one where it is above 0.
         checkpoint: written after each epoch; a training that was interrupted goes on from it, to the same bytes,
             also where `fits` were fitted again and agree to rounding alone.
@@ -107,12 +111,12 @@ def refine(
         ModelError, MissingExtra: as `TorchModel.load`.
     """
     began = time.monotonic()
-    settings = _settings(objective, seed=seed, batch=batch, epochs=epochs, lr=lr)
+    settings = _settings(objective, seed=seed, batch=batch, epochs=epochs, lr=lr, guidance=guidance)
     items = triplets(pairs, scope, starts)
     train, kept = _split(items, held, seed)
     loaded = model if isinstance(model, TorchModel) else TorchModel.load(model, _device(device))
     _check_fits(fits, loaded)
-    examples = _examples(loaded, [*train, *kept], objective, min(fits), progress)
+    examples = _examples(loaded, [*train, *kept], settings, min(fits), progress)
     network = PsrNetwork.from_fits(fits)
     identity = hashlib.sha256((digest(train) + digest(kept)).encode()).hexdigest()
     trainer = Trainer(loaded, network, settings, examples[: len(train)], examples[len(train) :], identity)
@@ -120,8 +124,8 @@ def refine(
     finished = {n: _normalised(network, n, trainer.means[n], fits[n].explained) for n in network.blocks}
     dropped = [n for n, fit in finished.items() if fit is None]
     report = RefineReport(
-        objective, settings.epochs, len(losses.curve), len(train), len(kept), losses.first, losses.last,
-        losses.held_first, losses.held_last, losses.curve, dropped, time.monotonic() - began,
+        objective, settings.guidance, settings.epochs, len(losses.curve), len(train), len(kept),
+        losses.first, losses.last, losses.held_first, losses.held_last, losses.curve, dropped, time.monotonic() - began,
     )  # fmt: skip
     return _some({n: fit for n, fit in finished.items() if fit is not None}), report
 
@@ -215,14 +219,14 @@ def _check_fits(fits: Mapping[int, BlockFit], model: TorchModel) -> None:
 def _examples(
     model: TorchModel,
     items: Sequence[Triplet],
-    objective: str,
+    settings: Settings,
     first_block: int,
     progress: Callable[[float], None],
 ) -> list[Example]:
     made = []
     for i, item in enumerate(items):
         progress(_READY * i / len(items))
-        made.append(prepared(model, item, objective, first_block))
+        made.append(prepared(model, item, settings.objective, first_block, settings.guidance))
     return made
 
 

@@ -44,7 +44,7 @@ _SAME_START = 0.2
 @dataclass(frozen=True, slots=True)
 class Settings:
     """lr falls linearly to 0 over all steps. clip: largest norm of the gradient; None for any. batch: replies a
-    step. regulariser: weight of max(0, 1 - sum of coefficients)."""
+    step. regulariser: weight of max(0, 1 - sum of coefficients). guidance: of the teacher that KL follows."""
 
     objective: str
     epochs: int
@@ -53,10 +53,17 @@ class Settings:
     clip: float | None = None
     batch: int = 1
     regulariser: float = 0.0
+    guidance: float = 0.0
     seed: int = 0
 
     def __post_init__(self) -> None:
-        numbers = (self.lr, self.weight_decay, self.regulariser, 1.0 if self.clip is None else self.clip)
+        numbers = (
+            self.lr,
+            self.weight_decay,
+            self.regulariser,
+            self.guidance,
+            1.0 if self.clip is None else self.clip,
+        )
         sound = all(math.isfinite(x) and x >= 0 for x in numbers) and self.lr > 0 and self.clip != 0
         if self.objective not in DEFAULTS:
             raise LearnError(f"objective {self.objective!r}: unknown, expected one of {', '.join(DEFAULTS)}")
@@ -69,7 +76,7 @@ class Settings:
 DEFAULTS: dict[str, dict[str, Any]] = {
     "mse": {"epochs": 15, "lr": 1e-3, "regulariser": 1.0},
     "ll": {"epochs": 7, "lr": 1e-3, "regulariser": 1.0},
-    "kl": {"epochs": 8, "lr": 5e-3, "clip": 1.0, "batch": 4},
+    "kl": {"epochs": 8, "lr": 5e-3, "clip": 1.0, "batch": 4, "guidance": 1.0},
 }
 """MSE and LL as published (arXiv 2605.03907): AdamW, weight decay 1e-6, batch 1. KL: this project's own; on two cores
 four replies a step are a third faster than one, and reach the same loss on replies kept aside (docs/log.md)."""

@@ -15,13 +15,11 @@ from edgesteer.cli.options import (
     max_tokens_option,
     model_argument,
     parse_steer,
-    print_json,
     questions_option,
     sentiment_option,
     template_options,
     unescaped,
 )
-from edgesteer.cli.progress import bar
 
 if TYPE_CHECKING:
     from edgesteer.bundle import Bundle
@@ -45,7 +43,33 @@ if TYPE_CHECKING:
     help="Find each bundle's strength: the largest in its file's range whose replies are as coherent as the "
     "prompted ones and do not loop. Found on training questions. Takes some minutes.",
 )
+@click.option(
+    "--adaptation",
+    type=click.Path(path_type=Path),
+    metavar="FILE.html",
+    help="Measure prompt and bundles as adaptations: what else they change, how they are undone, what they cost. "
+    "Writes a page, and its JSON beside it.",
+)
+@click.option(
+    "--lora",
+    type=click.Path(path_type=Path),
+    metavar="FILE.gguf",
+    help="With --adaptation: a LoRA adapter of MODEL, measured too (in a second copy of the model).",
+)
 @questions_option("Questions, one a line.")
+@click.option(
+    "--suite",
+    metavar="FILE",
+    help="Compare in full, as one HTML page and one JSON: a JSON suite, a file of questions, or `pirate`, which ships.",
+)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    metavar="FILE.html",
+    help="The page of --suite, its JSON beside it; named as the suite without it.",
+)
+@click.option("--force", is_flag=True, help="Replace existing files.")
 @count_option
 @sentiment_option
 @template_options
@@ -57,7 +81,12 @@ def command(
     steer: tuple[str, ...],
     trait: str | None,
     equal_coherence: bool,
+    adaptation: Path | None,
+    lora: Path | None,
     questions_file: Path | None,
+    suite: str | None,
+    output: Path | None,
+    force: bool,
     counts: tuple[str, ...],
     sentiment: bool,
     template: str | None,
@@ -74,43 +103,43 @@ def command(
     +tokens is what the prompt adds to the context, beyond a system prompt of the template's own; "first" the
     seconds to the first token.
 
+    --suite adds a page to look at: every reply with its tokens coloured by trait, trait against coherence over
+    strength, and what each way costs. A suite is {"questions": [...]} and, as it likes, "trait", "counts",
+    "sentiment", "max_tokens" and "strengths" (at which the curves are measured).
+
     \b
     Examples:
       edgesteer eval smollm2-135m-instruct --steer pirate --steer pirate-constant --count pirate
+      edgesteer eval smollm2-135m-instruct --steer pirate --steer pirate-constant --suite pirate
       edgesteer eval model.gguf --steer sea.steer --equal-coherence --count sea --count "fish|crab"
+      edgesteer eval smollm2-135m-instruct --steer pirate --steer pirate-constant --adaptation pirate.html
       edgesteer eval base.gguf --steer short.steer --template "Q: {question}\\nA:" --stop "\\n" --json
     """
+    from edgesteer.cli.eval_suite import asked_of, files_of, print_table, with_options, write_comparison
     from edgesteer.cli.opening import open_for_scoring
-    from edgesteer.evaluate import Chat, head_to_head
-    from edgesteer.learn import read_questions
+    from edgesteer.evaluate import Chat
 
     if equal_coherence:
         _refuse_strengths(steer)
-    _check_extras(counts, sentiment)
+    if adaptation is not None or lora is not None:
+        from edgesteer.cli import eval_adaptation
+
+        eval_adaptation.run(adaptation, lora, click.get_current_context().params)
+        return
+    _check_counts(counts)
+    asked = with_options(asked_of(suite, questions_file), counts, sentiment, max_tokens)
+    _check_sentiment(asked.sentiment)
+    files = files_of(suite, asked.name, output, force)
     loaded = load_steering(steer)
     first = loaded[0][0]
-    questions = None if questions_file is None else [q.text for q in read_questions(questions_file)]
-    sentence = _given(trait, "--trait") or _own_trait(first, steer[0])
-    llm = open_for_scoring(model, max_tokens, **options)
+    sentence = _given(trait, "--trait") or asked.trait or _own_trait(first, steer[0])
+    llm = open_for_scoring(model, asked.max_tokens or max_tokens, **options)
     chat = Chat(llm, _text(template, first, "template"), _text(stop, first, "stop"))
-    with bar() as progress:
-        table = head_to_head(
-            chat,
-            sentence,
-            [(bundle.name, bundle, strength) for bundle, strength in loaded],
-            questions=questions,
-            max_tokens=max_tokens,
-            counts=counts,
-            with_sentiment=sentiment,
-            at_prompt_coherence=equal_coherence,
-            progress=progress,
-        )
-    if as_json:
-        print_json(table.to_json())
+    how = {"equal_coherence": equal_coherence, "as_json": as_json}
+    if files is None:
+        print_table(chat, asked, sentence, loaded, **how)
     else:
-        from edgesteer.report.table import lines
-
-        click.echo("\n".join(lines(table)))
+        write_comparison(chat, asked, sentence, loaded, files, force=force, **how)
 
 
 def _refuse_strengths(steer: tuple[str, ...]) -> None:
@@ -120,18 +149,22 @@ def _refuse_strengths(steer: tuple[str, ...]) -> None:
             raise click.UsageError(f"--equal-coherence finds the strength itself; give --steer {name}")
 
 
-def _check_extras(counts: tuple[str, ...], sentiment: bool) -> None:
+def _check_counts(counts: tuple[str, ...]) -> None:
     """What can fail at once fails before the model is opened."""
     from edgesteer.errors import LearnError
     from edgesteer.evaluate import measures
-    from edgesteer.evaluate.sentiment import analyzer
 
     for pattern in counts:
         try:
             measures.expression(pattern)
         except LearnError as error:
             raise click.UsageError(f"--{error}") from None
-    if sentiment:
+
+
+def _check_sentiment(wanted: bool) -> None:
+    from edgesteer.evaluate.sentiment import analyzer
+
+    if wanted:
         analyzer()
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from edgesteer.bundle import Bundle
 from edgesteer.errors import PlanError, SteeringOverflow
 from edgesteer.evaluate.chat import REPEAT_PENALTY, Chat, Tokens
-from edgesteer.evaluate.scoring import score
+from edgesteer.evaluate.scoring import Scores, score
 
 # Strengths are searched to this many digits behind the point: what a person would type.
 _DIGITS = 3
@@ -90,18 +90,48 @@ def strength_at(
     def measure(strength: float) -> Point:
         progress(min(1.0, len(search.curve) / (scan + 1 + steps)))
         rngs = [np.random.default_rng([seed, i]) for i in range(len(plain))]
-        try:
-            with chat.llm.steered(bundle, strength, scope=scope):
-                replies = chat.replies(plain, max_tokens, temperature, rngs, repeat_penalty=REPEAT_PENALTY)
-        except SteeringOverflow:
-            return Point(strength, math.nan, math.inf, 0.0)
-        scores = score(chat, replies, plain, prompted)
-        return Point(strength, scores.mean("trait"), scores.mean("coherence"), scores.mean("distinct2"))
+        return point_at(
+            chat,
+            bundle,
+            strength,
+            plain,
+            prompted,
+            max_tokens,
+            temperature=temperature,
+            rngs=rngs,
+            scope=scope,
+        )
 
     search = _Search(measure, target_coherence, min_distinct2)
     found = search.largest(_descending(lo, hi, scan), _ascending(hi, beyond), steps)
     progress(1.0)
     return search.dose(found)
+
+
+def point_at(
+    chat: Chat,
+    bundle: Bundle,
+    strength: float,
+    plain: Sequence[Tokens],
+    prompted: Sequence[Tokens],
+    max_tokens: int,
+    *,
+    temperature: float = 0.0,
+    rngs: Sequence[np.random.Generator] | None = None,
+    scope: str | None = None,
+) -> Point:
+    """The bundle's replies to `plain` at one strength, scored."""
+    try:
+        with chat.llm.steered(bundle, strength, scope=scope):
+            replies = chat.replies(plain, max_tokens, temperature, rngs, repeat_penalty=REPEAT_PENALTY)
+    except SteeringOverflow:
+        return Point(strength, math.nan, math.inf, 0.0)
+    return point_of(strength, score(chat, replies, plain, prompted))
+
+
+def point_of(strength: float, scores: Scores) -> Point:
+    """The means of what was scored."""
+    return Point(strength, scores.mean("trait"), scores.mean("coherence"), scores.mean("distinct2"))
 
 
 @dataclass

@@ -9,50 +9,33 @@ A row does not depend on which other rows there are. The model's own steering is
 
 from __future__ import annotations
 
-import time
+import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from importlib import resources
-from typing import Any
-
-import numpy as np
 
 from edgesteer.bundle import Bundle
-from edgesteer.errors import LearnError
+from edgesteer.errors import EdgesteerWarning, LearnError
 from edgesteer.evaluate import measures, sentiment
 from edgesteer.evaluate.chat import REPEAT_PENALTY, Chat, Tokens
+from edgesteer.evaluate.cost import Cost, costs
 from edgesteer.evaluate.dose import Dose, strength_at
 from edgesteer.evaluate.pieces import Done, portion, spread
 from edgesteer.evaluate.scoring import Scores, score
 from edgesteer.evaluate.table import Answers, Row, Table, rows_of
+from edgesteer.evaluate.ways import PROMPT, UNSTEERED, Way, prompts_of
 
 __all__ = ["Row", "Table", "head_to_head", "held_out_questions", "score"]
 
 Progress = Callable[[str, float], None]
 
-PROMPT = "prompt"
 N_CALIBRATION = 8
 
 # A steered reply may repeat itself a little more than a prompted one, but not loop.
 _DISTINCT = 0.9
 # A 32nd of the range is less than what other questions would move the strength by.
 _STEPS = 3
-# Questions whose first token is timed, and how much longer than one row a dose takes.
-_N_TIMED, _DOSE_UNITS = 3, 5
-
-
-@dataclass(frozen=True, slots=True)
-class _Way:
-    """One way to ask. bundle None steers nothing."""
-
-    name: str
-    prompts: Sequence[Tokens]
-    bundle: Bundle | None = None
-    strength: float | None = None
-    dose: Dose | None = None
-
-    def steered(self, chat: Chat) -> Any:
-        return chat.llm.steered([] if self.bundle is None else self.bundle, self.strength)
+# How much longer than one row a dose takes.
+_DOSE_UNITS = 5
 
 
 def held_out_questions() -> list[str]:
@@ -84,24 +67,25 @@ def head_to_head(
         `calibration_questions` (None: some of the training questions), without those that are asked.
     timing: whether to measure first_token_seconds.
     Raises LearnError for no trait, no questions, a count that is no regular expression, or a prompt that does not
-    fit the context; MissingExtra for sentiment without VADER.
+    fit the context; MissingExtra for sentiment without VADER; IncompatibleError for a bundle of another model.
     """
     asked = _asked(trait, questions, max_tokens)
     check_counts(counts, with_sentiment)
+    _check_bundles(chat, [bundle for _, bundle, _ in bundles])
     units = 2 + len(bundles) * (1 + _DOSE_UNITS * at_prompt_coherence)
     tell = _Units(progress, units)
-    plain, prompted = _prompts(chat, asked, trait)
-    ways = [_Way("unsteered", plain), _Way(PROMPT, prompted)]
+    plain, prompted = prompts_of(chat, asked, trait)
+    ways = [Way(UNSTEERED, plain), Way(PROMPT, prompted)]
     doses: list[Dose | None] = [None] * len(bundles)
     if at_prompt_coherence:
         apart = _apart(asked, calibration_questions)
-        doses = [*_doses(chat, [b for _, b, _ in bundles], _prompts(chat, apart, trait), max_tokens, tell)]
+        doses = [*_doses(chat, [b for _, b, _ in bundles], prompts_of(chat, apart, trait), max_tokens, tell)]
     for (name, bundle, given), dose in zip(bundles, doses, strict=True):
-        ways.append(_Way(name, plain, bundle, given if dose is None else dose.strength, dose))
-    seconds = _first_token_seconds(chat, ways) if timing else [None] * len(ways)
+        ways.append(Way(name, plain, bundle, given if dose is None else dose.strength, dose))
+    spent = costs(chat, ways, timing=timing)
     answers = [
-        _answers(chat, way, (plain, prompted), max_tokens, with_sentiment, tell(way.name), first)
-        for way, first in zip(ways, seconds, strict=True)
+        _answers(chat, way, (plain, prompted), max_tokens, with_sentiment, tell(way.name), cost)
+        for way, cost in zip(ways, spent, strict=True)
     ]
     progress("done", 1.0)
     return Table(trait, tuple(asked), max_tokens, rows_of(answers, list(dict.fromkeys(counts)), prompt=1))
@@ -109,12 +93,12 @@ def head_to_head(
 
 def _answers(
     chat: Chat,
-    way: _Way,
+    way: Way,
     prompts: tuple[Sequence[Tokens], Sequence[Tokens]],
     max_tokens: int,
     with_sentiment: bool,
     progress: Done,
-    first_token_seconds: float | None,
+    cost: Cost,
 ) -> Answers:
     with way.steered(chat):
         replies = chat.replies(
@@ -129,13 +113,11 @@ def _answers(
         name=way.name,
         strength=way.strength,
         dose=way.dose,
-        context_tokens=float(
-            np.mean([len(a) - len(b) for a, b in zip(way.prompts, prompts[0], strict=True)])
-        ),
+        context_tokens=cost.context_tokens,
         replies=texts,
         scores=score(chat, replies, *prompts),
         sentiments=tuple(sentiment.compound(texts)) if with_sentiment else None,
-        first_token_seconds=first_token_seconds,
+        first_token_seconds=cost.first_token_seconds,
     )
 
 
@@ -181,26 +163,6 @@ def _scores(
         return score(chat, chat.replies(asked, max_tokens, repeat_penalty=REPEAT_PENALTY), *prompts)
 
 
-def _first_token_seconds(chat: Chat, ways: Sequence[_Way]) -> list[float | None]:
-    """Median seconds from a prompt alone in an empty context to its first token; the ways take turns."""
-    seconds: list[list[float]] = [[] for _ in ways]
-    for i in range(min(_N_TIMED, len(ways[0].prompts))):
-        for way, own in zip(ways, seconds, strict=True):
-            with way.steered(chat):
-                chat.replies(
-                    [way.prompts[i][:2]], 1
-                )  # what a change of plan costs comes once, not at each reply
-                start = time.perf_counter()
-                chat.replies([way.prompts[i]], 1)
-                own.append(time.perf_counter() - start)
-    return [float(np.median(own)) for own in seconds]
-
-
-def _prompts(chat: Chat, asked: Sequence[str], trait: str) -> tuple[list[list[int]], list[list[int]]]:
-    """Of each question the plain prompt and the one with the trait."""
-    return [chat.prompt(q) for q in asked], [chat.prompt(q, trait) for q in asked]
-
-
 def _apart(asked: Sequence[str], given: Sequence[str] | None) -> list[str]:
     """Questions to calibrate on: at most N_CALIBRATION, evenly spread, none of them among those asked."""
     if given is None:
@@ -235,6 +197,15 @@ def check_counts(counts: Sequence[str], with_sentiment: bool) -> None:
         measures.expression(pattern)
     if with_sentiment:
         sentiment.analyzer()
+
+
+def _check_bundles(chat: Chat, bundles: Sequence[Bundle]) -> None:
+    """One for another model is refused before anything is asked; what is only odd is said when it is asked."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", EdgesteerWarning)
+        for bundle in bundles:
+            with chat.llm.steered(bundle):
+                pass
 
 
 class _Units:

@@ -1,7 +1,7 @@
 """Replies scored under the unsteered model: the trait, the coherence, the plain surprise, the repetition.
 
 In:  a Chat, replies, and for each reply its question's plain prompt and the one with the trait as system prompt.
-Out: Scores, one number a reply and measure.
+Out: Scores, one number a reply and measure, and each token's log-probabilities.
 
 What steers the model at the moment is set aside. A text that occurs twice is read once and gets the same bits.
 """
@@ -9,7 +9,7 @@ What steers the model at the moment is set aside. A text that occurs twice is re
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 
 import numpy as np
 
@@ -20,18 +20,48 @@ _Text = tuple[tuple[int, ...], tuple[int, ...]]
 
 
 @dataclass(frozen=True, slots=True)
+class Spoken:
+    """A reply's tokens, its end among them, and log p of each under the unsteered model, in nats.
+
+    prompted: with the trait's prompt. plain: without.
+    """
+
+    tokens: tuple[int, ...]
+    prompted: tuple[float, ...]
+    plain: tuple[float, ...]
+
+    @property
+    def trait(self) -> tuple[float, ...]:
+        """What each token adds to the trait: the reply's is their mean."""
+        return tuple(a - b for a, b in zip(self.prompted, self.plain, strict=True))
+
+    @property
+    def coherence(self) -> tuple[float, ...]:
+        """What each token adds to the coherence; lower is more coherent."""
+        return tuple(-max(a, b) for a, b in zip(self.prompted, self.plain, strict=True))
+
+
+@dataclass(frozen=True, slots=True)
 class Scores:
-    """Of each reply, in its order, as in `measures`; NaN for an empty one (no token, not even an end)."""
+    """Of each reply, in its order, as in `measures`; NaN for an empty one (no token, not even an end).
+
+    spoken: the same by token.
+    """
 
     trait: tuple[float, ...]
     coherence: tuple[float, ...]
     nll0: tuple[float, ...]
     distinct2: tuple[float, ...]
+    spoken: tuple[Spoken, ...] = field(default=(), repr=False)
 
     @property
     def empty(self) -> int:
         """Replies without a token to score."""
         return sum(value != value for value in self.nll0)
+
+    def of(self, replies: Sequence[int]) -> Scores:
+        """Those of some of the replies, by their places."""
+        return Scores(*(tuple(getattr(self, each.name)[i] for i in replies) for each in fields(self)))
 
     def mean(self, measure: str) -> float:
         """The mean over the replies that are not empty; NaN where all are."""
@@ -57,6 +87,10 @@ def score(
         coherence=tuple(measures.coherence(a, b) for a, b in pairs),
         nll0=tuple(measures.nll(b) for b in without),
         distinct2=tuple(measures.distinct(r.tokens) if r.spoken else float("nan") for r in replies),
+        spoken=tuple(
+            Spoken(tuple(tokens), tuple(map(float, a)), tuple(map(float, b)))
+            for tokens, (a, b) in zip(spoken, pairs, strict=True)
+        ),
     )
 
 

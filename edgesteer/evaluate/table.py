@@ -78,13 +78,14 @@ class Table:
     rows: tuple[Row, ...]
 
     def to_json(self, timing: bool = True) -> dict[str, Any]:
-        """Plain values; what is not a finite number (no reply at all) becomes None.
+        """Plain values; what is not a finite number (no reply at all) becomes None. Single tokens are left out.
 
         timing: False leaves first_token_seconds out, and the rest is the same in every run.
         """
-        out: dict[str, Any] = _plain(dataclasses.asdict(self))
-        if not timing:
-            for row in out["rows"]:
+        out: dict[str, Any] = plain_values(dataclasses.asdict(self))
+        for row in out["rows"]:
+            del row["scores"]["spoken"]
+            if not timing:
                 del row["first_token_seconds"]
         return out
 
@@ -131,9 +132,10 @@ def _samples(answers: Answers, counts: Sequence[str]) -> dict[str, Sample]:
     return out
 
 
-def _plain(value: Any) -> Any:
+def plain_values(value: Any) -> Any:
+    """What JSON can hold: lists for tuples, None for a number that is not finite."""
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: plain_values(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
+        return [plain_values(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -20,7 +20,7 @@ from edgesteer.bundle import Bundle
 from edgesteer.errors import LearnError, MissingExtra
 from edgesteer.evaluate import Chat, Table
 from edgesteer.evaluate.headtohead import check_counts
-from edgesteer.evaluate.pieces import portion, spread
+from edgesteer.evaluate.pieces import spread
 from edgesteer.learn.ask import own
 from edgesteer.learn.calibrate import Yardstick, strength_range
 from edgesteer.learn.compare import check_ways, compare, label
@@ -122,17 +122,16 @@ def _yardstick(work: Work, asked: Sequence[Question]) -> Yardstick:
 def _tuned(
     work: Work, data: Data, yardstick: Yardstick, trainer: Trainer | None
 ) -> tuple[Tuned, dict[str, Any]]:
-    """The fit at its strength; where a trainer went on from it, the better of the two, and the facts of that."""
-    fits = fit(work, data)
-    trained, facts = refined(work, data, fits, trainer)
-    tell = work.part("choose")
+    """The fit at its strength; where a trainer goes on from it, the better of the two, and the facts of that.
+
+    The blocks are chosen first: what is left out is not trained.
+    """
+    closed = tuned(work, data, yardstick, fit(work, data), work.part("choose"))
+    fits, facts = refined(work, data, closed.chosen.fits, trainer)
     if not facts:
-        return tuned(work, data, yardstick, fits, tell), {}
-    both = (
-        tuned(work, data, yardstick, fits, portion(tell, 0, 1, 2)),
-        tuned(work, data, yardstick, trained, portion(tell, 1, 1, 2)),
-    )
-    return better(*both), facts | kept_facts(*both)
+        return closed, {}
+    trained = tuned(work, data, yardstick, fits, work.part("choose again"))
+    return better(closed, trained), facts | kept_facts(closed, trained)
 
 
 def _summary(

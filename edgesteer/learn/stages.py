@@ -41,7 +41,6 @@ _PLAIN = {
     "sample": 0.35,
     "contrast": 0.15,
     "fit": 0.03,
-    "refine": 0.0,
     "choose": 0.37,
 }
 _REFINING = {
@@ -50,8 +49,9 @@ _REFINING = {
     "sample": 0.13,
     "contrast": 0.05,
     "fit": 0.01,
+    "choose": 0.16,
     "refine": 0.45,
-    "choose": 0.32,
+    "choose again": 0.16,
 }
 
 # Teacher's activations are kept from the sampling where they take no more; else they are computed again.

@@ -24,11 +24,12 @@ def lines(table: Table) -> Iterator[str]:
         f"{'words':>6}{'+tokens':>8}{'first':>7}"
     )
     yield from map(_line, table.rows)
-    for key in ("trait", "coherence", *_extra(table)):
+    for key in ("trait", "coherence", *extra(table)):
         yield from ("", f"{_fit(key, _NAME + _CELL)}minus prompt")
         yield from (_block_line(row, key, row is table.rows[1]) for row in table.rows)
     yield ""
-    yield from _notes(table)
+    for note in notes(table):
+        yield from textwrap.wrap(note, _WIDTH)
 
 
 def _line(row: Row) -> str:
@@ -45,7 +46,7 @@ def _block_line(row: Row, key: str, is_prompt: bool) -> str:
     return here if is_prompt else f"{here:{_NAME + _CELL}}{_cell(row.minus_prompt[key])}"
 
 
-def _extra(table: Table) -> list[str]:
+def extra(table: Table) -> list[str]:
     """The estimates that only some tables have."""
     always = ("trait", "coherence", "nll0", "distinct2", "words")
     return [key for key in table.rows[0].estimates if key not in always]
@@ -64,14 +65,14 @@ def _cell(estimate: Estimate) -> str:
     return f"{estimate.value:.2f} [{estimate.low:.2f}, {estimate.high:.2f}]"
 
 
-def _notes(table: Table) -> Iterator[str]:
-    notes = [f"{len(table.questions)} questions, greedy, at most {table.max_tokens} tokens."]
+def notes(table: Table) -> list[str]:
+    """What the figures do not say: the questions first, then what is odd about a row."""
+    out = [f"{len(table.questions)} questions, greedy, at most {table.max_tokens} tokens."]
     for row in table.rows:
         if row.empty:
-            notes.append(f"{row.name}: {row.empty} empty replies.")
+            out.append(f"{row.name}: {row.empty} empty replies.")
         if row.dose and not row.dose.reached:
-            notes.append(f"{row.name}: no strength was as coherent as the prompt without loops.")
+            out.append(f"{row.name}: no strength was as coherent as the prompt without loops.")
         elif row.dose and row.dose.limited:
-            notes.append(f"{row.name}: the highest strength of its range.")
-    for note in notes:
-        yield from textwrap.wrap(note, _WIDTH)
+            out.append(f"{row.name}: the highest strength of its range.")
+    return out

@@ -16,7 +16,7 @@ import inspect
 import os
 import warnings
 import weakref
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jinja2
@@ -125,7 +125,19 @@ class SteeredLlama(Looking, Keeping):
                 raise ModelError(
                     f"{path}: llama.cpp cannot load it: {found}; check file and arguments"
                 ) from None
+            self._check_adapter(log.reason)
         self._open_session()
+
+    def _check_adapter(self, reason: Callable[[], str]) -> None:
+        """llama_cpp takes the null pointer of a refused LoRA for an adapter, and the next decode ends the process."""
+        if self.lora_path is None or self._lora_adapter:
+            return
+        self._lora_adapter = None  # or closing would free it
+        self.close()
+        raise ModelError(
+            f"{self.lora_path}: llama.cpp does not take this LoRA adapter: {reason() or 'no reason given'}; "
+            "give one that was made for this model"
+        )
 
     def _open_session(self) -> None:
         n_layer = llama_h.llama_model_n_layer(self.model)

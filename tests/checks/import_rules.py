@@ -28,6 +28,7 @@ LEVELS = {
     "edgesteer.norms": 2,
     "edgesteer.steering_map": 2,  # a value that the runtime fills in, like the plan that it reads
     "edgesteer.report": 2,  # draws values; those of learn and evaluate are imported for type checking alone
+    "edgesteer.report.adaptation_page": 4,  # but for this one, which asks evaluate for the scores that it draws
     "edgesteer.runtime": 3,
     "edgesteer.learn": 4,
     "edgesteer.evaluate": 4,
@@ -38,7 +39,12 @@ HEAVY = {"torch", "transformers", "safetensors", "onnx", "onnxruntime", "fastapi
 NOT_AT_IMPORT = sorted(
     HEAVY | {"click", "edgesteer_converters", "edgesteer_models", "edgesteer.cli", "edgesteer.server"}
 )
-DOORS = {"edgesteer.cli.convert", "edgesteer.cli.learn", "edgesteer.cli.verify"}
+DOORS = {
+    "edgesteer.cli.bench_against",
+    "edgesteer.cli.convert",
+    "edgesteer.cli.learn",
+    "edgesteer.cli.verify",
+}
 C_PREFIXES = ("llama_", "ggml_", "LLAMA_", "GGML_")
 PUBLIC_LLAMA_MODULES = ("llama_cpp.llama_chat_format", "llama_cpp.llama_grammar", "llama_cpp.llama_types")
 

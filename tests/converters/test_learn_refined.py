@@ -14,7 +14,7 @@ import pytest
 from edgesteer import SteeredLlama
 from edgesteer.bundle import load, save, verify
 from edgesteer.cli import main
-from edgesteer.learn import Recipe, learn
+from edgesteer.learn import Recipe, course, learn
 from edgesteer_converters.train import trainer
 from edgesteer_converters.train.trainer import DEFAULTS, Trainer
 from tests.learn.support import keep_every_reply
@@ -94,15 +94,44 @@ def run(model: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.Monkey
     return invoke
 
 
+def stop_after_training(patch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C when the strength of what was trained is to be found."""
+    ordinary = course.tuned
+
+    def tuned(work: Any, *rest: Any) -> Any:
+        if "refine" in work.seconds:
+            raise KeyboardInterrupt
+        return ordinary(work, *rest)
+
+    patch.setattr(course, "tuned", tuned)
+
+
+def test_of_single_blocks_the_best_alone_is_trained(
+    llm: SteeredLlama, model: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ordinary, given = trainer(model("llama"), device="cpu"), []
+
+    def noted(fits: Any, pairs: Any, **more: Any) -> Any:
+        given.append(list(fits))
+        return ordinary(fits, pairs, **more)
+
+    bundle, _ = learn(
+        llm,
+        TRAIT,
+        Recipe(max_tokens=6, emphasis="never", refine="kl", blocks="one"),
+        questions=ASKED,
+        trainer=noted,
+    )
+    assert given == [list(bundle.layers)]
+    assert len(given[0]) == 1
+
+
 def test_ctrl_c_after_the_training_loses_nothing_of_it(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def stop(*_: Any) -> None:
-        raise KeyboardInterrupt
-
     left = [tmp_path / "p.steer.part", tmp_path / "p.steer.checkpoint"]
     with monkeypatch.context() as patch:
-        patch.setattr("edgesteer.learn.course.tuned", stop)
+        stop_after_training(patch)
         stopped = run("--refine", "kl")
     assert stopped.exit_code == 130
     assert all(path.exists() and path.name in stopped.stderr for path in left)
@@ -126,11 +155,8 @@ def test_ctrl_c_after_the_training_loses_nothing_of_it(
 def test_a_checkpoint_that_other_arguments_left_is_replaced_with_a_warning(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def stop(*_: Any) -> None:
-        raise KeyboardInterrupt
-
     with monkeypatch.context() as patch:
-        patch.setattr("edgesteer.learn.course.tuned", stop)
+        stop_after_training(patch)
         run("--refine", "kl")
     done = run("--refine", "mse", "--json")
     assert done.exit_code == 0, done.output

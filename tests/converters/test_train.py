@@ -28,8 +28,9 @@ FITS = {1: fit(1), 2: fit(2)}
 def trainer(model: TorchModel, network: PsrNetwork, objective: str = "kl", *, some: list[Pair] | None = None,
             scope: str = "response", starts: list[int] | None = None, **options: Any) -> Trainer:  # fmt: skip
     items = data.triplets(pairs() if some is None else some, scope, starts)
-    examples = [data.prepared(model, item, objective, network.blocks[0]) for item in items]
-    return Trainer(model, network, Settings(objective, **{**DEFAULTS[objective], **options}), examples)
+    settings = Settings(objective, **{**DEFAULTS[objective], **options})
+    examples = [data.prepared(model, item, objective, network.blocks[0], settings.guidance) for item in items]
+    return Trainer(model, network, settings, examples)
 
 
 def full_forward(model: TorchModel, network: PsrNetwork, pair: Pair, first: int) -> tuple[torch.Tensor, dict]:
@@ -107,6 +108,36 @@ def test_kl_is_exact_with_all_tokens_and_a_lower_bound_with_the_top() -> None:
     assert objectives.kl(p, objectives.Top.of(p, 64)).abs().max() < 1e-5
 
 
+def test_guidance_goes_on_from_the_plain_prompt_through_the_prompted_one() -> None:
+    prompted, plain = torch.randn(2, 5, VOCAB, generator=torch.Generator().manual_seed(1)) / 8
+    assert torch.equal(objectives.guided(prompted, plain, 0.0), torch.log_softmax(prompted, -1))
+    torch.testing.assert_close(objectives.guided(prompted, prompted, 3.0), torch.log_softmax(prompted, -1))
+    once = torch.log_softmax(objectives.guided(prompted, plain, 1.0), -1)
+    torch.testing.assert_close(once, torch.log_softmax(2 * prompted - plain, -1))
+
+
+def test_guidance_lifts_nothing_that_is_hardly_likely() -> None:
+    prompted, plain = torch.zeros(1, 4), torch.zeros(1, 4)
+    prompted[0] = torch.tensor([0.0, -1.0, -10.0, -10.0])
+    plain[0] = torch.tensor([0.0, -1.0, -30.0, -10.0])  # the prompt has lifted the third, to next to nothing
+    steps = objectives.guided(prompted, plain, 5.0) - torch.log_softmax(prompted, -1)
+    assert steps[0, 2] == 0
+    plain[0, 1] = -90.0
+    steps = objectives.guided(prompted, plain, 1.0) - torch.log_softmax(prompted, -1)
+    assert float(steps.max()) == pytest.approx(4.0)
+
+
+@pytest.mark.parametrize("guidance", [0.0, 1.0])
+def test_the_teacher_of_kl_is_the_guided_model(llama: TorchModel, guidance: float) -> None:
+    pair = pairs()[0]
+    [item] = data.triplets([pair], "response")
+    found = data.prepared(llama, item, "kl", 1, guidance)
+    plain = teacher_logits(llama, replace(pair, prompted=pair.plain))
+    want = objectives.Top.of(objectives.guided(teacher_logits(llama, pair), plain, guidance))
+    assert found.top is not None
+    torch.testing.assert_close(found.top.log_probs, want.log_probs, rtol=1e-4, atol=1e-4)
+
+
 def test_shortfall_is_what_is_missing_to_one() -> None:
     c = {1: torch.tensor([[0.2, 0.3], [2.0, 0.0]]), 2: torch.tensor([[0.0, 0.0], [0.5, 0.0]])}
     assert float(objectives.shortfall(c)) == pytest.approx((0.5 + 0) / 2 + (1 + 0.5) / 2)
@@ -133,7 +164,8 @@ def test_losses_equal_those_of_a_whole_steered_pass(
         squares = [(outputs[n][0, rows] - theirs[n][0, behind]).square().mean() for n in (1, 2, 3)]
         want["mse"].append(float(torch.stack(squares).sum()))
     for objective, each in want.items():
-        one = trainer(llama, network, objective, some=some, scope=scope, starts=starts, regulariser=0.0)
+        one = trainer(llama, network, objective, some=some, scope=scope, starts=starts, regulariser=0.0,
+                      guidance=0.0)  # fmt: skip
         assert one.measure(one.examples)[0] == pytest.approx(np.mean(each), rel=1e-4), objective
         four = Trainer(llama, network, replace(one.settings, batch=4), one.examples)
         assert four.measure(one.examples)[0] == pytest.approx(np.mean(each), rel=1e-4), objective
@@ -145,7 +177,7 @@ def test_a_network_of_zero_directions_starts_at_the_plain_models_kl(llama: Torch
     network = PsrNetwork.from_fits(
         {n: replace(f, direction=np.zeros(WIDTH, np.float32)) for n, f in FITS.items()}
     )
-    start = trainer(llama, network)
+    start = trainer(llama, network, guidance=0.0)
     plain = []
     with torch.no_grad():
         for pair in pairs():
@@ -351,7 +383,7 @@ def test_a_device_that_is_not_there_is_refused(
 @pytest.mark.parametrize("steps", [1, 31, 33, 500])
 def test_the_manifest_keeps_a_thinned_curve_with_both_ends(steps: int) -> None:
     curve = [(i, 1 / (3 + i)) for i in range(steps)]
-    report = RefineReport("kl", 2, steps, 6, 0, 0.5, 0.25, None, None, curve, [3], 9.0)
+    report = RefineReport("kl", 1.0, 2, steps, 6, 0, 0.5, 0.25, None, None, curve, [3], 9.0)
     facts = json.loads(json.dumps(report.facts()))
     assert (facts["objective"], facts["loss_before"], facts["loss_after"]) == ("kl", 0.5, 0.25)
     kept = [(point["step"], point["loss"]) for point in facts["curve"]]
@@ -428,6 +460,8 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"batch": 0}, "epochs and batch"),
     ({"lr": float("nan")}, "lr and clip"),
     ({"seed": -1}, "none below 0"),
+    ({"guidance": -1.0}, "none below 0"),
+    ({"guidance": float("inf")}, "none below 0"),
     ({"held": 1.0}, "held 1.0"),
     ({"held": 0.1, "pairs": GOOD[:1]}, "none are left"),
     ({"fits": {1: replace(fit(1), direction=np.full(WIDTH, 3e38, np.float32))}}, "loss"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from collections.abc import Callable, Iterator
@@ -13,7 +14,7 @@ import pytest
 
 from edgesteer import Bundle, SteeredLlama
 from edgesteer.bundle import StrengthRange
-from edgesteer.errors import LearnError, MissingExtra
+from edgesteer.errors import IncompatibleError, LearnError, MissingExtra
 from edgesteer.evaluate import Chat, head_to_head
 from edgesteer.evaluate.headtohead import N_CALIBRATION, _apart
 
@@ -166,6 +167,16 @@ def test_bad_input_is_refused_in_one_line(chat: Chat, change: dict[str, Any], me
     with pytest.raises(LearnError, match=message) as caught:
         head_to_head(chat, options.pop("trait"), [], **options)
     assert "\n" not in str(caught.value)
+
+
+def test_a_bundle_of_another_model_is_refused_before_anything_is_asked(
+    chat: Chat, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    info = dataclasses.replace(chat.llm.model_info, n_embd=8)
+    other = Bundle.build(name="other", directions={1: np.ones(8, np.float32)}, model=info)
+    monkeypatch.setattr(chat, "replies", None)
+    with pytest.raises(IncompatibleError, match="other"):
+        head_to_head(chat, TRAIT, [("other", other, 1.0)], questions=ASKED)
 
 
 def test_without_vader_nothing_is_asked(chat: Chat, monkeypatch: pytest.MonkeyPatch) -> None:

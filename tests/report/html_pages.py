@@ -7,9 +7,12 @@ from html.parser import HTMLParser
 _VOID = {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr"}
 _FETCHING = {"src", "href", "srcset", "action", "data", "poster", "background", "formaction"}
 
+_NAMESPACE = "http://www.w3.org/2000/svg"  # a chart's: the name of a language, which nobody fetches
+
 
 class Page(HTMLParser):
-    """tags: (name, attributes) in order; texts: the text inside each kind of tag."""
+    """tags: (name, attributes) in order; texts: the text inside each kind of tag. A chart's own titles, which are
+    its tooltips, are called "svg title"."""
 
     def __init__(self, html: str) -> None:
         super().__init__(convert_charrefs=True)
@@ -21,6 +24,7 @@ class Page(HTMLParser):
         assert self._open == [], f"never closed: {self._open}"
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        tag = self._name(tag)
         self.tags.append((tag, dict(attrs)))
         if tag not in _VOID:
             self._open.append(tag)
@@ -28,7 +32,11 @@ class Page(HTMLParser):
 
     def handle_endtag(self, tag: str) -> None:
         assert self._open, f"</{tag}> closes nothing"
+        tag = self._name(tag)
         assert self._open.pop() == tag
+
+    def _name(self, tag: str) -> str:
+        return "svg title" if tag == "title" and "svg" in self._open else tag
 
     def handle_data(self, data: str) -> None:
         for tag in set(self._open):
@@ -41,8 +49,9 @@ class Page(HTMLParser):
 def self_contained(html: str) -> Page:
     """The page, once it is sure that it opens without a network and carries nobody's script."""
     page = Page(html)
+    told = html.lower().replace(f'xmlns="{_NAMESPACE}"', "")
     for word in ("http://", "https://", "<script src", "@import", "url(", "javascript:"):
-        assert word not in html.lower(), word
+        assert word not in told, word
     for _, attributes in page.tags:
         assert not _FETCHING & attributes.keys(), attributes
         assert not [name for name in attributes if name.startswith("on")], attributes

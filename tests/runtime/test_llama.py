@@ -21,6 +21,7 @@ from edgesteer import (
     SteeringOverflow,
 )
 from edgesteer.bundle import Bundle, StrengthRange, read_model_info, save
+from tests.lora import write_lora
 from tests.runtime.support import OPTIONS, TEXT, close, logits, plain, psr, steered, tokens_of, vector
 
 Model = Callable[[str], Path]
@@ -392,3 +393,29 @@ def test_a_failed_batch_empties_a_memory_that_cannot_rewind(model: Model, arch: 
     assert llm.n_tokens == 0
     llm.clear_steering()
     assert np.array_equal(logits(llm, tokens), logits(untouched, tokens))
+
+
+@pytest.mark.parametrize("what", ["missing", "a model", "noise", "another model's"])
+def test_a_lora_adapter_that_llama_cpp_refuses_is_an_error(model: Model, tmp_path: Path, what: str) -> None:
+    """llama_cpp itself goes on with a null pointer, and the first decode ends the process."""
+    path = tmp_path / "lora.gguf"
+    if what == "a model":
+        path = model("llama")
+    elif what == "noise":
+        path.write_bytes(b"GGUF" + bytes(64))
+    elif what == "another model's":
+        write_lora(path, model("gpt2"))
+    with pytest.raises(ModelError, match=f"{path.name}.*LoRA adapter") as caught:
+        SteeredLlama(model("llama"), n_ctx=64, n_threads=1, lora_path=str(path))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_model_under_a_lora_adapter_is_steered_as_any_other(model: Model, tmp_path: Path) -> None:
+    path = write_lora(tmp_path / "lora.gguf", model("llama"))
+    llm = steered(model("llama"), lora_path=str(path))
+    bundle = vector(model("llama"))
+    before = logits(llm, [5, 6, 7])
+    with llm.steered(bundle):
+        assert not np.array_equal(logits(llm, [5, 6, 7]), before)
+    assert np.array_equal(logits(llm, [5, 6, 7]), before)
+    llm.close()

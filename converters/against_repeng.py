@@ -1,0 +1,246 @@
+"""The same control vector, prompts and threads in repeng on Torch, and in edgesteer on the quantized file.
+
+In:  a GGUF, a constant bundle, questions, how many tokens to say. Out: by way the seconds of a prefill and
+     of a token, and their ratios.
+
+repeng runs the dequantized weights in float32 through transformers with its KV cache, by the shortest loop there is:
+no `generate`, no sampling beyond argmax. Both speak greedily and stop at nothing. Within a prompt the four take turns.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from edgesteer.bundle import Bundle
+from edgesteer.errors import MissingExtra, ModelError
+from edgesteer.evaluate.bench.timing import Table, no_progress
+from edgesteer.evaluate.chat import Chat
+from edgesteer.evaluate.pieces import Done
+from edgesteer.plan import SteeringPlan
+from edgesteer.runtime import SteeredLlama
+from edgesteer_converters.extras import need, need_torch
+
+Prompt = Sequence[int]
+OURS, THEIRS = "edgesteer", "repeng"
+UNSTEERED, STEERED = "unsteered", "steered"
+_ROOM = 1024  # for a prompt
+
+RATIOS = {
+    "edgesteer steered / unsteered": (f"{OURS} {STEERED}", f"{OURS} {UNSTEERED}"),
+    "repeng steered / unsteered": (f"{THEIRS} {STEERED}", f"{THEIRS} {UNSTEERED}"),
+    "repeng / edgesteer, unsteered": (f"{THEIRS} {UNSTEERED}", f"{OURS} {UNSTEERED}"),
+    "repeng / edgesteer, steered": (f"{THEIRS} {STEERED}", f"{OURS} {STEERED}"),
+}
+"""What is compared: the seconds of the one over those of the other, at the same prompt."""
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """A greedy reply: its tokens, the seconds to the first, and those of each further one."""
+
+    tokens: list[int]
+    prefill: float
+    each: list[float]
+
+
+Say = Callable[[Prompt, int], Said]
+"""A reply of so many tokens to a prompt."""
+
+
+def need_repeng() -> Any:
+    """The package. Raises MissingExtra."""
+    need_torch("compare with repeng")
+    need("transformers", "compare with repeng")
+    with _numpy_1_name():
+        try:
+            import repeng
+        except ImportError as error:
+            raise MissingExtra(
+                "repeng: not installed; needed to compare with it; pip install repeng 'edgesteer[convert]'"
+            ) from error
+    return repeng
+
+
+@contextlib.contextmanager
+def _numpy_1_name() -> Iterator[None]:
+    """repeng 0.4 names np.float_ in its annotations, which NumPy 2 no longer has; while it is imported, it does."""
+    there = hasattr(np, "float_")
+    if not there:
+        np.float_ = np.float64  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        if not there:
+            del np.float_  # type: ignore[attr-defined]
+
+
+def against_repeng(
+    model: str,
+    bundle: Bundle,
+    questions: Sequence[str],
+    n_tokens: int,
+    n_threads: int,
+    progress: Done = no_progress,
+) -> Table:
+    """{"bundle", "strength", "prompts", "tokens", "first_tokens_alike", "ways": {way: {prefill, token}}, "ratios":
+    {which: {prefill, token}}}; seconds are medians over the prompts, ratios medians of the prompts' ratios.
+
+    bundle: of kind vector; it acts on every token, as repeng's do.
+    Raises MissingExtra without repeng, Torch or transformers, ModelError for a model that these cannot run.
+    """
+    repeng = need_repeng()
+    plan = SteeringPlan.of([(bundle, None, "all")])
+    strength = plan.terms[0].strength if plan else 0.0
+    options: dict[str, Any] = {
+        "n_ctx": _ROOM + n_tokens,
+        "n_threads": n_threads,
+        "n_threads_batch": n_threads,
+    }
+    with contextlib.closing(SteeredLlama(model, **options)) as llm, _torch_threads(n_threads):
+        theirs = _Repeng(repeng, model, bundle, strength)
+        said = _in_turns(_four(llm, plan, theirs), _prompts(llm, questions), n_tokens, progress)
+    facts: Table = {
+        "bundle": bundle.name,
+        "strength": strength,
+        "prompts": len(questions),
+        "tokens": n_tokens,
+    }
+    return {**facts, **_told(said)}
+
+
+@contextlib.contextmanager
+def _torch_threads(n: int) -> Iterator[None]:
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(n)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _four(llm: SteeredLlama, plan: SteeringPlan, theirs: _Repeng) -> dict[str, Say]:
+    return {
+        f"{OURS} {UNSTEERED}": lambda prompt, n: _ours(llm, SteeringPlan(), prompt, n),
+        f"{OURS} {STEERED}": lambda prompt, n: _ours(llm, plan, prompt, n),
+        f"{THEIRS} {UNSTEERED}": lambda prompt, n: theirs.say(False, prompt, n),
+        f"{THEIRS} {STEERED}": lambda prompt, n: theirs.say(True, prompt, n),
+    }
+
+
+def _prompts(llm: SteeredLlama, questions: Sequence[str]) -> list[list[int]]:
+    """In the model's chat template, or as they stand where it has none."""
+    if llm.metadata.get("tokenizer.chat_template"):
+        chat = Chat(llm)
+        return [chat.prompt(question) for question in questions]
+    return [llm.tokenize(question.encode()) for question in questions]
+
+
+def _in_turns(
+    ways: Mapping[str, Say], prompts: Sequence[Prompt], n: int, progress: Done
+) -> dict[str, list[Said]]:
+    """Each way once for warmth, then all ways at each prompt, in a new order."""
+    for say in ways.values():
+        say(prompts[0][:2], 2)
+    said: dict[str, list[Said]] = {name: [] for name in ways}
+    rng, names = np.random.default_rng(0), list(ways)
+    for done, prompt in enumerate(prompts):
+        progress(done / len(prompts))
+        for i in rng.permutation(len(names)):
+            said[names[i]].append(ways[names[i]](prompt, n))
+    return said
+
+
+def _told(said: Mapping[str, Sequence[Said]]) -> Table:
+    prefill = {name: np.array([one.prefill for one in each]) for name, each in said.items()}
+    token = {name: np.array([np.median(one.each) for one in each]) for name, each in said.items()}
+    return {
+        "ways": {
+            name: {"prefill": float(np.median(prefill[name])), "token": float(np.median(token[name]))}
+            for name in said
+        },
+        "ratios": {
+            which: {
+                "prefill": float(np.median(prefill[a] / prefill[b])),
+                "token": float(np.median(token[a] / token[b])),
+            }
+            for which, (a, b) in RATIOS.items()
+        },
+        "first_tokens_alike": {
+            how: float(np.mean([a.tokens[0] == b.tokens[0] for a, b in _pairs(said, how)]))
+            for how in (UNSTEERED, STEERED)
+        },
+    }
+
+
+def _pairs(said: Mapping[str, Sequence[Said]], how: str) -> list[tuple[Said, Said]]:
+    return list(zip(said[f"{OURS} {how}"], said[f"{THEIRS} {how}"], strict=True))
+
+
+def _ours(llm: SteeredLlama, plan: SteeringPlan, prompt: Prompt, n: int) -> Said:
+    llm.steer(plan)
+    llm.n_tokens = 0
+    llm.eval(prompt[:1])  # switching slots on or off reserves anew: once, at `steer`
+    llm.n_tokens = 0
+    tokens, times = [], [time.perf_counter()]
+    for token in llm.generate(prompt, temp=0.0, repeat_penalty=1.0):
+        times.append(time.perf_counter())
+        tokens.append(token)
+        if len(tokens) == n:
+            break
+    first, *each = np.diff(times).tolist()
+    return Said(tokens, first, each)
+
+
+class _Repeng:
+    """repeng's ControlModel around the dequantized weights."""
+
+    def __init__(self, repeng: Any, model: str, bundle: Bundle, strength: float) -> None:
+        from edgesteer_converters.torch_model import TorchModel
+
+        module = TorchModel.load(model).module
+        self._name, self._strength = model, strength
+        self._control = repeng.ControlVector(module.config.model_type, dict(bundle.directions))
+        try:
+            self._model = repeng.ControlModel(module, bundle.layers)
+        except (ValueError, AttributeError, TypeError) as error:
+            raise self._refusal(error) from error
+
+    def say(self, steered: bool, prompt: Prompt, n: int) -> Said:
+        if steered:
+            self._model.set_control(self._control, self._strength)
+        else:
+            self._model.reset()
+        try:
+            return self._say(prompt, n)
+        except (ValueError, AttributeError, TypeError) as error:  # its wrapper lacks what some blocks have
+            raise self._refusal(error) from error
+
+    def _refusal(self, error: Exception) -> ModelError:
+        told = " ".join(str(error).split()) or type(error).__name__
+        return ModelError(
+            f"{self._name}: repeng cannot run it ({told}); expected an architecture that repeng can wrap, such as "
+            "llama or mistral; use another model"
+        )
+
+    def _say(self, prompt: Prompt, n: int) -> Said:
+        import torch
+
+        tokens, times, past = [], [time.perf_counter()], None
+        fed = torch.tensor([list(prompt)])
+        with torch.inference_mode():
+            for _ in range(n):
+                out = self._model(input_ids=fed, past_key_values=past, use_cache=True, logits_to_keep=1)
+                past = out.past_key_values
+                fed = out.logits[:, -1:].argmax(-1)
+                tokens.append(int(fed))
+                times.append(time.perf_counter())
+        first, *each = np.diff(times).tolist()
+        return Said(tokens, first, each)

@@ -1,0 +1,163 @@
+"""What steering costs, as ratios: unsteered, constant, S-PSR and A-PSR, interleaved token by token.
+
+In:  a model, and perhaps bundles; without any, random ones of small norm.
+Out: for each way of steering the median seconds of a token, a prefill, a turn of the dial and a load, their
+     ratios to the unsteered model in the same run, and the memory of a process that does nothing else.
+
+The plain llama_cpp.Llama, which needs a context of its own, is compared over several runs with new contexts.
+Absolute times on a shared machine say little, the ratios hold.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import tempfile
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import llama_cpp
+import numpy as np
+
+from edgesteer.bundle import Bundle, load, read_model_info
+from edgesteer.evaluate.bench.drawn import random_bundles
+from edgesteer.evaluate.bench.memory import PLAIN, peaks, write_anew
+from edgesteer.evaluate.bench.timing import (
+    DEPTH,
+    Table,
+    Way,
+    interleaved,
+    no_progress,
+    one_token,
+    open_ways,
+    plan_of,
+    prefill,
+    some_tokens,
+    summary,
+    timed,
+)
+from edgesteer.evaluate.pieces import Done, portion
+from edgesteer.plan import SteeringPlan
+from edgesteer.runtime import SteeredLlama
+
+PREFILL = 256
+
+
+def strength_change(way: Way, samples: int) -> dict[str, float]:
+    """Median seconds of `steer` with another strength, and of what the next token takes beyond others."""
+    llm, plan = way.llm, way.plan
+    assert isinstance(llm, SteeredLlama)
+    assert plan is not None
+    way.ready()
+    calls, changed, others = [], [], []
+    for i in range(samples):
+        dialled = plan.with_strength(plan.terms[0].strength * (0.99 if i % 2 else 0.98))
+        llm.eval([5])
+        others.append(timed(lambda: llm.eval([7])))
+        calls.append(timed(lambda: llm.steer(dialled)))  # noqa: B023 - called at once
+        changed.append(timed(lambda: llm.eval([9])))
+        llm.n_tokens = DEPTH
+    excess = float(np.median(np.array(changed) - np.array(others)))
+    call = float(np.median(calls))
+    return {"call": call, "next_token_excess": excess, "seconds": call + max(excess, 0.0)}
+
+
+def load_times(bundles: Mapping[str, Bundle], samples: int = 9) -> dict[str, dict[str, float]]:
+    """Median seconds of `load`, and the bytes of the file."""
+    out = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for i, (name, bundle) in enumerate(bundles.items()):
+            path = write_anew(bundle, Path(folder, str(i)))
+            seconds = float(np.median([timed(lambda: load(path)) for _ in range(samples)]))  # noqa: B023
+            out[name] = {"seconds": seconds, "bytes": path.stat().st_size}
+    return out
+
+
+def _run(
+    model: str,
+    bundles: Mapping[str, Bundle],
+    counts: tuple[int, int],
+    options: Mapping[str, Any],
+    progress: Done,
+) -> Table:
+    """One run, with contexts of its own: token, prefill, strength_change."""
+    rounds, prefills = counts
+    plans = {name: plan_of(bundle) for name, bundle in bundles.items()}
+    with contextlib.closing(llama_cpp.Llama(model, verbose=False, **options)) as plain:
+        plain.eval(some_tokens(DEPTH))
+        with open_ways(model, plans, options) as ways:
+            ways = [Way(PLAIN, plain), *ways]
+            timing = interleaved(ways, rounds, one_token, portion(progress, 0.0, 0.4, 1.0))
+            dial = {w.name: strength_change(w, max(rounds // 4, 5)) for w in ways if w.plan}
+            filled = interleaved(ways, prefills, prefill(PREFILL), portion(progress, 0.6, 0.4, 1.0))
+    return {"token": summary(timing, ways), "prefill": summary(filled, ways), "strength_change": dial}
+
+
+def _medians(runs: list[Table]) -> Table:
+    """The runs' tables as one: number by number the median, and for ratios the lowest and the highest."""
+    out: Table = {}
+    for key, first in runs[0].items():
+        values = [run[key] for run in runs]
+        if isinstance(first, dict):
+            out[key] = _medians(values)
+        elif key == "ratio":
+            out |= {key: float(np.median(values)), "ratio_range": [min(values), max(values)]}
+        elif isinstance(first, float):
+            out[key] = float(np.median(values))
+    return out
+
+
+def bench(
+    model: str,
+    bundles: Mapping[str, Bundle] | None,
+    *,
+    rounds: int,
+    prefills: int,
+    runs: int,
+    n_threads: int,
+    progress: Done = no_progress,
+) -> Table:
+    """The table as a dict: {"token" | "prefill": {way: {seconds, ratio, ratio_range}}, "strength_change":
+    {way: {call, next_token_excess, seconds}}, "load": {bundle: {seconds, bytes}}, "memory": {way: {peak, added}},
+    "plans": {bundle: {fingerprint, blocks}}, "model", "machine", "settings"}.
+
+    Each number is the median of `runs` runs, each with contexts of its own. progress(fraction done).
+    Raises MissingExtra for random bundles without the `onnx` package.
+    """
+    options = {"n_ctx": 512, "n_threads": n_threads, "n_threads_batch": n_threads}
+    info = read_model_info(model)
+    bundles = bundles or random_bundles(info)
+    tables = []
+    for i in range(runs):
+        within = portion(progress, i, 1, runs + 0.5)
+        tables.append(_run(model, bundles, (rounds, prefills), options, within))
+        within(1.0)
+    memory = peaks(model, bundles, options)
+    progress(1.0)
+    return {
+        **_medians(tables),
+        "load": load_times(bundles),
+        "memory": memory,
+        "plans": {name: _named(plan_of(bundle)) for name, bundle in bundles.items()},
+        "model": {"name": info.name, "n_layer": info.n_layer, "n_embd": info.n_embd},
+        "machine": machine(),
+        "settings": {"rounds": rounds, "prefills": prefills, "runs": runs, **options},
+    }
+
+
+def _named(plan: SteeringPlan) -> Table:
+    """What was in force, so that two benches can be held against each other."""
+    return {"fingerprint": plan.fingerprint, "blocks": list(plan.layers)}
+
+
+def machine() -> dict[str, str | int | None]:
+    """Where it was measured, and on which llama.cpp."""
+    return {
+        "system": platform.system(),
+        "machine": platform.machine(),
+        "cpus": os.cpu_count(),
+        "llama_cpp_python": version("llama-cpp-python"),
+    }

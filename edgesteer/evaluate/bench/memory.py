@@ -1,0 +1,121 @@
+"""What a process takes: its memory now, and the peak of one that does nothing but run a model one way.
+
+In:  a model, bundles. Out: bytes. Each peak is that of a fresh process, the program's own imports included: in one
+that measures many ways, one after the other, nobody can say whose the peak was.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from edgesteer.bundle import Bundle, encode_directions, save
+from edgesteer.errors import ModelError
+from edgesteer.evaluate.bench.timing import UNSTEERED, native, some_tokens
+
+PLAIN = "llama_cpp.Llama"
+_PROMPT = 256
+# -P: no module of the working directory is run. What can be imported there is what can be here.
+_CHILD = (
+    "import json, sys; how = json.loads(sys.argv[1]); sys.path[:] = how['path']; "
+    "from edgesteer.evaluate.bench.memory import run_one; run_one(how)"
+)
+
+
+def resident() -> int:
+    """Bytes of this process in memory; where the system does not tell, the most there ever were."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except OSError:
+        return peak()
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def peak() -> int:
+    """The most bytes that this process ever had in memory."""
+    try:  # Linux passes ru_maxrss on to a child, so that it may tell of the parent
+        found = [line.split()[1] for line in _status() if line.startswith("VmHWM:")]
+        return int(found[0]) * 1024
+    except (OSError, IndexError):
+        unit = 1 if sys.platform == "darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def _status() -> list[str]:
+    return Path("/proc/self/status").read_text().splitlines()
+
+
+def peaks(model: str, bundles: Mapping[str, Bundle], options: Mapping[str, Any]) -> dict[str, dict[str, int]]:
+    """By way {peak, added}: bytes of a process that evaluates a prompt and a token, and how many of them are
+    beyond the unsteered one's. options: of the context.
+
+    Raises ModelError where such a process fails.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        asked: dict[str, dict[str, Any]] = {PLAIN: {"plain": True}, UNSTEERED: {}}
+        for i, (name, bundle) in enumerate(bundles.items()):
+            path = str(write_anew(bundle, Path(folder, str(i))))
+            asked[name] = {"bundle": path}
+            if bundle.gate_gguf is not None:
+                asked[native(name)] = {"bundle": path, "engine": "native"}
+        found = {
+            name: _peak_of({"model": model, "options": dict(options), **how}) for name, how in asked.items()
+        }
+    return {name: {"peak": each, "added": each - found[UNSTEERED]} for name, each in found.items()}
+
+
+def write_anew(bundle: Bundle, stem: Path) -> Path:
+    """The file that it would be: NAME.steer, or NAME.gguf of a bare control vector."""
+    if bundle.members:
+        path = stem.with_suffix(".steer")
+        save(bundle, path)
+    else:
+        path = stem.with_suffix(".gguf")
+        path.write_bytes(encode_directions(bundle.directions, bundle.architecture_hint or ""))
+    return path
+
+
+def _peak_of(how: dict[str, Any]) -> int:
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", _CHILD, json.dumps({**how, "path": sys.path})],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        told = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+        raise ModelError(
+            f"{how['model']}: a process that only runs it failed: {told[-1]}; is there memory for it?"
+        )
+    return int(done.stdout.split()[-1])
+
+
+def run_one(how: dict[str, Any]) -> None:
+    """In a process of its own: run a model this way, and print the peak."""
+    if how.get("plain"):
+        import llama_cpp
+
+        llm = llama_cpp.Llama(how["model"], verbose=False, **how["options"])
+    else:
+        llm = _steered(how)
+    llm.eval(some_tokens(_PROMPT))
+    llm.eval([7])
+    llm.close()
+    print(peak())
+
+
+def _steered(how: dict[str, Any]) -> Any:
+    from edgesteer.runtime import SteeredLlama
+
+    engine = how.get("engine", "onnxruntime")
+    llm = SteeredLlama(how["model"], gate_engine=engine, **how["options"])
+    if "bundle" in how:
+        llm.steer(how["bundle"])
+    return llm

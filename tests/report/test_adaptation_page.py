@@ -1,0 +1,114 @@
+"""The adaptation page: self-contained, whatever the texts; its scores are those of the rows, and nothing is made up."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import pytest
+
+from edgesteer.evaluate.adaptation import Adaptation
+from edgesteer.evaluate.adaptation_scores import AXES, scores
+from edgesteer.evaluate.adaptation_values import Adapted, Data, Drift, Effect, Memory, Reversal, Speed
+from edgesteer.evaluate.intervals import Estimate
+from edgesteer.report.adaptation_page import figures, label, page
+from edgesteer.report.cells import visible
+from tests.report.html_pages import self_contained
+
+NASTY = (
+    "</script><script>alert(1)</script>",
+    "<b onclick=x>",
+    "&amp;",
+    "\x1b[2J",
+    "\u202eevil",
+    "שלום",
+    "a\nb",
+    "",
+)
+
+
+def exactly(value: float) -> Estimate:
+    return Estimate(value, value, value)
+
+
+def a_row(name: str, kind: str = "constant", example: str = "Arr.", strength: float | None = 1.0) -> Adapted:
+    return Adapted(
+        name=name,
+        kind=kind,
+        strength=strength,
+        reversal=Reversal(True, 0.0, 0.1, 0.0, 0),
+        drift=Drift(exactly(0.1), {"one": 0.1, "two <i>": 0.3}, 0.9, 10),
+        effect=Effect(exactly(0.5), exactly(1.0), 0.9, 0.0, 0.8, example),
+        speed=Speed(0.1, 0.01, 1.0, 1.0, 1.1, False),
+        memory=Memory(100, 2_000_000, 0.0, 0.0, 10_000),
+        data=Data(10, 3, 100, "method psr"),
+    )
+
+
+BASE = dataclasses.replace(a_row("unadapted", "unadapted", strength=None), data=None)
+
+
+def found(*rows: Adapted, trait: str = "Arr.", question: str = "Why?") -> Adaptation:
+    return Adaptation("m.gguf", trait, (question,), 8, (BASE, *rows))
+
+
+def test_hostile_texts_stay_text() -> None:
+    rows = [a_row(text or "empty", example=text) for text in NASTY]
+    for text in NASTY:
+        html = page(f"Adaptation {text}", found(*rows, trait=text, question=text))
+        shown = self_contained(html)
+        assert "alert(1)</script>" not in html.replace("&lt;/script&gt;", "")
+        assert "\x1b" not in html
+        assert "\u202e" not in html
+        assert any(visible(row.name) in cell for row in rows for cell in shown.texts["th"])
+
+
+def test_every_score_and_every_number_is_in_the_table() -> None:
+    rows = [a_row("first"), dataclasses.replace(a_row("second"), reversal=Reversal(False, 2.5, 1.0, None, 7))]
+    shown = self_contained(page("A", found(*rows)))
+    cells = shown.texts["td"]
+    for row in rows:
+        for score in scores(row).values():
+            assert score is not None
+            assert f"{score:.2f}" in cells
+    for figure in figures((BASE, *rows)):
+        assert len(figure.told) == 3
+        assert set(figure.told) <= set(cells)
+        assert figure.name in shown.texts["th"]
+    assert any("2.5" in cell for cell in cells)
+    for axis in AXES:
+        assert axis.measured in cells
+        assert axis.scored in cells
+
+
+def test_the_radar_has_a_mark_for_each_number_and_none_for_what_is_missing() -> None:
+    def marks(row: Adapted) -> list[str]:
+        shown = self_contained(page("A", found(row)))
+        return [told for told in shown.texts["svg title"] if told.startswith(f"{label(row)}: ")]
+
+    whole, partial = a_row("one"), dataclasses.replace(a_row("one"), speed=None, data=None)
+    missing = [marks(row) for row in (whole, partial)]
+    assert sum(any(axis.name in told for axis in AXES) for told in missing[0]) == len(AXES)
+    assert not [told for told in missing[1] if "compute" in told or "data" in told]
+    html = page("A", found(partial))
+    assert "Without a mark" in html
+    assert "compute, data" in html
+    assert "Without a mark" not in page("A", found(whole))
+
+
+def test_what_is_no_number_is_left_out() -> None:
+    nothing = Estimate(math.nan, math.nan, math.nan)
+    row = dataclasses.replace(a_row("mute"), effect=Effect(nothing, nothing, math.nan, 0.0, 0.8, ""))
+    shown = self_contained(page("A", found(row)))
+    assert not [told for told in shown.texts["text"] if "nan" in told]
+
+
+def test_a_label_says_what_the_name_does_not() -> None:
+    assert label(BASE) == "unadapted"
+    assert label(a_row("prompt", "prompt", strength=None)) == "prompt"
+    assert label(a_row("pirate", "A-PSR", strength=1.62)) == "pirate (A-PSR, 1.62)"
+
+
+def test_without_any_adaptation_there_is_nothing_to_draw() -> None:
+    with pytest.raises(ValueError, match="radar"):
+        page("A", found())
