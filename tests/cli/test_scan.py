@@ -21,7 +21,9 @@ def here(run: Run, model: Callable[[str], Path], tmp_path: Path) -> Path:
     """The working folder: a model, bundles and files good and bad."""
     llama = model("llama")
     (tmp_path / "m.gguf").symlink_to(llama)
-    made = psr(llama, scope="response", seed=1, size=0.5).with_metadata(training={"trait": "Talk like a pirate."})
+    made = psr(llama, scope="response", seed=1, size=0.5).with_metadata(
+        training={"trait": "Talk like a pirate."}
+    )
     save(made, tmp_path / "p.steer")
     save(vector(llama, [2]), tmp_path / "one.steer")
     save(vector(model("qwen2")), tmp_path / "other.steer")
