@@ -1,7 +1,7 @@
 """The steering map: which token was steered how strongly at which block.
 
 Knows the record of one generation and its invariants. Data flow: the runtime's recorder builds one, the
-terminal and `--json` read it. Knows nothing of models, bundles or how it will be drawn.
+terminal, notebooks and `--json` read it. Knows nothing of models and bundles; what draws it is loaded when asked.
 """
 
 from __future__ import annotations
@@ -107,6 +107,12 @@ class SteeringMap:
         )
         for field in fields(self):
             object.__setattr__(self, field.name, getattr(recorded, field.name))
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the tokens in colour, the blocks below."""
+        from edgesteer.report.fragment import fragment  # drawing is loaded by those who look
+
+        return fragment(self)
 
     def to_json(self) -> dict[str, Any]:
         """Lists and numbers that JSON can hold; floats have the fewest digits that give the same float32 back."""

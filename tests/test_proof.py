@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import resource
 import statistics
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from edgesteer import SteeredLlama
+from edgesteer.evaluate.bench import random_bundles
 from edgesteer.learn.pas import set_path
 from edgesteer_models import resolve_bundle
 from tests.runtime.test_dial import memory_growth
@@ -66,6 +69,28 @@ def test_what_steering_costs() -> None:
     assert all(loaded["seconds"] < 0.05 for loaded in table["load"].values())
 
 
+def test_recording_costs_at_most_a_twentieth(smollm2: Path) -> None:
+    """Stretches of a reply with and without llm.record(), by turns in one context, what fills the map included."""
+    llm = SteeredLlama(smollm2, n_ctx=512, n_threads=2, n_threads_batch=2)
+    llm.steer(random_bundles(llm.model_info)["A-PSR"])
+    tokens = list(range(3, 67))
+    llm.eval(tokens)
+
+    def seconds(recorded: bool) -> float:
+        llm.n_tokens = len(tokens)
+        start = time.perf_counter()
+        with llm.record() if recorded else contextlib.nullcontext():
+            for token in tokens[:32]:
+                llm.eval([token])
+        return time.perf_counter() - start
+
+    seconds(True), seconds(False)
+    turns = [[seconds(first), seconds(not first)] for first in (True, False) * 15]
+    ratios = [a / b if i % 2 == 0 else b / a for i, (a, b) in enumerate(turns)]
+    print(f"recording: {statistics.median(ratios):.4f} of the time without")
+    assert statistics.median(ratios) <= 1.05
+
+
 def test_a_search_on_shuffled_labels_gains_nothing(tmp_path: Path) -> None:
     """A hundred and twenty cells are tried on few validation items, so the best of them looks good there. On the
     test split it must not: over six splits the mean gain's interval holds zero."""
@@ -109,6 +134,7 @@ _WIDE = """
 import sys, resource
 from pathlib import Path
 from edgesteer import SteeredLlama
+from edgesteer.evaluate.bench import random_bundles
 from edgesteer.learn import Recipe, learn, pairs, stages
 lenient = pairs.Limits(min_tokens=1, min_distinct2=0.0, max_nll=1e9, min_trait=-1e9)  # a random model babbles
 stages.keep_good = lambda found: pairs.keep_good(found, lenient)

@@ -31,6 +31,7 @@ COMMANDS = {
     "doctor": "Prove what can be steered in a model with this llama.cpp.",
     "bench": "Time steered against unsteered, interleaved token by token.",
     "map": "Show where steering acts, token by token.",
+    "scan": "Map which blocks are worth steering, each alone at equal norm.",
     "demo": "The tour that `make demo` runs.",
 }
 HIDDEN = frozenset({"demo"})

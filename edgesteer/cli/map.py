@@ -91,6 +91,7 @@ def _recorded(llm: SteeredLlama, prompt: str, how: dict[str, Any]) -> SteeringMa
     """The map of the greedy reply under the plan in force."""
     from edgesteer.cli.opening import reply
 
+    llm.reset()  # type: ignore[no-untyped-call]  # what a replay before left is computed anew, so that it is recorded
     with llm.record() as steering_map:
         for _ in reply(llm, prompt, **how):
             pass

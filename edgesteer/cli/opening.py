@@ -98,13 +98,19 @@ def reply(
 ) -> Iterator[str]:
     """The reply's text, piece by piece. raw: complete the prompt as it stands, without a template.
 
-    Raises ModelError for a prompt that the context cannot hold, or a model without a chat template.
+    Ends where the context is full. Raises ModelError for a prompt that the context cannot hold, or a model without
+    a chat template.
     """
+    begun = False
     try:
-        yield from _reply(llm, prompt, system, raw, sampling)
+        for piece in _reply(llm, prompt, system, raw, sampling):
+            begun = True
+            yield piece
     except ValueError as error:  # llama_cpp's, with the two numbers in it
         if "exceed context window" not in str(error):
             raise
+        if begun:  # llama_cpp counts with a context that llama.cpp has rounded up, eval with the one given
+            return
         raise ModelError(
             f"the prompt is too long ({error}); shorten it or, for `run` and `map`, give a larger -c"
         ) from None

@@ -4,7 +4,7 @@
   const tokens = document.getElementById("tokens"), told = document.getElementById("told");
   const heat = document.getElementById("heat"), slider = document.getElementById("strength");
   const height = 8;
-  let run = data.runs[data.first], here = -1;
+  let run = data.runs[data.first], here = -1, block = 0;
 
   const color = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim().split(" ").join(",");
   const share = (value, limit) => limit ? Math.max(-1, Math.min(1, value / limit)) : 0;
@@ -43,6 +43,7 @@
   function tell(i, row) {
     if (i < 0 || i >= run.pieces.length) return;
     here = i;
+    if (row !== undefined) block = row;
     tokens.querySelectorAll("span.here").forEach((span) => span.classList.remove("here"));
     const span = tokens.querySelector(`span[data-i="${i}"]`);
     if (span) span.classList.add("here");
@@ -68,12 +69,20 @@
   tokens.addEventListener("mouseover", (event) => {
     if (event.target.dataset.i !== undefined) tell(Number(event.target.dataset.i));
   });
+  const within = (i, n) => Math.max(0, Math.min(n - 1, i));
+  const along = (key, step) => within(key === "Home" ? 0 : key === "End" ? Infinity : here + step, run.pieces.length);
   tokens.addEventListener("keydown", (event) => {
-    const step = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key];
-    if (!step && event.key !== "Home" && event.key !== "End") return;
+    const step = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1, Home: 0, End: 0 }[event.key];
+    if (step === undefined) return;
     event.preventDefault();
-    const last = run.pieces.length - 1;
-    tell(event.key === "Home" ? 0 : event.key === "End" ? last : Math.max(0, Math.min(last, here + step)));
+    tell(along(event.key, step));
+  });
+  heat.addEventListener("keydown", (event) => {
+    const [across, down] = { ArrowRight: [1, 0], ArrowLeft: [-1, 0], ArrowDown: [0, 1], ArrowUp: [0, -1], Home: [0, 0],
+      End: [0, 0] }[event.key] || [];
+    if (across === undefined || !data.layers.length) return;
+    event.preventDefault();
+    tell(along(event.key, across), within(block + down, data.layers.length));
   });
   heat.addEventListener("mousemove", (event) => {
     const row = Math.min(data.layers.length - 1, Math.max(0, Math.floor(event.offsetY / height)));

@@ -91,9 +91,9 @@ def _parts(prompt: str, runs: Sequence[Run], first: int, data: dict[str, Any], s
     yield f'<div id="tokens" tabindex="0" aria-label="Tokens">{"".join(_tokens(runs[first].map, scale))}</div>'
     yield '<p id="told" class="told" aria-live="polite">&nbsp;</p>'
     ends = f", {data['layers'][0]} to {data['layers'][-1]}" if data["layers"] else ""
-    yield f'<h2>Blocks</h2><p class="dim">Blocks downward{ends}; tokens across.</p>'
+    yield f'<h2>Blocks</h2><p class="dim">Blocks downward{ends}; tokens across. Arrow keys walk here too.</p>'
     name = "Coefficient of each block and token"
-    yield f'<div class="wide"><canvas id="heat" role="img" aria-label="{name}"></canvas></div>'
+    yield f'<div class="wide"><canvas id="heat" role="img" aria-label="{name}" tabindex="0"></canvas></div>'
     told = json.dumps(data).replace("<", "\\u003c")  # "</" would end the element, whatever stands around it
     yield f'<script type="application/json" id="data">{told}</script>'
 

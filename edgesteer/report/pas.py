@@ -6,13 +6,16 @@ In:  a PasReport. Out: lines of text without control characters of their own, in
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-from edgesteer.evaluate.intervals import Estimate
-from edgesteer.learn.pas.judge import Scores
-from edgesteer.learn.pas.report import PasReport, Trial
-from edgesteer.learn.pas.search import Grid
 from edgesteer.report import cells, palette
 from edgesteer.report.palette import Scale
+
+if TYPE_CHECKING:
+    from edgesteer.evaluate.intervals import Estimate
+    from edgesteer.learn.pas.judge import Scores
+    from edgesteer.learn.pas.report import PasReport, Trial
+    from edgesteer.learn.pas.search import Grid
 
 _WIDTH, _CELL = 100, 6
 

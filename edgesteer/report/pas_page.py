@@ -6,13 +6,16 @@ In:  a PasReport. Out: a document as text.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-from edgesteer.evaluate.intervals import Estimate
-from edgesteer.learn.pas.judge import Scores
-from edgesteer.learn.pas.report import PasReport, Trial
-from edgesteer.learn.pas.search import Grid
 from edgesteer.report.page import document, table, text, tint
 from edgesteer.report.pas import points
+
+if TYPE_CHECKING:
+    from edgesteer.evaluate.intervals import Estimate
+    from edgesteer.learn.pas.judge import Scores
+    from edgesteer.learn.pas.report import PasReport, Trial
+    from edgesteer.learn.pas.search import Grid
 
 _NAMES = {"accuracy": "accuracy", "balanced": "balanced accuracy"}
 

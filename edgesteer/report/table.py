@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-from edgesteer.evaluate import Row, Table
-from edgesteer.evaluate.intervals import Estimate
+if TYPE_CHECKING:
+    from edgesteer.evaluate import Row, Table
+    from edgesteer.evaluate.intervals import Estimate
+
 
 _WIDTH, _NAME, _CELL = 100, 22, 32
 

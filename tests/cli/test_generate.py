@@ -114,6 +114,12 @@ def test_map_writes_a_page_that_replays_five_strengths_and_never_over_a_file(
         float(f"{total:.3g}") for total in json.loads(result.stdout)["totals"]
     ]
     assert not any(map(any, data["runs"][0]["rows"]))
+    shown = json.loads(result.stdout)
+    assert shown["positions"] == list(range(len(shown["tokens"])))
+    for run in data["runs"]:  # each with the whole prompt, though they share it
+        assert run["prompt"] == shown["n_prompt"] > 1
+        assert run["pieces"][: run["prompt"]] == data["runs"][0]["pieces"][: run["prompt"]]
+    assert typed(*words, "--json", cwd=tmp_path).stdout == result.stdout
     refused(typed(*words, "--html", "m.html", cwd=tmp_path), "m.html", "--force")
 
 
@@ -264,6 +270,31 @@ def test_a_prompt_that_the_context_cannot_hold_is_one_clear_line(
 ) -> None:
     words = [command, model("llama"), "--steer", steer_file, "-c", 64, "-t", 1, "-p", "word " * 200]
     refused(typed(*words, cwd=tmp_path), "the prompt is too long", "larger -c")
+
+
+@pytest.mark.parametrize("size", [64, 256])
+def test_a_reply_ends_where_the_context_is_full(
+    size: int, model: Model, steer_file: Path, tmp_path: Path
+) -> None:
+    """Also at a size that llama.cpp rounds up."""
+    words = [
+        model("llama"),
+        "--steer",
+        steer_file,
+        "-p",
+        "the ship",
+        "-c",
+        size,
+        "-n",
+        1000,
+        "-t",
+        1,
+        "--json",
+    ]
+    run, shown = typed("run", *words, cwd=tmp_path), typed("map", *words, cwd=tmp_path)
+    assert (run.returncode, run.stderr) == (shown.returncode, shown.stderr) == (0, "")
+    assert json.loads(run.stdout)["map"] == json.loads(shown.stdout)
+    assert size - 1 <= len(json.loads(shown.stdout)["tokens"]) <= size
 
 
 @pytest.mark.parametrize(

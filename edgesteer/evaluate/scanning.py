@@ -1,0 +1,224 @@
+"""The steerability scan: each steered block of a bundle alone, at equal norms, on replies that stand already.
+
+In:  a Chat, a bundle, questions, the sizes to try, and the trait's sentence where it is known. Out: a Scan.
+
+Teacher-forced: greedy replies of the unsteered model (plain prompts, and prompted with the trait) are read again
+behind the plain prompts, in every cell, side by side in lanes. Steering begins at the prompt's last token (scope
+`response`), whatever the bundle's own scope: what stands before is shared by all cells. A block that is steered
+alone reads the unsteered stream, so its gate gives in every cell what it gives on the plain replies: the strength
+for a norm is exact, not searched.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from edgesteer.bundle import Bundle, check_model
+from edgesteer.errors import EdgesteerWarning, LearnError
+from edgesteer.evaluate.chat import REPEAT_PENALTY, Chat, Reply, Tokens
+from edgesteer.evaluate.pieces import Done, portion, spread
+from edgesteer.evaluate.scan import F64, Scan, pooled
+from edgesteer.evaluate.scan_cells import Cells
+from edgesteer.runtime.gates import make_gate
+
+Progress = Callable[[str, float], None]
+
+SHARES = (0.025, 0.05, 0.1, 0.2)
+UNITS = ("share", "norm")
+N_QUESTIONS = 6
+MAX_TOKENS = 12
+
+# Larger ones leave float32 in any model; more of them fit no page.
+_MOST_SIZE, _MOST_SIZES = 1e6, 16
+# The share of |h| that shows rounding alone: what it moves, a quantized model's rounded activations blow up.
+_TOUCH = 1e-4
+# Questions whose activations are held at a time.
+_AT_ONCE = 8
+# Share of the time that the replies take.
+_REPLIES = 0.15
+
+
+def scan(
+    chat: Chat,
+    bundle: Bundle,
+    trait: str | None = None,
+    *,
+    sizes: Sequence[float] = SHARES,
+    unit: str = "share",
+    sign: int = 1,
+    questions: Sequence[str] | None = None,
+    max_tokens: int = MAX_TOKENS,
+    progress: Progress = lambda stage, fraction: None,
+) -> Scan:
+    """Measure every block of `bundle` alone at every size.
+
+    trait: the sentence that steering imitates, asked as system prompt; None measures KL alone.
+    sizes, unit: of the mean |u| on the rows of the unsteered replies; "share" is of the mean |h| there.
+    sign: -1 steers the other way. questions: None for some of the training questions.
+    Raises LearnError for nothing to ask or to try, or a context too small for a prompt with its reply;
+    IncompatibleError for a bundle of another model. The model's own steering is set aside meanwhile.
+    """
+    asked, columns = _asked(trait, questions, max_tokens), _checked(sizes, unit)
+    if doubt := check_model(bundle, chat.llm.model_info):
+        warnings.warn(doubt, EdgesteerWarning, stacklevel=2)
+    tell = _Tell(progress, len(asked) * (1 if trait is None else 2))
+    with chat.llm.steered([]):
+        plain = [chat.prompt(question) for question in asked]
+        told, rows = _unsteered(chat, bundle, plain, max_tokens, tell.replies)
+        prompted = [] if trait is None else _prompted(chat, asked, trait, max_tokens)
+        strengths = _strengths(rows, columns, unit)
+        cells = Cells.of(bundle, strengths, sign, _strengths(rows, [_TOUCH], "share")[:, 0])
+        with chat.llm.steered(cells.plan):
+            kl_sums = [cells.kl(chat, *one, tell.text()) for one in zip(plain, told, strict=True)]
+            gains = [cells.log_p(chat, *one, tell.text()) for one in zip(plain, prompted, strict=False)]
+    progress("done", 1.0)
+    counts = [len(reply) for reply in told], [len(reply) for reply in prompted]
+    (*kl, noise), _, _ = pooled(np.array(kl_sums), counts[0])
+    gain = None if trait is None else pooled(np.array(gains), counts[1])
+    shape, known = strengths.shape, np.isfinite(strengths)
+
+    def laid(values: F64) -> F64:
+        """float64 [cells] as [blocks, sizes]."""
+        out = np.full(shape, np.nan)
+        out[known] = values
+        return out
+
+    return Scan(
+        name=bundle.name,
+        trait=trait,
+        unit=unit,
+        sizes=columns,
+        blocks=bundle.layers,
+        streams=tuple(rows.stream.tolist()),
+        strengths=sign * strengths,
+        kl=laid(np.array(kl)),
+        gain=None if gain is None else laid(gain[0]),
+        low=None if gain is None else laid(gain[1]),
+        high=None if gain is None else laid(gain[2]),
+        closed=tuple(n for n, row in zip(bundle.layers, known, strict=True) if not row.any()),
+        overflowed=int(np.isnan(kl if gain is None else kl + gain[0]).sum()),
+        noise=float(noise),
+        questions=tuple(asked),
+        max_tokens=max_tokens,
+        tokens=(sum(counts[0]), sum(counts[1])),
+        gated=bundle.gate is not None,
+        scope=bundle.scope,
+    )
+
+
+# -- what the unsteered model says, and how large a block's part is there ---------------------------
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Means over the rows of the unsteered replies, float64 [blocks]: |h|, and |u| at strength 1."""
+
+    stream: F64
+    part: F64
+
+
+def _unsteered(
+    chat: Chat, bundle: Bundle, prompts: Sequence[Tokens], max_tokens: int, progress: Done
+) -> tuple[list[list[int]], _Rows]:
+    """The greedy replies, and the rows that speak them."""
+    told: list[list[int]] = []
+    sums = np.zeros((2, len(bundle.layers)))
+    measure = _measure(chat, bundle)
+    for first in range(0, len(prompts), _AT_ONCE):
+        part = prompts[first : first + _AT_ONCE]
+        done = portion(progress, first, len(part), len(prompts))
+        replies = chat.replies(
+            part, max_tokens, layers=bundle.layers, progress=done, repeat_penalty=REPEAT_PENALTY
+        )
+        told += [reply.spoken for reply in replies]
+        sums += sum(measure(reply) for reply in replies)
+    n = sum(map(len, told))
+    if not n:
+        raise LearnError("scan: every reply of the unsteered model is empty, expected some to measure on")
+    return told, _Rows(*(sums / n))
+
+
+def _measure(chat: Chat, bundle: Bundle) -> Callable[[Reply], F64]:
+    """Of one reply float64 [2, blocks]: the sums over its rows of |h| and of |u|."""
+    gate = make_gate(bundle, chat.llm.model_info.n_layer, chat.llm.gate_engine) if bundle.gate else None
+    widths = [float(np.linalg.norm(bundle.directions[n].astype(np.float64))) for n in bundle.layers]
+
+    def of(reply: Reply) -> F64:
+        assert reply.seen is not None
+        stream = np.linalg.norm(reply.seen.astype(np.float64), axis=2).sum(axis=1)
+        opened = [
+            float(len(h)) if gate is None else float(np.abs(gate.coefficient(n, h)).sum(dtype=np.float64))
+            for n, h in zip(bundle.layers, reply.seen, strict=True)
+        ]
+        return np.array([stream, np.multiply(opened, widths)])
+
+    return of
+
+
+def _prompted(chat: Chat, asked: Sequence[str], trait: str, max_tokens: int) -> list[list[int]]:
+    prompts = [chat.prompt(question, trait) for question in asked]
+    told = [r.spoken for r in chat.replies(prompts, max_tokens, repeat_penalty=REPEAT_PENALTY)]
+    if not any(told):
+        raise LearnError("scan: every prompted reply is empty, expected some to measure the trait on")
+    return told
+
+
+def _strengths(rows: _Rows, sizes: Sequence[float], unit: str) -> F64:
+    """float64 [blocks, sizes]; NaN for a block whose part is zero, or too small for any strength in float32."""
+    wanted = np.outer(rows.stream if unit == "share" else np.ones(len(rows.stream)), sizes)
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        found = wanted / rows.part[:, None]
+        fits = np.isfinite(found.astype(np.float32)).all(axis=1, keepdims=True)
+    return np.where(fits, found, np.nan)
+
+
+# -- what is asked ---------------------------------------------------------------------------------
+
+
+class _Tell:
+    """Progress: the replies, then each text that is read in every cell."""
+
+    def __init__(self, progress: Progress, texts: int) -> None:
+        self._progress, self._texts, self._begun = progress, texts, 0
+
+    def replies(self, part: float) -> None:
+        self._progress("replies", _REPLIES * part)
+
+    def text(self) -> Done:
+        first, self._begun = self._begun, self._begun + 1
+        return portion(self._scan, first, 1, self._texts)
+
+    def _scan(self, part: float) -> None:
+        self._progress("scan", _REPLIES + (1 - _REPLIES) * part)
+
+
+def _asked(trait: str | None, questions: Sequence[str] | None, max_tokens: int) -> list[str]:
+    if questions is None:
+        from edgesteer.learn.questions import built_in  # not above: learning is built on this room
+
+        every = [question.text for question in built_in()]
+        questions = [every[i] for i in spread(len(every), N_QUESTIONS)]
+    if not questions:
+        raise LearnError("scan: no questions, expected at least one")
+    if trait is not None and not trait.strip():
+        raise LearnError("scan: the trait is empty, expected the sentence that the bundle imitates, or none")
+    if max_tokens < 1:
+        raise LearnError(f"scan: max_tokens {max_tokens}, expected at least 1")
+    return list(questions)
+
+
+def _checked(sizes: Sequence[float], unit: str) -> tuple[float, ...]:
+    """The sizes in ascending order, each once."""
+    if unit not in UNITS:
+        raise LearnError(f"scan: unit {unit!r}, expected one of {', '.join(UNITS)}")
+    found = tuple(sorted({float(size) for size in sizes}))
+    unfit = [size for size in found if not 0 < size <= _MOST_SIZE]
+    if unfit:
+        raise LearnError(f"scan: norm {unfit[0]:g}, expected a number above 0, at most {_MOST_SIZE:g}")
+    if not 1 <= len(found) <= _MOST_SIZES:
+        raise LearnError(f"scan: {len(found)} norms, expected 1 to {_MOST_SIZES}")
+    return found

@@ -1,0 +1,182 @@
+"""A steerability scan as text for a terminal: a heat map of blocks and norms, and which blocks are worth steering.
+
+In:  a Scan. Out: one string without a final newline. Pure, but for what is left to the environment: colour and
+width None. The numbers say all; colour repeats it. `verdict` is what the page says too.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from edgesteer.bundle import spans
+from edgesteer.report import palette
+from edgesteer.report.cells import hanging
+from edgesteer.report.palette import Scale
+from edgesteer.report.terminal import usable_width, wants_color
+
+if TYPE_CHECKING:
+    from edgesteer.evaluate.scan import F64, Scan
+
+_BLOCK, _CELL, _GAP = 5, 8, 3
+_NAMED = 5
+_MARKS = "*: its 95 % interval over the questions is above 0. "
+# Of the blocks; at or below this the others are hardly worth their place in the bundle.
+_FEW = 0.25
+
+
+class _Grid(NamedTuple):
+    """One measure: values float64 [blocks, sizes], the text of each cell, and what full colour is."""
+
+    title: str
+    values: F64
+    texts: list[list[str]]
+    scale: Scale
+
+
+def render_scan(scan: Scan, *, width: int | None = None, color: bool | None = None) -> str:
+    """The maps and what they say, no line wider than `width` cells (at least 40; None: the terminal's)."""
+    width, colored = usable_width(width), wants_color(color)
+    parts = [
+        [line for head, text in about(scan) for line in hanging(f"{head}  ", text, width)],
+        *_tables(scan, width, colored),
+        [line for text in (legend(scan, _MARKS), *verdict(scan)) for line in hanging("", text, width)],
+    ]
+    return "\n\n".join("\n".join(lines) for lines in parts if lines)
+
+
+def about(scan: Scan) -> Iterator[tuple[str, str]]:
+    """(heading, text) of what was measured on what."""
+    yield "bundle", scan.name
+    if scan.trait is not None:
+        yield "trait ", scan.trait
+    n = len(scan.questions)
+    prompted = f", {scan.tokens[1]} of prompted ones" if scan.trait is not None else ""
+    yield (
+        "on    ",
+        f"{n} {'question' if n == 1 else 'questions'}, {scan.tokens[0]} tokens of unsteered replies{prompted}",
+    )
+
+
+def column(scan: Scan, size: float) -> str:
+    """How a column is called."""
+    return f"{100 * size:g}%" if scan.unit == "share" else f"{size:g}"
+
+
+def legend(scan: Scan, marks: str = "") -> str:
+    """What the norms and the numbers are. marks: what more there is to say of the trait's cells."""
+    what = "strength × gate × direction" if scan.gated else "strength × direction"
+    of = ", in % of the residual stream's there" if scan.unit == "share" else ""
+    text = f"Each block alone. Norm: the mean norm of {what} on the unsteered replies{of}. "
+    if scan.gain is not None:
+        text += f"Trait: how much likelier, in nats a token, the prompted replies get without their prompt. {marks}"
+    text += "KL: how far the next token's distribution moves on the unsteered replies, in nats"
+    text += f"; up to {palette.number(scan.noise)} is rounding." if scan.noise else "."
+    if scan.scope != "response":
+        text += f" Steered from the prompt's last token on, not on {scan.scope} as the bundle says."
+    return text
+
+
+def verdict(scan: Scan) -> Iterator[str]:
+    """What the scan says, a paragraph each."""
+    if len(scan.blocks) == 1:
+        yield "The bundle steers one block: there is nothing to compare it with."
+    yield from _by_trait(scan) if scan.gain is not None else _by_kl(scan)
+    if scan.closed:
+        yield (
+            f"No strength moves {blocks(scan.closed)}: nothing is added there on these replies (a gate that stays "
+            "closed, or a direction of zeros)."
+        )
+    if scan.overflowed:
+        yield f"{scan.overflowed} cells left float32 and show a dot: give smaller norms."
+
+
+def _by_trait(scan: Scan) -> Iterator[str]:
+    useful, n = scan.useful, len(scan.blocks)
+    if not useful:
+        yield (
+            "No block gains the trait alone at these norms: try larger ones, or more questions; or it takes all "
+            "blocks together."
+        )
+        return
+    share = "Only " if n > 1 and len(useful) <= _FEW * n else ""
+    gain = "block gains" if n == 1 else "blocks gain" if len(useful) > 1 else "blocks gains"
+    yield f"{share}{len(useful)} of {n} {gain} the trait alone: {blocks(sorted(u.block for u in useful))}."
+    best = ", ".join(
+        f"{u.block} ({palette.number(u.gain)} at {column(scan, u.size)}, KL {palette.number(u.kl)})"
+        for u in useful[:_NAMED]
+    )
+    yield f"Best for what they disturb (trait per root of KL, each at its best norm): {best}."
+    if len(scan.questions) < 4:
+        yield "Over so few questions the intervals say little: give more."
+
+
+def _by_kl(scan: Scan) -> Iterator[str]:
+    movers = ", ".join(f"{block} ({palette.number(kl)})" for block, kl in scan.movers[:_NAMED])
+    if movers:
+        yield f"Blocks that move the model most, by KL at the largest norm: {movers}."
+    yield "Whether they move it towards the trait was not measured: the bundle names none; give --trait TEXT."
+
+
+def blocks(found: Sequence[int]) -> str:
+    """`blocks 3-5, 9`."""
+    return f"{'block' if len(found) == 1 else 'blocks'} {spans(found)}"
+
+
+# -- tables ----------------------------------------------------------------------------------------
+
+
+def _tables(scan: Scan, width: int, colored: bool) -> Iterator[list[str]]:
+    """Both measures side by side where they fit, else one below the other; wide ones in bands of columns."""
+    grids = list(_grids(scan))
+    n = len(scan.sizes)
+    if _BLOCK + len(grids) * n * _CELL + (len(grids) - 1) * _GAP <= width:
+        yield list(_table(scan, grids, range(n), colored))
+        return
+    room = max(1, (width - _BLOCK) // _CELL)
+    for grid in grids:
+        for first in range(0, n, room):
+            yield list(_table(scan, [grid], range(first, min(first + room, n)), colored))
+
+
+def _grids(scan: Scan) -> Iterator[_Grid]:
+    if scan.gain is not None and scan.low is not None:
+        sure = scan.low > 0
+        texts = [
+            [_text(v, "*" if s else " ") for v, s in zip(*rows, strict=True)]
+            for rows in zip(scan.gain, sure, strict=True)
+        ]
+        yield _Grid("trait", scan.gain, texts, Scale(trait_limit(scan.gain)))
+    texts = [[_text(v, " ") for v in row] for row in scan.kl]
+    yield _Grid("KL", scan.kl, texts, Scale.of_numbers(_known(scan.kl)))
+
+
+def trait_limit(gain: F64) -> float:
+    """What full colour is: the largest gain, so that overdoses, which lose much more, do not pale it."""
+    known = _known(gain)
+    return max([v for v in known if v > 0] or [-v for v in known] or [0.0])
+
+
+def _known(values: F64) -> list[float]:
+    return [float(v) for v in values.ravel() if math.isfinite(v)]
+
+
+def _text(value: float, mark: str) -> str:
+    return f"{palette.number(value) if math.isfinite(value) else '.'}{mark}"
+
+
+def _table(scan: Scan, grids: Sequence[_Grid], columns: range, colored: bool) -> Iterator[str]:
+    gap, wide = " " * _GAP, _CELL * len(columns)
+    heads = "".join(f"{column(scan, scan.sizes[j]) + ' ':>{_CELL}}" for j in columns)
+    yield (" " * _BLOCK + gap.join(f"{grid.title + ' ':>{wide}}" for grid in grids)).rstrip()
+    yield ("block" + gap.join(heads for _ in grids)).rstrip()
+    for i, block in enumerate(scan.blocks):
+        rows = ("".join(_cell(grid, i, j, colored) for j in columns) for grid in grids)
+        yield f"{block:>{_BLOCK}}{gap.join(rows)}".rstrip()
+
+
+def _cell(grid: _Grid, i: int, j: int, colored: bool) -> str:
+    text, value = f"{grid.texts[i][j]:>{_CELL}}", float(grid.values[i, j])
+    level = grid.scale.level(value) if colored and math.isfinite(value) else 0
+    return palette.paint(text, level) if level else text

@@ -1,0 +1,145 @@
+"""A scan on the screen and on a page: every number is there, nothing is wider than asked, no text is markup."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edgesteer.evaluate.scan import Scan
+from edgesteer.report.cells import cells, visible
+from edgesteer.report.scan import render_scan
+from edgesteer.report.scan_page import page
+from tests.report.html_pages import self_contained
+from tests.report.test_page import NASTY
+
+SGR = re.compile(r"\x1b\[[0-9;]*m")
+
+
+def a_scan(blocks: int = 28, sizes: int = 4, trait: str | None = "Talk.", **changes: Any) -> Scan:
+    rng = np.random.default_rng(blocks * sizes)
+    kl, gain = rng.exponential(0.3, (blocks, sizes)), rng.normal(0, 1, (blocks, sizes))
+    values: dict[str, Any] = {
+        "name": "pirate",
+        "trait": trait,
+        "unit": "share",
+        "sizes": tuple(0.05 * 2**j for j in range(sizes)),
+        "blocks": tuple(range(1, blocks + 1)),
+        "streams": tuple(rng.exponential(50, blocks).tolist()),
+        "strengths": rng.exponential(1, (blocks, sizes)),
+        "kl": kl,
+        "gain": None if trait is None else gain,
+        "low": None if trait is None else gain - 0.5,
+        "high": None if trait is None else gain + 0.5,
+        "closed": (),
+        "overflowed": 0,
+        "noise": 0.003,
+        "questions": tuple(f"Why is {i}?" for i in range(6)),
+        "max_tokens": 12,
+        "tokens": (72, 0 if trait is None else 70),
+        "gated": True,
+        "scope": "response",
+    }
+    return Scan(**{**values, **changes})
+
+
+@pytest.mark.parametrize("width", [1, 40, 72, 80, 200])
+@pytest.mark.parametrize(("blocks", "sizes"), [(1, 1), (28, 4), (126, 16)])
+@pytest.mark.parametrize("trait", [None, "Talk like a pirate."])
+def test_no_line_is_wider_than_asked(width: int, blocks: int, sizes: int, trait: str | None) -> None:
+    shown = a_scan(blocks, sizes, trait)
+    if shown.gain is not None:
+        shown = a_scan(blocks, sizes, trait, gain=shown.gain * 300)
+    plain = render_scan(shown, width=width, color=False)
+    assert max(map(cells, plain.splitlines())) <= max(40, width)
+    colored = SGR.sub("", render_scan(shown, width=width, color=True))
+    assert [line.rstrip() for line in colored.splitlines()] == plain.splitlines()
+    assert not SGR.search(plain)
+
+
+def test_no_color_holds_where_nobody_chooses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert not SGR.search(render_scan(a_scan()))
+
+
+def rows_of(told: str) -> list[str]:
+    return [line for line in told.splitlines() if re.match(r" +\d+ ", line)]
+
+
+def test_every_block_has_its_numbers_and_its_marks() -> None:
+    shown = a_scan()
+    rows = rows_of(render_scan(shown, width=80, color=False))
+    assert shown.low is not None
+    assert len(rows) == 28
+    for i, row in enumerate(rows):
+        assert len(row.split()) == 9
+        assert row.count("*") == (shown.low[i] > 0).sum()
+
+
+def test_what_was_not_measured_is_a_dot_and_is_told() -> None:
+    shown = a_scan(3, 2)
+    for array in (shown.kl, shown.gain, shown.low, shown.high):
+        assert array is not None
+        array[1] = np.nan
+    shown = a_scan(
+        3, 2, kl=shown.kl, gain=shown.gain, low=shown.low, high=shown.high, closed=(2,), overflowed=2
+    )
+    told = " ".join(render_scan(shown, width=80, color=False).split())
+    assert rows_of(render_scan(shown, width=80))[1].split() == ["2", ".", ".", ".", "."]
+    assert "block 2" in told
+    assert "smaller norms" in told
+    assert self_contained(page(shown)).texts["h1"] == ["Steerability scan: pirate"]
+
+
+def told(shown: Scan) -> str:
+    return " ".join(render_scan(shown, width=200, color=False).split())
+
+
+def test_how_many_blocks_are_useful_is_said_and_which() -> None:
+    none = np.full((28, 4), -1.0)
+    few = none.copy()
+    few[[4, 5, 6, 20]] = 1.0
+    assert "No block" in told(a_scan(low=none))
+    assert "Only 4 of 28 blocks" in told(a_scan(low=few, gain=few))
+    assert "blocks 5-7, 21" in told(a_scan(low=few, gain=few))
+    many = told(a_scan(low=-none, gain=-none))
+    assert "28 of 28 blocks" in many
+    assert "Only" not in many
+
+
+def test_one_block_and_few_questions_are_said() -> None:
+    one = told(a_scan(1, 4, low=np.ones((1, 4)), gain=np.ones((1, 4)), questions=("Why?",)))
+    assert "nothing to compare" in one
+    assert "few questions" in one
+    assert "1 question," in one
+
+
+def test_without_a_trait_it_says_how_to_get_it() -> None:
+    shown = told(a_scan(trait=None))
+    assert "--trait" in shown
+    assert "Trait:" not in shown
+
+
+def test_another_scope_of_the_bundle_is_said() -> None:
+    assert "conversation" in told(a_scan(scope="conversation"))
+    assert "as the bundle says" not in told(a_scan())
+
+
+@pytest.mark.parametrize("nasty", NASTY)
+def test_texts_are_shown_and_drive_nothing(nasty: str) -> None:
+    shown = a_scan(2, 2, trait=nasty or "x", name=nasty, questions=(nasty, "Why?"))
+    found = self_contained(page(shown))
+    assert [tag for tag, _ in found.tags if tag in ("script", "img", "image", "use")] == []
+    assert found.texts["h1"] == [visible(f"Steerability scan: {nasty}")]
+    plain = render_scan(shown, width=60, color=False)
+    assert max(map(cells, plain.splitlines())) <= 60
+    assert not re.search("[\x00-\x09\x0b-\x1f\x7f\u202e]", plain)
+
+
+def test_the_page_has_a_map_for_each_measure_and_all_numbers() -> None:
+    both, one = self_contained(page(a_scan())), self_contained(page(a_scan(trait=None)))
+    assert (len(both.named("svg")), len(one.named("svg"))) == (2, 1)
+    assert len(both.texts["details"]) == 1
+    assert len(re.findall(r"<tr>", page(a_scan(trait=None)))) == 1 + 28
