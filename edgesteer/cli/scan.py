@@ -23,7 +23,7 @@ from edgesteer.cli.progress import bar, check_output
 
 if TYPE_CHECKING:
     from edgesteer.bundle import Bundle
-    from edgesteer.evaluate.scan import Scan
+    from edgesteer.evaluate.scan.found import Scan
 
 # Cells side by side, which share their prompt.
 _LANES, _N_CTX = 32, 2048
@@ -90,7 +90,7 @@ def command(
     """
     from edgesteer.cli.opening import open_model
     from edgesteer.evaluate.chat import Chat
-    from edgesteer.evaluate.scanning import SHARES, scan
+    from edgesteer.evaluate.scan import SHARES, scan
     from edgesteer.learn import read_questions
 
     sizes, unit = _sizes(shares, norms)

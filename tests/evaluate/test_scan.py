@@ -13,11 +13,10 @@ import pytest
 from edgesteer import Bundle, SteeredLlama
 from edgesteer.bundle import read_model_info
 from edgesteer.errors import IncompatibleError, LearnError, SteeringOverflow
-from edgesteer.evaluate import scan_cells
 from edgesteer.evaluate.chat import REPEAT_PENALTY, Chat
-from edgesteer.evaluate.scan import Scan, pooled
-from edgesteer.evaluate.scan_cells import alone
-from edgesteer.evaluate.scanning import scan
+from edgesteer.evaluate.scan.cells import alone
+from edgesteer.evaluate.scan.found import Scan, pooled
+from edgesteer.evaluate.scan.scanning import scan
 from edgesteer.plan import SteeringPlan
 from edgesteer.runtime import Lanes
 from tests.learn.pas.support import opened
@@ -204,7 +203,7 @@ def test_a_cell_that_overflows_takes_no_other_along(
                 raise SteeringOverflow("too much")
             super().__init__(*args, doses=doses, **kwargs)
 
-    monkeypatch.setattr(scan_cells, "Lanes", Limited)
+    monkeypatch.setattr(cells, "Lanes", Limited)
     one = scanned(chat, bundle)
     gone = np.isnan(one.kl)
     assert gone.sum() == one.overflowed == 1

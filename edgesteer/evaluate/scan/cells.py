@@ -17,7 +17,7 @@ from edgesteer.bundle import Bundle, gate_weights_gguf, read_gate_gguf
 from edgesteer.errors import SteeringOverflow
 from edgesteer.evaluate.chat import Chat, Tokens
 from edgesteer.evaluate.pieces import Done
-from edgesteer.evaluate.scan import F64
+from edgesteer.evaluate.scan.found import F64
 from edgesteer.plan import SteeringPlan
 from edgesteer.runtime import Lanes
 

@@ -1,7 +1,7 @@
 """What a steerability scan found: each block alone, at equal norms. Pure values, and what follows from them.
 
 In:  per block and norm, for each question, sums over the reply's tokens. Out: a Scan: means with intervals, which
-blocks gain the trait, and its JSON. `edgesteer.evaluate.scanning` measures it.
+blocks gain the trait, and its JSON. `edgesteer.evaluate.scan.scanning` measures it.
 
 Two numbers a cell, both in nats a token. KL: how far the steered model's next token is from the unsteered one's,
 mean over the rows of unsteered replies; it tells that something moves, not whether it is any good. Gain: how much

@@ -21,8 +21,8 @@ from edgesteer.bundle import Bundle, check_model
 from edgesteer.errors import EdgesteerWarning, LearnError
 from edgesteer.evaluate.chat import REPEAT_PENALTY, Chat, Reply, Tokens
 from edgesteer.evaluate.pieces import Done, portion, spread
-from edgesteer.evaluate.scan import F64, Scan, pooled
-from edgesteer.evaluate.scan_cells import Cells
+from edgesteer.evaluate.scan.cells import Cells
+from edgesteer.evaluate.scan.found import F64, Scan, pooled
 from edgesteer.runtime.gates import make_gate
 
 Progress = Callable[[str, float], None]
