@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgesteer.cli.options import unescaped
+from edgesteer.cli.bundles_own import text_of, trait_of
 
 if TYPE_CHECKING:
     from edgesteer.bundle import Bundle
@@ -27,13 +27,12 @@ def against_prompt_part(
 ) -> Part:
     """Raises UsageError where nobody says what the prompt is."""
     first = next(iter(bundles.values()), None)
-    sentence = trait if trait is not None else _own(first, "trait")
-    if sentence is None or not sentence.strip():
-        found = "no bundle says what it was learnt from" if trait is None else "--trait is empty"
+    sentence = trait_of(trait, first)
+    if sentence is None:
         raise click.UsageError(
-            f"--against prompt: {found}; give --steer BUNDLE that says it, or --trait TEXT"
+            "--against prompt: no bundle says what it was learnt from; give --steer with one that does, or --trait"
         )
-    asked = unescaped(template) or _own(first, "template")
+    asked = text_of(template, first, "template")
 
     def measure(done: Callable[[float], None]) -> dict[str, Any]:
         from edgesteer.cli.opening import open_model
@@ -48,12 +47,6 @@ def against_prompt_part(
             llm.close()
 
     return measure
-
-
-def _own(bundle: Bundle | None, key: str) -> str | None:
-    """What the bundle was learnt with."""
-    value = None if bundle is None else bundle.training.get(key)
-    return value if isinstance(value, str) and value else None
 
 
 def against_repeng_part(model: str, bundles: dict[str, Bundle], tokens: int, n_threads: int) -> Part:

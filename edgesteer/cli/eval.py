@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
+from edgesteer.cli.bundles_own import sure_trait, text_of
 from edgesteer.cli.options import (
     count_option,
     json_option,
@@ -18,11 +19,7 @@ from edgesteer.cli.options import (
     questions_option,
     sentiment_option,
     template_options,
-    unescaped,
 )
-
-if TYPE_CHECKING:
-    from edgesteer.bundle import Bundle
 
 
 @click.command()
@@ -132,9 +129,9 @@ def command(
     files = files_of(suite, asked.name, output, force)
     loaded = load_steering(steer)
     first = loaded[0][0]
-    sentence = _given(trait, "--trait") or asked.trait or _own_trait(first, steer[0])
+    sentence = sure_trait(asked.trait if trait is None else trait, first, steer[0])
     llm = open_for_scoring(model, asked.max_tokens or max_tokens, **options)
-    chat = Chat(llm, _text(template, first, "template"), _text(stop, first, "stop"))
+    chat = Chat(llm, text_of(template, first, "template"), text_of(stop, first, "stop"))
     how = {"equal_coherence": equal_coherence, "as_json": as_json}
     if files is None:
         print_table(chat, asked, sentence, loaded, **how)
@@ -166,24 +163,3 @@ def _check_sentiment(wanted: bool) -> None:
 
     if wanted:
         analyzer()
-
-
-def _given(text: str | None, option: str) -> str | None:
-    if text is not None and not text.strip():
-        raise click.UsageError(f"{option} is empty; give a text, or leave it out for the first bundle's own")
-    return text
-
-
-def _own_trait(bundle: Bundle, named: str) -> str:
-    trait = bundle.training.get("trait")
-    if not isinstance(trait, str) or not trait.strip():
-        raise click.UsageError(f"{named} does not say what it was learnt from; give --trait TEXT")
-    return trait
-
-
-def _text(given: str | None, bundle: Bundle, key: str) -> str | None:
-    """The option's text, where \\n is a line break; else what the bundle was learnt with."""
-    if given is not None:
-        return unescaped(given)
-    own = bundle.training.get(key)
-    return own if isinstance(own, str) and own else None

@@ -5,15 +5,16 @@ In:  the values of the command `eval`. Out: a page and its JSON beside it, and t
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from edgesteer.cli.bundles_own import sure_trait, text_of
 from edgesteer.cli.options import load_steering, print_json, resolve_model
-from edgesteer.cli.progress import bar, check_output
+from edgesteer.cli.page_files import files_beside, write_both
+from edgesteer.cli.progress import bar
 
 if TYPE_CHECKING:
     from edgesteer.bundle import Bundle
@@ -25,37 +26,26 @@ _OPENING = ("n_threads", "n_ctx", "n_gpu_layers", "gate_engine")
 _OTHERS = {"counts": "--count", "sentiment": "--sentiment", "suite": "--suite", "output": "-o"}
 
 
-def outputs(page: Path, force: bool) -> tuple[Path, Path]:
-    """The page and its JSON. What cannot be written after the minutes of work is refused before them."""
-    if page.suffix.lower() not in (".html", ".htm"):
-        raise click.UsageError(
-            f"--adaptation {page}: expected NAME.html; the numbers go to NAME.json beside it"
-        )
-    files = page, page.with_suffix(".json")
-    for path in files:
-        check_output(path, force)
-    return files
-
-
 def run(page: Path | None, lora: Path | None, params: Mapping[str, Any]) -> None:
     """Measure, write page and JSON, print. params: those of `eval`. Everything that can be refused at once is."""
-    from edgesteer.cli.eval import _given, _own_trait
     from edgesteer.learn import read_questions
+    from edgesteer.report.adaptation_page import page as drawn
 
     if page is None:
         raise click.UsageError("--lora is measured by --adaptation; give --adaptation FILE.html too")
     for name, option in _OTHERS.items():
         if params.get(name):
             raise click.UsageError(f"{option} and --adaptation exclude each other; leave one out")
-    files = outputs(page, params["force"])
+    files = files_beside(page, "--adaptation", params["force"])
     loaded = load_steering(params["steer"])
-    sentence = _given(params["trait"], "--trait") or _own_trait(loaded[0][0], params["steer"][0])
+    sentence = sure_trait(params["trait"], loaded[0][0], params["steer"][0])
     given = params["questions_file"]
     questions = None if given is None else [q.text for q in read_questions(given)]
     found = _measured(loaded, sentence, questions, lora, params)
-    _write(files, found, params["force"])
+    told = found.to_json()
+    write_both(files, drawn(f"Adaptation: {found.model}", found), told, params["force"])
     if params["as_json"]:
-        print_json(found.to_json())
+        print_json(told)
     else:
         click.echo("\n".join([*lines(found), "", f"{files[0]} and {files[1]}"]))
 
@@ -67,7 +57,6 @@ def _measured(
     lora: Path | None,
     params: Mapping[str, Any],
 ) -> Adaptation:
-    from edgesteer.cli.eval import _text
     from edgesteer.cli.opening import open_for_scoring
     from edgesteer.evaluate import Chat
     from edgesteer.evaluate.adaptation import measure
@@ -76,7 +65,7 @@ def _measured(
     path, first, max_tokens = resolve_model(params["model"]), loaded[0][0], params["max_tokens"]
     adapter = None if lora is None else read_lora(lora, path)  # before the model is opened
     llm = open_for_scoring(str(path), max_tokens, **{key: params[key] for key in _OPENING})
-    chat = Chat(llm, _text(params["template"], first, "template"), _text(params["stop"], first, "stop"))
+    chat = Chat(llm, text_of(params["template"], first, "template"), text_of(params["stop"], first, "stop"))
     with bar() as progress:
         return measure(
             chat,
@@ -88,17 +77,6 @@ def _measured(
             at_prompt_coherence=params["equal_coherence"],
             progress=progress,
         )
-
-
-def _write(files: tuple[Path, Path], found: Adaptation, force: bool) -> None:
-    """Both are drawn before either is written."""
-    from edgesteer.bundle.container import write_file
-    from edgesteer.report.adaptation_page import page
-
-    told = json.dumps(found.to_json(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    drawn = page(f"Adaptation: {found.model}", found)
-    for path, text in zip(files, (drawn, told), strict=True):
-        write_file(path, text.encode(), force)
 
 
 def lines(found: Adaptation) -> Iterator[str]:

@@ -5,20 +5,20 @@ In:  the values of `eval`'s options. Out: a Suite; two files beside each other, 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from edgesteer.cli.options import print_json
-from edgesteer.cli.progress import bar, check_output
+from edgesteer.cli.page_files import files_beside, write_both
+from edgesteer.cli.progress import bar
 
 if TYPE_CHECKING:
     from edgesteer.bundle import Bundle
-    from edgesteer.evaluate import Chat, Comparison, Suite
+    from edgesteer.evaluate import Chat, Suite
 
 
 def asked_of(suite: str | None, questions: Path | None) -> Suite:
@@ -57,16 +57,11 @@ def files_of(suite: str | None, name: str, output: Path | None, force: bool) -> 
             raise click.UsageError("-o and --force are for the files of --suite; give --suite too")
         return None
     page = Path(f"{name}.html") if output is None else output
-    if page.suffix.lower() not in (".html", ".htm"):
-        raise click.UsageError(f"-o {page}: expected NAME.html; the numbers go to NAME.json beside it")
-    data = page.with_suffix(".json")
-    if data.resolve() == Path(suite).resolve():
+    if page.with_suffix(".json").resolve() == Path(suite).resolve():
         raise click.UsageError(
-            f"{data}: is the suite itself, and the page's numbers would go there; give -o NAME.html"
+            f"{suite}: is the suite itself, and the page's numbers would go there; give -o NAME.html"
         )
-    for path in (page, data):
-        check_output(path, force)
-    return page, data
+    return files_beside(page, "-o", force)
 
 
 def print_table(
@@ -114,6 +109,7 @@ def write_comparison(
 ) -> None:
     """Measure, write both files, print the table or the JSON."""
     from edgesteer.evaluate import compare
+    from edgesteer.report.comparison_page import page
     from edgesteer.report.table import lines
 
     with bar() as progress:
@@ -121,25 +117,8 @@ def write_comparison(
             chat, suite, trait, bundles, at_prompt_coherence=equal_coherence, progress=progress
         )
     told = comparison.to_json()
-    _write(files, comparison, told, force)
+    write_both(files, page(comparison), told, force)
     if as_json:
         print_json(told)
     else:
         click.echo("\n".join([*lines(comparison.table), "", f"{files[0]}, {files[1]}"]))
-
-
-def _write(files: tuple[Path, Path], comparison: Comparison, told: dict[str, Any], force: bool) -> None:
-    """Both files or none; the page is drawn before anything is written."""
-    from edgesteer.bundle.container import write_file
-    from edgesteer.report.comparison_page import page
-
-    html, data = files
-    drawn = page(comparison).encode()
-    was_there = data.exists()
-    write_file(data, json.dumps(told, ensure_ascii=False, allow_nan=False).encode() + b"\n", force)
-    try:
-        write_file(html, drawn, force)
-    except BaseException:
-        if not was_there:
-            data.unlink(missing_ok=True)
-        raise

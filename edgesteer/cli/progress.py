@@ -31,14 +31,12 @@ def check_output(path: Path, force: bool) -> None:
     """Refuse what could not be written after the work: an existing file without `force`, a missing or read-only
     folder. Raises OutputError."""
     if path.exists() and not force:
-        raise OutputError(f"{path}: exists already, expected a new name; give another -o or --force")
+        raise OutputError(f"{path}: exists already, expected a new name; give another, or --force")
     folder = path.resolve().parent
     if not folder.is_dir():
-        raise OutputError(
-            f"{path}: no folder {folder}, expected an existing one; create it or give another -o"
-        )
+        raise OutputError(f"{path}: no folder {folder}, expected an existing one; create it, or give another")
     if not os.access(folder, os.W_OK | os.X_OK):
-        raise OutputError(f"{path}: no permission to write in {folder}; give another -o")
+        raise OutputError(f"{path}: no permission to write in {folder}; give another name")
 
 
 def check_bundle_output(path: Path, force: bool, command: str) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from edgesteer.cli.bundles_own import text_of, trait_of
 from edgesteer.cli.options import (
     json_option,
     llama_options,
@@ -17,12 +18,10 @@ from edgesteer.cli.options import (
     print_json,
     questions_option,
     template_options,
-    unescaped,
 )
 from edgesteer.cli.progress import bar, check_output
 
 if TYPE_CHECKING:
-    from edgesteer.bundle import Bundle
     from edgesteer.evaluate.scan.found import Scan
 
 # Cells side by side, which share their prompt.
@@ -98,12 +97,12 @@ def command(
         check_output(html, force)
     sign = _sign(steer)
     ((bundle, _),) = load_steering((steer,))
-    sentence = _trait(trait, bundle)
+    sentence = trait_of(trait, bundle)
     questions = None if questions_file is None else [q.text for q in read_questions(questions_file)]
     llm = open_model(
         model, n_ctx=n_ctx or _N_CTX, n_seq_max=min(_LANES, n_ctx or _LANES), n_batch=512, **options
     )
-    chat = Chat(llm, _text(template, bundle, "template"), _text(stop, bundle, "stop"))
+    chat = Chat(llm, text_of(template, bundle, "template"), text_of(stop, bundle, "stop"))
     with bar() as progress:
         found = scan(
             chat,
@@ -151,20 +150,6 @@ def _sign(steer: str) -> int:
     if strength == 0:
         raise click.UsageError(f"--steer {steer}: strength 0 steers nothing; leave it out, or give its sign")
     return -1 if strength is not None and strength < 0 else 1
-
-
-def _trait(given: str | None, bundle: Bundle) -> str | None:
-    """The sentence to prompt with; None where nobody says it."""
-    if given is not None and not given.strip():
-        raise click.UsageError("--trait is empty; give a sentence, or leave it out for the bundle's own")
-    own = bundle.training.get("trait")
-    return given or (own if isinstance(own, str) and own.strip() else None)
-
-
-def _text(given: str | None, bundle: Bundle, key: str) -> str | None:
-    """The option's text; else what the bundle was learnt with."""
-    own = bundle.training.get(key)
-    return unescaped(given) if given is not None else own if isinstance(own, str) and own else None
 
 
 def _write_page(path: Path, found: Scan, force: bool) -> None:

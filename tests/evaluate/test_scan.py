@@ -14,6 +14,7 @@ from edgesteer import Bundle, SteeredLlama
 from edgesteer.bundle import read_model_info
 from edgesteer.errors import IncompatibleError, LearnError, SteeringOverflow
 from edgesteer.evaluate.chat import REPEAT_PENALTY, Chat
+from edgesteer.evaluate.scan import cells
 from edgesteer.evaluate.scan.cells import alone
 from edgesteer.evaluate.scan.found import Scan, pooled
 from edgesteer.evaluate.scan.scanning import scan
