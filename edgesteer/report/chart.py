@@ -239,7 +239,10 @@ def heat(
     wide = min(72.0, max([22.0, *(text_width(name) + 10 for name in columns)]))
     cell = max(16.0, min(wide, (_WIDTH - left) / len(columns)))
     top, height = _TOP + 22, 20.0
-    parts = [label(left + cell * (j + 0.5), top - 6, name, "middle", "dim") for j, name in enumerate(columns)]
+    parts = [
+        label(left + cell * (j + 0.5), top - 6, shortened(name, cell), "middle", "dim")
+        for j, name in enumerate(columns)
+    ]
     for i, (name, row) in enumerate(zip(rows, values, strict=True)):
         parts.append(label(left - 8, top + height * i + 14, shortened(name, _LABEL), "end", "dim"))
         for j, value in enumerate(row):
