@@ -65,6 +65,7 @@ class RefineReport:
             "guidance": self.guidance,
             "epochs": self.epochs,
             "steps": self.steps,
+            "replies": self.n_train,
             "loss_before": round(self.first, 4),
             "loss_after": round(self.last, 4),
             "curve": [{"step": step, "loss": round(loss, 4)} for step, loss in (self.curve[i] for i in at)],

@@ -124,10 +124,10 @@ def _tuned(
 ) -> tuple[Tuned, dict[str, Any]]:
     """The fit at its strength; where a trainer goes on from it, the better of the two, and the facts of that.
 
-    The blocks are chosen first: what is left out is not trained.
+    The blocks are chosen first: what is left out is not trained. The yardstick's questions are not trained on.
     """
     closed = tuned(work, data, yardstick, fit(work, data), work.part("choose"))
-    fits, facts = refined(work, data, closed.chosen.fits, trainer)
+    fits, facts = refined(work, data, closed.chosen.fits, trainer, yardstick.plain)
     if not facts:
         return closed, {}
     trained = tuned(work, data, yardstick, fits, work.part("choose again"))

@@ -206,22 +206,37 @@ def fit(work: Work, data: Data) -> dict[int, BlockFit]:
 
 
 def refined(
-    work: Work, data: Data, fits: dict[int, BlockFit], trainer: Trainer | None
+    work: Work,
+    data: Data,
+    fits: dict[int, BlockFit],
+    trainer: Trainer | None,
+    apart: Sequence[Sequence[int]] = (),
 ) -> tuple[dict[int, BlockFit], dict[str, Any]]:
-    """The fits as the recipe's trainer leaves them, and its facts; without one the fits, and none."""
+    """The fits as the recipe's trainer leaves them, and its facts; without one the fits, and none.
+
+    apart: plain prompts whose replies are not trained on, see `_trained_on`.
+    """
     recipe = work.recipe
     if recipe.refine is None:
         return fits, {}
     assert trainer is not None  # `learn` has seen to it
+    pairs = _trained_on(data.pairs, apart)
     return trainer(
         fits,
-        _followed(work, data.pairs),
+        _followed(work, pairs),
         objective=recipe.refine,
         scope=recipe.scope,
-        starts=_starts(work, data.pairs),
+        starts=_starts(work, pairs),
         seed=recipe.seed,
         progress=work.part("refine"),
     )
+
+
+def _trained_on(pairs: Sequence[Pair], apart: Sequence[Sequence[int]]) -> list[Pair]:
+    """Without the questions that strength and trait are measured on: gates that have seen the replies do better
+    there than elsewhere. All, where fewer than two thirds would be left."""
+    kept = [pair for pair in pairs if list(pair.plain) not in [list(prompt) for prompt in apart]]
+    return kept if 3 * len(kept) >= 2 * len(pairs) else list(pairs)
 
 
 def _followed(work: Work, pairs: Sequence[Pair]) -> list[Pair]:

@@ -126,6 +126,27 @@ def test_of_single_blocks_the_best_alone_is_trained(
     assert len(given[0]) == 1
 
 
+@pytest.mark.parametrize(("measured", "trained"), [(1, 3), (4, 4)])
+def test_questions_that_strengths_are_measured_on_are_not_trained_on_while_enough_others_are_left(
+    llm: SteeredLlama,
+    model: Callable[[str], Path],
+    monkeypatch: pytest.MonkeyPatch,
+    measured: int,
+    trained: int,
+) -> None:
+    monkeypatch.setattr(course, "_N_MEASURED", measured)
+    ordinary, given = trainer(model("llama"), device="cpu"), []
+
+    def noted(fits: Any, pairs: Any, **more: Any) -> Any:
+        given.extend(pairs)
+        return ordinary(fits, pairs, **more)
+
+    recipe = Recipe(max_tokens=6, emphasis="never", refine="kl")
+    bundle, summary = learn(llm, TRAIT, recipe, questions=ASKED, trainer=noted)
+    assert len(given) == trained == bundle.training["refined"]["replies"]
+    assert len(summary.pairs) == len(ASKED)
+
+
 def test_ctrl_c_after_the_training_loses_nothing_of_it(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

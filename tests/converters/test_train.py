@@ -385,6 +385,7 @@ def test_the_manifest_keeps_a_thinned_curve_with_both_ends(steps: int) -> None:
     curve = [(i, 1 / (3 + i)) for i in range(steps)]
     report = RefineReport("kl", 1.0, 2, steps, 6, 0, 0.5, 0.25, None, None, curve, [3], 9.0)
     facts = json.loads(json.dumps(report.facts()))
+    assert facts["replies"] == 6
     assert (facts["objective"], facts["loss_before"], facts["loss_after"]) == ("kl", 0.5, 0.25)
     kept = [(point["step"], point["loss"]) for point in facts["curve"]]
     assert len(kept) == min(32, steps)
