@@ -60,7 +60,9 @@ class LazyGroup(click.Group):
             warnings.simplefilter("default", EdgesteerWarning)
             warnings.showwarning = _show_warning
             try:
-                return super().invoke(ctx)
+                done = super().invoke(ctx)
+                sys.stdout.flush()  # a reader that has gone is met here, not when the interpreter ends
+                return done
             except (click.ClickException, click.Abort, click.exceptions.Exit):
                 raise  # click's own: usage errors and ctx.exit
             except KeyboardInterrupt:

@@ -56,7 +56,8 @@ def files_of(suite: str | None, name: str, output: Path | None, force: bool) -> 
         if output is not None or force:
             raise click.UsageError("-o and --force are for the files of --suite; give --suite too")
         return None
-    page = Path(f"{name}.html") if output is None else output
+    own = Path(suite).suffix != ""  # a file, whose numbers must not land in its place
+    page = Path(f"{name}-eval.html" if own else f"{name}.html") if output is None else output
     if page.with_suffix(".json").resolve() == Path(suite).resolve():
         raise click.UsageError(
             f"{suite}: is the suite itself, and the page's numbers would go there; give -o NAME.html"

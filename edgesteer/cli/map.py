@@ -18,7 +18,8 @@ from edgesteer.cli.options import (
     reply_options,
     scope_option,
 )
-from edgesteer.cli.progress import bar, check_output
+from edgesteer.cli.page_files import check_page
+from edgesteer.cli.progress import bar
 from edgesteer.errors import EdgesteerWarning
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ def command(
     if not gives_steering(options):
         raise click.UsageError("give at least one --steer FILE: without it there is nothing to map")
     if html is not None:
-        check_output(html, force)
+        check_page(html, "--html", force)
     text = read_prompt(prompt)
     llm = open_steered(model, scope, **options)
     how = {"raw": raw, "max_tokens": max_tokens, "temperature": 0.0, "repeat_penalty": repeat_penalty}
@@ -113,6 +114,7 @@ def _write_page(path: Path, llm: SteeredLlama, prompt: str, how: dict[str, Any],
                 warnings.simplefilter("ignore", EdgesteerWarning)
                 with llm.steered(plan):
                     runs.append(Run(label, _recorded(llm, prompt, how)))
-    names = ", ".join(dict.fromkeys(term.bundle.name for term in asked.terms))
-    write_file(path, page(f"Steering map: {names}", prompt, runs, _TIMES.index(1.0)).encode(), force)
+    names = ", ".join(dict.fromkeys(term.bundle.name for term in asked.terms)) or "unsteered"
+    title = f"Steering map: {names} on {Path(llm.model_path).stem}"
+    write_file(path, page(title, prompt, runs, _TIMES.index(1.0)).encode(), force)
     return runs[_TIMES.index(1.0)].map

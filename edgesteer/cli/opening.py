@@ -87,10 +87,17 @@ def open_for_scoring(model: str, max_tokens: int, n_ctx: int | None, **options: 
 def read_prompt(prompt: str | None) -> str:
     """The prompt given, or standard input where it is no terminal. UsageError for an empty one."""
     if prompt is None and not sys.stdin.isatty():
-        prompt = sys.stdin.read()
+        prompt = sys.stdin.buffer.read().decode("utf-8", errors="surrogateescape")
     if not prompt or not prompt.strip():
         raise click.UsageError("give a prompt with -p TEXT or on standard input")
+    if not _is_utf8(prompt):
+        raise click.UsageError("the prompt is not UTF-8; convert it, for example with iconv")
     return prompt
+
+
+def _is_utf8(text: str) -> bool:
+    """Bytes that were not arrive as lone surrogates."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
 def reply(

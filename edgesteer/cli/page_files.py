@@ -19,12 +19,18 @@ Files = tuple[Path, Path]
 def files_beside(page: Path, option: str, force: bool) -> Files:
     """The page and its JSON. What cannot be written after the minutes of work is refused before them: UsageError
     for a name that is no page's, OutputError for the rest."""
+    check_page(page, option, force, "; the numbers go to NAME.json beside it")
+    data = page.with_suffix(".json")
+    check_output(data, force)
+    return page, data
+
+
+def check_page(page: Path, option: str, force: bool, more: str = "") -> None:
+    """`check_output` for a page alone. UsageError for a name that is no page's: with --force, a slip of the hand would
+    else replace a model."""
     if page.suffix.lower() not in (".html", ".htm"):
-        raise click.UsageError(f"{option} {page}: expected NAME.html; the numbers go to NAME.json beside it")
-    files = page, page.with_suffix(".json")
-    for path in files:
-        check_output(path, force)
-    return files
+        raise click.UsageError(f"{option} {page}: expected NAME.html{more}")
+    check_output(page, force)
 
 
 def write_both(files: Files, html: str, told: dict[str, Any], force: bool) -> None:

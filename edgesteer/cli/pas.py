@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgesteer.cli.options import bundle_options, json_option, llama_options, model_argument, print_json
-from edgesteer.cli.progress import bar, check_bundle_output, check_output
+from edgesteer.cli.page_files import check_page
+from edgesteer.cli.progress import bar, check_bundle_output
 
 if TYPE_CHECKING:
     from edgesteer.learn.pas import Item, PasReport
@@ -117,7 +118,7 @@ def command(
     # What can fail at once fails before the minutes of work.
     check_bundle_output(output, force, "pas")
     if html is not None:
-        check_output(html, force)
+        check_page(html, "--html", force)
         if html.resolve() == output.resolve():
             raise click.UsageError(f"--html {html}: the bundle goes there, expected another name")
     blocks, strengths = _blocks(options.pop("blocks")), _strengths(options.pop("strengths"))

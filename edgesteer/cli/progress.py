@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -18,7 +19,8 @@ def bar() -> Iterator[Callable[[str, float], None]]:
     from tqdm import tqdm
 
     shape = "{desc:<10} {percentage:3.0f}% |{bar}| {elapsed}, {remaining} left"
-    with tqdm(total=1.0, bar_format=shape, disable=None, leave=False) as shown:
+    columns = shutil.get_terminal_size().columns  # never 0, as a pseudo-terminal says of itself
+    with tqdm(total=1.0, bar_format=shape, disable=None, leave=False, ncols=columns) as shown:
 
         def progress(stage: str, fraction: float) -> None:
             shown.set_description_str(stage, refresh=False)
@@ -30,8 +32,10 @@ def bar() -> Iterator[Callable[[str, float], None]]:
 def check_output(path: Path, force: bool) -> None:
     """Refuse what could not be written after the work: an existing file without `force`, a missing or read-only
     folder. Raises OutputError."""
-    if path.exists() and not force:
+    if path.is_file() and not force:
         raise OutputError(f"{path}: exists already, expected a new name; give another, or --force")
+    if path.exists() and not path.is_file():
+        raise OutputError(f"{path}: is no ordinary file; give another name")
     folder = path.resolve().parent
     if not folder.is_dir():
         raise OutputError(f"{path}: no folder {folder}, expected an existing one; create it, or give another")

@@ -93,7 +93,8 @@ def _radar(rows: Sequence[Adapted]) -> Iterator[str]:
 
 def _trade(rows: Sequence[Adapted]) -> str:
     """What is changed besides, at the effect that it has."""
-    marks = [chart.Series(label(row), [(row.drift.kl.value, row.effect.trait.value)]) for row in rows]
+    ordered = sorted(rows, key=lambda row: row.kind == UNADAPTED)  # so the colours are the radar's
+    marks = [chart.Series(label(row), [(row.drift.kl.value, row.effect.trait.value)]) for row in ordered]
     title = "Effect against what else is changed: up and left is best"
     return chart.lines(title, "KL on unrelated text, nats a token", "trait, nats a token", [], marks=marks)
 

@@ -3,13 +3,13 @@
   const data = JSON.parse(document.getElementById("data").textContent);
   const tokens = document.getElementById("tokens"), told = document.getElementById("told");
   const heat = document.getElementById("heat"), slider = document.getElementById("strength");
-  const height = 8;
+  const height = 8, from = data.from;
   let run = data.runs[data.first], here = -1, block = 0;
 
   const color = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim().split(" ").join(",");
   const share = (value, limit) => limit ? Math.max(-1, Math.min(1, value / limit)) : 0;
   const fill = (part) => `rgba(${color(part > 0 ? "--warm" : "--cold")},${(0.8 * Math.abs(part)).toFixed(3)})`;
-  const width = () => Math.max(2, Math.min(14, Math.floor((tokens.clientWidth - 40) / Math.max(1, run.pieces.length))));
+  const width = () => Math.max(2, Math.min(14, Math.floor((tokens.clientWidth - 40) / Math.max(1, run.pieces.length - from))));
 
   function drawTokens() {
     tokens.replaceChildren();
@@ -25,18 +25,18 @@
   }
 
   function drawHeat() {
-    const w = width(), n = run.pieces.length;
+    const w = width(), n = run.pieces.length - from;
     heat.width = Math.max(1, n * w);
     heat.height = Math.max(1, data.layers.length * height);
     const pen = heat.getContext("2d");
     data.layers.forEach((_, row) => run.rows[row].forEach((value, i) => {
-      if (!value) return;
+      if (!value || i < from) return;
       pen.fillStyle = fill(share(value, data.cell));
-      pen.fillRect(i * w, row * height, w, height);
+      pen.fillRect((i - from) * w, row * height, w, height);
     }));
-    if (here >= 0) {
+    if (here >= from) {
       pen.strokeStyle = getComputedStyle(document.body).color;
-      pen.strokeRect(here * w + 0.5, 0.5, Math.max(1, w - 1), heat.height - 1);
+      pen.strokeRect((here - from) * w + 0.5, 0.5, Math.max(1, w - 1), heat.height - 1);
     }
   }
 
@@ -86,7 +86,7 @@
   });
   heat.addEventListener("mousemove", (event) => {
     const row = Math.min(data.layers.length - 1, Math.max(0, Math.floor(event.offsetY / height)));
-    tell(Math.floor(event.offsetX / width()), row);
+    tell(from + Math.floor(event.offsetX / width()), row);
   });
   if (slider) slider.addEventListener("input", () => show(Number(slider.value)));
   window.addEventListener("resize", drawHeat);

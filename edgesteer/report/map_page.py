@@ -43,6 +43,7 @@ def page(title: str, prompt: str, runs: Sequence[Run], first: int = 0) -> str:
         "total": scales[0].limit,
         "cell": scales[1].limit,
         "first": first,
+        "from": _begin(runs),
         "runs": [_run(run, layers) for run in runs],
     }
     return document(title, _parts(prompt, runs, first, data, scales[0]), _text("map.css"), _text("map.js"))
@@ -53,6 +54,12 @@ def _scales(runs: Sequence[Run]) -> tuple[Scale, Scale]:
     totals = np.concatenate([run.map.totals for run in runs])
     cells = np.concatenate([run.map.coefficients.ravel() for run in runs])
     return Scale.of(totals), Scale.of(cells)
+
+
+def _begin(runs: Sequence[Run]) -> int:
+    """The first token on which any run acts: the prompt in front of it is left out of the blocks. 0 where none does."""
+    acted = [np.flatnonzero(run.map.coefficients.any(axis=1)) for run in runs]
+    return int(min((tokens[0] for tokens in acted if len(tokens)), default=0))
 
 
 def _run(run: Run, layers: Sequence[int]) -> dict[str, Any]:
@@ -86,12 +93,16 @@ def _parts(prompt: str, runs: Sequence[Run], first: int, data: dict[str, Any], s
         )
     yield (
         f'<p class="dim">Coefficient of a token: strength times gate, summed over blocks; it shapes the tokens that '
-        f"follow. Full colour: {escape(number(scale.limit))} and more. Arrow keys walk along the tokens.</p>"
+        f"follow, so the reply's last one is not here. Full colour: {escape(number(scale.limit))} and more. "
+        "The prompt is pale. Arrow keys walk along the tokens.</p>"
     )
     yield f'<div id="tokens" tabindex="0" aria-label="Tokens">{"".join(_tokens(runs[first].map, scale))}</div>'
     yield '<p id="told" class="told" aria-live="polite">&nbsp;</p>'
     ends = f", {data['layers'][0]} to {data['layers'][-1]}" if data["layers"] else ""
-    yield f'<h2>Blocks</h2><p class="dim">Blocks downward{ends}; tokens across. Arrow keys walk here too.</p>'
+    yield (
+        f'<h2>Blocks</h2><p class="dim">Blocks downward{ends}; across, the tokens from number {data["from"]} on, the '
+        f"first that is steered. Full colour: {escape(number(data['cell']))} and more. Arrow keys walk here too.</p>"
+    )
     name = "Coefficient of each block and token"
     yield f'<div class="wide"><canvas id="heat" role="img" aria-label="{name}" tabindex="0"></canvas></div>'
     told = json.dumps(data).replace("<", "\\u003c")  # "</" would end the element, whatever stands around it

@@ -307,3 +307,45 @@ def test_numbers_that_would_end_the_process_or_mean_nothing_are_wrong_usage(
     done = typed("run", model("llama"), "-p", "hello", *option, cwd=tmp_path)
     assert done.returncode == 2
     assert str(option[0]) in done.stderr
+
+
+@pytest.mark.parametrize("name", ["tea.txt", "tea", "m.gguf"])
+def test_a_page_replaces_nothing_that_is_no_page_even_by_force(
+    model: Model, steer_file: Path, tmp_path: Path, name: str
+) -> None:
+    """A slip of the hand must not cost a model."""
+    (tmp_path / name).write_text("mine")
+    result = typed(
+        "map", model("llama"), "--steer", steer_file, "-p", "x", "--html", name, "--force", cwd=tmp_path
+    )
+    assert result.returncode == 2
+    assert "expected NAME.html" in result.stderr
+    assert (tmp_path / name).read_text() == "mine"
+
+
+def test_what_is_no_ordinary_file_is_not_written_over(model: Model, steer_file: Path, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.html")
+    words = ("map", model("llama"), "--steer", steer_file, "-p", "x", "--html", "pipe.html", "--force")
+    refused(typed(*words, cwd=tmp_path), "pipe.html", "no ordinary file")
+
+
+@pytest.mark.parametrize("command", ["run", "map"])
+@pytest.mark.parametrize("piped", [True, False])
+def test_a_prompt_that_is_not_utf8_is_wrong_usage(
+    model: Model, steer_file: Path, tmp_path: Path, command: str, piped: bool
+) -> None:
+    words = [os.fsencode(w) for w in (*EDGESTEER, command, str(model("llama")), "--steer", str(steer_file))]
+    words += [] if piped else [b"-p", b"caf\xe9"]
+    result = subprocess.run(
+        words, cwd=tmp_path, input=b"\xff\xfe bad", capture_output=True, timeout=300, check=False
+    )
+    assert result.returncode == 2
+    assert b"not UTF-8" in result.stderr
+
+
+def test_a_reader_that_has_gone_is_no_error_of_ours(tmp_path: Path) -> None:
+    line = f"{sys.executable} -m edgesteer models list | true"
+    result = subprocess.run(
+        ["sh", "-c", line], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert result.stderr == ""

@@ -73,3 +73,12 @@ def test_one_run_has_no_slider_and_none_is_refused() -> None:
 def test_an_empty_reply_is_shown() -> None:
     empty = SteeringMap((), (), (), 0, (1,), np.zeros((0, 1), dtype=np.float32))
     assert told(page("m", "", [Run("1", empty)]))["runs"][0]["pieces"] == []
+
+
+def test_the_blocks_begin_at_the_first_token_that_any_run_steers():
+    steered = np.zeros((4, 2), np.float32)
+    steered[2:] = 1.0
+    plain = SteeringMap((1, 2, 3, 4), tuple("abcd"), (0, 1, 2, 3), 3, (1, 2), np.zeros((4, 2), np.float32))
+    acting = SteeringMap((1, 2, 3, 4), tuple("abcd"), (0, 1, 2, 3), 3, (1, 2), steered)
+    assert '"from": 2' in page("t", "p", [Run("0", plain), Run("1", acting)])
+    assert '"from": 0' in page("t", "p", [Run("0", plain)])

@@ -95,7 +95,7 @@ def memory(subject: Subject, cost: Cost) -> Memory:
         file = held = subject.lora.file_bytes
     elif subject.system is not None:
         file, each = len(subject.system.encode()), kv_bytes_per_token(llm)
-        kv = None if each is None else each * _tokens(subject.chat, subject.system)
+        kv = None if each is None else each * max(0.0, cost.context_tokens)
     return Memory(file, held, kv, cost.context_tokens, Path(llm.model_path).stat().st_size)
 
 

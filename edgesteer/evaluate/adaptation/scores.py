@@ -17,7 +17,8 @@ from typing import NamedTuple
 from edgesteer.evaluate.adaptation.values import UNADAPTED, Adapted
 
 # Where each score is 1/2.
-HALF_SECONDS, HALF_KL, HALF_TRAIT, HALF_COHERENCE = 1.0, 0.1, 0.5, 0.5
+HALF_KL, HALF_TRAIT, HALF_COHERENCE = 0.1, 0.5, 0.5
+REOPENED = 0.5
 HALF_MEMORY, HALF_TOKENS = 0.01, 10_000
 
 
@@ -36,7 +37,9 @@ def _falling(value: float, half: float) -> float:
 
 
 def _reversibility(row: Adapted) -> float | None:
-    return _falling(row.reversal.seconds, HALF_SECONDS) if row.reversal.bitwise else 0.0
+    if not row.reversal.bitwise:
+        return 0.0
+    return REOPENED if row.reversal.reloaded_bytes else 1.0
 
 
 def _specificity(row: Adapted) -> float | None:
@@ -83,7 +86,7 @@ AXES = (
         "those of the never adapted model bit for bit, and after how many seconds is its next token there, with the "
         "KV cache kept as far as it may be? A LoRA is undone by opening the model anew: llama_cpp.Llama has no public "
         "way to take an adapter off (llama.cpp's C interface and llama-server have one).",
-        f"0 where the bits differ, else 1 / (1 + seconds / {HALF_SECONDS:g})",
+        f"0 where the bits differ, {REOPENED:g} where the model must be opened anew, else 1; seconds do not count",
         _reversibility,
     ),
     Axis(
@@ -118,8 +121,9 @@ AXES = (
     Axis(
         "memory",
         "Bytes held beside the model: directions in float32 and the gate's file, the adapter's file, and what the "
-        "prompt's own tokens take in the KV cache of each sequence (also where they stand in the place of the "
-        "template's default). Runtimes (ONNX Runtime) are not counted, nor that llama_cpp does not map a model's file "
+        "tokens that a prompt adds take in the KV cache of each sequence (none, where it is no longer than the system "
+        "prompt of the template's own whose place it takes). ONNX Runtime itself (some 30 MB of code and state, see "
+        "`edgesteer bench`) is not counted, nor that llama_cpp does not map a model's file "
         "into memory where it has an adapter.",
         f"1 / (1 + bytes / ({HALF_MEMORY:.0%} of the model file's))",
         _memory,

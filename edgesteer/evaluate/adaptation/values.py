@@ -75,7 +75,7 @@ class Speed:
 @dataclass(frozen=True, slots=True)
 class Memory:
     """Bytes: of the file (for a prompt its text), of what is held of it in memory (directions in float32, gate,
-    adapter), of the KV cache for its own tokens (None where the model does not say).
+    adapter), of the KV cache for the tokens that it adds (None where the model does not say).
 
     context_tokens: by how much prompts are longer than the plain ones; where the template has a system prompt of its
     own, the sentence takes its place, and this is less than the sentence has.
