@@ -10,6 +10,8 @@ no `generate`, no sampling beyond argmax. Both speak greedily and stop at nothin
 from __future__ import annotations
 
 import contextlib
+import importlib.util
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,12 +26,12 @@ from edgesteer.evaluate.chat import Chat
 from edgesteer.evaluate.pieces import Done
 from edgesteer.plan import SteeringPlan
 from edgesteer.runtime import SteeredLlama
-from edgesteer_converters.extras import need, need_torch
 
 Prompt = Sequence[int]
 OURS, THEIRS = "edgesteer", "repeng"
 UNSTEERED, STEERED = "unsteered", "steered"
 _ROOM = 1024  # for a prompt
+_EXTRA = ("torch", "transformers")  # of edgesteer's extra `convert`
 
 RATIOS = {
     "edgesteer steered / unsteered": (f"{OURS} {STEERED}", f"{OURS} {UNSTEERED}"),
@@ -54,17 +56,31 @@ Say = Callable[[Prompt, int], Said]
 
 
 def need_repeng() -> Any:
-    """The package. Raises MissingExtra."""
-    need_torch("compare with repeng")
-    need("transformers", "compare with repeng")
+    """The package. Raises MissingExtra, which names all that is missing and how to install each."""
+    missing = [name for name in ("repeng", *_EXTRA) if not _installed(name)]
+    if missing:
+        raise _missing(missing)
     with _numpy_1_name():
         try:
             import repeng
-        except ImportError as error:
-            raise MissingExtra(
-                "repeng: not installed; needed to compare with it; pip install repeng 'edgesteer[convert]'"
-            ) from error
+        except ImportError as error:  # it is there, and something that it needs is not
+            found = error.name if isinstance(error, ModuleNotFoundError) else None
+            raise _missing([found or "repeng"]) from error
     return repeng
+
+
+def _installed(package: str) -> bool:
+    if package in sys.modules:
+        return sys.modules[package] is not None
+    return importlib.util.find_spec(package) is not None
+
+
+def _missing(packages: Sequence[str]) -> MissingExtra:
+    commands = ["pip install repeng"] if set(packages) - set(_EXTRA) else []
+    commands += ["pip install -e '.[convert]'"] if set(packages) & set(_EXTRA) else []
+    return MissingExtra(
+        f"{', '.join(packages)}: not installed; needed to compare with repeng; {' and '.join(commands)}"
+    )
 
 
 @contextlib.contextmanager

@@ -87,6 +87,7 @@ def command(
       edgesteer scan smollm2-135m-instruct --steer pirate --shares 0.1,0.3 --html pirate-scan.html
       edgesteer scan model.gguf --steer vector.gguf --trait "You talk like a sailor." --norms 2,4,8
     """
+    from edgesteer.bundle import check_model
     from edgesteer.cli.opening import open_model
     from edgesteer.evaluate.chat import Chat
     from edgesteer.evaluate.scan import SHARES, scan
@@ -102,6 +103,9 @@ def command(
     llm = open_model(
         model, n_ctx=n_ctx or _N_CTX, n_seq_max=min(_LANES, n_ctx or _LANES), n_batch=512, **options
     )
+    check_model(
+        bundle, llm.model_info
+    )  # before a template is asked for, which is of no help to another model
     chat = Chat(llm, text_of(template, bundle, "template"), text_of(stop, bundle, "stop"))
     with bar() as progress:
         found = scan(

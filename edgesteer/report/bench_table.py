@@ -14,12 +14,19 @@ from edgesteer.report.cells import cells, hanging, visible
 Table = dict[str, Any]
 MIN_WIDTH = 20
 _NAME = 32  # the widest first column
+_FEW_ROUNDS, _FEW_RUNS = 50, 2
+_RATIO = (
+    "A ratio is the median over the rounds of the ratio within a round, then over the runs: it need not be the "
+    "quotient of the times shown, which are medians too."
+)
 
 
 def lines(table: Table, width: int) -> Iterator[str]:
     """Every part that the table has, a blank line between them."""
     width = max(MIN_WIDTH, width)
     yield from _ways(table, width)
+    for note in (_RATIO, *_few(table["settings"])):
+        yield from hanging("", note, width)
     yield ""
     yield from _files(table, width)
     for study in table.get("scale", {}).values():
@@ -85,6 +92,23 @@ def _ways(table: Table, width: int) -> Iterator[str]:
     yield from grid(head, rows, width)
 
 
+def _few(settings: Table) -> Iterator[str]:
+    """What is to be said of a bench that took too little."""
+    rounds, runs = settings["rounds"], settings["runs"]
+    if rounds < _FEW_ROUNDS or runs < _FEW_RUNS:
+        yield (
+            f"Of so few ({counted(settings)}) the ratios scatter by several percent; give {_FEW_ROUNDS} rounds and "
+            f"{_FEW_RUNS} runs or more."
+        )
+
+
+def counted(settings: Table) -> str:
+    """`200 rounds, 3 runs`."""
+    return ", ".join(
+        f"{settings[name]} {name if settings[name] != 1 else name[:-1]}" for name in ("rounds", "runs")
+    )
+
+
 def _files(table: Table, width: int) -> Iterator[str]:
     rows = [
         (name, f"{1e3 * load['seconds']:.1f}", f"{load['bytes'] / 1e3:.1f}")
@@ -124,6 +148,14 @@ def _prompt(part: Table, width: int) -> Iterator[str]:
         for way, row in part["ways"].items()
     ]
     yield from grid(head, rows, width)
+    if part["replaces_default"]:
+        added = part["ways"]["prompt"]["context_tokens"]
+        yield from hanging(
+            "",
+            f"The prompt adds {added:z.0f} tokens because it takes the place of the system prompt that the template "
+            "puts where none is given.",
+            width,
+        )
 
 
 def _repeng(part: Table, width: int) -> Iterator[str]:

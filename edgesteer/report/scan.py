@@ -49,6 +49,7 @@ def render_scan(scan: Scan, *, width: int | None = None, color: bool | None = No
 def about(scan: Scan) -> Iterator[tuple[str, str]]:
     """(heading, text) of what was measured on what."""
     yield "bundle", scan.name
+    yield "model ", scan.model
     if scan.trait is not None:
         yield "trait ", scan.trait
     n = len(scan.questions)
@@ -72,7 +73,8 @@ def legend(scan: Scan, marks: str = "") -> str:
     if scan.gain is not None:
         text += f"Trait: how much likelier, in nats a token, the prompted replies get without their prompt. {marks}"
     text += "KL: how far the next token's distribution moves on the unsteered replies, in nats"
-    text += f"; up to {palette.number(scan.noise)} is rounding." if scan.noise else "."
+    text += f"; up to {palette.number(scan.noise)} is rounding" if scan.noise else ""
+    text += f", and below {palette.number(scan.floor)} nothing is ranked." if scan.floor else "."
     if scan.scope != "response":
         text += f" Steered from the prompt's last token on, not on {scan.scope} as the bundle says."
     return text
@@ -94,6 +96,9 @@ def verdict(scan: Scan) -> Iterator[str]:
 
 def _by_trait(scan: Scan) -> Iterator[str]:
     useful, n = scan.useful, len(scan.blocks)
+    if len(scan.questions) < 4:
+        yield "Over so few questions the intervals say little: give more."
+    yield from _left_out(scan)
     if not useful:
         yield (
             "No block gains the trait alone at these norms: try larger ones, or more questions; or it takes all "
@@ -104,18 +109,26 @@ def _by_trait(scan: Scan) -> Iterator[str]:
     gain = "block gains" if n == 1 else "blocks gain" if len(useful) > 1 else "blocks gains"
     yield f"{share}{len(useful)} of {n} {gain} the trait alone: {blocks(sorted(u.block for u in useful))}."
     best = ", ".join(
-        f"{u.block} ({palette.number(u.gain)} at {column(scan, u.size)}, KL {palette.number(u.kl)})"
-        for u in useful[:_NAMED]
+        f"{u.block} ({fixed(u.gain)} at {column(scan, u.size)}, KL {fixed(u.kl)})" for u in useful[:_NAMED]
     )
     yield f"Best for what they disturb (trait per root of KL, each at its best norm): {best}."
-    if len(scan.questions) < 4:
-        yield "Over so few questions the intervals say little: give more."
+
+
+def _left_out(scan: Scan) -> Iterator[str]:
+    if scan.unclear:
+        cells = "1 cell that gains" if scan.unclear == 1 else f"{scan.unclear} cells that gain"
+        yield (
+            f"Left out of the ranking: {cells} the trait where KL is below {palette.number(scan.floor)}, "
+            f"{scan.floor / scan.noise:g} times what rounding alone brings."
+        )
 
 
 def _by_kl(scan: Scan) -> Iterator[str]:
-    movers = ", ".join(f"{block} ({palette.number(kl)})" for block, kl in scan.movers[:_NAMED])
+    movers = ", ".join(f"{block} ({fixed(kl)})" for block, kl in scan.movers[:_NAMED])
     if movers:
         yield f"Blocks that move the model most, by KL at the largest norm: {movers}."
+    elif scan.floor:
+        yield f"No block moves the model clearly at these norms: every KL is below {palette.number(scan.floor)}."
     yield "Whether they move it towards the trait was not measured: the bundle names none; give --trait TEXT."
 
 
@@ -143,12 +156,14 @@ def _tables(scan: Scan, width: int, colored: bool) -> Iterator[list[str]]:
 def _grids(scan: Scan) -> Iterator[_Grid]:
     if scan.gain is not None and scan.low is not None:
         sure = scan.low > 0
+        n = _decimals(scan.gain)
         texts = [
-            [_text(v, "*" if s else " ") for v, s in zip(*rows, strict=True)]
+            [_text(v, n, "*" if s else " ") for v, s in zip(*rows, strict=True)]
             for rows in zip(scan.gain, sure, strict=True)
         ]
         yield _Grid("trait", scan.gain, texts, Scale(trait_limit(scan.gain)))
-    texts = [[_text(v, " ") for v in row] for row in scan.kl]
+    n = _decimals(scan.kl)
+    texts = [[_text(v, n, " ") for v in row] for row in scan.kl]
     yield _Grid("KL", scan.kl, texts, Scale.of_numbers(_known(scan.kl)))
 
 
@@ -162,8 +177,19 @@ def _known(values: F64) -> list[float]:
     return [float(v) for v in values.ravel() if math.isfinite(v)]
 
 
-def _text(value: float, mark: str) -> str:
-    return f"{palette.number(value) if math.isfinite(value) else '.'}{mark}"
+def fixed(value: float, decimals: int = 3) -> str:
+    """One format for a whole column, with a true minus; a dot for what was not measured."""
+    return f"{value:z.{decimals}f}".replace("-", "−") if math.isfinite(value) else "."
+
+
+def _decimals(values: F64) -> int:
+    """Three, or as many as leave room for the largest in a cell, beside its mark and a blank."""
+    widest = max([len(fixed(v, 0)) for v in _known(values)] or [1])
+    return max(0, min(3, _CELL - 3 - widest))
+
+
+def _text(value: float, decimals: int, mark: str) -> str:
+    return f"{fixed(value, decimals)}{mark}"
 
 
 def _table(scan: Scan, grids: Sequence[_Grid], columns: range, colored: bool) -> Iterator[str]:

@@ -6,13 +6,12 @@ In:  a Scan. Out: a document as text; it needs no network and no script.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from edgesteer.report import palette
 from edgesteer.report.chart import heat
 from edgesteer.report.page import document, table, text
-from edgesteer.report.scan import about, column, legend, trait_limit, verdict
+from edgesteer.report.scan import about, column, fixed, legend, trait_limit, verdict
 
 if TYPE_CHECKING:
     from edgesteer.evaluate.scan.found import F64, Scan, Useful
@@ -29,6 +28,7 @@ def _parts(scan: Scan) -> Iterator[str]:
         yield f"<p>{text(told)}</p>"
     if scan.gain is not None:
         yield _heat(scan, "Trait, nats a token", scan.gain, trait_limit(scan.gain))
+        yield '<p class="dim">Orange: more of the trait than before; blue: less than before.</p>'
     yield _heat(scan, "KL, nats", scan.kl)
     yield f'<p class="dim">{text(legend(scan))}</p>'
     if scan.useful:
@@ -36,7 +36,7 @@ def _parts(scan: Scan) -> Iterator[str]:
         yield table(
             "Each at its best norm, the best block first; brackets are 95 % intervals over the questions.",
             ("block", "norm", "strength", "trait", "KL", "trait / √KL"),
-            [_row(scan, one) for one in scan.useful],
+            _rows(scan, scan.useful),
         )
     yield _numbers(scan)
     yield "<h2>Questions</h2>"
@@ -59,22 +59,33 @@ def _numbers(scan: Scan) -> str:
     rows = [
         (
             str(block),
-            palette.number(scan.streams[i]),
-            *(palette.number(float(v)) if math.isfinite(v) else "." for a in shown.values() for v in a[i]),
+            fixed(scan.streams[i]),
+            *(fixed(v) for a in shown.values() for v in a[i]),
         )
         for i, block in enumerate(scan.blocks)
     ]
     return f"<details><summary>All numbers</summary>{table('In nats a token.', head, rows)}</details>"
 
 
-def _row(scan: Scan, one: Useful) -> tuple[str, ...]:
-    strength = scan.strengths[scan.blocks.index(one.block), scan.sizes.index(one.size)]
-    gain = f"{one.gain:.2f} [{one.low:.2f}, {one.high:.2f}]".replace("-", "−")
-    return (
-        str(one.block),
-        column(scan, one.size),
-        f"{strength:.3g}",
-        gain,
-        palette.number(one.kl),
-        palette.number(one.score),
-    )
+def _rows(scan: Scan, useful: Sequence[Useful]) -> list[tuple[str, ...]]:
+    strengths = [
+        float(scan.strengths[scan.blocks.index(one.block), scan.sizes.index(one.size)]) for one in useful
+    ]
+    decimals = _decimals(strengths)
+    return [
+        (
+            str(one.block),
+            column(scan, one.size),
+            fixed(strength, decimals),
+            f"{fixed(one.gain)} [{fixed(one.low)}, {fixed(one.high)}]",
+            fixed(one.kl),
+            fixed(one.score),
+        )
+        for one, strength in zip(useful, strengths, strict=True)
+    ]
+
+
+def _decimals(strengths: Sequence[float]) -> int:
+    """Three, or as many as the smallest needs: a strength is to be copied from here, and none is 0."""
+    least = min((abs(v) for v in strengths if v), default=1.0)
+    return max(3, 2 - math.floor(math.log10(least)))

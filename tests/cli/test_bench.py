@@ -77,6 +77,7 @@ def test_the_prompt_stands_beside_the_bundle_that_replaces_it(bench: Run, tiny: 
     told = json.loads(bench("--steer", steer, "--against", "prompt", "--json").stdout)["against"]["prompt"]
     ways = told["ways"]
     assert told["trait"] == "Talk like a pirate."
+    assert not told["replaces_default"]
     assert list(ways) == ["unsteered", "prompt", str(steer)]
     assert ways["prompt"]["context_tokens"] >= told["trait_tokens"] > 0 == ways[str(steer)]["context_tokens"]
     assert ways["prompt"]["kv_bytes"] > 0 == ways[str(steer)]["kv_bytes"]
@@ -96,8 +97,13 @@ def test_a_template_that_brings_a_prompt_of_its_own_is_held_against_an_empty_one
     monkeypatch.setattr("edgesteer.evaluate.bench.costs.peaks", lambda *_: {})
     result = run("bench", path, *QUICK, "--against", "prompt", "--trait", "Arr.", "--json")
     assert result.exit_code == 0, result.stderr
-    ways = json.loads(result.stdout)["against"]["prompt"]["ways"]
-    assert ways["empty system prompt"]["context_tokens"] < 0 == ways["unsteered"]["context_tokens"]
+    told = json.loads(result.stdout)["against"]["prompt"]
+    assert (
+        told["ways"]["empty system prompt"]["context_tokens"]
+        < 0
+        == told["ways"]["unsteered"]["context_tokens"]
+    )
+    assert told["replaces_default"]
 
 
 def test_a_bare_control_vector_is_timed_as_well(run: Run, tiny: Path, tmp_path: Path) -> None:
@@ -132,6 +138,12 @@ def test_the_files_hold_the_figures_and_a_picture(bench: Run, tmp_path: Path) ->
     panels = [each for each in picture if each.tag.endswith("svg")]
     assert len(panels) == 2 + 2 + 3  # token and prefill; the studies; first token, token and cache
     assert "\x1b" not in result.stdout
+    first = panels[0].attrib["aria-label"]
+    for part in (table["model"]["name"][:20], "5 rounds", "1 run,", "1 thread"):
+        assert part in first
+    told = " ".join(result.stdout.split())
+    assert "median over the rounds" in told
+    assert "scatter" in told
 
 
 def test_existing_files_are_refused_before_the_work_and_replaced_by_force(untimed: Run, bench: Run) -> None:
@@ -233,6 +245,12 @@ def test_without_repeng_it_says_what_to_install(untimed: Run, monkeypatch: pytes
     result = untimed("--against", "repeng")
     assert result.exit_code == 1
     assert "pip install repeng" in result.stderr
+    assert "convert" not in result.stderr
+    monkeypatch.setitem(sys.modules, "torch", None)
+    both = untimed("--against", "repeng").stderr
+    assert both.startswith("edgesteer: error: repeng, torch: not installed")
+    assert "pip install repeng and pip install -e '.[convert]'" in both
+    assert both.count("\n") == 1
 
 
 def test_vectors_go_to_repeng_and_psrs_are_named(

@@ -14,6 +14,7 @@ import pytest
 from edgesteer.bundle import save
 from tests.cli.conftest import Run
 from tests.runtime.support import psr, vector
+from tests.tiny import write_tiny
 
 
 @pytest.fixture
@@ -121,6 +122,14 @@ def test_an_existing_page_is_refused_before_anything_is_opened(run: Run, here: P
     done = run("scan", "no-such-model", "--steer", "missing.steer", "--html", "old.html")
     assert done.exit_code == 1
     assert "old.html: exists already" in done.stderr
+
+
+def test_another_models_bundle_is_refused_before_a_template_is_asked_for(run: Run, here: Path) -> None:
+    write_tiny(here / "bare.gguf", "llama", chat_template=None)
+    for steer, message in (("other.steer", "architecture"), ("one.steer", "--template")):
+        done = run("scan", "bare.gguf", "--steer", steer, "-t", 1)
+        assert (done.exit_code, done.stdout) == (1, "")
+        assert message in done.stderr
 
 
 def test_ctrl_c_is_one_line_and_writes_nothing(run: Run, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -164,6 +164,7 @@ def test_json_is_json_and_complete(found: Scan) -> None:
     for key in ("strengths", "kl", "gain", "low", "high"):
         assert np.array(told[key]).shape == shape
     assert told["blocks"] == [1, 2, 3]
+    assert told["model"].endswith(".gguf")
     assert told["sizes"] == list(SIZES)
 
 
@@ -286,10 +287,35 @@ def test_useful_blocks_are_surely_better_and_ranked_by_gain_per_root_of_kl() -> 
     low = np.array([[0.1, -0.1], [0.2, -2.0], [-0.1, -0.1], [nan, nan]])
     kl = np.array([[0.01, 0.5], [1.0, 2.0], [0.0, 0.0], [nan, nan]])
     found = Scan(
-        name="x", trait="t", unit="share", sizes=(0.1, 0.2), blocks=(1, 2, 3, 4), streams=(1.0,) * 4,
+        name="x", model="m.gguf", trait="t", unit="share", sizes=(0.1, 0.2), blocks=(1, 2, 3, 4), streams=(1.0,) * 4,
         strengths=kl, kl=kl, gain=gain, low=low, high=gain + 1, closed=(4,), overflowed=0, noise=0.0,
         questions=("q",), max_tokens=1, tokens=(1, 1), gated=False, scope="response",
     )  # fmt: skip
     assert [(one.block, one.size) for one in found.useful] == [(1, 0.1), (2, 0.1)]
     assert found.useful[0].score == pytest.approx(2.0)
     assert [block for block, _ in found.movers] == [2, 1, 3]
+
+
+@pytest.mark.parametrize(
+    ("noise", "useful", "movers", "unclear"),
+    [
+        (0.0, [1, 2], [2, 1], 0),
+        (0.003, [1, 2], [2, 1], 0),
+        (0.1, [1, 2], [2, 1], 1),  # block 1 by its other size
+        (0.2, [2], [2], 2),
+        (1.0, [], [], 3),
+    ],
+)
+def test_what_may_be_rounding_is_not_ranked(
+    noise: float, useful: list[int], movers: list[int], unclear: int
+) -> None:
+    gain, kl = np.array([[0.5, 0.2], [0.5, -1.0]]), np.array([[0.01, 0.5], [1.0, 2.0]])
+    found = Scan(
+        name="x", model="m.gguf", trait="t", unit="share", sizes=(0.1, 0.2), blocks=(1, 2), streams=(1.0,) * 2,
+        strengths=kl, kl=kl, gain=gain, low=gain - 0.1, high=gain + 0.1, closed=(), overflowed=0, noise=noise,
+        questions=("q",), max_tokens=1, tokens=(1, 1), gated=False, scope="response",
+    )  # fmt: skip
+    assert sorted(one.block for one in found.useful) == useful
+    assert [block for block, _ in found.movers] == movers
+    assert found.unclear == unclear
+    assert found.to_json()["unclear"] == unclear

@@ -23,6 +23,7 @@ def a_scan(blocks: int = 28, sizes: int = 4, trait: str | None = "Talk.", **chan
     kl, gain = rng.exponential(0.3, (blocks, sizes)), rng.normal(0, 1, (blocks, sizes))
     values: dict[str, Any] = {
         "name": "pirate",
+        "model": "small.gguf",
         "trait": trait,
         "unit": "share",
         "sizes": tuple(0.05 * 2**j for j in range(sizes)),
@@ -129,7 +130,7 @@ def test_another_scope_of_the_bundle_is_said() -> None:
 
 @pytest.mark.parametrize("nasty", NASTY)
 def test_texts_are_shown_and_drive_nothing(nasty: str) -> None:
-    shown = a_scan(2, 2, trait=nasty or "x", name=nasty, questions=(nasty, "Why?"))
+    shown = a_scan(2, 2, trait=nasty or "x", name=nasty, model=nasty, questions=(nasty, "Why?"))
     found = self_contained(page(shown))
     assert [tag for tag, _ in found.tags if tag in ("script", "img", "image", "use")] == []
     assert found.texts["h1"] == [visible(f"Steerability scan: {nasty}")]
@@ -143,3 +144,44 @@ def test_the_page_has_a_map_for_each_measure_and_all_numbers() -> None:
     assert (len(both.named("svg")), len(one.named("svg"))) == (2, 1)
     assert len(both.texts["details"]) == 1
     assert len(re.findall(r"<tr>", page(a_scan(trait=None)))) == 1 + 28
+
+
+def paragraphs(shown: Scan) -> str:
+    return " ".join(self_contained(page(shown)).texts["p"])
+
+
+def test_terminal_and_page_name_the_model_and_the_page_the_colours() -> None:
+    assert "small.gguf" in told(a_scan())
+    assert "small.gguf" in paragraphs(a_scan())
+    assert "blue: less than before" in paragraphs(a_scan())
+    assert "blue" not in paragraphs(a_scan(trait=None))  # KL has no sign
+
+
+def test_what_may_be_rounding_is_left_out_of_the_ranking_and_told() -> None:
+    ones, kl = np.ones((3, 2)), np.array([[0.1, 0.2], [0.1, 0.5], [0.2, 0.29]])
+    some = a_scan(3, 2, gain=ones, low=ones, high=ones, kl=kl, noise=0.1)
+    assert some.unclear == 5
+    for text in (told(some), paragraphs(some)):
+        assert "5 cells that gain the trait" in text
+        assert "1 of 3 blocks gains the trait alone: block 2" in text
+    assert "Left out" not in told(a_scan(3, 2, gain=ones, low=ones, high=ones, kl=kl, noise=0.0))
+    assert "No block moves" in told(a_scan(3, 2, trait=None, kl=kl, noise=1.0))
+
+
+def test_the_warning_about_few_questions_stands_before_the_ranking() -> None:
+    ones = np.ones((28, 4))
+    for text in (told, paragraphs):
+        few = text(a_scan(gain=ones, low=ones, questions=("Why?",)))
+        assert few.index("few questions") < few.index("28 of 28")
+
+
+def test_a_column_has_one_number_format() -> None:
+    ones = np.ones((3, 1))
+    gain = np.array([[0.0004], [-12.34567], [0.5]])
+    shown = a_scan(3, 1, gain=gain, low=ones, high=ones, kl=np.array([[2e-5], [0.02], [7.0]]), noise=0.0)
+    rows = [line.split() for line in rows_of(render_scan(shown, width=80, color=False))]
+    for cells_of in zip(*rows, strict=True):
+        assert len({len(cell.rstrip("*").partition(".")[2]) for cell in cells_of}) == 1
+    small = a_scan(3, 1, gain=ones, low=ones, high=ones, strengths=np.array([[0.00021], [30.0], [1.0]]))
+    assert "0.000210" in page(small)
+    assert "30.000000" in page(small)

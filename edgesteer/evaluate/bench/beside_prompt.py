@@ -27,11 +27,12 @@ _SECONDS = ("first_token_seconds", "token_seconds")
 def beside_prompt(
     chat: Chat, trait: str, bundles: Mapping[str, Bundle], runs: int, progress: Done = no_progress
 ) -> Table:
-    """{"trait", "trait_tokens", "ways": {way: a Cost's fields, first_token_ratio, token_ratio}}: medians of `runs`
-    measurements.
+    """{"trait", "trait_tokens", "replaces_default", "ways": {way: a Cost's fields, first_token_ratio, token_ratio}}:
+    medians of `runs` measurements.
 
     trait_tokens: of the sentence alone. Some templates put a system prompt of their own where there is none, so that
-    the plain prompt holds one too; then an empty one is timed as well.
+    the plain prompt holds one too; then an empty one is timed as well. replaces_default: the trait's takes its place,
+    and adds less than its own length, or nothing.
     Raises LearnError for a prompt that the context cannot hold.
     """
     ways = _ways(chat, trait, bundles)
@@ -45,6 +46,7 @@ def beside_prompt(
     return {
         "trait": trait,
         "trait_tokens": len(chat.llm.tokenize(trait.encode(), add_bos=False)),
+        "replaces_default": EMPTY in rows or added_tokens(ways[1].prompts, ways[0].prompts) <= 0,
         "ways": rows,
     }
 

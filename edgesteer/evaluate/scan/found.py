@@ -25,11 +25,13 @@ F64 = npt.NDArray[np.float64]
 
 # Below this a KL is the noise of float32 and of batch shapes.
 _LEAST_KL = 1e-4
+# Times the rounding that the scan itself measured: what moves the model less may be rounding, and is not ranked.
+CLEAR = 3.0
 
 
 @dataclass(frozen=True, slots=True)
 class Useful:
-    """A block that gains the trait alone, at the size where it does so at the best score.
+    """A block that gains the trait alone, at the size where it does so at the best score. Its KL is clear of rounding.
 
     gain, low, high: nats a token, with its 95 % interval over the questions, which lies above 0.
     score: gain / sqrt(KL). For small steps the gain grows with the step and KL with its square, so the quotient
@@ -52,6 +54,7 @@ class Useful:
 class Scan:
     """Every steered block alone. Arrays are float64 [blocks, sizes]; NaN where nothing was measured.
 
+    model: the name of its file.
     trait: the sentence that prompted the replies; None where no gain was measured, and then `gain` and its interval
         are None too.
     unit: what `sizes` are: "share" of the mean |h| at the block, or "norm", in the residual stream's own units.
@@ -65,6 +68,7 @@ class Scan:
     """
 
     name: str
+    model: str
     trait: str | None
     unit: str
     sizes: tuple[float, ...]
@@ -85,6 +89,16 @@ class Scan:
     scope: str
 
     @property
+    def floor(self) -> float:
+        """The KL from which on a cell is ranked."""
+        return CLEAR * self.noise if math.isfinite(self.noise) else 0.0
+
+    @property
+    def unclear(self) -> int:
+        """Cells that are not ranked, though they gain the trait, because their KL may be rounding."""
+        return 0 if self.low is None else int(((self.low > 0) & (self.kl < self.floor)).sum())
+
+    @property
     def useful(self) -> tuple[Useful, ...]:
         """The blocks that gain the trait, the best score first; empty where no trait was measured."""
         found = [one for i in range(len(self.blocks)) if (one := self._useful(i)) is not None]
@@ -98,20 +112,32 @@ class Scan:
                 self.blocks[row], size, *(float(v[row, j]) for v in (self.gain, self.low, self.high, self.kl))
             )
             for j, size in enumerate(self.sizes)
-            if self.low[row, j] > 0  # NaN is not
+            if self.low[row, j] > 0 and self.kl[row, j] >= self.floor  # NaN is neither
         ]
         return max(sure, key=lambda one: one.score, default=None)
 
     @property
     def movers(self) -> tuple[tuple[int, float], ...]:
-        """(block, KL at the largest size that was measured there), the largest KL first."""
+        """(block, KL at the largest size that was measured there), the largest KL first; none that may be rounding."""
         known = [(block, row[~np.isnan(row)]) for block, row in zip(self.blocks, self.kl, strict=True)]
-        found = [(block, float(row[-1])) for block, row in known if len(row)]
+        found = [(block, float(row[-1])) for block, row in known if len(row) and row[-1] >= self.floor]
         return tuple(sorted(found, key=lambda one: (-one[1], one[0])))
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; None for what was not measured."""
-        plain = ("name", "trait", "unit", "scope", "gated", "overflowed", "noise", "max_tokens")
+        plain = (
+            "name",
+            "model",
+            "trait",
+            "unit",
+            "scope",
+            "gated",
+            "overflowed",
+            "noise",
+            "floor",
+            "unclear",
+            "max_tokens",
+        )
         lists = ("sizes", "blocks", "streams", "closed", "questions", "tokens")
         arrays = ("strengths", "kl", "gain", "low", "high")
         useful = [{name: getattr(one, name) for name in (*Useful.__slots__, "score")} for one in self.useful]

@@ -14,6 +14,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -89,6 +90,7 @@ def scan(
 
     return Scan(
         name=bundle.name,
+        model=Path(chat.llm.model_path).name,
         trait=trait,
         unit=unit,
         sizes=columns,
