@@ -135,7 +135,7 @@ def page(found: dict[str, Any]) -> str:
         lines += [_line(way, row) for way, row in one["ways"].items()]
         lines += [
             "",
-            f"{one['kept']} replies kept, dropped {one['dropped'] or 'none'}.",
+            f"{one['kept']} replies kept, dropped {one['dropped'] or 'none'}. {one.get('note', '')}".rstrip(),
         ]
     lines += ["", "## Who reaches whom", "", "| | by | traits |", "|---|---|---|"]
     for one, other, measure in ASKED:
