@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -159,7 +160,9 @@ def _bundles(model: str, steer: tuple[str, ...]) -> dict[str, Bundle]:
     from edgesteer.cli.opening import note
     from edgesteer_models import resolve_bundle
 
-    bundles = {name: load(resolve_bundle(parse_steer(name)[0])) for name in steer}
+    found = {given: load(resolve_bundle(parse_steer(given)[0])) for given in steer}
+    names = Counter(bundle.name for bundle in found.values())
+    bundles = {bundle.name if names[bundle.name] == 1 else given: bundle for given, bundle in found.items()}
     for bundle in bundles.values():
         if doubt := check_model(bundle, read_model_info(model)):
             note(doubt)

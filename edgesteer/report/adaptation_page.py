@@ -145,7 +145,7 @@ def figures(rows: Sequence[Adapted]) -> list[Figure]:
         each("compute", "time of a reply, ratio", lambda r: _ratio(r, "reply_ratio")),
         each("memory", "file", lambda r: _bytes(r.memory.artifact_bytes)),
         each("memory", "held in memory", lambda r: _bytes(r.memory.held_bytes)),
-        each("memory", "KV cache of its words, a sequence", lambda r: _bytes(r.memory.kv_bytes)),
+        each("memory", "KV cache of what it adds, a sequence", lambda r: _bytes(r.memory.kv_bytes)),
         each("memory", "tokens beyond the plain prompt", lambda r: f"{r.memory.context_tokens:.0f}"),
         each("data", "tokens a person wrote", lambda r: _count(r, "given_tokens")),
         each("data", "replies learnt from", lambda r: _count(r, "replies")),

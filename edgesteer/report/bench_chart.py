@@ -5,7 +5,7 @@ In:  the bench's table. Out: one SVG file as text.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from edgesteer.report.bench_table import counted, milli
@@ -27,7 +27,7 @@ def charts(table: Table) -> Iterator[str]:
     yield _cost(f"Time of a token: {_how(table)}", table["token"])
     yield _cost("Time of a prefill, by way of steering", table["prefill"])
     if table["memory"]:
-        yield _memory(table["memory"])
+        yield _memory(table["memory"], table["token"])
     for name, study in table.get("scale", {}).items():
         yield _study(study, log_x=name in ("batch", "ubatch", "width"))
     against = table.get("against", {})
@@ -64,10 +64,11 @@ def _told(ratio: float, seconds: float) -> str:
     return f"{ratio:.3f} ({milli(seconds)} ms)"
 
 
-def _memory(ways: dict[str, Table]) -> str:
+def _memory(ways: dict[str, Table], order: Iterable[str]) -> str:
+    """order: of the bars above, so that a way keeps its colour."""
     rows = [
         Bar(way, row["peak"] / 1e6, told=f"{row['peak'] / 1e6:.0f} ({row['added'] / 1e6:+.1f})")
-        for way, row in ways.items()
+        for way, row in ((way, ways[way]) for way in order if way in ways)
     ]
     return bars("Most memory of a process that runs the model this way", "MB", rows)
 

@@ -97,8 +97,8 @@ def _few(settings: Table) -> Iterator[str]:
     rounds, runs = settings["rounds"], settings["runs"]
     if rounds < _FEW_ROUNDS or runs < _FEW_RUNS:
         yield (
-            f"Of so few ({counted(settings)}) the ratios scatter by several percent; give {_FEW_ROUNDS} rounds and "
-            f"{_FEW_RUNS} runs or more."
+            f"From {counted(settings)} the ratios scatter by several percent; the usual rounds and three runs "
+            "scatter less."
         )
 
 

@@ -14,7 +14,7 @@ import click.testing
 import numpy as np
 import pytest
 
-from edgesteer.bundle import Bundle, StrengthRange, encode_directions, read_model_info, save
+from edgesteer.bundle import Bundle, StrengthRange, encode_directions, load, read_model_info, save
 from edgesteer.evaluate.bench import scaling
 
 Run = Callable[..., click.testing.Result]
@@ -78,10 +78,11 @@ def test_the_prompt_stands_beside_the_bundle_that_replaces_it(bench: Run, tiny: 
     ways = told["ways"]
     assert told["trait"] == "Talk like a pirate."
     assert not told["replaces_default"]
-    assert list(ways) == ["unsteered", "prompt", str(steer)]
-    assert ways["prompt"]["context_tokens"] >= told["trait_tokens"] > 0 == ways[str(steer)]["context_tokens"]
-    assert ways["prompt"]["kv_bytes"] > 0 == ways[str(steer)]["kv_bytes"]
-    assert ways[str(steer)]["artifact_bytes"] == steer.stat().st_size
+    name = load(steer).name
+    assert list(ways) == ["unsteered", "prompt", name]
+    assert ways["prompt"]["context_tokens"] >= told["trait_tokens"] > 0 == ways[name]["context_tokens"]
+    assert ways["prompt"]["kv_bytes"] > 0 == ways[name]["kv_bytes"]
+    assert ways[name]["artifact_bytes"] == steer.stat().st_size
     for row in ways.values():
         assert row["first_token_ratio"] > 0
         assert row["token_ratio"] > 0
@@ -115,8 +116,8 @@ def test_a_bare_control_vector_is_timed_as_well(run: Run, tiny: Path, tmp_path: 
     result = run("bench", tiny, *QUICK, "--steer", "bare.gguf", "--json")
     assert result.exit_code == 0, result.stderr
     table = json.loads(result.stdout)
-    assert table["load"]["bare.gguf"]["bytes"] == len(data)
-    assert table["memory"]["bare.gguf"]["peak"] > 0
+    assert table["load"]["bare"]["bytes"] == len(data)
+    assert table["memory"]["bare"]["peak"] > 0
 
 
 def test_the_files_hold_the_figures_and_a_picture(bench: Run, tmp_path: Path) -> None:
