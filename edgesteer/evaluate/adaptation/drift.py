@@ -19,6 +19,7 @@ from edgesteer.evaluate.adaptation.axes import Subject
 from edgesteer.evaluate.adaptation.values import Drift
 from edgesteer.evaluate.chat import F32, Tokens
 from edgesteer.evaluate.intervals import Sample, estimate
+from edgesteer.evaluate.measures import log_softmax
 from edgesteer.evaluate.pieces import Done
 from edgesteer.runtime import Lanes
 
@@ -46,7 +47,7 @@ def drifts_of(subjects: Sequence[Subject], texts: Sequence[Passage], progress: D
     for i, text in enumerate(texts):
         progress(i / len(texts))
         tokens = subjects[0].chat.llm.tokenize(text.text.encode(), add_bos=False)
-        expected = [_log_softmax(row) for row in _read(subjects[0], tokens)]
+        expected = [log_softmax(row) for row in _read(subjects[0], tokens)]
         for subject, own in zip(subjects, found, strict=True):
             own.append(_compared(expected, _read(subject, tokens)))
     return [_drift(own, [text.title for text in texts]) for own in found]
@@ -64,7 +65,7 @@ def _read(subject: Subject, tokens: Tokens) -> Iterator[F32]:
 def _compared(expected: Sequence[F32], found: Iterator[F32]) -> tuple[F64, F64]:
     """Of each token KL(expected || found), and whether both expect the same one most."""
     pairs = [
-        (divergence(row, other := _log_softmax(logits)), row.argmax() == other.argmax())
+        (divergence(row, other := log_softmax(logits)), row.argmax() == other.argmax())
         for row, logits in zip(expected, found, strict=True)
     ]
     kl, same = zip(*pairs, strict=True)
@@ -76,11 +77,6 @@ def divergence(expected: F32, found: F32) -> float:
     there = expected > -np.inf
     a, b = expected[there].astype(np.float64), found[there].astype(np.float64)
     return max(0.0, float(np.sum(np.exp(a) * (a - b))))
-
-
-def _log_softmax(logits: F32) -> F32:
-    shifted = logits - logits.max()
-    return np.asarray(shifted - np.log(np.exp(shifted).sum(dtype=np.float64)), dtype=np.float32)
 
 
 def _drift(own: Sequence[tuple[F64, F64]], titles: Sequence[str]) -> Drift:

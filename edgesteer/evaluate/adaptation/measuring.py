@@ -10,7 +10,6 @@ Everything but the clock is the same in every run.
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -31,7 +30,7 @@ from edgesteer.evaluate.headtohead import head_to_head, held_out_questions
 from edgesteer.evaluate.intervals import Sample, estimate
 from edgesteer.evaluate.pieces import Done, portion
 from edgesteer.evaluate.scoring import score
-from edgesteer.evaluate.table import Row, Table
+from edgesteer.evaluate.table import Row, Table, plain_values
 from edgesteer.evaluate.ways import PROMPT, UNSTEERED, Way, prompts_of
 
 __all__ = ["Adaptation", "Adapted", "measure"]
@@ -51,7 +50,7 @@ class Adaptation:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values with the scores beside them; what is not a finite number becomes None."""
-        out: dict[str, Any] = _plain(dataclasses.asdict(self))
+        out: dict[str, Any] = plain_values(dataclasses.asdict(self))
         for told, row in zip(out["rows"], self.rows, strict=True):
             told["scores"] = scores(row)
         out["axes"] = {axis.name: {"measured": axis.measured, "score": axis.scored} for axis in AXES}
@@ -211,11 +210,3 @@ def _named(subject: Subject) -> tuple[str, str]:
     if way.bundle is None and subject.system is None:
         return UNADAPTED, UNADAPTED
     return way.name, way.kind
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -6,7 +6,6 @@ rows: KL to the unsteered cell, or log p beyond it. NaN where steering left floa
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -16,6 +15,7 @@ import numpy.typing as npt
 from edgesteer.bundle import Bundle, gate_weights_gguf, read_gate_gguf
 from edgesteer.errors import SteeringOverflow
 from edgesteer.evaluate.chat import Chat, Tokens
+from edgesteer.evaluate.measures import log_softmax
 from edgesteer.evaluate.pieces import Done
 from edgesteer.evaluate.scan.found import F64
 from edgesteer.plan import SteeringPlan
@@ -63,18 +63,20 @@ class Cells:
         unsteered: dict[int, tuple[F32, float]] = {}
 
         def read(cell: int, row: int, logits: F32) -> float:
-            shifted = _log_softmax(logits)
+            log_q = log_softmax(logits)
             if cell == 0:
-                p = np.exp(shifted)
-                unsteered[row] = p, float(np.dot(p, shifted))
+                p = np.exp(log_q)
+                unsteered[row] = p, float(np.dot(p, log_q))
             p, own = unsteered[row]
-            return max(0.0, own - float(np.dot(p, shifted)))
+            return max(0.0, own - float(np.dot(p, log_q)))
 
         return np.asarray(self._read(chat, prompt, reply, read, done)[1:].sum(axis=1))
 
     def log_p(self, chat: Chat, prompt: Tokens, reply: Tokens, done: Done) -> F64:
         """float64 [cells]: by how much log p of the whole reply is above the unsteered model's."""
-        values = self._read(chat, prompt, reply, lambda _, row, logits: _log_p(logits, reply[row]), done)
+        values = self._read(
+            chat, prompt, reply, lambda _, row, logits: float(log_softmax(logits)[reply[row]]), done
+        )
         return np.asarray((values[1:-1] - values[0]).sum(axis=1))
 
     def _read(self, chat: Chat, prompt: Tokens, reply: Tokens, read: Read, done: Done) -> F64:
@@ -108,13 +110,3 @@ def _most(chat: Chat, prompt: Tokens, reply: Tokens) -> int:
     """How many cells fit side by side: they share the prompt. Raises LearnError where not even one does."""
     chat.groups([[*prompt, *reply]], 0)
     return max(1, min(chat.llm.n_seq_max, (chat.llm.n_ctx() - len(prompt)) // len(reply)))
-
-
-def _log_softmax(logits: F32) -> F32:
-    shifted = logits - logits.max()
-    return np.asarray(shifted - np.log(np.exp(shifted).sum(dtype=np.float64)).astype(np.float32))
-
-
-def _log_p(logits: F32, token: int) -> float:
-    top = float(logits.max())
-    return float(logits[token]) - top - math.log(float(np.exp(logits - top).sum(dtype=np.float64)))
