@@ -23,7 +23,8 @@ from edgesteer.cli.options import (
     resolve_model,
     threads_option,
 )
-from edgesteer.cli.progress import bar, check_output
+from edgesteer.cli.page_files import Files, figures_beside, write_all
+from edgesteer.cli.progress import bar
 
 if TYPE_CHECKING:
     from edgesteer.bundle import Bundle
@@ -127,12 +128,12 @@ def command(
     """
     from edgesteer.cli.opening import default_threads
 
-    files = [] if output is None else _outputs(output, force)
+    files = None if output is None else figures_beside(output, force)
     path = str(resolve_model(model))
     bundles = _bundles(path, steer)
     parts = _parts(path, bundles, n_threads=n_threads or default_threads(), **options)
     table = _measured(parts)
-    if files:
+    if files is not None:
         _write(files, table, force)
     if as_json:
         print_json(table)
@@ -141,18 +142,8 @@ def command(
 
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else _PAPER
     click.echo("\n".join(lines(table, width)))
-    for file in files:
+    for file in files or ():
         click.echo(f"edgesteer: {file} written", err=True)
-
-
-def _outputs(output: Path, force: bool) -> list[Path]:
-    """The two files, checked before the minutes of work."""
-    if output.suffix.lower() != ".json":
-        raise click.UsageError(f"-o {output}: expected a name that ends in .json")
-    files = [output, output.with_suffix(".svg")]
-    for file in files:
-        check_output(file, force)
-    return files
 
 
 def _bundles(model: str, steer: tuple[str, ...]) -> dict[str, Bundle]:
@@ -215,18 +206,9 @@ def _measured(parts: dict[str, Part]) -> dict[str, Any]:
     return table
 
 
-def _write(files: list[Path], table: dict[str, Any], force: bool) -> None:
-    """Both or neither."""
-    from edgesteer.bundle.container import write_file
+def _write(files: Files, table: dict[str, Any], force: bool) -> None:
     from edgesteer.report.bench_chart import picture
 
-    written = []
-    texts = [json.dumps(table, indent=1, ensure_ascii=False, allow_nan=False) + "\n", picture(table)]
-    try:
-        for file, text in zip(files, texts, strict=True):
-            write_file(file, text.encode(), force)
-            written.append(file)
-    except BaseException:
-        for file in written:
-            file.unlink()
-        raise
+    figures, drawn = files
+    told = json.dumps(table, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    write_all({figures: told, drawn: picture(table)}, force)

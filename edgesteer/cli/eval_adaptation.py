@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgesteer.cli.bundles_own import sure_trait, text_of
-from edgesteer.cli.options import load_steering, print_json, resolve_model
+from edgesteer.cli.options import load_steering, print_json, questions_of, resolve_model
 from edgesteer.cli.page_files import files_beside, write_both
 from edgesteer.cli.progress import bar
 
@@ -28,7 +28,6 @@ _OTHERS = {"counts": "--count", "sentiment": "--sentiment", "suite": "--suite", 
 
 def run(page: Path | None, lora: Path | None, params: Mapping[str, Any]) -> None:
     """Measure, write page and JSON, print. params: those of `eval`. Everything that can be refused at once is."""
-    from edgesteer.learn import read_questions
     from edgesteer.report.adaptation_page import page as drawn
 
     if page is None:
@@ -39,8 +38,7 @@ def run(page: Path | None, lora: Path | None, params: Mapping[str, Any]) -> None
     files = files_beside(page, "--adaptation", params["force"])
     loaded = load_steering(params["steer"])
     sentence = sure_trait(params["trait"], loaded[0][0], params["steer"][0])
-    given = params["questions_file"]
-    questions = None if given is None else [q.text for q in read_questions(given)]
+    questions = questions_of(params["questions_file"])
     found = _measured(loaded, sentence, questions, lora, params)
     told = found.to_json()
     write_both(files, drawn(f"Adaptation: {found.model}", found), told, params["force"])

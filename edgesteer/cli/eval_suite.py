@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edgesteer.cli.options import print_json
+from edgesteer.cli.options import print_json, questions_of
 from edgesteer.cli.page_files import files_beside, write_both
 from edgesteer.cli.progress import bar
 
@@ -24,15 +24,12 @@ if TYPE_CHECKING:
 def asked_of(suite: str | None, questions: Path | None) -> Suite:
     """What is asked: the suite's questions, the file's, or those that ship. UsageError for two of them."""
     from edgesteer.evaluate import Suite, held_out_questions, read_suite
-    from edgesteer.learn import read_questions
 
     if suite is not None and questions is not None:
         raise click.UsageError("--suite and --questions both say what to ask; give one of them")
     if suite is not None:
         return read_suite(suite)
-    if questions is not None:
-        return Suite("questions", tuple(question.text for question in read_questions(questions)))
-    return Suite("questions", tuple(held_out_questions()))
+    return Suite("questions", tuple(questions_of(questions) or held_out_questions()))
 
 
 def with_options(suite: Suite, counts: Sequence[str], sentiment: bool, max_tokens: int) -> Suite:

@@ -152,6 +152,13 @@ def questions_option(text: str) -> Decorator:
     )
 
 
+def questions_of(file: Path | None) -> list[str] | None:
+    """What `questions_option` names, as text; None without it. Raises LearnError."""
+    from edgesteer.learn import read_questions
+
+    return None if file is None else [question.text for question in read_questions(file)]
+
+
 repeat_option: Decorator = click.option(
     "--repeat-penalty",
     type=Finite(0, min_open=True),

@@ -1,11 +1,13 @@
-"""A page and its numbers: FILE.html, and FILE.json beside it.
+"""Files that belong together: a page and its numbers (FILE.html, FILE.json), figures and their picture (FILE.json,
+FILE.svg).
 
-In:  the name of the page, then its HTML and what it shows. Out: two files, or none.
+In:  the name of one, then what is in both. Out: two files, or none.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,16 +35,32 @@ def check_page(page: Path, option: str, force: bool, more: str = "") -> None:
     check_output(page, force)
 
 
+def figures_beside(output: Path, force: bool) -> Files:
+    """A JSON and the picture of it, FILE.json and FILE.svg; else as `files_beside`."""
+    if output.suffix.lower() != ".json":
+        raise click.UsageError(f"-o {output}: expected a name that ends in .json")
+    files = output, output.with_suffix(".svg")
+    for file in files:
+        check_output(file, force)
+    return files
+
+
 def write_both(files: Files, html: str, told: dict[str, Any], force: bool) -> None:
-    """Both files or, where the first was not there before, none. Raises OutputError."""
+    """The page and its JSON, or none. Raises OutputError."""
+    page, data = files
+    write_all({data: json.dumps(told, ensure_ascii=False, allow_nan=False) + "\n", page: html}, force)
+
+
+def write_all(texts: Mapping[Path, str], force: bool) -> None:
+    """All of them; where one cannot be written, those that were not there before are not there afterwards either.
+    Raises OutputError."""
     from edgesteer.bundle.container import write_file
 
-    page, data = files
-    was_there = data.exists()
-    write_file(data, json.dumps(told, ensure_ascii=False, allow_nan=False).encode() + b"\n", force)
+    new = [file for file in texts if not file.exists()]
     try:
-        write_file(page, html.encode(), force)
+        for file, text in texts.items():
+            write_file(file, text.encode(), force)
     except BaseException:
-        if not was_there:
-            data.unlink(missing_ok=True)
+        for file in new:
+            file.unlink(missing_ok=True)
         raise

@@ -16,6 +16,7 @@ from edgesteer.cli.options import (
     model_argument,
     parse_steer,
     print_json,
+    questions_of,
     questions_option,
     template_options,
 )
@@ -91,7 +92,6 @@ def command(
     from edgesteer.cli.opening import open_model
     from edgesteer.evaluate.chat import Chat
     from edgesteer.evaluate.scan import SHARES, scan
-    from edgesteer.learn import read_questions
 
     sizes, unit = _sizes(shares, norms)
     if html is not None:
@@ -99,7 +99,7 @@ def command(
     sign = _sign(steer)
     ((bundle, _),) = load_steering((steer,))
     sentence = trait_of(trait, bundle)
-    questions = None if questions_file is None else [q.text for q in read_questions(questions_file)]
+    questions = questions_of(questions_file)
     llm = open_model(
         model, n_ctx=n_ctx or _N_CTX, n_seq_max=min(_LANES, n_ctx or _LANES), n_batch=512, **options
     )

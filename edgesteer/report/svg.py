@@ -14,11 +14,13 @@ from html import escape
 from edgesteer.report.cells import visible
 
 # Told apart by the colour-blind, and by lightness on paper (Okabe and Ito); dashes and marks tell them apart too.
-SERIES_STYLE = """
-:root { --s0: #0072b2; --s1: #d55e00; --s2: #009e73; --s3: #b8860b; --s4: #a05195; --s5: #56b4e9; }
+_LIGHT = ":root { --s0: #0072b2; --s1: #d55e00; --s2: #009e73; --s3: #b8860b; --s4: #a05195; --s5: #56b4e9; }"
+_DARK_AND_PRINT = """
 @media (prefers-color-scheme: dark) { :root { --s0: #5ab4e6; --s1: #ff8a3d; --s2: #3ccfa4; --s3: #e6b93d;
   --s4: #d98bc4; --s5: #9fd8ff; } }
 @media print { :root { --s0: #00507d; --s1: #b04a00; --s2: #006b4f; --s3: #7a5a00; --s4: #7a2f6d; --s5: #2b7fae; } }
+"""
+_RULES = """
 svg.chart { max-width: 100%; height: auto; display: block; font: 13px system-ui, sans-serif; }
 svg.chart text { fill: var(--ink); } svg.chart .dim { fill: var(--dim); } svg.chart .title { font-weight: 600; }
 svg.chart .grid { stroke: var(--line); stroke-width: 1; fill: none; }
@@ -26,6 +28,7 @@ svg.chart .axis { stroke: var(--dim); stroke-width: 1; fill: none; }
 svg.chart .line { fill: none; stroke-width: 2; } svg.chart .interval { stroke: var(--ink); stroke-width: 1.5; }
 @media print { svg.chart * { -webkit-print-color-adjust: exact; print-color-adjust: exact; } }
 """
+SERIES_STYLE = _LIGHT + _DARK_AND_PRINT + _RULES
 _PAPER = ":root { --ink: #1b1b1f; --line: #d9d9d4; --dim: #55555b; --warm: 208 96 20; --cold: 30 90 190; }"
 N_COLORS = 6
 _MARGIN = 16.0  # around the charts of a file
@@ -116,13 +119,12 @@ def standalone(svg: str | Sequence[str]) -> str:
     for each, (_, own) in zip(charts, sizes, strict=True):
         placed.append(each.replace("<svg ", f'<svg x="{_MARGIN}" y="{height:g}" ', 1))
         height += own + _MARGIN
-    light = (
-        SERIES_STYLE.split("@media (prefers", 1)[0] + "svg.chart {" + SERIES_STYLE.split("svg.chart {", 1)[1]
-    )
     return (
         f'<?xml version="1.0" encoding="UTF-8"?>\n<svg xmlns="http://www.w3.org/2000/svg" '
-        f'viewBox="0 0 {width:g} {height:g}" width="{width:g}" height="{height:g}"><style>{_PAPER}{light}</style>'
-        f'<rect width="100%" height="100%" fill="#fff"/>' + "".join(placed) + "</svg>\n"
+        f'viewBox="0 0 {width:g} {height:g}" width="{width:g}" height="{height:g}">'
+        f'<style>{_PAPER}{_LIGHT}{_RULES}</style><rect width="100%" height="100%" fill="#fff"/>'
+        + "".join(placed)
+        + "</svg>\n"
     )
 
 
