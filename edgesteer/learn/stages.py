@@ -235,7 +235,8 @@ def refined(
 def _trained_on(pairs: Sequence[Pair], apart: Sequence[Sequence[int]]) -> list[Pair]:
     """Without the questions that strength and trait are measured on: gates that have seen the replies do better
     there than elsewhere. All, where fewer than two thirds would be left."""
-    kept = [pair for pair in pairs if list(pair.plain) not in [list(prompt) for prompt in apart]]
+    measured = {tuple(prompt) for prompt in apart}
+    kept = [pair for pair in pairs if tuple(pair.plain) not in measured]
     return kept if 3 * len(kept) >= 2 * len(pairs) else list(pairs)
 
 
