@@ -200,7 +200,8 @@ def check_counts(counts: Sequence[str], with_sentiment: bool) -> None:
 
 
 def _check_bundles(chat: Chat, bundles: Sequence[Bundle]) -> None:
-    """One for another model is refused before anything is asked; what is only odd is said when it is asked."""
+    """One for another model, or whose gate cannot be evaluated here, is refused before anything is asked: only steering
+    tells both. What is only odd is said when it is asked."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", EdgesteerWarning)
         for bundle in bundles:
