@@ -9,6 +9,7 @@ import pytest
 
 from edgesteer.bundle import Bundle, ModelInfo, StrengthRange, encode_directions, save
 from edgesteer.cli import main
+from tests.cli.drawn import drawn_bundle
 
 Run = Callable[..., click.testing.Result]
 WIDTH = 8
@@ -53,3 +54,15 @@ def vector_file(tmp_path: Path) -> Path:
     path = tmp_path / "toy.gguf"
     path.write_bytes(encode_directions(directions(1, 2, 5), "llama"))
     return path
+
+
+@pytest.fixture(scope="module")
+def tiny(model: Callable[[str], Path]) -> Path:
+    """A tiny random GGUF."""
+    return model("llama")
+
+
+@pytest.fixture
+def steer(tiny: Path, tmp_path: Path) -> Path:
+    """A bundle for it whose trait is known."""
+    return drawn_bundle(tiny, tmp_path / "drawn.steer", trait="Talk like a pirate.")

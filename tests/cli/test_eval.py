@@ -8,37 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import click.testing
-import numpy as np
 import pytest
 
-from edgesteer.bundle import Bundle, StrengthRange, read_model_info, save
+from tests.cli.drawn import drawn_bundle
 
 Run = Callable[..., click.testing.Result]
-
-
-@pytest.fixture(scope="module")
-def tiny(model: Callable[[str], Path]) -> Path:
-    return model("llama")
-
-
-@pytest.fixture
-def steer(tiny: Path, tmp_path: Path) -> Path:
-    return made(tiny, tmp_path / "drawn.steer", trait="Talk like a pirate.")
-
-
-def made(tiny: Path, path: Path, **training: str) -> Path:
-    info = read_model_info(str(tiny))
-    drawn = np.random.default_rng(0).standard_normal(info.n_embd).astype(np.float32)
-    strength = StrengthRange(1.0, 0.0, 2.0)
-    bundle = Bundle.build(
-        name="a bundle with a very long name",
-        directions={1: drawn},
-        model=info,
-        strength=strength,
-        training=training,
-    )
-    save(bundle, path)
-    return path
 
 
 @pytest.fixture
@@ -80,7 +54,7 @@ def test_template_and_stop_are_the_bundles_own_unless_given(
     evaluate: Run, tiny: Path, tmp_path: Path
 ) -> None:
     template = "{system}\nQ: {question}\nA:"
-    own = made(tiny, tmp_path / "own.steer", trait="Arr.", template=template, stop="e")
+    own = drawn_bundle(tiny, tmp_path / "own.steer", trait="Arr.", template=template, stop="e")
     replies = [
         json.loads(evaluate("--steer", own, "--json", *more).stdout)["rows"][0]["replies"]
         for more in ((), ("--template", template.replace("\n", "\\n"), "--stop", "e"), ("--stop", "~~~~"))
@@ -116,7 +90,7 @@ def test_a_strength_and_equal_coherence_contradict(evaluate: Run, steer: Path) -
 
 
 def test_a_bundle_that_names_no_trait_needs_one(evaluate: Run, tiny: Path, tmp_path: Path) -> None:
-    mute = made(tiny, tmp_path / "mute.steer")
+    mute = drawn_bundle(tiny, tmp_path / "mute.steer")
     result = evaluate("--steer", mute)
     assert result.exit_code == 2
     assert "give --trait TEXT" in result.stderr

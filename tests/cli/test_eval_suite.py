@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import click.testing
-import numpy as np
 import pytest
 
-from edgesteer.bundle import Bundle, StrengthRange, read_model_info, save
+from tests.cli.drawn import NAME, drawn_bundle
 from tests.report.html_pages import self_contained
 
 Run = Callable[..., click.testing.Result]
@@ -22,30 +21,6 @@ SUITE = {
     "max_tokens": 3,
     "strengths": [0.5],
 }
-
-
-@pytest.fixture(scope="module")
-def tiny(model: Callable[[str], Path]) -> Path:
-    return model("llama")
-
-
-@pytest.fixture
-def steer(tiny: Path, tmp_path: Path) -> Path:
-    return made(tiny, tmp_path / "drawn.steer", trait="Talk like a pirate.")
-
-
-def made(tiny: Path, path: Path, **training: str) -> Path:
-    info = read_model_info(str(tiny))
-    drawn = np.random.default_rng(0).standard_normal(info.n_embd).astype(np.float32)
-    bundle = Bundle.build(
-        name=path.stem,
-        directions={1: drawn},
-        model=info,
-        strength=StrengthRange(1.0, 0.0, 2.0),
-        training=training,
-    )
-    save(bundle, path)
-    return path
 
 
 @pytest.fixture
@@ -73,7 +48,7 @@ def refused(result: click.testing.Result, code: int, message: str) -> None:
 
 
 def test_it_writes_the_page_and_the_numbers(evaluate: Run, tiny: Path, steer: Path) -> None:
-    other = made(tiny, steer.with_name("other.steer"), trait="Another.")
+    other = drawn_bundle(tiny, steer.with_name("other.steer"), trait="Another.")
     result = evaluate("--steer", steer, "--steer", f"{other}:0.5", "-o", "out.html")
     assert result.exit_code == 0, result.stderr
     assert result.stdout.splitlines()[-1] == "out.html, out.json"
@@ -81,7 +56,7 @@ def test_it_writes_the_page_and_the_numbers(evaluate: Run, tiny: Path, steer: Pa
     assert shown.texts["h1"] == ["Comparison: mine"]
     assert shown.texts["blockquote"] == ["Talk like a pirate."]
     told = json.loads(Path("out.json").read_text("utf-8"))
-    assert [row["name"] for row in told["rows"]] == ["unsteered", "prompt", "drawn", "other"]
+    assert [row["name"] for row in told["rows"]] == ["unsteered", "prompt", f"{NAME} drawn", f"{NAME} other"]
     assert [row["kind"] for row in told["rows"]][2:] == ["constant", "constant"]
     assert [point["strength"] for point in told["rows"][2]["curve"]] == [0, 0.5, 1]
     assert told["questions"] == SUITE["questions"]
@@ -102,7 +77,7 @@ def test_a_shipped_suite_goes_to_files_of_its_name_and_options_go_before_it(eval
 
 
 def test_the_suites_trait_goes_before_the_bundles(evaluate: Run, tiny: Path, tmp_path: Path) -> None:
-    mute = made(tiny, tmp_path / "mute.steer")
+    mute = drawn_bundle(tiny, tmp_path / "mute.steer")
     refused(evaluate("--steer", mute, "-o", "a.html"), 2, "give --trait TEXT")
     result = evaluate("--steer", mute, "--json", "-o", "a.html", suite={**SUITE, "trait": "Sing."})
     assert result.exit_code == 0, result.stderr

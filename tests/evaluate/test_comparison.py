@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from edgesteer import Bundle, SteeredLlama
+from edgesteer import Bundle
 from edgesteer.bundle import StrengthRange
 from edgesteer.errors import LearnError
 from edgesteer.evaluate import Chat, Comparison, Suite, compare, head_to_head
@@ -19,13 +17,6 @@ from edgesteer.evaluate.comparison.curves import CURVE_TOKENS, N_CURVE
 
 TRAIT = "You talk like a pirate, arr."
 SUITE = Suite("tiny", ("Why is it so?", "Tell me a tale.", "What is a key?"), counts=("e",), max_tokens=6)
-
-
-@pytest.fixture(scope="module")
-def chat(model: Callable[[str], Path]) -> Iterator[Chat]:
-    llm = SteeredLlama(str(model("llama")), n_ctx=1024, n_threads=1, n_threads_batch=1, n_seq_max=4)
-    yield Chat(llm)
-    llm.close()
 
 
 @pytest.fixture(scope="module")

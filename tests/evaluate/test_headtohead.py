@@ -5,14 +5,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from edgesteer import Bundle, SteeredLlama
+from edgesteer import Bundle
 from edgesteer.bundle import StrengthRange
 from edgesteer.errors import IncompatibleError, LearnError, MissingExtra
 from edgesteer.evaluate import Chat, head_to_head
@@ -21,13 +19,6 @@ from edgesteer.evaluate.headtohead import N_CALIBRATION, _apart
 TRAIT = "You talk like a pirate, arr."
 ASKED = ["Why is it so?", "Tell me a tale.", "What is a key?"]
 APART = ["Who are you?", "What is rain?", ASKED[0]]
-
-
-@pytest.fixture(scope="module")
-def chat(model: Callable[[str], Path]) -> Iterator[Chat]:
-    llm = SteeredLlama(str(model("llama")), n_ctx=1024, n_threads=1, n_threads_batch=1, n_seq_max=4)
-    yield Chat(llm)
-    llm.close()
 
 
 @pytest.fixture(scope="module")

@@ -3,24 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from edgesteer import Bundle, SteeredLlama
+from edgesteer import Bundle
 from edgesteer.evaluate import Chat, Reply, Scores, measures, score
 
 TRAIT = "You talk like a pirate, arr."
 ASKED = ["Why is it so?", "Tell me a tale.", "What is a key?"]
-
-
-@pytest.fixture(scope="module")
-def chat(model: Callable[[str], Path]) -> Iterator[Chat]:
-    llm = SteeredLlama(str(model("llama")), n_ctx=1024, n_threads=1, n_threads_batch=1, n_seq_max=4)
-    yield Chat(llm)
-    llm.close()
 
 
 @pytest.fixture(scope="module")
