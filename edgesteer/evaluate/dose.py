@@ -5,6 +5,9 @@ Out: a Dose: a strength that was measured, and the curve of all that were.
 
 Two bundles, or a bundle and a prompt, are compared fairly at equal coherence, not at whatever strengths their
 files name. Loops are easy to predict and so look coherent; the least distinct-2 keeps them out.
+
+The mean over ten greedy replies is noisy by some 0.05 nats, as much as half a strength may be worth (docs/log.md). So
+a strength is judged by a smooth curve through all that were measured; with three or fewer that is what was measured.
 """
 
 from __future__ import annotations
@@ -23,6 +26,9 @@ from edgesteer.evaluate.scoring import score
 # Strengths are searched to this many digits behind the point: what a person would type.
 _DIGITS = 3
 
+# Of a smooth curve: points further than this from the target, in nats, say little about where it is crossed.
+_NEAR = 0.25
+
 
 @dataclass(frozen=True, slots=True)
 class Point:
@@ -38,8 +44,8 @@ class Point:
 class Dose:
     """A strength that was measured.
 
-    reached: whether it keeps the target and the least distinct-2. Where no strength did, this is the most
-        coherent of those without loops, or the lowest.
+    reached: whether by the smooth curve it keeps the target, and as it was measured the least distinct-2. Where no
+        strength did, this is the most coherent of those without loops, or the lowest.
     limited: whether it is the highest that was allowed, so that a higher one might do too.
     curve: every strength that was measured, ascending.
     """
@@ -55,6 +61,11 @@ class Dose:
     def point(self) -> Point:
         """The curve's point at the strength."""
         return next(p for p in self.curve if p.strength == self.strength)
+
+    @property
+    def smoothed(self) -> Point:
+        """The same on the smooth curve; its distinct2 as it was measured."""
+        return smoothed(self.point, self.curve, self.target_coherence)
 
 
 def strength_at(
@@ -77,7 +88,7 @@ def strength_at(
     progress: Callable[[float], None] = lambda fraction: None,
 ) -> Dose:
     """The largest strength in lo..hi whose replies to `plain` have at most `target_coherence` (nats, lower is
-    more coherent) and at least `min_distinct2`.
+    more coherent; by the smooth curve) and at least `min_distinct2`.
 
     Goes down from hi in `scan` equal steps to the first strength that will do, then halves the interval above
     it `steps` times: to (hi - lo) / scan / 2**steps. Between two steps of the scan a window that closes again
@@ -114,9 +125,14 @@ class _Search:
     curve: list[Point] = field(default_factory=list)
 
     def passes(self, strength: float) -> bool:
-        point = self.measure(strength)
-        self.curve.append(point)
-        return point.coherence <= self.target and point.distinct2 >= self.least
+        self.curve.append(self.measure(strength))
+        return self._sound(self.curve[-1])
+
+    def _sound(self, point: Point) -> bool:
+        return (
+            smoothed(point, self.curve, self.target).coherence <= self.target
+            and point.distinct2 >= self.least
+        )
 
     def largest(self, descending: Sequence[float], ascending: Sequence[float], steps: int) -> float | None:
         """The largest strength that passes; None where none of `descending` does. `ascending` goes on from its
@@ -148,7 +164,11 @@ class _Search:
         return below
 
     def dose(self, found: float | None) -> Dose:
+        """found: what the search came to. What was measured after a strength was judged may have changed the
+        judgement, so all are judged once more."""
         curve = tuple(sorted(self.curve, key=lambda point: point.strength))
+        sound = [point.strength for point in curve if self._sound(point)]
+        found = found if found in sound else max(sound, default=None)
         strength = self._nearest(curve) if found is None else found
         limited = found == curve[-1].strength
         return Dose(strength, found is not None, limited, self.target, self.least, curve)
@@ -156,6 +176,22 @@ class _Search:
     def _nearest(self, curve: Sequence[Point]) -> float:
         sound = [p for p in curve if math.isfinite(p.coherence) and p.distinct2 >= self.least]
         return min(sound, key=lambda p: p.coherence).strength if sound else curve[0].strength
+
+
+def smoothed(at: Point, curve: Sequence[Point], target: float) -> Point:
+    """`at` with trait and coherence of the parabola that fits the curve best around it, among points near the target:
+    least squares, weighed by exp(-(ds / width)^2 / 2) / (1 + (dc / _NEAR)^2), where ds is a point's distance in
+    strength, dc its coherence less the target, and width half the range that was measured."""
+    known = [p for p in curve if math.isfinite(p.coherence) and math.isfinite(p.trait)]
+    if len(known) < 4 or not math.isfinite(at.coherence):
+        return at
+    x = np.array([p.strength for p in known]) - at.strength
+    off = np.array([p.coherence for p in known]) - target
+    weight = np.exp(-((x / (np.ptp(x) / 2)) ** 2) / 2) / (1 + (off / _NEAR) ** 2)
+    columns = np.stack([np.ones_like(x), x, x**2], 1) * np.sqrt(weight)[:, None]
+    values = np.array([(p.trait, p.coherence) for p in known]) * np.sqrt(weight)[:, None]
+    (trait, coherence), *_ = np.linalg.lstsq(columns, values, rcond=None)[0]
+    return Point(at.strength, float(trait), float(coherence), at.distinct2)
 
 
 def _descending(lo: float, hi: float, scan: int) -> list[float]:

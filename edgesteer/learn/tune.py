@@ -27,8 +27,8 @@ class Tuned:
 
     @property
     def trait(self) -> float:
-        """On training questions at the dose's strength, nats a token."""
-        return self.dose.point.trait
+        """On training questions at the dose's strength, by the smooth curve; nats a token."""
+        return self.dose.smoothed.trait
 
 
 def tuned(

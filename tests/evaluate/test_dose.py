@@ -6,12 +6,14 @@ import dataclasses
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgesteer.errors import PlanError
 from edgesteer.evaluate import Dose, strength_at
+from edgesteer.evaluate.dose import Point, smoothed
 from tests.evaluate.fake import LENGTH, FakeChat
 
 PLAIN, PROMPTED = [[1], [2]], [[3], [4]]
@@ -137,3 +139,46 @@ def test_prompts_that_do_not_pair_are_refused(plain: list[Any], prompted: list[A
 def test_a_dose_is_a_value() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         dose(FakeChat(lambda s: s), 1.0).strength = 3.0  # type: ignore[misc]
+
+
+SOME = st.floats(-3, 3)
+
+
+@settings(max_examples=50, deadline=None)
+@given(SOME, SOME, SOME, st.integers(4, 9))
+def test_what_is_a_parabola_is_left_as_it_is(a: float, b: float, c: float, n: int) -> None:
+    curve = [Point(s / 4, c * s, a + b * s + c * s * s, 0.5) for s in range(n)]
+    for point in curve:
+        found = smoothed(point, curve, 1.0)
+        assert (found.strength, found.distinct2) == (point.strength, point.distinct2)
+        assert found.coherence == pytest.approx(point.coherence, abs=1e-6)
+        assert found.trait == pytest.approx(point.trait, abs=1e-6)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**32 - 1))
+def test_noise_is_less_on_the_smooth_curve(seed: int) -> None:
+    """Over many strengths; what is said of a single point is no more than what was measured there."""
+    drawn = np.random.default_rng(seed)
+    truth = {s: 0.7 + 0.1 * s * s for s in np.linspace(0.2, 1.4, 24)}
+    curve = [Point(s, c, c + drawn.normal(0, 0.05), 1.0) for s, c in truth.items()]
+    raw = [p.coherence - truth[p.strength] for p in curve]
+    left = [smoothed(p, curve, 0.8).coherence - truth[p.strength] for p in curve]
+    assert np.square(left).mean() < np.square(raw).mean()
+
+
+def test_three_points_are_what_was_measured_and_overflow_bends_nothing() -> None:
+    curve = [Point(s, s, c, 1.0) for s, c in ((0.5, 0.9), (1.0, 0.7), (1.5, 1.2))]
+    assert [smoothed(p, curve, 1.0) for p in curve] == curve
+    more = [*curve, Point(2.0, 2.0, 1.9, 1.0)]
+    burst = Point(2.5, math.nan, math.inf, 0.0)
+    assert smoothed(burst, [*more, burst], 1.0) is burst
+    assert [smoothed(p, [*more, burst], 1.0) for p in more] == [smoothed(p, more, 1.0) for p in more]
+
+
+def test_one_unlucky_strength_does_not_end_the_search() -> None:
+    """At 1.0 ten replies happened to be bad; the strengths around say that 1.25 will do."""
+    found = dose(FakeChat(lambda s: 0.85 if s == 1.0 else 0.7 + 0.05 * s), 0.8, hi=1.5, scan=6)
+    assert found.reached
+    assert found.strength > 1.2
+    assert found.smoothed.coherence <= 0.8
