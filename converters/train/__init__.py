@@ -8,6 +8,6 @@ refine      the door: closed-form fits in, better ones out
 """
 
 from edgesteer_converters.torch_model import TorchModel  # before the rest: MissingExtra without Torch
-from edgesteer_converters.train.refine import RefineReport, refine, trainer
+from edgesteer_converters.train.refine import RefineReport, checkpoints, refine, trainer
 
-__all__ = ["RefineReport", "TorchModel", "refine", "trainer"]
+__all__ = ["RefineReport", "TorchModel", "checkpoints", "refine", "trainer"]

@@ -27,7 +27,7 @@ from edgesteer.learn.pairs import Pair
 from edgesteer_converters.torch_model import TorchModel
 from edgesteer_converters.train.data import Example, Triplet, digest, prepared, triplets
 from edgesteer_converters.train.network import PsrNetwork
-from edgesteer_converters.train.trainer import DEFAULTS, Settings, Trainer, read_checkpoint
+from edgesteer_converters.train.trainer import AGAIN, DEFAULTS, Settings, Trainer, read_checkpoint
 
 # Of the progress, what making the examples ready takes: two forward passes against `epochs` times three.
 _READY = 0.1
@@ -137,12 +137,15 @@ def trainer(
     """What `edgesteer.learn.learn` hands fits to.
 
     checkpoint: as for `refine`, but one of another training is replaced, with an EdgesteerWarning: by then minutes
-        of sampling have passed. It stays when the training is done; remove it when the bundle is saved.
+        of sampling have passed. The second training has one of its own, see `checkpoints`. They stay when the
+        training is done; remove them when the bundle is saved.
     Raises LearnError for a file there that is no checkpoint, before anything is learnt, and for the device.
     """
     device = _device(device)
-    if checkpoint is not None and checkpoint.exists():
-        read_checkpoint(checkpoint)
+    files = (None, None) if checkpoint is None else checkpoints(checkpoint)
+    for file in files:
+        if file is not None and file.exists():
+            read_checkpoint(file)
 
     def train(
         fits: Mapping[int, BlockFit],
@@ -152,16 +155,23 @@ def trainer(
         scope: str,
         starts: Sequence[int] | None,
         seed: int,
+        again: bool,
         progress: Callable[[float], None],
     ) -> tuple[dict[int, BlockFit], dict[str, Any]]:
         torch.set_num_threads(n_threads)
         found, report = refine(
             model, fits, pairs, objective=objective, scope=scope, starts=starts, seed=seed,
-            checkpoint=checkpoint, replace=True, device=device, progress=progress,
+            checkpoint=files[again], replace=True, device=device, progress=progress,
+            **(AGAIN.get(objective, {}) if again else {}),
         )  # fmt: skip
         return found, report.facts()
 
     return train
+
+
+def checkpoints(first: Path) -> tuple[Path, Path]:
+    """Of a first training, and of the second that goes on from it."""
+    return first, first.with_name(first.name + "-again")
 
 
 def _device(wanted: str | None) -> str:

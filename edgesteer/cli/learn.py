@@ -197,7 +197,7 @@ def command(
         _write_replies(replies, summary, force)
     part.unlink(missing_ok=True)
     if trainer is not None:
-        checkpoint.unlink(missing_ok=True)
+        _forget(checkpoint)
     if as_json:
         print_json({"output": str(output), "digest": bundle.digest, **summary.to_json()})
     else:
@@ -210,6 +210,13 @@ def _trainer(model: str, checkpoint: Path, n_threads: int | None) -> Trainer:
     from edgesteer_converters.train import trainer
 
     return trainer(resolve_model(model), checkpoint=checkpoint, n_threads=n_threads or default_threads())
+
+
+def _forget(checkpoint: Path) -> None:
+    from edgesteer_converters.train import checkpoints
+
+    for file in checkpoints(checkpoint):
+        file.unlink(missing_ok=True)
 
 
 def _blocks(text: str) -> str | int:
@@ -269,6 +276,7 @@ def _refined(
     dropped: list[int],
     kept: bool,
     trait: Mapping[str, float | None],
+    own: Mapping[str, Any] | None = None,
     **_: object,
 ) -> str:
     from edgesteer.bundle import spans
@@ -280,7 +288,13 @@ def _refined(
     )
     gain = f"trait {with_it} at equal coherence, {without} without"
     end = "" if kept else ": the closed form is kept"
-    return f"refined    {objective} {loss_before:.3f} to {loss_after:.3f}{unit}, {steps} steps{closed}; {gain}{end}"
+    more = (
+        "; with its own replies {loss_before:.3f} to {loss_after:.3f}, {steps} steps".format(**own)
+        if own
+        else ""
+    )
+    fell = f"{objective} {loss_before:.3f} to {loss_after:.3f}{unit}, {steps} steps{more}{closed}"
+    return f"refined    {fell}; {gain}{end}"
 
 
 def _print(output: Path, summary: LearnSummary) -> None:

@@ -3,7 +3,7 @@
 from edgesteer.learn.course import learn
 from edgesteer.learn.questions import Question, built_in, read_questions
 from edgesteer.learn.recipe import METHODS, Recipe
-from edgesteer.learn.stages import Trainer
+from edgesteer.learn.refining import Trainer
 from edgesteer.learn.store import ReplyStore, write_replies
 from edgesteer.learn.summary import LearnSummary
 

@@ -28,16 +28,15 @@ from edgesteer.learn.make import Maker
 from edgesteer.learn.pairs import check_asked
 from edgesteer.learn.questions import Question
 from edgesteer.learn.recipe import Recipe
+from edgesteer.learn.refining import Trainer, refined
 from edgesteer.learn.stages import (
     Data,
     Progress,
-    Trainer,
     Work,
     emphasised,
     fit,
     kept_layers,
     questions_of,
-    refined,
     sample,
     tried,
 )

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -28,8 +27,6 @@ from edgesteer.learn.questions import Question, built_in
 from edgesteer.learn.recipe import Recipe, one_of
 from edgesteer.learn.rows import Rows
 from edgesteer.learn.store import ReplyStore
-from edgesteer.runtime.turns import read_turns
-from edgesteer.scope import BIT, scope_bits
 
 F32 = npt.NDArray[np.float32]
 Progress = Callable[[str, float], None]
@@ -50,7 +47,9 @@ _REFINING = {
     "contrast": 0.05,
     "fit": 0.01,
     "choose": 0.16,
-    "refine": 0.45,
+    "refine": 0.25,
+    "own replies": 0.05,
+    "refine again": 0.15,
     "choose again": 0.16,
 }
 
@@ -67,26 +66,6 @@ _N_JUDGES = 6
 
 # Depths, as shares of all blocks, at which a single block is tried.
 _DEPTHS = (0.4, 0.55, 0.7)
-
-
-class Trainer(Protocol):
-    """What `learn` hands fits to, to go on with by gradients; it knows the model that they belong to."""
-
-    def __call__(
-        self,
-        fits: Mapping[int, BlockFit],
-        pairs: Sequence[Pair],
-        *,
-        objective: str,
-        scope: str,
-        starts: Sequence[int] | None,
-        seed: int,
-        progress: Done,
-    ) -> tuple[dict[int, BlockFit], dict[str, Any]]:
-        """The fits it ends with, each of mean coefficient 1, and facts, which the manifest calls `refined`: the same
-        for the same arguments. starts: where in each plain prompt scope `conversation` begins; None for scope
-        `response`, which begins at its last token."""
-        ...
 
 
 @dataclass
@@ -203,61 +182,6 @@ def fit(work: Work, data: Data) -> dict[int, BlockFit]:
             progress=work.part("contrast"),
         )
     return fit_blocks(_rows(work, data), one, options, work.part("fit"))
-
-
-def refined(
-    work: Work,
-    data: Data,
-    fits: dict[int, BlockFit],
-    trainer: Trainer | None,
-    apart: Sequence[Sequence[int]] = (),
-) -> tuple[dict[int, BlockFit], dict[str, Any]]:
-    """The fits as the recipe's trainer leaves them, and its facts; without one the fits, and none.
-
-    apart: plain prompts whose replies are not trained on, see `_trained_on`.
-    """
-    recipe = work.recipe
-    if recipe.refine is None:
-        return fits, {}
-    assert trainer is not None  # `learn` has seen to it
-    pairs = _trained_on(data.pairs, apart)
-    return trainer(
-        fits,
-        _followed(work, pairs),
-        objective=recipe.refine,
-        scope=recipe.scope,
-        starts=_starts(work, pairs),
-        seed=recipe.seed,
-        progress=work.part("refine"),
-    )
-
-
-def _trained_on(pairs: Sequence[Pair], apart: Sequence[Sequence[int]]) -> list[Pair]:
-    """Without the questions that strength and trait are measured on: gates that have seen the replies do better
-    there than elsewhere. All, where fewer than two thirds would be left."""
-    measured = {tuple(prompt) for prompt in apart}
-    kept = [pair for pair in pairs if tuple(pair.plain) not in measured]
-    return kept if 3 * len(kept) >= 2 * len(pairs) else list(pairs)
-
-
-def _followed(work: Work, pairs: Sequence[Pair]) -> list[Pair]:
-    """The pairs as a trainer follows them: behind the system prompt alone, whose coherence is the target, unless
-    emphasis was asked for. Trained on emphasised prompts, steering reaches further, and is as coherent as the
-    prompt only at strengths where it shows less (docs/log.md)."""
-    recipe, chat = work.recipe, work.chat
-    if recipe.emphasis == "always" or not work.emphasis:
-        return list(pairs)
-    sentences = {1: work.trait, -1: recipe.opposite or ""}
-    return [replace(pair, prompted=chat.prompt(pair.question, sentences[pair.sign])) for pair in pairs]
-
-
-def _starts(work: Work, pairs: Sequence[Pair]) -> list[int] | None:
-    """Where in each plain prompt scope `conversation` begins."""
-    if work.recipe.scope == "response":
-        return None
-    turns = read_turns(work.chat.llm)
-    bits = [scope_bits(pair.plain, len(pair.plain), turns) for pair in pairs]
-    return [int(((one & BIT["conversation"]) != 0).argmax()) for one in bits]
 
 
 def _rows(work: Work, data: Data) -> Rows:

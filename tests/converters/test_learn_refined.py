@@ -16,7 +16,7 @@ from edgesteer.bundle import load, save, verify
 from edgesteer.cli import main
 from edgesteer.learn import Recipe, course, learn
 from edgesteer_converters.train import trainer
-from edgesteer_converters.train.trainer import DEFAULTS, Trainer
+from edgesteer_converters.train.trainer import AGAIN, DEFAULTS, Trainer
 from tests.learn.support import keep_every_reply
 
 TRAIT = "You talk like a pirate, arr."
@@ -43,7 +43,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every reply of a babbling model is kept, so is what was trained, and each objective is for two epochs."""
     keep_every_reply(monkeypatch)
     monkeypatch.setattr("edgesteer.learn.course.better", lambda closed, trained: trained)
-    for settings in DEFAULTS.values():
+    for settings in (*DEFAULTS.values(), *AGAIN.values()):
         monkeypatch.setitem(settings, "epochs", 2)
 
 
@@ -122,7 +122,7 @@ def test_of_single_blocks_the_best_alone_is_trained(
         questions=ASKED,
         trainer=noted,
     )
-    assert given == [list(bundle.layers)]
+    assert given == [list(bundle.layers)] * 2  # and once more, on its own replies
     assert len(given[0]) == 1
 
 
@@ -138,24 +138,27 @@ def test_questions_that_strengths_are_measured_on_are_not_trained_on_while_enoug
     ordinary, given = trainer(model("llama"), device="cpu"), []
 
     def noted(fits: Any, pairs: Any, **more: Any) -> Any:
-        given.extend(pairs)
+        given.append(list(pairs))
         return ordinary(fits, pairs, **more)
 
     recipe = Recipe(max_tokens=6, emphasis="never", refine="kl")
     bundle, summary = learn(llm, TRAIT, recipe, questions=ASKED, trainer=noted)
-    assert len(given) == trained == bundle.training["refined"]["replies"]
+    first, again = given
+    assert len(first) == trained == bundle.training["refined"]["replies"]
+    assert {pair.question for pair in again} == {pair.question for pair in first}
     assert len(summary.pairs) == len(ASKED)
 
 
 def test_ctrl_c_after_the_training_loses_nothing_of_it(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    left = [tmp_path / "p.steer.part", tmp_path / "p.steer.checkpoint"]
+    left = [tmp_path / f"p.steer.{end}" for end in ("part", "checkpoint", "checkpoint-again")]
     with monkeypatch.context() as patch:
         stop_after_training(patch)
         stopped = run("--refine", "kl")
     assert stopped.exit_code == 130
-    assert all(path.exists() and path.name in stopped.stderr for path in left)
+    assert all(path.exists() for path in left)
+    assert all(path.name in stopped.stderr for path in left[:2])
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "_one_epoch", None)  # nothing is trained twice
         done = run("--refine", "kl")
@@ -168,6 +171,7 @@ def test_ctrl_c_after_the_training_loses_nothing_of_it(
         f"{refined['loss_before']:.3f}",
         f"{refined['loss_after']:.3f}",
         str(refined["steps"]),
+        f"{refined['own']['loss_before']:.3f}",
     ):
         assert told in line.split()
     assert not any(line.startswith("refined") for line in run("--force").stdout.splitlines())

@@ -17,9 +17,9 @@ from edgesteer.learn.pairs import Pair
 from edgesteer_converters.torch_model import TorchModel
 from edgesteer_converters.train import data, objectives
 from edgesteer_converters.train.network import PsrNetwork
-from edgesteer_converters.train.refine import RefineReport, refine
+from edgesteer_converters.train.refine import RefineReport, checkpoints, refine
 from edgesteer_converters.train.refine import trainer as learns_trainer
-from edgesteer_converters.train.trainer import DEFAULTS, Settings, Trainer
+from edgesteer_converters.train.trainer import AGAIN, DEFAULTS, Settings, Trainer
 from tests.converters.torch_tiny import BLOCKS, VOCAB, WIDTH, fit, pairs
 
 FITS = {1: fit(1), 2: fit(2)}
@@ -336,7 +336,10 @@ def test_learns_trainer_replaces_another_trainings_checkpoint_and_keeps_its_own(
 ) -> None:
     """The bundle is not saved yet when the training ends: only its caller knows when the checkpoint has served."""
     monkeypatch.setitem(DEFAULTS["ll"], "epochs", 1)
-    file, how = tmp_path / "t.pt", {"objective": "ll", "scope": "response", "starts": None, "progress": print}
+    file, how = (
+        tmp_path / "t.pt",
+        {"objective": "ll", "scope": "response", "starts": None, "again": False, "progress": print},
+    )
     train = learns_trainer(llama_folder, checkpoint=file, device="cpu")
     fits, facts = train(FITS, pairs(), seed=0, **how)
     assert file.exists()
@@ -353,6 +356,25 @@ def test_learns_trainer_replaces_another_trainings_checkpoint_and_keeps_its_own(
     assert torch.load(file, weights_only=True)["settings"]["seed"] == 1
 
 
+def test_a_second_training_is_shorter_and_leaves_the_firsts_checkpoint(
+    llama_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(DEFAULTS["kl"], "epochs", 3)
+    monkeypatch.setitem(AGAIN["kl"], "epochs", 1)
+    files = checkpoints(tmp_path / "t.pt")
+    train = learns_trainer(llama_folder, checkpoint=files[0], device="cpu")
+    how = {"objective": "kl", "scope": "response", "starts": None, "seed": 0, "progress": print}
+    fits, first = train(FITS, pairs(), again=False, **how)
+    kept = files[0].read_bytes()
+    _, second = train(fits, pairs(), again=True, **how)
+    assert (first["epochs"], second["epochs"]) == (3, 1)
+    assert files[0].read_bytes() == kept
+    assert files[1].exists()
+    files[1].write_text("a note")
+    with pytest.raises(LearnError, match=files[1].name):
+        learns_trainer(llama_folder, checkpoint=files[0], device="cpu")
+
+
 @pytest.mark.parametrize(
     ("cuda", "wanted", "used"),
     [(True, None, "cuda"), (False, None, "cpu"), (True, "cpu", "cpu"), (True, "cuda:1", "cuda:1")],
@@ -365,7 +387,16 @@ def test_a_model_is_loaded_on_cuda_where_there_is_one(
     monkeypatch.setattr(TorchModel, "load", lambda path, device="cpu": seen.append((path, device)) or llama)
     refine(Path("m.gguf"), FITS, pairs(2), epochs=1, device=wanted)
     train = learns_trainer(Path("m.gguf"), device=wanted)
-    train(FITS, pairs(2), objective="kl", scope="response", starts=None, seed=0, progress=lambda done: None)
+    train(
+        FITS,
+        pairs(2),
+        objective="kl",
+        scope="response",
+        starts=None,
+        seed=0,
+        again=False,
+        progress=lambda done: None,
+    )
     assert seen == [(Path("m.gguf"), used)] * 2
 
 

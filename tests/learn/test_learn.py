@@ -177,22 +177,24 @@ def test_a_trainer_goes_on_from_the_fit_and_the_better_of_the_two_steers(llm: St
     (closed, without), told = learnt(llm), list[Any]()
 
     def trainer(fits: Any, pairs: Any, **how: Any) -> tuple[Any, dict[str, Any]]:
-        told.append((sorted(fits), len(pairs), how["objective"], how["scope"]))
+        told.append((sorted(fits), len(pairs), how["objective"], how["scope"], how["again"]))
         how["progress"](1.0)
         return {n: dataclasses.replace(fit, direction=2 * fit.direction) for n, fit in fits.items()}, {
             "steps": 7
         }
 
     bundle, summary = learnt(llm, refine="kl", trainer=trainer)
-    assert told == [(list(closed.layers), summary.kept, "kl", "response")]
+    first, again = told
+    assert first == (list(closed.layers), summary.kept, "kl", "response", False)
+    assert again == (list(closed.layers), 2 * summary.kept, "kl", "response", True)
     assert summary.method == "A-PSR+KL"
     assert bundle.training["refine"] == "kl"
     facts = summary.refined
     assert bundle.training["refined"] == facts == summary.to_json()["refined"]
-    assert facts["steps"] == 7
-    assert facts["trait"]["closed"] == round(without.steered.trait, 4)
+    assert facts["steps"] == facts["own"]["steps"] == 7
+    assert facts["trait"]["closed"] == round(without.dose.smoothed.trait, 4)
     for block in bundle.layers:
-        times = 2 if facts["kept"] else 1
+        times = 4 if facts["kept"] else 1
         assert np.array_equal(bundle.directions[block], times * closed.directions[block])
     with pytest.raises(LearnError, match="no trainer"):
         learnt(llm, refine="kl")
@@ -217,9 +219,9 @@ def test_a_trainer_follows_the_system_prompt_unless_emphasis_was_asked_for(
 
     def trainer(fits: Any, pairs: Any, **how: Any) -> tuple[Any, dict[str, Any]]:
         seen.extend(pairs)
-        return fits, {}
+        return fits, {"steps": 7}
 
-    learnt(llm, refine="kl", trainer=trainer, emphasis=emphasis)
+    learnt(llm, refine="ll", trainer=trainer, emphasis=emphasis)
     wanted = chat.emphasised if emphasis == "always" else chat.prompt
     assert [pair.prompted for pair in seen] == [wanted(pair.question, TRAIT) for pair in seen]
 
