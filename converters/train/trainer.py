@@ -76,12 +76,12 @@ class Settings:
 DEFAULTS: dict[str, dict[str, Any]] = {
     "mse": {"epochs": 15, "lr": 1e-3, "regulariser": 1.0},
     "ll": {"epochs": 7, "lr": 1e-3, "regulariser": 1.0},
-    "kl": {"epochs": 8, "lr": 5e-3, "clip": 1.0, "batch": 4, "guidance": 1.0},
+    "kl": {"epochs": 4, "lr": 5e-3, "clip": 1.0, "batch": 4, "guidance": 1.0},
 }
 """MSE and LL as published (arXiv 2605.03907): AdamW, weight decay 1e-6, batch 1. KL: this project's own; on two cores
 four replies a step are a third faster than one, and reach the same loss on replies kept aside (docs/log.md)."""
 
-AGAIN: dict[str, dict[str, Any]] = {"kl": {"epochs": 2, "lr": 3e-3}}
+AGAIN: dict[str, dict[str, Any]] = {"kl": {"epochs": 4, "lr": 3e-3}}
 """What a second training of trained gates has otherwise."""
 
 

@@ -289,7 +289,7 @@ def _refined(
     gain = f"trait {with_it} at equal coherence, {without} without"
     end = "" if kept else ": the closed form is kept"
     more = (
-        "; with its own replies {loss_before:.3f} to {loss_after:.3f}, {steps} steps".format(**own)
+        "; on its own replies {loss_before:.3f} to {loss_after:.3f}, {steps} steps".format(**own)
         if own
         else ""
     )

@@ -17,7 +17,7 @@ from edgesteer.evaluate import Table, head_to_head
 from edgesteer.learn.calibrate import Yardstick, strength_range
 from edgesteer.learn.recipe import Recipe
 from edgesteer.learn.stages import Data, Work, fit
-from edgesteer.learn.tune import tuned
+from edgesteer.learn.tune import Tuned, tuned
 
 WAYS = {
     "A-Const": ("constant", "all"),
@@ -48,8 +48,10 @@ def compare(
     ways: Sequence[str],
     counts: Sequence[str] = (),
     sentiment: bool = False,
+    untrained: Tuned | None = None,
 ) -> Table:
     """The head-to-head of `bundle` and of those of WAYS that are named; its own label may be among the names.
+    untrained: what a trainer went on from, so that it is not found a second time.
     Raises LearnError for another name."""
     check_ways(work.recipe, ways)
     own = label(work.recipe)
@@ -57,7 +59,7 @@ def compare(
     bundles = []
     for done, way in enumerate(others):
         told = work.telling(f"compare: learning {way}", done / len(others) / 2)
-        bundles.append((way, *_learnt(told, data, yardstick, way)))
+        bundles.append((way, *_learnt(told, data, yardstick, way, untrained)))
     bundles.append((own, bundle, bundle.strength.default))
     return head_to_head(
         work.chat,
@@ -70,11 +72,14 @@ def compare(
     )
 
 
-def _learnt(work: Work, data: Data, yardstick: Yardstick, way: str) -> tuple[Bundle, float]:
+def _learnt(
+    work: Work, data: Data, yardstick: Yardstick, way: str, untrained: Tuned | None
+) -> tuple[Bundle, float]:
     method, blocks = WAYS[way]
     recipe = dataclasses.replace(
         work.recipe, method=method, blocks=blocks, gate="relu", fit="local", refine=None, prune=False
     )
     mine = dataclasses.replace(work, recipe=recipe)
-    found = tuned(mine, data, yardstick, fit(mine, data))
+    known = untrained if recipe == dataclasses.replace(work.recipe, refine=None) else None
+    found = known or tuned(mine, data, yardstick, fit(mine, data))
     return work.maker.bundle(found.chosen.fits, strength_range(found.dose, False)), found.dose.strength

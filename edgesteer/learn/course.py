@@ -93,12 +93,12 @@ def learn(
         yardstick = _yardstick(work, asked)
         work.emphasis = emphasised(recipe, yardstick.scores.mean("trait"))
         data = sample(work, asked, None if store is None else store(_replies_of(work, asked)))
-        found, trained = _tuned(work, data, yardstick, trainer)
+        found, trained, closed = _tuned(work, data, yardstick, trainer)
         bundle = maker.bundle(found.chosen.fits, strength_range(found.dose, recipe.opposite is not None))
         table = None
         if against:
             started = time.monotonic()
-            table = compare(work, data, bundle, yardstick, against, counts, sentiment)
+            table = compare(work, data, bundle, yardstick, against, counts, sentiment, closed)
             work.seconds["compare"] = time.monotonic() - started
     progress("done", 1.0)
     written = own(asked) if questions == "auto" else None
@@ -120,17 +120,17 @@ def _yardstick(work: Work, asked: Sequence[Question]) -> Yardstick:
 
 def _tuned(
     work: Work, data: Data, yardstick: Yardstick, trainer: Trainer | None
-) -> tuple[Tuned, dict[str, Any]]:
-    """The fit at its strength; where a trainer goes on from it, the better of the two, and the facts of that.
+) -> tuple[Tuned, dict[str, Any], Tuned]:
+    """The fit at its strength; where a trainer goes on from it, the better of the two, the facts of that, and the fit.
 
     The blocks are chosen first: what is left out is not trained. The yardstick's questions are not trained on.
     """
     closed = tuned(work, data, yardstick, fit(work, data), work.part("choose"))
     fits, facts = refined(work, data, closed.chosen.fits, trainer, yardstick.plain)
     if not facts:
-        return closed, {}
+        return closed, {}, closed
     trained = tuned(work, data, yardstick, fits, work.part("choose again"))
-    return better(closed, trained), facts | kept_facts(closed, trained)
+    return better(closed, trained), facts | kept_facts(closed, trained), closed
 
 
 def _summary(

@@ -4,7 +4,7 @@ In:  fits, pairs, a Trainer that knows the model. Out: fits, and facts for the m
 
 A gate that has only read what the prompted model said meets other text as soon as it steers: its own. So for the
 objective that needs no reply to imitate (KL: the teacher's distribution behind any text) the model, steered by what was
-trained so far, answers the same questions, on the quantized model itself, and the training goes on with both
+trained so far, answers the same questions, on the quantized model itself, and the training goes on with that
 (on-policy distillation, arXiv 2306.13649). docs/log.md has what it gains.
 """
 
@@ -67,7 +67,7 @@ def refined(
     pairs = _followed(work, _trained_on(data.pairs, apart))
     fits, facts = _trained(work, trainer, fits, pairs, again=False)
     if work.recipe.refine in _ON_POLICY and (own := _own_replies(work, fits, pairs)):
-        fits, told = _trained(work, trainer, fits, [*own, *pairs], again=True)
+        fits, told = _trained(work, trainer, fits, own, again=True)
         facts = {**facts, "own": told}
     return fits, facts
 

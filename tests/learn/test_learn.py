@@ -15,7 +15,7 @@ from edgesteer import Bundle, SteeredLlama
 from edgesteer.bundle import load, save, verify
 from edgesteer.errors import LearnError
 from edgesteer.evaluate import Chat
-from edgesteer.learn import LearnSummary, Question, Recipe, ReplyStore, learn
+from edgesteer.learn import LearnSummary, Question, Recipe, ReplyStore, compare, learn
 from edgesteer.learn.calibrate import Yardstick
 from edgesteer.learn.contrast import contrast_rows
 from edgesteer.learn.pairs import Limits, keep_good, sample_pairs
@@ -186,7 +186,7 @@ def test_a_trainer_goes_on_from_the_fit_and_the_better_of_the_two_steers(llm: St
     bundle, summary = learnt(llm, refine="kl", trainer=trainer)
     first, again = told
     assert first == (list(closed.layers), summary.kept, "kl", "response", False)
-    assert again == (list(closed.layers), 2 * summary.kept, "kl", "response", True)
+    assert again == (list(closed.layers), summary.kept, "kl", "response", True)
     assert summary.method == "A-PSR+KL"
     assert bundle.training["refine"] == "kl"
     facts = summary.refined
@@ -198,6 +198,27 @@ def test_a_trainer_goes_on_from_the_fit_and_the_better_of_the_two_steers(llm: St
         assert np.array_equal(bundle.directions[block], times * closed.directions[block])
     with pytest.raises(LearnError, match="no trainer"):
         learnt(llm, refine="kl")
+
+
+def test_what_a_trainer_went_on_from_is_compared_as_it_was_found(
+    llm: SteeredLlama, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A-PSR beside A-PSR+KL is the fit whose strength is known; only other forms are learnt for the comparison."""
+    ordinary, found = compare.tuned, list[str]()
+
+    def tuned(work: Any, *rest: Any) -> Any:
+        found.append(compare.label(work.recipe))
+        return ordinary(work, *rest)
+
+    monkeypatch.setattr(compare, "tuned", tuned)
+    _, summary = learnt(
+        llm, refine="kl", trainer=lambda fits, pairs, **how: (fits, {}), against=("A-PSR", "A-Const")
+    )
+    assert summary.table is not None
+    rows = {row.name: row for row in summary.table.rows}
+    assert found == ["A-Const"]
+    assert rows["A-PSR"].strength == summary.strength  # this trainer changes nothing
+    assert rows["A-PSR"].replies == rows["A-PSR+KL"].replies
 
 
 def test_how_many_questions_are_its_own_is_told_where_it_was_asked_for_some(llm: SteeredLlama) -> None:

@@ -54,10 +54,8 @@ def trained(
 
 
 def test_kl_goes_on_with_what_the_steered_model_says(llm: SteeredLlama) -> None:
-    (_, first, _), (fits, again, second) = trained(llm, temperature=0.0)
-    assert second
-    own, teacher = again[: -len(first)], again[-len(first) :]
-    assert teacher == first
+    (_, first, _), (fits, own, again) = trained(llm, temperature=0.0)
+    assert again
     assert [(p.plain, p.prompted, p.sign) for p in own] == [(p.plain, p.prompted, p.sign) for p in first]
     assert any(o.reply != t.reply for o, t in zip(own, first, strict=True))
     chat, bundle = Chat(llm), Maker(llm.model_info, "response", "x", "x", "x").bundle(fits)
@@ -66,8 +64,7 @@ def test_kl_goes_on_with_what_the_steered_model_says(llm: SteeredLlama) -> None:
 
 
 def test_each_side_of_a_contrast_is_asked_at_its_own_sign(llm: SteeredLlama) -> None:
-    (_, first, _), (_, again, _) = trained(llm, opposite=CLERK, temperature=0.0)
-    own = again[: -len(first)]
+    _, (_, own, _) = trained(llm, opposite=CLERK, temperature=0.0)
     assert {pair.sign for pair in own} == {1, -1}
     by_side = {s: [(p.question, p.reply) for p in own if p.sign == s] for s in (1, -1)}
     assert by_side[1] != by_side[-1]
