@@ -155,13 +155,14 @@ def trainer(
         scope: str,
         starts: Sequence[int] | None,
         seed: int,
+        guided: bool,
         again: bool,
         progress: Callable[[float], None],
     ) -> tuple[dict[int, BlockFit], dict[str, Any]]:
         torch.set_num_threads(n_threads)
         found, report = refine(
             model, fits, pairs, objective=objective, scope=scope, starts=starts, seed=seed,
-            checkpoint=files[again], replace=True, device=device, progress=progress,
+            checkpoint=files[again], replace=True, device=device, progress=progress, guidance=None if guided else 0.0,
             **(AGAIN.get(objective, {}) if again else {}),
         )  # fmt: skip
         return found, report.facts()

@@ -137,38 +137,34 @@ class _Search:
     def largest(self, descending: Sequence[float], ascending: Sequence[float], steps: int) -> float | None:
         """The largest strength that passes; None where none of `descending` does. `ascending` goes on from its
         first."""
-        above = None
-        for strength in descending:
-            if self.passes(strength):
-                break
-            above = strength
+        if self.passes(descending[0]):
+            all(self.passes(strength) for strength in ascending)  # up to the first that does not
         else:
-            return None
-        if above is None:
-            strength, above = self._upwards(strength, ascending)
-        return strength if above is None else self._between(strength, above, steps)
-
-    def _upwards(self, passing: float, ascending: Sequence[float]) -> tuple[float, float | None]:
-        for strength in ascending:
-            if not self.passes(strength):
-                return passing, strength
-            passing = strength
-        return passing, None
-
-    def _between(self, below: float, above: float, steps: int) -> float:
+            any(self.passes(strength) for strength in descending[1:])  # down to the first that does
         for _ in range(steps):
-            middle = round((below + above) / 2, _DIGITS)
-            if not below < middle < above:
+            if not self._halve():
                 break
-            below, above = (middle, above) if self.passes(middle) else (below, middle)
-        return below
+        return self._largest_sound()
+
+    def _halve(self) -> bool:
+        """Measures in the middle between the largest that passes and the next; which that is may change with every
+        strength measured. False where there is nothing between."""
+        below = self._largest_sound()
+        above = min((p.strength for p in self.curve if below is None or p.strength > below), default=None)
+        if below is None or above is None:
+            return False
+        middle = round((below + above) / 2, _DIGITS)
+        if not below < middle < above:
+            return False
+        self.passes(middle)
+        return True
+
+    def _largest_sound(self) -> float | None:
+        return max((point.strength for point in self.curve if self._sound(point)), default=None)
 
     def dose(self, found: float | None) -> Dose:
-        """found: what the search came to. What was measured after a strength was judged may have changed the
-        judgement, so all are judged once more."""
+        """found: what the search came to."""
         curve = tuple(sorted(self.curve, key=lambda point: point.strength))
-        sound = [point.strength for point in curve if self._sound(point)]
-        found = found if found in sound else max(sound, default=None)
         strength = self._nearest(curve) if found is None else found
         limited = found == curve[-1].strength
         return Dose(strength, found is not None, limited, self.target, self.least, curve)

@@ -35,6 +35,7 @@ from edgesteer.learn.stages import (
     Work,
     emphasised,
     fit,
+    heeds,
     kept_layers,
     questions_of,
     sample,
@@ -91,7 +92,8 @@ def learn(
         work = Work(chat, trait, recipe, maker, progress, opened)
         asked = questions_of(work, questions)
         yardstick = _yardstick(work, asked)
-        work.emphasis = emphasised(recipe, yardstick.scores.mean("trait"))
+        work.heeded = heeds(yardstick.scores.mean("trait"))
+        work.emphasis = emphasised(recipe, work.heeded)
         data = sample(work, asked, None if store is None else store(_replies_of(work, asked)))
         found, trained, closed = _tuned(work, data, yardstick, trainer)
         bundle = maker.bundle(found.chosen.fits, strength_range(found.dose, recipe.opposite is not None))

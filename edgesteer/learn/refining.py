@@ -6,6 +6,9 @@ A gate that has only read what the prompted model said meets other text as soon 
 objective that needs no reply to imitate (KL: the teacher's distribution behind any text) the model, steered by what was
 trained so far, answers the same questions, on the quantized model itself, and the training goes on with that
 (on-policy distillation, arXiv 2306.13649). docs/log.md has what it gains.
+
+A teacher that goes further than the prompt is followed only where the model hardly heeds the prompt: beyond one that it
+heeds, coherence is lost.
 """
 
 from __future__ import annotations
@@ -39,12 +42,14 @@ class Trainer(Protocol):
         scope: str,
         starts: Sequence[int] | None,
         seed: int,
+        guided: bool,
         again: bool,
         progress: Done,
     ) -> tuple[dict[int, BlockFit], dict[str, Any]]:
         """The fits it ends with, each of mean coefficient 1, and facts, which the manifest calls `refined`: the same
         for the same arguments. starts: where in each plain prompt scope `conversation` begins; None for scope
-        `response`, which begins at its last token. again: a second, shorter training of fits that have had one. Of a
+        `response`, which begins at its last token. guided: whether to follow a teacher that goes further than the
+        prompt. again: a second, shorter training of fits that have had one. Of a
         pair it reads the tokens and the sign."""
         ...
 
@@ -82,6 +87,7 @@ def _trained(
         scope=work.recipe.scope,
         starts=_starts(work, pairs),
         seed=work.recipe.seed,
+        guided=not work.heeded,
         again=again,
         progress=work.part("refine again" if again else "refine"),
     )

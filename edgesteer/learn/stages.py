@@ -81,6 +81,7 @@ class Work:
     rows: dict[str, Rows] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     emphasis: bool = False
+    heeded: bool = True
 
     def part(self, stage: str) -> Done:
         """To be told how much of the stage is done."""
@@ -129,10 +130,15 @@ def questions_of(work: Work, given: Sequence[Question | str] | str | None) -> li
     return [q if isinstance(q, Question) else Question(q) for q in given]
 
 
-def emphasised(recipe: Recipe, prompted_trait: float) -> bool:
-    """Whether replies are sampled with the sentence behind the question too. prompted_trait: of the system
-    prompt's own replies, nats a token; below _HEEDED the model hardly heeds it."""
-    return recipe.emphasis == "always" or (recipe.emphasis == "auto" and not prompted_trait >= _HEEDED)
+def heeds(prompted_trait: float) -> bool:
+    """Whether the model heeds the sentence as a system prompt. prompted_trait: of that prompt's own replies, nats a
+    token."""
+    return prompted_trait >= _HEEDED
+
+
+def emphasised(recipe: Recipe, heeded: bool) -> bool:
+    """Whether replies are sampled with the sentence behind the question too."""
+    return recipe.emphasis == "always" or (recipe.emphasis == "auto" and not heeded)
 
 
 def sample(work: Work, asked: Sequence[Question], store: ReplyStore | None) -> Data:

@@ -338,7 +338,14 @@ def test_learns_trainer_replaces_another_trainings_checkpoint_and_keeps_its_own(
     monkeypatch.setitem(DEFAULTS["ll"], "epochs", 1)
     file, how = (
         tmp_path / "t.pt",
-        {"objective": "ll", "scope": "response", "starts": None, "again": False, "progress": print},
+        {
+            "objective": "ll",
+            "scope": "response",
+            "starts": None,
+            "guided": True,
+            "again": False,
+            "progress": print,
+        },
     )
     train = learns_trainer(llama_folder, checkpoint=file, device="cpu")
     fits, facts = train(FITS, pairs(), seed=0, **how)
@@ -364,15 +371,32 @@ def test_a_second_training_is_shorter_and_leaves_the_firsts_checkpoint(
     files = checkpoints(tmp_path / "t.pt")
     train = learns_trainer(llama_folder, checkpoint=files[0], device="cpu")
     how = {"objective": "kl", "scope": "response", "starts": None, "seed": 0, "progress": print}
-    fits, first = train(FITS, pairs(), again=False, **how)
+    fits, first = train(FITS, pairs(), guided=True, again=False, **how)
     kept = files[0].read_bytes()
-    _, second = train(fits, pairs(), again=True, **how)
+    _, second = train(fits, pairs(), guided=True, again=True, **how)
     assert (first["epochs"], second["epochs"]) == (3, 1)
     assert files[0].read_bytes() == kept
     assert files[1].exists()
     files[1].write_text("a note")
     with pytest.raises(LearnError, match=files[1].name):
         learns_trainer(llama_folder, checkpoint=files[0], device="cpu")
+
+
+def test_learns_trainer_guides_where_it_is_told_to(
+    llama_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(DEFAULTS["kl"], "epochs", 1)
+    train = learns_trainer(llama_folder, device="cpu")
+    how = {
+        "objective": "kl",
+        "scope": "response",
+        "starts": None,
+        "seed": 0,
+        "again": False,
+        "progress": print,
+    }
+    told = [train(FITS, pairs(), guided=guided, **how)[1]["guidance"] for guided in (True, False)]
+    assert told == [DEFAULTS["kl"]["guidance"], 0.0]
 
 
 @pytest.mark.parametrize(
@@ -394,6 +418,7 @@ def test_a_model_is_loaded_on_cuda_where_there_is_one(
         scope="response",
         starts=None,
         seed=0,
+        guided=True,
         again=False,
         progress=lambda done: None,
     )

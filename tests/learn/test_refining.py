@@ -94,3 +94,19 @@ def test_the_same_seed_says_the_same_and_another_something_else(llm: SteeredLlam
     one, same, other = (trained(llm, seed=seed)[1][1] for seed in (3, 3, 4))
     assert [p.reply for p in one] == [p.reply for p in same]
     assert [p.reply for p in one] != [p.reply for p in other]
+
+
+@pytest.mark.parametrize(("heeded_from", "guided"), [(-1e9, False), (1e9, True)])
+def test_only_where_the_prompt_is_hardly_heeded_the_teacher_goes_further(
+    llm: SteeredLlama, monkeypatch: pytest.MonkeyPatch, heeded_from: float, guided: bool
+) -> None:
+    monkeypatch.setattr("edgesteer.learn.stages._HEEDED", heeded_from)
+    told: list[bool] = []
+
+    def trainer(fits: Any, pairs: Any, **how: Any) -> tuple[Any, dict[str, Any]]:
+        told.append(how["guided"])
+        return fits, {"steps": 1}
+
+    recipe = Recipe(max_tokens=6, emphasis="never", refine="kl")
+    learn(llm, TRAIT, recipe, questions=ASKED, trainer=trainer)
+    assert told == [guided] * 2
