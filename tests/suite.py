@@ -81,6 +81,7 @@ def told(trait: Trait, summary: LearnSummary, known: dict[str, Any], seconds: fl
         "kept": summary.kept,
         "dropped": summary.dropped,
         "seconds": {"all": round(seconds), **{k: round(v) for k, v in summary.seconds.items()}},
+        "training": {key: summary.refined[key] for key in ("kept", "trait", "guidance")},
         "ways": ways,
         "questions": len(summary.table.questions),
     }
@@ -135,7 +136,7 @@ def page(found: dict[str, Any]) -> str:
         lines += [_line(way, row) for way, row in one["ways"].items()]
         lines += [
             "",
-            f"{one['kept']} replies kept, dropped {one['dropped'] or 'none'}. {one.get('note', '')}".rstrip(),
+            f"{one['kept']} replies kept, dropped {one['dropped'] or 'none'}. {_trained(one)}{one.get('note', '')}".rstrip(),
         ]
     lines += ["", "## Who reaches whom", "", "| | by | traits |", "|---|---|---|"]
     for one, other, measure in ASKED:
@@ -147,6 +148,19 @@ def page(found: dict[str, Any]) -> str:
         )
     lines.append("")
     return "\n".join(lines)
+
+
+def _trained(one: dict[str, Any]) -> str:
+    """What training gained on training questions, at the prompt's coherence by the smooth curve."""
+    if "training" not in one:
+        return ""
+    told = one["training"]
+    closed, trained = (
+        "none" if told["trait"][k] is None else f"{told['trait'][k]:.2f}" for k in ("closed", "trained")
+    )
+    end = "the trained gates are kept" if told["kept"] else "the closed form is kept"
+    guided = "a guided teacher" if told["guidance"] else "the prompt itself"
+    return f"Training (on {guided}), training questions, equal coherence: trait {trained}, without {closed}; {end}. "
 
 
 def _line(way: str, row: dict[str, Any]) -> str:
