@@ -151,8 +151,8 @@ def command(
     """Learn a steering bundle for MODEL from one sentence.
 
     Replies that were sampled are kept in OUTPUT.part until the bundle is written, and with --refine each finished
-    epoch in OUTPUT.checkpoint: after Ctrl-C the same command goes on from there. A checkpoint that other arguments
-    left is replaced.
+    epoch in OUTPUT.checkpoint (of the second training in OUTPUT.checkpoint-again): after Ctrl-C the same command
+    goes on from there. A checkpoint that other arguments left is replaced.
 
     \b
     Examples:

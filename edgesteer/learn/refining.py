@@ -18,7 +18,7 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 from edgesteer.errors import SteeringOverflow
-from edgesteer.evaluate.pieces import Done
+from edgesteer.evaluate.pieces import Done, portion
 from edgesteer.learn.methods import BlockFit
 from edgesteer.learn.pairs import Pair
 from edgesteer.learn.sampling import reply_stream
@@ -96,15 +96,19 @@ def _trained(
 def _own_replies(work: Work, fits: dict[int, BlockFit], pairs: Sequence[Pair]) -> list[Pair]:
     """The pairs with what the steered model says, at the strength that was trained; without those where it says
     nothing. None where steering overflows."""
-    chat, recipe, done = work.chat, work.recipe, work.part("own replies")
-    bundle, own = work.maker.bundle(fits), list[Pair]()
-    for sign in dict.fromkeys(pair.sign for pair in pairs):
+    chat, recipe, bundle, own = work.chat, work.recipe, work.maker.bundle(fits), list[Pair]()
+    signs = sorted({pair.sign for pair in pairs}, reverse=True)
+    for done, sign in enumerate(signs):
         side = [pair for pair in pairs if pair.sign == sign]
-        asked = [pair.plain for pair in side]
-        rngs = [reply_stream(recipe.seed, pair.question, int(sign < 0), recipe.best_of) for pair in side]
         try:
             with chat.llm.steered(bundle, sign):
-                replies = chat.replies(asked, recipe.max_tokens, recipe.temperature, rngs, progress=done)
+                replies = chat.replies(
+                    [pair.plain for pair in side],
+                    recipe.max_tokens,
+                    recipe.temperature,
+                    [reply_stream(recipe.seed, p.question, int(sign < 0), recipe.best_of) for p in side],
+                    progress=portion(work.part("own replies"), done, 1, len(signs)),
+                )
         except SteeringOverflow:
             return []
         said = zip(side, replies, strict=True)
