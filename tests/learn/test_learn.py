@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -38,13 +37,6 @@ WAYS: dict[str, dict[str, Any]] = {
     "emphasis, best of two": {"emphasis": "always", "best_of": 2},
     "pruned": {"prune": True},
 }
-
-
-@pytest.fixture(scope="module")
-def llm(model: Callable[[str], Path]) -> Iterator[SteeredLlama]:
-    opened = SteeredLlama(model("llama"), n_ctx=1024, n_seq_max=4, n_threads=1, n_threads_batch=1)
-    yield opened
-    opened.close()
 
 
 @pytest.fixture(autouse=True)

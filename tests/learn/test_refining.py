@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,13 +16,6 @@ from tests.learn.support import keep_every_reply
 
 TRAIT, CLERK = "You talk like a pirate, arr.", "You are a sober clerk."
 ASKED = ["Why is it so?", "Tell me a tale.", "What is a key?", "Who are you?"]
-
-
-@pytest.fixture(scope="module")
-def llm(model: Callable[[str], Path]) -> Iterator[SteeredLlama]:
-    opened = SteeredLlama(model("llama"), n_ctx=1024, n_seq_max=4, n_threads=1, n_threads_batch=1)
-    yield opened
-    opened.close()
 
 
 @pytest.fixture(autouse=True)
