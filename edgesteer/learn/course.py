@@ -43,7 +43,7 @@ from edgesteer.learn.stages import (
 )
 from edgesteer.learn.store import ReplyStore
 from edgesteer.learn.summary import LearnSummary, head_to_head_facts, mean_explained, prompted_point
-from edgesteer.learn.tune import Tuned, better, kept_facts, tuned
+from edgesteer.learn.tune import Tuned, better, kept_facts, retuned, tuned
 from edgesteer.runtime import SteeredLlama
 
 # Questions that strengths are measured on, and how many tokens of each reply: a minute for four strengths.
@@ -131,7 +131,7 @@ def _tuned(
     fits, facts = refined(work, data, closed.chosen.fits, trainer, yardstick.plain)
     if not facts:
         return closed, {}, closed
-    trained = tuned(work, data, yardstick, fits, work.part("choose again"))
+    trained = retuned(work, yardstick, fits, closed.chosen.left_out, work.part("choose again"))
     return better(closed, trained), facts | kept_facts(closed, trained), closed
 
 

@@ -7,7 +7,7 @@ In:  fits, and the yardstick of the run. Out: a Tuned, or the better of two.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,8 +36,20 @@ def tuned(
 ) -> Tuned:
     """The blocks of `fits` that stay, at the yardstick's coherence."""
     chosen = choose(work, data, dict(fits), portion(done, 0, 1, 2))
+    return _at_coherence(work, yardstick, chosen, portion(done, 1, 1, 2))
+
+
+def retuned(
+    work: Work, yardstick: Yardstick, fits: Mapping[int, BlockFit], left_out: Sequence[int], done: Done
+) -> Tuned:
+    """Trained fits, at the yardstick's coherence: their blocks were chosen before, and they were trained at strength 1,
+    which the search begins around."""
+    return _at_coherence(work, yardstick, Chosen(dict(fits), list(left_out), 1.0), done)
+
+
+def _at_coherence(work: Work, yardstick: Yardstick, chosen: Chosen, done: Done) -> Tuned:
     bundle = work.maker.bundle(chosen.fits)
-    return Tuned(chosen, yardstick.dose(work.chat, bundle, chosen.likeliest, portion(done, 1, 1, 2)))
+    return Tuned(chosen, yardstick.dose(work.chat, bundle, chosen.likeliest, done))
 
 
 def better(closed: Tuned, trained: Tuned) -> Tuned:
