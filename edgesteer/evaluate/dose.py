@@ -141,9 +141,14 @@ class _Search:
             all(self.passes(strength) for strength in ascending)  # up to the first that does not
         else:
             any(self.passes(strength) for strength in descending[1:])  # down to the first that does
-        for _ in range(steps):
-            if not self._halve():
+        narrowed = 0
+        for _ in range(2 * steps):
+            before = self._largest_sound()
+            if narrowed == steps or before is None or not self._halve():
                 break
+            # Where that judged against one that had seemed to do, the interval is a wide one again.
+            after = self._largest_sound()
+            narrowed += after is not None and after >= before
         return self._largest_sound()
 
     def _halve(self) -> bool:

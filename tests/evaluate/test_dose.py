@@ -182,3 +182,11 @@ def test_one_unlucky_strength_does_not_end_the_search() -> None:
     assert found.reached
     assert found.strength > 1.2
     assert found.smoothed.coherence <= 0.8
+
+
+def test_where_a_strength_seemed_to_do_and_did_not_it_looks_below_that_again() -> None:
+    """Measured at 2, 1, 1.5 and 1.75; then 1.5 no longer passes, and the way from 1 to there has not been looked at."""
+    chat = FakeChat({2.0: 1.1, 1.0: 0.82, 1.5: 0.9, 1.75: 1.3}.get)  # type: ignore[arg-type]
+    with pytest.raises(TypeError):  # 1.25 is asked for, of which this chat knows nothing
+        dose(chat, 0.92, hi=2.0, scan=2, steps=2)
+    assert chat.asked == [2.0, 1.0, 1.5, 1.75, 1.25]
