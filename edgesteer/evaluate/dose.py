@@ -144,19 +144,18 @@ class _Search:
         narrowed = 0
         for _ in range(2 * steps):
             before = self._largest_sound()
-            if narrowed == steps or before is None or not self._halve():
+            if narrowed == steps or before is None or not self._halve(before):
                 break
             # Where that judged against one that had seemed to do, the interval is a wide one again.
             after = self._largest_sound()
             narrowed += after is not None and after >= before
         return self._largest_sound()
 
-    def _halve(self) -> bool:
-        """Measures in the middle between the largest that passes and the next; which that is may change with every
-        strength measured. False where there is nothing between."""
-        below = self._largest_sound()
-        above = min((p.strength for p in self.curve if below is None or p.strength > below), default=None)
-        if below is None or above is None:
+    def _halve(self, below: float) -> bool:
+        """Measures in the middle between `below` and the next strength that was measured. False where there is nothing
+        between."""
+        above = min((p.strength for p in self.curve if p.strength > below), default=None)
+        if above is None:
             return False
         middle = round((below + above) / 2, _DIGITS)
         if not below < middle < above:
