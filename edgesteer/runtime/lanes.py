@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from edgesteer.errors import PlanError
 from edgesteer.plan import SteeringPlan
+from edgesteer.runtime.heads import Heads
 from edgesteer.scope import scope_bits
 
 if TYPE_CHECKING:
@@ -58,6 +59,8 @@ class Lanes:
     layers: blocks whose output is kept, for `seen`. since: the first position of which it is, or each lane's.
     doses: float32 [lanes, terms], by which each lane multiplies the strengths of the plan's terms from its prompt's
         last token on; what stands in front of that is shared, and not steered. None: by 1, and everywhere.
+    heads: where what the prompts leave in the context is kept for the next lanes with the same prompts, unless it is
+        steered, or looked at.
     Raises PlanError for more lanes than `llm.n_seq_max`, for more tokens than the context holds, for another
     number of sinces or doses than there are lanes, or for doses of a plan of another scope than response, which
     acts on what is shared (and in control-vector slots knows one strength for all rows).
@@ -70,6 +73,7 @@ class Lanes:
         layers: Iterable[int] = (),
         since: int | Sequence[int] = 0,
         doses: F32 | None = None,
+        heads: Heads | None = None,
     ) -> None:
         self._llm, self._session, self.layers = llm, llm._session, tuple(layers)
         if not prompts or not all(len(p) for p in prompts):
@@ -83,13 +87,14 @@ class Lanes:
         self._lanes = [_Lane(len(p)) for p in prompts]
         self._since = _each(since, len(prompts))
         self._doses = _checked(doses, llm.steering, len(prompts))
+        self._heads = heads
         # The last block computes no row whose logits nobody wants.
         self._all_wanted = llm._session.n_layer - 1 in self.layers
 
     def __enter__(self) -> Self:
         self._llm._empty()
         try:
-            self._share_prompts()
+            self._begin()
         except BaseException:
             self._llm._empty()
             raise
@@ -142,6 +147,30 @@ class Lanes:
     def drop(self, lane: int) -> None:
         """Give a lane's part of the context back."""
         llama_h.llama_memory_seq_rm(llama_h.llama_get_memory(self._llm.ctx), lane, -1, -1)
+
+    def _begin(self) -> None:
+        """Evaluate the prompts' heads, or take what that left in the context before.
+
+        What was just evaluated is put back too: where its cells lie decides on last bits.
+        """
+        heads, group = self._heads, tuple(tuple(prompt[:-1]) for prompt in self._prompts)
+        if heads is None or not self._untouched():
+            return self._share_prompts()
+        if group in heads:
+            for i, head in enumerate(group):
+                self._rows(i, list(head), None)
+        else:
+            self._share_prompts()
+            if not heads.keep(self._llm.ctx, group):
+                return
+            self._llm._empty()
+        heads.put(self._llm.ctx, group)
+
+    def _untouched(self) -> bool:
+        """Whether nothing steers the prompts' heads, and nobody asks for their activations."""
+        steered = any(term.scope != "response" for term in self._llm.steering.terms)
+        sinces = zip(self._since, self._prompts, strict=True)
+        return not steered and (not self.layers or all(since >= len(p) - 1 for since, p in sinces))
 
     def _share_prompts(self) -> None:
         """Evaluate every prompt but its last token; what several begin with and keep as much of, once."""
