@@ -270,10 +270,12 @@ class _Sampler:
 
     def __call__(self, lane: int, logits: F32, log_probs: F32, said: Tokens) -> int:
         if self.repeat_penalty != 1.0:
-            log_probs = _log_softmax(_penalised(logits, said, self.repeat_penalty))
+            logits = _penalised(logits, said, self.repeat_penalty)
         if self.temperature == 0:
-            return int(log_probs.argmax())
+            return int(logits.argmax())
         assert self.rngs is not None
+        if self.repeat_penalty != 1.0:
+            log_probs = _log_softmax(logits)
         cumulative = np.exp(log_probs.astype(np.float64) / self.temperature).cumsum()
         drawn = np.searchsorted(cumulative, self.rngs[lane].random() * cumulative[-1], side="right")
         return min(int(drawn), len(log_probs) - 1)

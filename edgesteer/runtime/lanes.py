@@ -155,16 +155,16 @@ class Lanes:
         """
         heads, group = self._heads, tuple(tuple(prompt[:-1]) for prompt in self._prompts)
         if heads is None or not self._untouched():
-            return self._share_prompts()
-        if group in heads:
+            self._share_prompts()
+        elif group in heads:
+            heads.put(self._llm.ctx, group)
             for i, head in enumerate(group):
                 self._rows(i, list(head), None)
         else:
             self._share_prompts()
-            if not heads.keep(self._llm.ctx, group):
-                return
-            self._llm._empty()
-        heads.put(self._llm.ctx, group)
+            if heads.keep(self._llm.ctx, group):
+                self._llm._empty()
+                heads.put(self._llm.ctx, group)
 
     def _untouched(self) -> bool:
         """Whether nothing steers the prompts' heads, and nobody asks for their activations."""

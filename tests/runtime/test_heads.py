@@ -56,7 +56,8 @@ def test_a_second_time_gives_the_same_bits_without_the_prompts(
     assert sum(counts) == 2 * len(prompts)  # each one's last token, and one more
     assert all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
     for lane, rows in enumerate(plainly):
-        assert close(first[lane], rows[0]) and close(first[len(prompts) + lane], rows[1])
+        assert close(first[lane], rows[0])
+        assert close(first[len(prompts) + lane], rows[1])
 
 
 def test_other_groups_do_not_change_what_one_gives(model: Model) -> None:
