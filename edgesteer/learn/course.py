@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import importlib.util
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -99,9 +98,9 @@ def learn(
         bundle = maker.bundle(found.chosen.fits, strength_range(found.dose, recipe.opposite is not None))
         table = None
         if against:
-            started = time.monotonic()
+            work.watch.turn_to("compare")
             table = compare(work, data, bundle, yardstick, against, counts, sentiment, closed)
-            work.seconds["compare"] = time.monotonic() - started
+        work.watch.turn_to(None)
     progress("done", 1.0)
     written = own(asked) if questions == "auto" else None
     summary = _summary(work, data, found, yardstick, table, trained, written)
@@ -161,7 +160,7 @@ def _summary(
         emphasised=work.emphasis,
         written=written,
         refined=trained,
-        seconds=work.seconds,
+        seconds=work.watch.seconds,
         pairs=tuple(data.pairs),
     )
 

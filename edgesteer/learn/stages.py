@@ -69,6 +69,22 @@ _DEPTHS = (0.4, 0.55, 0.7)
 
 
 @dataclass
+class Stopwatch:
+    """How long each stage took, from its beginning to the next one's."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+    _stage: str | None = None
+    _since: float = 0.0
+
+    def turn_to(self, stage: str | None) -> None:
+        """None: what follows belongs to none."""
+        now = time.monotonic()
+        if self._stage is not None:
+            self.seconds[self._stage] = self.seconds.get(self._stage, 0.0) + now - self._since
+        self._stage, self._since = stage, now
+
+
+@dataclass
 class Work:
     """One run: what every stage needs, the rows that several use, and how long each stage took."""
 
@@ -79,27 +95,22 @@ class Work:
     progress: Progress
     open: contextlib.ExitStack
     rows: dict[str, Rows] = field(default_factory=dict)
-    seconds: dict[str, float] = field(default_factory=dict)
+    watch: Stopwatch = field(default_factory=Stopwatch)
     emphasis: bool = False
     heeded: bool = True
 
     def part(self, stage: str) -> Done:
-        """To be told how much of the stage is done."""
+        """The stage begins; to be told how much of it is done."""
         shares = _PLAIN if self.recipe.refine is None else _REFINING
         names = list(shares)
         before = sum(shares[name] for name in names[: names.index(stage)])
-        started = time.monotonic() - self.seconds.get(stage, 0.0)
-
-        def tell(fraction: float) -> None:
-            self.seconds[stage] = time.monotonic() - started
-            self.progress(stage, before + shares[stage] * min(fraction, 1.0))
-
-        return tell
+        self.watch.turn_to(stage)
+        return lambda fraction: self.progress(stage, before + shares[stage] * min(fraction, 1.0))
 
     def telling(self, what: str, fraction: float) -> Work:
         """The same work, whose stages report no more than `what`."""
         told: Progress = lambda stage, part: self.progress(what, fraction)  # noqa: E731
-        return replace(self, progress=told, seconds={})
+        return replace(self, progress=told, watch=Stopwatch())
 
 
 @dataclass(frozen=True, slots=True)

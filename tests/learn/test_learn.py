@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -163,6 +164,14 @@ def test_the_comparison_names_every_way_and_reaches_the_manifest(llm: SteeredLla
     told = bundle.evaluation["head-to-head"]
     assert told.keys() >= {"unsteered", "prompt", "A-Const", "S-PSR", "A-PSR"}
     assert "first_token_seconds" not in json.dumps(told)
+
+
+def test_the_stages_seconds_leave_nothing_out(llm: SteeredLlama) -> None:
+    began = time.monotonic()
+    _, summary = learnt(llm, against=("A-PSR",))
+    taken = time.monotonic() - began
+    assert list(summary.seconds) == ["prompt", "sample", "contrast", "fit", "choose", "compare"]
+    assert 0.8 * taken <= sum(summary.seconds.values()) <= taken
 
 
 def test_a_trainer_goes_on_from_the_fit_and_the_better_of_the_two_steers(llm: SteeredLlama) -> None:
