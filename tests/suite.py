@@ -1,8 +1,8 @@
-"""The suite of six traits on the real model: `make suite`, an hour and a half on two slow cores.
+"""The suite of six traits on the real model: `make suite`, two hours and a half on two slow cores.
 
 For each trait learns A-PSR+KL (closed form, then trained in Torch) and, from the same pairs, A-PSR, A-Const, S-Const and
-S-PSR, each at the prompt's coherence, and asks held-out questions. Writes docs/suite.json and docs/suite.md; what
-they hold is not done again.
+S-PSR. Asks held-out questions at the strength that each was given on training questions, and at more strengths, so that
+all are compared at the prompt's coherence. Writes docs/suite.json and docs/suite.md; what they hold is not done again.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from tqdm import tqdm
 from edgesteer import SteeredLlama
 from edgesteer.bundle import save
 from edgesteer.evaluate import Row
+from edgesteer.evaluate.intervals import Estimate
+from edgesteer.evaluate.matched import Matched
 from edgesteer.evaluate.traits import TRAITS, Trait
 from edgesteer.learn import LearnSummary, Recipe, learn
 from edgesteer_converters.train import trainer
@@ -27,6 +29,9 @@ from edgesteer_models import resolve
 ROOT = Path(__file__).resolve().parents[1]
 WAYS = ("unsteered", "prompt", "A-Const", "S-Const", "S-PSR", "A-PSR", "A-PSR+KL")
 OWN = "A-PSR+KL"
+
+# Multiples of each strength that are asked at too: together with none a curve over strength.
+LEVELS = (0.7, 1.4)
 KEPT = (
     "strength",
     "trait",
@@ -62,6 +67,7 @@ def measured(trait: Trait, known: dict[str, Any], folder: Path | None, threads: 
             against=[*missing, OWN],
             counts=trait.counts,
             sentiment=True,
+            levels=LEVELS,
             trainer=trainer(path, n_threads=threads),
             progress=lambda stage, part: bar.set_postfix_str(f"{stage} {part:.0%}"),
         )
@@ -89,14 +95,28 @@ def told(trait: Trait, summary: LearnSummary, known: dict[str, Any], seconds: fl
 
 def _way(trait: Trait, row: Row) -> dict[str, Any]:
     plain = {key: getattr(row, key) for key in KEPT}
-    difference = row.minus_prompt.get("trait")
     return {
         **{k: round(v, 3) if isinstance(v, float) else v for k, v in plain.items()},
         "own": round(trait.of(row), 3),
-        "trait_minus_prompt": None
-        if difference is None
-        else [round(x, 3) for x in (difference.low, difference.high)],
+        "trait_minus_prompt": _interval(row.minus_prompt["trait"]),
+        **({} if row.matched is None else {"matched": _matched(trait, row.matched)}),
     }
+
+
+def _matched(trait: Trait, at: Matched) -> dict[str, Any]:
+    """At the prompt's coherence, on the questions that were asked."""
+    return {
+        "strength": round(at.strength, 3),
+        "within": at.within,
+        **{name: round(at.estimates[name].value, 3) for name in ("trait", "coherence", "distinct2")},
+        "own": round(trait.of(at), 3),
+        "trait_minus_prompt": _interval(at.minus_prompt["trait"]),
+        "own_minus_prompt": _interval(at.minus_prompt[trait.estimate], trait.sign),
+    }
+
+
+def _interval(difference: Estimate, sign: int = 1) -> list[float]:
+    return sorted(round(sign * x, 3) for x in (difference.low, difference.high))
 
 
 # What is asked of a trait: who reaches whom, by which measure.
@@ -112,9 +132,14 @@ ASKED = (
 
 
 def reached(found: dict[str, Any], one: str, other: str, measure: str) -> tuple[list[str], int]:
-    """The traits where `one` is at least `other` by `measure`, and in how many both were measured."""
+    """The traits where `one` is at least `other` by `measure`, at the prompt's coherence, and in how many both were
+    measured."""
     both = {name: t["ways"] for name, t in found.items() if {one, other} <= t["ways"].keys()}
-    return [name for name, ways in both.items() if ways[one][measure] >= ways[other][measure]], len(both)
+    at = {
+        name: {way: row.get("matched", row)[measure] for way, row in ways.items()}
+        for name, ways in both.items()
+    }
+    return [name for name, ways in at.items() if ways[one] >= ways[other]], len(both)
 
 
 def page(found: dict[str, Any]) -> str:
@@ -122,17 +147,21 @@ def page(found: dict[str, Any]) -> str:
     lines = [
         "# Six traits, against the prompt",
         "",
-        "SmolLM2-135M-Instruct Q4_1, `make suite`. Every way's strength is the largest at which its replies to training",
-        "questions are as coherent as the prompted ones. Held-out questions, greedy with the repeat penalty of `run`.",
-        "trait and coherence in nats a token (coherence: lower is better); *own* is the trait's own measure, signed so",
-        "that more is more of the trait: matches per 100 words, VADER's sentiment, or words a reply. The interval is of",
-        "the difference to the prompt's trait, 95 % over questions. A-PSR+KL has gone on by training, and is the closed form",
-        "where that gained no trait on the training questions at equal coherence.",
+        "SmolLM2-135M-Instruct Q4_1, `make suite`. Held-out questions, greedy with the repeat penalty of `run`. Left: at the",
+        "strength that the bundle was given, the largest at which replies to training questions are as coherent as the",
+        "prompted ones. Right: at the prompt's coherence on these very questions, read from a smooth curve through no",
+        "steering, that strength, 0.7 and 1.4 times it (a `<` before the strength: more might do too); this is what is",
+        "compared below. trait and coherence in nats a token (coherence: lower is better); *own* is the trait's own measure,",
+        "signed so that more is more of the trait: matches per 100 words, VADER's sentiment, or words a reply. The interval",
+        "is of the difference to the prompt's trait, 95 % over questions. A-PSR+KL has gone on by training, and is the closed",
+        "form where that gained no trait on the training questions at equal coherence.",
     ]
     for name, one in found.items():
         lines += ["", f"## {name}", "", f"> {one['sentence']}", ""]
-        lines += [f"| | strength | trait | minus prompt | coherence | distinct-2 | own ({one['measure']}) |"]
-        lines += ["|---|---|---|---|---|---|---|"]
+        lines += [
+            f"| | strength | trait | coherence | own ({one['measure']}) | at | trait | minus prompt | own |"
+        ]
+        lines += ["|---|---|---|---|---|---|---|---|---|"]
         lines += [_line(way, row) for way, row in one["ways"].items()]
         lines += [
             "",
@@ -165,15 +194,11 @@ def _trained(one: dict[str, Any]) -> str:
 
 def _line(way: str, row: dict[str, Any]) -> str:
     strength = "" if row["strength"] is None else f"{row['strength']:g}"
-    minus = (
-        ""
-        if row["trait_minus_prompt"] is None or way == "prompt"
-        else "{} to {}".format(*row["trait_minus_prompt"])
-    )
-    return (
-        f"| {way} | {strength} | {row['trait']:.2f} | {minus} | {row['coherence']:.2f} | {row['distinct2']:.2f} | "
-        f"{row['own']:.2f} |"
-    )
+    left = f"| {way} | {strength} | {row['trait']:.2f} | {row['coherence']:.2f} | {row['own']:.2f} |"
+    if (at := row.get("matched")) is None:
+        return f"{left} | | | |"
+    minus = "{} to {}".format(*at["trait_minus_prompt"])
+    return f"{left} {'' if at['within'] else '<'}{at['strength']:g} | {at['trait']:.2f} | {minus} | {at['own']:.2f} |"
 
 
 @click.command()

@@ -41,6 +41,12 @@ from edgesteer.cli.options import (
     "prompted ones and do not loop. Found on training questions. Takes some minutes.",
 )
 @click.option(
+    "--matched",
+    is_flag=True,
+    help="Also read what each bundle brings at the prompt's coherence on these very questions: asks at 0.7 and 1.4 "
+    "times its strength too, which takes three times as long.",
+)
+@click.option(
     "--adaptation",
     type=click.Path(path_type=Path),
     metavar="FILE.html",
@@ -78,6 +84,7 @@ def command(
     steer: tuple[str, ...],
     trait: str | None,
     equal_coherence: bool,
+    matched: bool,
     adaptation: Path | None,
     lora: Path | None,
     questions_file: Path | None,
@@ -108,6 +115,7 @@ def command(
     Examples:
       edgesteer eval smollm2-135m-instruct --steer pirate --steer pirate-constant --count pirate
       edgesteer eval smollm2-135m-instruct --steer pirate --steer pirate-constant --suite pirate
+      edgesteer eval smollm2-135m-instruct --steer pirate --matched --count pirate
       edgesteer eval model.gguf --steer sea.steer --equal-coherence --count sea --count "fish|crab"
       edgesteer eval smollm2-135m-instruct --steer pirate --steer pirate-constant --adaptation pirate.html
       edgesteer eval base.gguf --steer short.steer --template "Q: {question}\\nA:" --stop "\\n" --json
@@ -123,6 +131,8 @@ def command(
 
         eval_adaptation.run(adaptation, lora, click.get_current_context().params)
         return
+    if matched and suite is not None:
+        raise click.UsageError("--matched is for the table; the page of --suite has curves of its own")
     _check_counts(counts)
     asked = with_options(asked_of(suite, questions_file), counts, sentiment, max_tokens)
     _check_sentiment(asked.sentiment)
@@ -134,7 +144,7 @@ def command(
     chat = Chat(llm, text_of(template, first, "template"), text_of(stop, first, "stop"))
     how = {"equal_coherence": equal_coherence, "as_json": as_json}
     if files is None:
-        print_table(chat, asked, sentence, loaded, **how)
+        print_table(chat, asked, sentence, loaded, matched=matched, **how)
     else:
         write_comparison(chat, asked, sentence, loaded, files, force=force, **how)
 

@@ -23,7 +23,13 @@ if TYPE_CHECKING:
 _NAME, _CELL = 36, 9
 _OPENING = ("n_threads", "n_ctx", "n_gpu_layers", "gate_engine")
 # What `eval` can do besides, and this cannot.
-_OTHERS = {"counts": "--count", "sentiment": "--sentiment", "suite": "--suite", "output": "-o"}
+_OTHERS = {
+    "counts": "--count",
+    "sentiment": "--sentiment",
+    "matched": "--matched",
+    "suite": "--suite",
+    "output": "-o",
+}
 
 
 def run(page: Path | None, lora: Path | None, params: Mapping[str, Any]) -> None:

@@ -16,6 +16,9 @@ from edgesteer.cli.options import print_json, questions_of
 from edgesteer.cli.page_files import files_beside, write_both
 from edgesteer.cli.progress import bar
 
+# Multiples of each strength that --matched asks at too.
+LEVELS = (0.7, 1.4)
+
 if TYPE_CHECKING:
     from edgesteer.bundle import Bundle
     from edgesteer.evaluate import Chat, Suite
@@ -69,6 +72,7 @@ def print_table(
     bundles: Sequence[tuple[Bundle, float]],
     *,
     equal_coherence: bool,
+    matched: bool,
     as_json: bool,
 ) -> None:
     """Without --suite: the head-to-head, or its JSON."""
@@ -86,6 +90,7 @@ def print_table(
             counts=asked.counts,
             with_sentiment=asked.sentiment,
             at_prompt_coherence=equal_coherence,
+            levels=LEVELS if matched else (),
             progress=progress,
         )
     if as_json:

@@ -9,8 +9,10 @@ A row does not depend on which other rows there are. The model's own steering is
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from importlib import resources
 
 from edgesteer.bundle import Bundle
@@ -21,6 +23,7 @@ from edgesteer.evaluate.cost import Cost, costs
 from edgesteer.evaluate.dose import Dose, strength_at
 from edgesteer.evaluate.pieces import Done, portion, spread
 from edgesteer.evaluate.scoring import Scores, score
+from edgesteer.evaluate.smoothing import LEAST
 from edgesteer.evaluate.table import Answers, Row, Table, rows_of
 from edgesteer.evaluate.ways import PROMPT, UNSTEERED, Way, prompts_of
 
@@ -55,6 +58,7 @@ def head_to_head(
     with_sentiment: bool = False,
     at_prompt_coherence: bool = False,
     calibration_questions: Sequence[str] | None = None,
+    levels: Sequence[float] = (),
     timing: bool = True,
     progress: Progress = lambda stage, fraction: None,
 ) -> Table:
@@ -65,14 +69,18 @@ def head_to_head(
     at_prompt_coherence: instead of the strengths given, for each bundle the largest one within the range of its
         file at which its replies are as coherent as the prompted ones and loop hardly more. It is found on
         `calibration_questions` (None: some of the training questions), without those that are asked.
+    levels: multiples of each bundle's strength at which it is asked too, at least two and none of them 1, so that its
+        row has what it brings at the prompt's coherence on these very questions (`matched`).
     timing: whether to measure first_token_seconds.
-    Raises LearnError for no trait, no questions, a count that is no regular expression, or a prompt that does not
-    fit the context; MissingExtra for sentiment without VADER; IncompatibleError for a bundle of another model.
+    Raises LearnError for no trait, no questions, levels that make no curve, a count that is no regular expression,
+    or a prompt that does not fit the context; MissingExtra for sentiment without VADER; IncompatibleError for a bundle
+    of another model.
     """
     asked = _asked(trait, questions, max_tokens)
     check_counts(counts, with_sentiment)
+    _check_levels(levels)
     _check_bundles(chat, [bundle for _, bundle, _ in bundles])
-    units = 2 + len(bundles) * (1 + _DOSE_UNITS * at_prompt_coherence)
+    units = 2 + len(bundles) * (1 + len(levels) + _DOSE_UNITS * at_prompt_coherence)
     tell = _Units(progress, units)
     plain, prompted = prompts_of(chat, asked, trait)
     ways = [Way(UNSTEERED, plain), Way(PROMPT, prompted)]
@@ -83,12 +91,25 @@ def head_to_head(
     for (name, bundle, given), dose in zip(bundles, doses, strict=True):
         ways.append(Way(name, plain, bundle, given if dose is None else dose.strength, dose))
     spent = costs(chat, ways, timing=timing)
-    answers = [
-        _answers(chat, way, (plain, prompted), max_tokens, with_sentiment, tell(way.name), cost)
+
+    def answers(way: Way, cost: Cost) -> Answers:
+        return _answers(chat, way, (plain, prompted), max_tokens, with_sentiment, tell(way.name), cost)
+
+    first = [answers(way, cost) for way, cost in zip(ways, spent, strict=True)]
+    others = [
+        [answers(other, cost) for other in _at_levels(way, levels)]
         for way, cost in zip(ways, spent, strict=True)
     ]
     progress("done", 1.0)
-    return Table(trait, tuple(asked), max_tokens, rows_of(answers, list(dict.fromkeys(counts)), prompt=1))
+    rows = rows_of(first, list(dict.fromkeys(counts)), prompt=1, unsteered=0, others=others)
+    return Table(trait, tuple(asked), max_tokens, rows)
+
+
+def _at_levels(way: Way, levels: Sequence[float]) -> list[Way]:
+    """The way at multiples of its strength; none where nothing steers."""
+    if not way.strength:
+        return []
+    return [replace(way, strength=round(level * way.strength, 4)) for level in levels]
 
 
 def _answers(
@@ -189,6 +210,16 @@ def _asked(trait: str, questions: Sequence[str] | None, max_tokens: int) -> list
     if max_tokens < 1:
         raise LearnError(f"evaluation: max_tokens {max_tokens}, expected at least 1")
     return asked
+
+
+def _check_levels(levels: Sequence[float]) -> None:
+    """Raises LearnError for multiples that, with 0 and 1, give no curve."""
+    sound = all(math.isfinite(level) and level > 0 for level in levels)
+    if levels and not (sound and len({0.0, 1.0, *levels}) == 2 + len(levels) >= LEAST):
+        raise LearnError(
+            f"evaluation: levels {', '.join(f'{level:g}' for level in levels)}; expected at least two different "
+            "multiples of a strength, above 0 and none of them 1"
+        )
 
 
 def check_counts(counts: Sequence[str], with_sentiment: bool) -> None:

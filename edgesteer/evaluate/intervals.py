@@ -51,8 +51,8 @@ class Sample:
 
 def estimate(sample: Sample, seed: int = 0) -> Estimate:
     """The sample's value with its interval over resampled questions."""
-    drawn = _drawn(len(sample.above), seed)
-    return _estimate(_value(sample), _values(sample, drawn))
+    rows = drawn(len(sample.above), seed)
+    return estimated(_value(sample), values(sample, rows))
 
 
 def difference(sample: Sample, other: Sample, seed: int = 0) -> Estimate:
@@ -62,27 +62,28 @@ def difference(sample: Sample, other: Sample, seed: int = 0) -> Estimate:
     """
     if len(sample.above) != len(other.above):
         raise ValueError(f"{len(sample.above)} and {len(other.above)} questions: expected the same ones")
-    drawn = _drawn(len(sample.above), seed)
+    rows = drawn(len(sample.above), seed)
     value = _value(sample) - _value(other)
-    return _estimate(value, _values(sample, drawn) - _values(other, drawn))
+    return estimated(value, values(sample, rows) - values(other, rows))
 
 
-def _drawn(n: int, seed: int) -> npt.NDArray[np.intp]:
+def drawn(n: int, seed: int) -> npt.NDArray[np.intp]:
     """[RESAMPLES, n] indices of questions."""
     return np.random.default_rng(seed).integers(0, max(n, 1), (RESAMPLES if n else 0, n))
 
 
 def _value(sample: Sample) -> float:
-    return float(_values(sample, np.arange(len(sample.above))[None])[0])
+    return float(values(sample, np.arange(len(sample.above))[None])[0])
 
 
-def _values(sample: Sample, drawn: npt.NDArray[np.intp]) -> F64:
-    """The quotient of each resample; NaN where there is nothing to divide by."""
-    above, below = sample.above[drawn].sum(axis=1), sample.below[drawn].sum(axis=1)
+def values(sample: Sample, rows: npt.NDArray[np.intp]) -> F64:
+    """The sample's value over each row of questions, [len(rows)]; NaN where there is nothing to divide by."""
+    above, below = sample.above[rows].sum(axis=1), sample.below[rows].sum(axis=1)
     return np.asarray(np.divide(above, below, out=np.full(len(above), np.nan), where=below > 0))
 
 
-def _estimate(value: float, resampled: F64) -> Estimate:
+def estimated(value: float, resampled: F64) -> Estimate:
+    """A value with the interval that its resamples give."""
     found = resampled[~np.isnan(resampled)]
     if not len(found) or value != value:
         return Estimate(value, float("nan"), float("nan"))

@@ -9,11 +9,13 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any
 
 from edgesteer.evaluate import measures
 from edgesteer.evaluate.dose import Dose
 from edgesteer.evaluate.intervals import Estimate, Sample, difference, estimate
+from edgesteer.evaluate.matched import Matched, matched
 from edgesteer.evaluate.scoring import Scores
 
 MEASURES = ("trait", "coherence", "nll0", "distinct2")
@@ -45,8 +47,9 @@ class Row:
     `words` as 0, and in `counts` as replies without a match. sentiment: mean of VADER's compound scores, or None.
     estimates: each measure with its 95 % interval over the questions. Besides those named here, for each count
     "NAME per 100 words" and "NAME in replies". minus_prompt: the same, as difference to the prompted row, paired by
-    question. first_token_seconds: median from a prompt to the first token; None where not measured; the clock's
-    word, so two rows that differ in nothing else are equal.
+    question. matched: both at the prompt's coherence; None where the bundle was asked at one strength alone.
+    first_token_seconds: median from a prompt to the first token; None where not measured; the clock's word, so two
+    rows that differ in nothing else are equal.
     """
 
     name: str
@@ -63,6 +66,7 @@ class Row:
     estimates: Mapping[str, Estimate]
     minus_prompt: Mapping[str, Estimate]
     dose: Dose | None
+    matched: Matched | None
     replies: tuple[str, ...] = dataclasses.field(repr=False)
     scores: Scores = dataclasses.field(repr=False)
     first_token_seconds: float | None = dataclasses.field(compare=False)
@@ -90,14 +94,31 @@ class Table:
         return out
 
 
-def rows_of(answers: Sequence[Answers], counts: Sequence[str], prompt: int) -> tuple[Row, ...]:
-    """A Row each; answers[prompt] is what the others are compared with."""
+def rows_of(
+    answers: Sequence[Answers],
+    counts: Sequence[str],
+    prompt: int,
+    unsteered: int = 0,
+    others: Sequence[Sequence[Answers]] = (),
+) -> tuple[Row, ...]:
+    """A Row each; answers[prompt] is what the others are compared with. others: of each, what the same bundle brought
+    at other strengths: where there are any, the row is matched too, by a curve that begins with answers[unsteered]."""
     samples = [_samples(each, counts) for each in answers]
-    return tuple(_row(each, own, samples[prompt], counts) for each, own in zip(answers, samples, strict=True))
+    rows = []
+    for each, own, more in zip(answers, samples, others or [()] * len(answers), strict=True):
+        curve = [(0.0, samples[unsteered]), (each.strength or 0.0, own)]
+        curve += [(other.strength or 0.0, _samples(other, counts)) for other in more]
+        at = matched(sorted(curve, key=itemgetter(0)), samples[prompt]) if more else None
+        rows.append(_row(each, own, samples[prompt], counts, at))
+    return tuple(rows)
 
 
 def _row(
-    answers: Answers, own: Mapping[str, Sample], prompted: Mapping[str, Sample], counts: Sequence[str]
+    answers: Answers,
+    own: Mapping[str, Sample],
+    prompted: Mapping[str, Sample],
+    counts: Sequence[str],
+    at: Matched | None,
 ) -> Row:
     estimates = {key: estimate(sample) for key, sample in own.items()}
     means = {key: estimates[key].value for key in (*MEASURES, "words")}
@@ -112,6 +133,7 @@ def _row(
         estimates=estimates,
         minus_prompt={key: difference(sample, prompted[key]) for key, sample in own.items()},
         dose=answers.dose,
+        matched=at,
         replies=answers.replies,
         scores=answers.scores,
         first_token_seconds=answers.first_token_seconds,

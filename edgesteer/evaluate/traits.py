@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from edgesteer.evaluate.matched import Matched
 from edgesteer.evaluate.table import Row
 
 
@@ -24,14 +25,14 @@ class Trait:
     def counts(self) -> tuple[str, ...]:
         return () if self.measure in ("sentiment", "words") else (self.measure,)
 
-    def of(self, row: Row) -> float:
+    @property
+    def estimate(self) -> str:
+        """The measure's name in Row.estimates."""
+        return f"{self.measure} per 100 words" if self.counts else self.measure
+
+    def of(self, measured: Row | Matched) -> float:
         """The trait's own measure, signed so that more is more of the trait."""
-        if self.measure == "sentiment":
-            assert row.sentiment is not None
-            return self.sign * row.sentiment
-        if self.measure == "words":
-            return self.sign * row.words
-        return self.sign * row.counts[self.measure].per_100_words
+        return self.sign * measured.estimates[self.estimate].value
 
 
 TRAITS = (

@@ -49,9 +49,10 @@ def compare(
     counts: Sequence[str] = (),
     sentiment: bool = False,
     untrained: Tuned | None = None,
+    levels: Sequence[float] = (),
 ) -> Table:
     """The head-to-head of `bundle` and of those of WAYS that are named; its own label may be among the names.
-    untrained: what a trainer went on from, so that it is not found a second time.
+    untrained: what a trainer went on from, so that it is not found a second time. levels: see `head_to_head`.
     Raises LearnError for another name."""
     check_ways(work.recipe, ways)
     own = label(work.recipe)
@@ -68,6 +69,7 @@ def compare(
         max_tokens=work.recipe.max_tokens,
         counts=counts,
         with_sentiment=sentiment,
+        levels=levels,
         progress=lambda name, part: work.progress(f"compare: {name}", 0.5 + part / 2),
     )
 

@@ -63,6 +63,7 @@ def learn(
     against: Sequence[str] = (),
     counts: Sequence[str] = (),
     sentiment: bool = False,
+    levels: Sequence[float] = (),
     trainer: Trainer | None = None,
     progress: Progress = lambda stage, fraction: None,
 ) -> tuple[Bundle, LearnSummary]:
@@ -75,6 +76,7 @@ def learn(
         store: from the facts that determine the replies to where they are kept, for a run to go on from.
         against: names of `compare.WAYS`; where there are any, a head-to-head on held-out questions ends it.
         counts, sentiment: what the head-to-head counts besides.
+        levels: multiples of the strengths that it asks at too, see `evaluate.head_to_head`.
         trainer: what `recipe.refine` needs; `edgesteer_converters.train` has one.
         progress: called with the stage and the fraction done of the whole, 0..1.
     Raises:
@@ -99,7 +101,7 @@ def learn(
         table = None
         if against:
             work.watch.turn_to("compare")
-            table = compare(work, data, bundle, yardstick, against, counts, sentiment, closed)
+            table = compare(work, data, bundle, yardstick, against, counts, sentiment, closed, levels)
         work.watch.turn_to(None)
     progress("done", 1.0)
     written = own(asked) if questions == "auto" else None

@@ -109,6 +109,9 @@ def mean_explained(fits: Mapping[int, BlockFit]) -> float:
 def head_to_head_facts(table: Table) -> dict[str, Any]:
     """What the manifest keeps of a table: no replies, no clock."""
     told = table.to_json(timing=False)
+    for row in told["rows"]:
+        if row["matched"] is None:
+            del row["matched"]
     rows = {row["name"]: {k: v for k, v in row.items() if k not in _BULKY} for row in told["rows"]}
     return {"head-to-head": {"questions": len(table.questions), "max_tokens": table.max_tokens, **rows}}
 

@@ -27,6 +27,8 @@ def lines(table: Table) -> Iterator[str]:
     for key in ("trait", "coherence", *extra(table)):
         yield from ("", f"{_fit(key, _NAME + _CELL)}minus prompt")
         yield from (_block_line(row, key, row is table.rows[1]) for row in table.rows)
+    if any(row.matched for row in table.rows):
+        yield from _at_prompts_coherence(table)
     yield ""
     for note in notes(table):
         yield from textwrap.wrap(note, _WIDTH)
@@ -44,6 +46,18 @@ def _line(row: Row) -> str:
 def _block_line(row: Row, key: str, is_prompt: bool) -> str:
     here = f"{_name(row)}{_cell(row.estimates[key])}"
     return here if is_prompt else f"{here:{_NAME + _CELL}}{_cell(row.minus_prompt[key])}"
+
+
+def _at_prompts_coherence(table: Table) -> Iterator[str]:
+    """What each bundle brings at the prompt's coherence, and at which strength that is."""
+    for key in ("trait", *extra(table)):
+        yield ""
+        yield f"{_fit(f'{key}, at equal coherence', _NAME + _CELL)}{'minus prompt':{_CELL}}strength"
+        yield f"{_name(table.rows[1])}{_cell(table.rows[1].estimates[key])}"
+        for row in table.rows:
+            if (at := row.matched) is not None:
+                here = f"{_name(row)}{_cell(at.estimates[key])}"
+                yield f"{here:{_NAME + _CELL}}{_cell(at.minus_prompt[key]):{_CELL}}{at.strength:>8.3g}"
 
 
 def extra(table: Table) -> list[str]:
@@ -75,4 +89,11 @@ def notes(table: Table) -> list[str]:
             out.append(f"{row.name}: no strength was as coherent as the prompt without loops.")
         elif row.dose and row.dose.limited:
             out.append(f"{row.name}: the highest strength of its range.")
+        if row.matched and not row.matched.within:
+            at = (
+                "as coherent as the prompt even at the highest"
+                if row.matched.strength
+                else "coherent at none"
+            )
+            out.append(f"{row.name}: {at} of the strengths that equal coherence was looked for at.")
     return out

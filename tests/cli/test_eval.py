@@ -50,6 +50,20 @@ def test_json_holds_each_count_and_the_found_strength(evaluate: Run) -> None:
     assert set(table["rows"][2]["counts"]) == {"e"}
 
 
+def test_matched_tells_each_bundle_at_the_prompts_coherence(evaluate: Run, steer: Path) -> None:
+    again = ("--steer", steer, "--steer", f"{steer}:0.5", "--matched", "--count", "e")
+    result = evaluate(*again)
+    assert result.exit_code == 0, result.stderr
+    lines = result.stdout.splitlines()
+    assert max(map(len, lines)) <= 100
+    for key in ("trait", "e per 100 words", "e in replies"):
+        begun = next(i for i, line in enumerate(lines) if line.startswith(f"{key}, at equal coherence"))
+        assert [bool(line) for line in lines[begun : begun + 5]] == [True, True, True, True, False]
+    rows = json.loads(evaluate(*again, "--json").stdout)["rows"]
+    assert [row["matched"] is None for row in rows] == [True, True, False, False]
+    assert rows[2]["matched"] != rows[3]["matched"]  # each has a curve of its own, though they share a name
+
+
 def test_template_and_stop_are_the_bundles_own_unless_given(
     evaluate: Run, tiny: Path, tmp_path: Path
 ) -> None:
@@ -73,6 +87,8 @@ def test_template_and_stop_are_the_bundles_own_unless_given(
         (("--questions", "missing.txt"), 1, "missing.txt"),
         (("--steer", "missing.steer"), 1, "missing.steer"),
         (("-n", "0"), 2, "max-tokens"),
+        (("--matched", "--suite", "pirate"), 2, "--matched is for the table"),
+        (("--matched", "--adaptation", "a.html"), 2, "--matched and --adaptation exclude each other"),
     ],
 )
 def test_bad_input_is_one_line(evaluate: Run, args: tuple[str, ...], code: int, message: str) -> None:

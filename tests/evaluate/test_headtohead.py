@@ -54,6 +54,31 @@ def test_strength_zero_is_the_unsteered_row(chat: Chat, bundle: Bundle) -> None:
     assert gap.value == pytest.approx(full.trait - prompt.trait)
 
 
+def test_levels_give_each_bundle_a_reading_at_the_prompts_coherence(chat: Chat, bundle: Bundle) -> None:
+    options: dict[str, Any] = {"questions": ASKED, "max_tokens": 6, "timing": False, "counts": ["e"]}
+    ways = [("x", bundle, 1.0), ("zero", bundle, 0.0)]
+    table = head_to_head(chat, TRAIT, ways, levels=(0.5, 2.0), **options)
+    unsteered, prompt, x, zero = table.rows
+    assert (unsteered.matched, prompt.matched, zero.matched) == (None, None, None)  # nothing steers
+    assert x.matched is not None
+    assert 0 <= x.matched.strength <= 2
+    assert x.matched.estimates.keys() == x.estimates.keys()
+    target = max(prompt.coherence, unsteered.coherence)
+    if x.matched.within:
+        assert x.matched.estimates["coherence"].value <= target + 1e-9
+    alone = head_to_head(chat, TRAIT, ways, **options)
+    assert [dataclasses.replace(row, matched=None) for row in table.rows] == list(alone.rows)
+    assert json.loads(json.dumps(table.to_json()))["rows"][2]["matched"]["strength"] == x.matched.strength
+
+
+@pytest.mark.parametrize(
+    "levels", [(0.5,), (0.5, 0.5), (0.5, 1.0), (0.0, 2.0), (-1.0, 2.0), (0.5, float("nan"))]
+)
+def test_levels_that_make_no_curve_are_refused(chat: Chat, bundle: Bundle, levels: tuple[float, ...]) -> None:
+    with pytest.raises(LearnError, match="levels .* expected at least two different"):
+        head_to_head(chat, TRAIT, [("x", bundle, 1.0)], questions=ASKED, levels=levels)
+
+
 def test_a_row_does_not_depend_on_the_others(chat: Chat, bundle: Bundle) -> None:
     alone = head_to_head(chat, TRAIT, [], questions=ASKED, max_tokens=6, timing=False)
     beside = head_to_head(chat, TRAIT, [("x", bundle, 2.0)], questions=ASKED, max_tokens=6, timing=False)

@@ -52,7 +52,7 @@ def test_the_page_is_made_of_what_was_found() -> None:
             "seconds": {"all": 300},
             "ways": {
                 "prompt": {**row, "strength": None},
-                "A-PSR": row,
+                "A-PSR": {**row, "trait": 0.1, "matched": {**row, "within": False, "trait": 0.35}},
                 "S-PSR": row,
                 "S-Const": {**row, "trait": 0.4},
             },
@@ -67,7 +67,9 @@ def test_the_page_is_made_of_what_was_found() -> None:
         },
     }
     page = suite.page(json.loads(json.dumps(found)))
-    assert "| A-PSR | 1.25 | 0.30 | -0.1 to 0.2 | 0.70 | 0.90 | 2.00 |" in page
+    assert "| A-PSR | 1.25 | 0.10 | 0.70 | 2.00 | <1.25 | 0.35 | -0.1 to 0.2 | 2.00 |" in page
+    assert "| prompt |  | 0.30 | 0.70 | 2.00 | | | | |" in page
+    assert "| A-PSR | 1.25 | 0.30 | 0.70 | 2.00 | | | | |" in page  # measured at one strength alone
     assert "| A-PSR at least prompt | trait | 2 of 2: pirate, sea |" in page
     assert "| A-PSR at least prompt | own | 1 of 2: pirate |" in page
     assert "| S-PSR at least S-Const | trait | 0 of 1: none |" in page
