@@ -107,7 +107,8 @@ def _matched(trait: Trait, at: Matched) -> dict[str, Any]:
     """At the prompt's coherence, on the questions that were asked."""
     return {
         "strength": round(at.strength, 3),
-        "within": at.within,
+        "limited": at.limited,
+        "capped": round(at.capped, 3),
         **{name: round(at.estimates[name].value, 3) for name in ("trait", "coherence", "distinct2")},
         "own": round(trait.of(at), 3),
         "trait_minus_prompt": _interval(at.minus_prompt["trait"]),
@@ -132,14 +133,17 @@ ASKED = (
 
 
 def reached(found: dict[str, Any], one: str, other: str, measure: str) -> tuple[list[str], int]:
-    """The traits where `one` is at least `other` by `measure`, at the prompt's coherence, and in how many both were
-    measured."""
-    both = {name: t["ways"] for name, t in found.items() if {one, other} <= t["ways"].keys()}
-    at = {
-        name: {way: row.get("matched", row)[measure] for way, row in ways.items()}
-        for name, ways in both.items()
-    }
-    return [name for name, ways in at.items() if ways[one] >= ways[other]], len(both)
+    """The traits where `one` is at least `other` by `measure`, both at the prompt's coherence, and in how many both were
+    measured there."""
+    at = {name: (_at(t["ways"], one), _at(t["ways"], other)) for name, t in found.items()}
+    both = {name: (a[measure], b[measure]) for name, (a, b) in at.items() if a and b}
+    return [name for name, (a, b) in both.items() if a >= b], len(both)
+
+
+def _at(ways: dict[str, Any], way: str) -> dict[str, Any] | None:
+    """What the way brings at the prompt's coherence; None where that was not measured."""
+    row = ways.get(way)
+    return row if row is None or way in ("prompt", "unsteered") else row.get("matched")
 
 
 def page(found: dict[str, Any]) -> str:
@@ -150,7 +154,7 @@ def page(found: dict[str, Any]) -> str:
         "SmolLM2-135M-Instruct Q4_1, `make suite`. Held-out questions, greedy with the repeat penalty of `run`. Left: at the",
         "strength that the bundle was given, the largest at which replies to training questions are as coherent as the",
         "prompted ones. Right: at the prompt's coherence on these very questions, read from a smooth curve through no",
-        "steering, that strength, 0.7 and 1.4 times it (a `<` before the strength: more might do too); this is what is",
+        "steering, that strength, 0.7 and 1.4 times it (`≥`: more might do too); this is what is",
         "compared below. trait and coherence in nats a token (coherence: lower is better); *own* is the trait's own measure,",
         "signed so that more is more of the trait: matches per 100 words, VADER's sentiment, or words a reply. The interval",
         "is of the difference to the prompt's trait, 95 % over questions. A-PSR+KL has gone on by training, and is the closed",
@@ -198,7 +202,7 @@ def _line(way: str, row: dict[str, Any]) -> str:
     if (at := row.get("matched")) is None:
         return f"{left} | | | |"
     minus = "{} to {}".format(*at["trait_minus_prompt"])
-    return f"{left} {'' if at['within'] else '<'}{at['strength']:g} | {at['trait']:.2f} | {minus} | {at['own']:.2f} |"
+    return f"{left} {'≥' if at['limited'] else ''}{at['strength']:g} | {at['trait']:.2f} | {minus} | {at['own']:.2f} |"
 
 
 @click.command()

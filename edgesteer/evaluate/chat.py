@@ -5,7 +5,8 @@ Out: token ids and natural log-probabilities.
 
 Whatever steers the model at the moment acts here too: a reply's scope begins at the prompt's last token.
 Questions are asked side by side in groups that depend on the questions alone, so the same call gives the same
-bits, and a run that was stopped between groups can go on where it was.
+bits, and a run that was stopped between groups can go on where it was. The same questions come again, at one strength
+after another: what their prompts leave in the context is kept.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import numpy.typing as npt
 
 from edgesteer.errors import LearnError
 from edgesteer.evaluate.pieces import Done, portion
-from edgesteer.runtime import Heads, Lanes, SteeredLlama
+from edgesteer.runtime import Lanes, SteeredLlama
 from edgesteer.runtime.turns import read_turns
 
 F32 = npt.NDArray[np.float32]
@@ -69,7 +70,6 @@ class Chat:
 
     def __init__(self, llm: SteeredLlama, template: str | None = None, stop: str | None = None) -> None:
         self.llm, self.template, self.stop = llm, template, stop or None
-        self._heads = Heads()  # the same questions are asked and scored at one strength after another
         self._ends = read_turns(llm).ends
         self._bos, self._eos = (self._special(t) for t in (llm.token_bos(), llm.token_eos()))
         self._check_template()
@@ -199,7 +199,7 @@ class Chat:
         return out
 
     def _score(self, group: Sequence[tuple[tuple[Tokens, Tokens], F32]]) -> None:
-        with Lanes(self.llm, [prompt for (prompt, _), _ in group], heads=self._heads) as lanes:
+        with Lanes(self.llm, [prompt for (prompt, _), _ in group], recurring=True) as lanes:
             parts = {i: [prompt[-1], *reply[:-1]] for i, ((prompt, reply), _) in enumerate(group)}
             position = [0] * len(group)
             for i, logits in lanes.feed(parts):
@@ -226,9 +226,7 @@ class _Talk:
         self._ends: list[int | None] = [None] * len(prompts)
 
     def replies(self, max_tokens: int, progress: Done) -> list[Reply]:
-        with Lanes(
-            self._chat.llm, self._prompts, self._layers, self._since, heads=self._chat._heads
-        ) as lanes:
+        with Lanes(self._chat.llm, self._prompts, self._layers, self._since, recurring=True) as lanes:
             parts = {i: [prompt[-1]] for i, prompt in enumerate(self._prompts)}
             for step in range(max_tokens):
                 progress(step / max_tokens)

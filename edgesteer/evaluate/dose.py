@@ -22,10 +22,12 @@ from edgesteer.bundle import Bundle
 from edgesteer.errors import PlanError, SteeringOverflow
 from edgesteer.evaluate.chat import REPEAT_PENALTY, Chat, Tokens
 from edgesteer.evaluate.scoring import score
-from edgesteer.evaluate.smoothing import LEAST, smooth
 
 # Strengths are searched to this many digits behind the point: what a person would type.
 _DIGITS = 3
+
+# Of a smooth curve: points further than this from the target, in nats, say little about where it is crossed.
+_NEAR = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,13 +179,18 @@ class _Search:
 
 
 def smoothed(at: Point, curve: Sequence[Point], target: float) -> Point:
-    """`at` with trait and coherence of the smooth curve around it; as measured where too few points are finite."""
+    """`at` with trait and coherence of the parabola that fits the curve best around it, among points near the target:
+    least squares, weighed by exp(-(ds / width)^2 / 2) / (1 + (dc / _NEAR)^2), where ds is a point's distance in
+    strength, dc its coherence less the target, and width half the range that was measured."""
     known = [p for p in curve if math.isfinite(p.coherence) and math.isfinite(p.trait)]
-    if len(known) < LEAST or not math.isfinite(at.coherence):
+    if len(known) < 4 or not math.isfinite(at.coherence):
         return at
-    values = np.array([(p.trait, p.coherence) for p in known])
-    strengths = np.array([p.strength for p in known])
-    trait, coherence = smooth(np.array([at.strength]), strengths, values, values[:, 1] - target)[0]
+    x = np.array([p.strength for p in known]) - at.strength
+    off = np.array([p.coherence for p in known]) - target
+    weight = np.exp(-((x / (np.ptp(x) / 2)) ** 2) / 2) / (1 + (off / _NEAR) ** 2)
+    columns = np.stack([np.ones_like(x), x, x**2], 1) * np.sqrt(weight)[:, None]
+    values = np.array([(p.trait, p.coherence) for p in known]) * np.sqrt(weight)[:, None]
+    (trait, coherence), *_ = np.linalg.lstsq(columns, values, rcond=None)[0]
     return Point(at.strength, float(trait), float(coherence), at.distinct2)
 
 

@@ -9,21 +9,23 @@ A row does not depend on which other rows there are. The model's own steering is
 
 from __future__ import annotations
 
+import contextlib
 import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from importlib import resources
 
 from edgesteer.bundle import Bundle
-from edgesteer.errors import EdgesteerWarning, LearnError
+from edgesteer.errors import EdgesteerWarning, LearnError, SteeringOverflow
 from edgesteer.evaluate import measures, sentiment
 from edgesteer.evaluate.chat import REPEAT_PENALTY, Chat, Tokens
 from edgesteer.evaluate.cost import Cost, costs
 from edgesteer.evaluate.dose import Dose, strength_at
+from edgesteer.evaluate.matched import DISTINCT
 from edgesteer.evaluate.pieces import Done, portion, spread
 from edgesteer.evaluate.scoring import Scores, score
-from edgesteer.evaluate.smoothing import LEAST
 from edgesteer.evaluate.table import Answers, Row, Table, rows_of
 from edgesteer.evaluate.ways import PROMPT, UNSTEERED, Way, prompts_of
 
@@ -33,8 +35,6 @@ Progress = Callable[[str, float], None]
 
 N_CALIBRATION = 8
 
-# A steered reply may repeat itself a little more than a prompted one, but not loop.
-_DISTINCT = 0.9
 # A 32nd of the range is less than what other questions would move the strength by.
 _STEPS = 3
 # How much longer than one row a dose takes.
@@ -69,8 +69,8 @@ def head_to_head(
     at_prompt_coherence: instead of the strengths given, for each bundle the largest one within the range of its
         file at which its replies are as coherent as the prompted ones and loop hardly more. It is found on
         `calibration_questions` (None: some of the training questions), without those that are asked.
-    levels: multiples of each bundle's strength at which it is asked too, at least two and none of them 1, so that its
-        row has what it brings at the prompt's coherence on these very questions (`matched`).
+    levels: multiples of each bundle's strength at which it is asked too, none of them 1, so that its row has
+        what it brings at the prompt's coherence on these very questions (`matched`).
     timing: whether to measure first_token_seconds.
     Raises LearnError for no trait, no questions, levels that make no curve, a count that is no regular expression,
     or a prompt that does not fit the context; MissingExtra for sentiment without VADER; IncompatibleError for a bundle
@@ -78,7 +78,7 @@ def head_to_head(
     """
     asked = _asked(trait, questions, max_tokens)
     check_counts(counts, with_sentiment)
-    _check_levels(levels)
+    check_levels(levels)
     _check_bundles(chat, [bundle for _, bundle, _ in bundles])
     units = 2 + len(bundles) * (1 + len(levels) + _DOSE_UNITS * at_prompt_coherence)
     tell = _Units(progress, units)
@@ -97,7 +97,7 @@ def head_to_head(
 
     first = [answers(way, cost) for way, cost in zip(ways, spent, strict=True)]
     others = [
-        [answers(other, cost) for other in _at_levels(way, levels)]
+        _curve([partial(answers, other, cost) for other in _at_levels(way, levels)])
         for way, cost in zip(ways, spent, strict=True)
     ]
     progress("done", 1.0)
@@ -105,11 +105,21 @@ def head_to_head(
     return Table(trait, tuple(asked), max_tokens, rows)
 
 
+def _curve(asked: Sequence[Callable[[], Answers]]) -> list[Answers]:
+    """What they bring, without those that overflow. That a curve leaves the evaluated range is what it is for."""
+    found = []
+    for ask in asked:
+        with warnings.catch_warnings(), contextlib.suppress(SteeringOverflow):
+            warnings.simplefilter("ignore", EdgesteerWarning)
+            found.append(ask())
+    return found
+
+
 def _at_levels(way: Way, levels: Sequence[float]) -> list[Way]:
     """The way at multiples of its strength; none where nothing steers."""
     if not way.strength:
         return []
-    return [replace(way, strength=round(level * way.strength, 4)) for level in levels]
+    return [replace(way, strength=level * way.strength) for level in levels]
 
 
 def _answers(
@@ -158,7 +168,7 @@ def _doses(
         )
     # No more is asked of a bundle than the unsteered model gives.
     unsteered = _scores(chat, plain, prompts, max_tokens).mean("distinct2")
-    least = min(_DISTINCT * target.mean("distinct2"), unsteered)
+    least = min(DISTINCT * target.mean("distinct2"), unsteered)
     return [
         strength_at(
             chat,
@@ -212,13 +222,13 @@ def _asked(trait: str, questions: Sequence[str] | None, max_tokens: int) -> list
     return asked
 
 
-def _check_levels(levels: Sequence[float]) -> None:
+def check_levels(levels: Sequence[float]) -> None:
     """Raises LearnError for multiples that, with 0 and 1, give no curve."""
     sound = all(math.isfinite(level) and level > 0 for level in levels)
-    if levels and not (sound and len({0.0, 1.0, *levels}) == 2 + len(levels) >= LEAST):
+    if not sound or len({1.0, *levels}) != 1 + len(levels):
         raise LearnError(
-            f"evaluation: levels {', '.join(f'{level:g}' for level in levels)}; expected at least two different "
-            "multiples of a strength, above 0 and none of them 1"
+            f"evaluation: levels {', '.join(f'{level:g}' for level in levels)}; expected different multiples of a "
+            "strength, above 0 and none of them 1"
         )
 
 

@@ -4,8 +4,15 @@ In:  what was measured on the same questions: unsteered, under the prompt, and u
 Out: a Matched: that strength, each quantity there, and how it differs from the prompt's, with intervals over questions.
 
 A strength that was found on other questions need not be as coherent on these: ten greedy replies are noisy by 0.05
-nats. Trait costs coherence, so only at the same coherence two ways can be compared. No more is asked of a bundle than
-the unsteered model gives, where the prompt makes replies more coherent than that. Pure and seeded.
+nats. Trait costs coherence, so only at the same coherence two ways can be compared. Pure and seeded.
+
+    coherence(s)    isotonic (least squares, never falling with the strength), linear between the strengths measured
+    anything else   linear between them
+    s*              the largest strength with coherence(s) <= max(prompt's, coherence(0))
+                    and distinct2(s) >= min(0.9 prompt's, unsteered's), since loops look coherent
+
+No more is asked of a bundle than the unsteered model gives, where the prompt makes replies more coherent than that; so
+there always is such a strength, if only 0.
 """
 
 from __future__ import annotations
@@ -17,38 +24,49 @@ import numpy as np
 import numpy.typing as npt
 
 from edgesteer.evaluate.intervals import F64, Estimate, Sample, drawn, estimated, values
-from edgesteer.evaluate.smoothing import smooth
 
 Samples = Mapping[str, Sample]
 
-# Strengths that a crossing is looked for at, and by how little the target may be missed, in nats: rounding.
-_GRID, _ROUNDING = 65, 1e-9
+# A steered reply may repeat itself a little more than a prompted one, but not loop.
+DISTINCT = 0.9
+
+# Strengths that a crossing is looked for at, and by how little a bound may be missed: rounding.
+_GRID, _ROUNDING = 129, 1e-9
 
 
 @dataclass(frozen=True, slots=True)
 class Matched:
-    """strength: the largest at which the smooth curve has at most the prompt's coherence. within: whether the curve
-    crosses it; False where the highest strength measured is as coherent too, or none is.
-    estimates, minus_prompt: as in a Row, at that strength; each resample of the questions has a strength of its own."""
+    """strength: s*. limited: whether it is the highest measured, so that more might do too. capped: the share of the
+    resampled questions where it is: there the interval ends too early.
+    estimates, minus_prompt: as in a Row, at s*; each resample of the questions has a strength of its own."""
 
     strength: float
-    within: bool
+    limited: bool
+    capped: float
     estimates: Mapping[str, Estimate]
     minus_prompt: Mapping[str, Estimate]
 
 
 def matched(curve: Sequence[tuple[float, Samples]], prompted: Samples, seed: int = 0) -> Matched:
-    """curve: (strength, samples), ascending, from the unsteered model's at 0 on; all with the names of `prompted`.
+    """curve: (strength, samples), from the unsteered model's at 0 on, all on one side of it; each with the names of
+    `prompted`.
 
-    Raises ValueError for fewer than four strengths.
+    Raises ValueError for fewer than three strengths, some that are alike, or both sides of 0.
     """
+    ordered = sorted(curve, key=lambda point: abs(point[0]))
+    strengths = [strength for strength, _ in ordered]
+    one_side = all(s * strengths[-1] > 0 for s in strengths[1:])
+    if len(set(strengths)) < max(3, len(strengths)) or strengths[0] != 0 or not one_side:
+        raise ValueError(
+            f"strengths {strengths}: expected 0 and at least two more, different, on one side of it"
+        )
     n = len(prompted["coherence"].above)
-    whole = _read(curve, prompted, np.arange(n)[None])
-    resampled = _read(curve, prompted, drawn(n, seed))
-    strength, highest = float(whole.strength[0]), curve[-1][0]
+    whole = _read(ordered, prompted, np.arange(n)[None])
+    resampled = _read(ordered, prompted, drawn(n, seed))
     return Matched(
-        strength=strength,
-        within=bool(whole.kept[0]) and strength < highest,
+        strength=float(whole.strength[0]),
+        limited=bool(whole.limited[0]),
+        capped=float(resampled.limited.mean()),
         estimates={k: estimated(float(v[0]), resampled.values[k]) for k, v in whole.values.items()},
         minus_prompt={k: estimated(float(v[0]), resampled.minus[k]) for k, v in whole.minus.items()},
     )
@@ -56,10 +74,10 @@ def matched(curve: Sequence[tuple[float, Samples]], prompted: Samples, seed: int
 
 @dataclass(frozen=True, slots=True)
 class _Reading:
-    """For each resample: the strength, whether the target is kept there, the quantities, and less the prompt's."""
+    """For each resample: s*, whether that is the highest strength, the quantities there, and less the prompt's."""
 
     strength: F64
-    kept: npt.NDArray[np.bool_]
+    limited: npt.NDArray[np.bool_]
     values: dict[str, F64]
     minus: dict[str, F64]
 
@@ -67,22 +85,41 @@ class _Reading:
 def _read(curve: Sequence[tuple[float, Samples]], prompted: Samples, rows: npt.NDArray[np.intp]) -> _Reading:
     names = list(prompted)
     strengths = np.array([strength for strength, _ in curve])
-    measured = np.stack(
-        [np.stack([values(s[name], rows) for name in names], -1) for _, s in curve], 1
-    )  # [resamples, strengths, names]
-    own = np.stack([values(prompted[name], rows) for name in names], -1)
-    coherence = measured[:, :, names.index("coherence")]
-    target = np.maximum(own[:, names.index("coherence")], coherence[:, 0])
-    at = np.linspace(strengths[0], strengths[-1], _GRID)
-    found = smooth(at, strengths, measured, coherence - target[:, None])
-    smoothed = found[:, :, names.index("coherence")]
-    keeps = np.asarray(smoothed <= target[:, None] + _ROUNDING)
-    last = _GRID - 1 - keeps[:, ::-1].argmax(1)
-    place = np.where(keeps.any(1), last, smoothed.argmin(1))
-    there = found[np.arange(len(rows)), place]
-    return _Reading(
-        at[place],
-        np.asarray(keeps.any(1)),
-        {name: there[:, i] for i, name in enumerate(names)},
-        {name: there[:, i] - own[:, i] for i, name in enumerate(names)},
+    own = {name: values(prompted[name], rows) for name in names}
+    measured = {name: np.stack([values(s[name], rows) for _, s in curve], 1) for name in names}
+    found = {name: _between(strengths, each) for name, each in measured.items()}
+    rising = isotonic(measured["coherence"])
+    coherence = _between(strengths, rising)
+    least = np.minimum(DISTINCT * own["distinct2"], measured["distinct2"][:, 0])
+    keeps = (coherence <= np.maximum(own["coherence"], rising[:, 0])[:, None] + _ROUNDING) & (
+        found["distinct2"] >= least[:, None] - _ROUNDING
     )
+    place = _GRID - 1 - keeps[:, ::-1].argmax(1)
+    known = keeps.any(1)  # not where at some strength nothing was said
+    there = {name: np.where(known, each[np.arange(len(rows)), place], np.nan) for name, each in found.items()}
+    return _Reading(
+        np.linspace(0, strengths[-1], _GRID)[place * known],
+        np.asarray(known & (place == _GRID - 1)),
+        there,
+        {name: there[name] - own[name] for name in names},
+    )
+
+
+def _between(strengths: F64, measured: F64) -> F64:
+    """[resamples, _GRID] from [resamples, strengths], linear."""
+    at, known = np.linspace(0, 1, _GRID), strengths / strengths[-1]
+    unit = np.eye(len(strengths))
+    weights = np.stack([np.interp(at, known, row) for row in unit], 1)
+    return np.asarray(measured @ weights.T)
+
+
+def isotonic(measured: F64) -> F64:
+    """The least-squares fit that never falls along the last axis, [..., n]: max over j <= i of min over k >= i of the
+    mean of j..k."""
+    n = measured.shape[-1]
+    sums = np.concatenate([np.zeros_like(measured[..., :1]), measured.cumsum(-1)], -1)
+    means = {(j, k): (sums[..., k + 1] - sums[..., j]) / (k - j + 1) for j in range(n) for k in range(j, n)}
+    fits = [
+        np.max([np.min([means[j, k] for k in range(i, n)], 0) for j in range(i + 1)], 0) for i in range(n)
+    ]
+    return np.stack(fits, -1)

@@ -9,7 +9,6 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from operator import itemgetter
 from typing import Any
 
 from edgesteer.evaluate import measures
@@ -108,8 +107,9 @@ def rows_of(
     for each, own, more in zip(answers, samples, others or [()] * len(answers), strict=True):
         curve = [(0.0, samples[unsteered]), (each.strength or 0.0, own)]
         curve += [(other.strength or 0.0, _samples(other, counts)) for other in more]
-        at = matched(sorted(curve, key=itemgetter(0)), samples[prompt]) if more else None
-        rows.append(_row(each, own, samples[prompt], counts, at))
+        rows.append(
+            _row(each, own, samples[prompt], counts, matched(curve, samples[prompt]) if more else None)
+        )
     return tuple(rows)
 
 

@@ -14,11 +14,9 @@ from dataclasses import dataclass
 from edgesteer.bundle import Bundle, StrengthRange
 from edgesteer.evaluate.chat import REPEAT_PENALTY, Chat
 from edgesteer.evaluate.dose import Dose, strength_at
+from edgesteer.evaluate.matched import DISTINCT
 from edgesteer.evaluate.pieces import Done, portion
 from edgesteer.evaluate.scoring import Scores, score
-
-# A steered reply may repeat itself a little more than a prompted one, but not loop.
-_DISTINCT = 0.9
 
 # Where the strength is searched, as multiples of the one that is likeliest for prompted replies. A single block can
 # take more than the highest: its bundle's coherence suffers late.
@@ -84,7 +82,7 @@ class Yardstick:
             self.plain,
             self.prompted,
             target,
-            min_distinct2=_DISTINCT * self.scores.mean("distinct2"),
+            min_distinct2=DISTINCT * self.scores.mean("distinct2"),
             lo=round(likeliest * _LOWEST, 2),
             hi=round(likeliest * _HIGHEST, 2),
             scan=3,

@@ -18,7 +18,7 @@ from typing import Any
 from edgesteer.bundle import Bundle
 from edgesteer.errors import LearnError, MissingExtra
 from edgesteer.evaluate import Chat, Table
-from edgesteer.evaluate.headtohead import check_counts
+from edgesteer.evaluate.headtohead import check_counts, check_levels
 from edgesteer.evaluate.pieces import spread
 from edgesteer.learn.ask import own
 from edgesteer.learn.calibrate import Yardstick, strength_range
@@ -87,6 +87,7 @@ def learn(
     if recipe.refine is not None and trainer is None:
         raise LearnError(f"refine {recipe.refine!r}: no trainer, expected one; `edgesteer learn` brings it")
     _check_before_work(llm, recipe, against, counts, sentiment)
+    check_levels(levels)
     chat = Chat(llm, template, stop)
     maker = Maker(llm.model_info, recipe.scope, name, license, f"Learnt from one sentence: {trait}")
     with llm.steered([]), contextlib.ExitStack() as opened:

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 _WIDTH, _NAME, _CELL = 100, 22, 32
 
+# Of an interval of 95 % each end is a share of this.
+_CAPPED = 0.025
+
 
 def lines(table: Table) -> Iterator[str]:
     """The table for people, in at most 100 columns."""
@@ -89,11 +92,10 @@ def notes(table: Table) -> list[str]:
             out.append(f"{row.name}: no strength was as coherent as the prompt without loops.")
         elif row.dose and row.dose.limited:
             out.append(f"{row.name}: the highest strength of its range.")
-        if row.matched and not row.matched.within:
-            at = (
-                "as coherent as the prompt even at the highest"
-                if row.matched.strength
-                else "coherent at none"
+        if (at := row.matched) and at.limited:
+            out.append(
+                f"{row.name}: as coherent as the prompt at the highest strength asked; more might do too."
             )
-            out.append(f"{row.name}: {at} of the strengths that equal coherence was looked for at.")
+        elif at and at.capped > _CAPPED:
+            out.append(f"{row.name}: in {at.capped:.0%} of the resamples so; its intervals end too early.")
     return out

@@ -20,7 +20,6 @@ import numpy.typing as npt
 
 from edgesteer.errors import PlanError
 from edgesteer.plan import SteeringPlan
-from edgesteer.runtime.heads import Heads
 from edgesteer.scope import scope_bits
 
 if TYPE_CHECKING:
@@ -59,8 +58,8 @@ class Lanes:
     layers: blocks whose output is kept, for `seen`. since: the first position of which it is, or each lane's.
     doses: float32 [lanes, terms], by which each lane multiplies the strengths of the plan's terms from its prompt's
         last token on; what stands in front of that is shared, and not steered. None: by 1, and everywhere.
-    heads: where what the prompts leave in the context is kept for the next lanes with the same prompts, unless it is
-        steered, or looked at.
+    recurring: whether what the prompts leave in the context is kept for the next lanes with the same prompts, unless
+        it is steered, or looked at.
     Raises PlanError for more lanes than `llm.n_seq_max`, for more tokens than the context holds, for another
     number of sinces or doses than there are lanes, or for doses of a plan of another scope than response, which
     acts on what is shared (and in control-vector slots knows one strength for all rows).
@@ -73,7 +72,7 @@ class Lanes:
         layers: Iterable[int] = (),
         since: int | Sequence[int] = 0,
         doses: F32 | None = None,
-        heads: Heads | None = None,
+        recurring: bool = False,
     ) -> None:
         self._llm, self._session, self.layers = llm, llm._session, tuple(layers)
         if not prompts or not all(len(p) for p in prompts):
@@ -86,8 +85,10 @@ class Lanes:
         self._prompts = [list(p) for p in prompts]
         self._lanes = [_Lane(len(p)) for p in prompts]
         self._since = _each(since, len(prompts))
+        if not self.layers:
+            self._since = [0] * len(prompts)  # nothing is kept, whatever the sinces
         self._doses = _checked(doses, llm.steering, len(prompts))
-        self._heads = heads
+        self._recurring = recurring
         # The last block computes no row whose logits nobody wants.
         self._all_wanted = llm._session.n_layer - 1 in self.layers
 
@@ -153,24 +154,33 @@ class Lanes:
 
         What was just evaluated is put back too: where its cells lie decides on last bits.
         """
-        heads, group = self._heads, tuple(tuple(prompt[:-1]) for prompt in self._prompts)
-        if heads is None or not self._untouched():
+        heads, group = self._llm._heads, tuple(tuple(prompt[:-1]) for prompt in self._prompts)
+        if not (self._recurring and self._untouched()):
             self._share_prompts()
-        elif group in heads:
-            heads.put(self._llm.ctx, group)
+            return
+        if group not in heads:
+            self._share_prompts()
+            if not heads.keep(self._llm.ctx, group):
+                return
+            self._llm._empty()
+            self._lanes = [_Lane(len(p)) for p in self._prompts]
+        if heads.put(self._llm.ctx, group):
             for i, head in enumerate(group):
                 self._rows(i, list(head), None)
         else:
+            self._llm._empty()
             self._share_prompts()
-            if heads.keep(self._llm.ctx, group):
-                self._llm._empty()
-                heads.put(self._llm.ctx, group)
 
     def _untouched(self) -> bool:
-        """Whether nothing steers the prompts' heads, and nobody asks for their activations."""
-        steered = any(term.scope != "response" for term in self._llm.steering.terms)
+        """Whether nothing steers the prompts' heads, and nobody looks at them. Where a template opens the reply early
+        (with thoughts), scope `response` begins in the head."""
+        plan, turns = self._llm.steering, self._session.turns
         sinces = zip(self._since, self._prompts, strict=True)
-        return not steered and (not self.layers or all(since >= len(p) - 1 for since, p in sinces))
+        unseen = not self.layers or all(since >= len(p) - 1 for since, p in sinces)
+        if self._session.recorders or not unseen:
+            return False
+        each = (scope_bits(p[:-1], len(p), turns) for p in self._prompts)
+        return self._doses is not None or not any(plan.applied(bits).any() for bits in each)
 
     def _share_prompts(self) -> None:
         """Evaluate every prompt but its last token; what several begin with and keep as much of, once."""

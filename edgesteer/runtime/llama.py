@@ -36,6 +36,7 @@ from edgesteer.errors import (
 from edgesteer.plan import SteeringPlan, beyond_range
 from edgesteer.runtime import library, sentinel
 from edgesteer.runtime.gates import check_engine
+from edgesteer.runtime.heads import Heads
 from edgesteer.runtime.keeping import Keeping
 from edgesteer.runtime.looking import Looking
 from edgesteer.runtime.session import Session
@@ -149,6 +150,7 @@ class SteeredLlama(Looking, Keeping):
         )
         self._ctx.__class__ = SteeredContext
         self._ctx.session = self._session  # type: ignore[attr-defined]
+        self._heads = Heads()
         self._prompt_len: int | None = None
         self._generation = 0
         self._info: ModelInfo | None = None

@@ -64,6 +64,14 @@ def test_matched_tells_each_bundle_at_the_prompts_coherence(evaluate: Run, steer
     assert rows[2]["matched"] != rows[3]["matched"]  # each has a curve of its own, though they share a name
 
 
+def test_a_strength_that_changes_nothing_says_that_more_might_do_too(evaluate: Run, steer: Path) -> None:
+    result = evaluate("--steer", f"{steer}:0.000001", "--matched")
+    assert result.exit_code == 0, result.stderr
+    assert "as coherent as the prompt at the highest strength asked; more might do too" in " ".join(
+        result.stdout.split()
+    )
+
+
 def test_template_and_stop_are_the_bundles_own_unless_given(
     evaluate: Run, tiny: Path, tmp_path: Path
 ) -> None:

@@ -54,28 +54,43 @@ def test_strength_zero_is_the_unsteered_row(chat: Chat, bundle: Bundle) -> None:
     assert gap.value == pytest.approx(full.trait - prompt.trait)
 
 
+@pytest.mark.filterwarnings("ignore:drawn:edgesteer.EdgesteerWarning")
 def test_levels_give_each_bundle_a_reading_at_the_prompts_coherence(chat: Chat, bundle: Bundle) -> None:
     options: dict[str, Any] = {"questions": ASKED, "max_tokens": 6, "timing": False, "counts": ["e"]}
-    ways = [("x", bundle, 1.0), ("zero", bundle, 0.0)]
+    ways = [("x", bundle, 1.0), ("zero", bundle, 0.0), ("minus", bundle, -1.0)]
     table = head_to_head(chat, TRAIT, ways, levels=(0.5, 2.0), **options)
-    unsteered, prompt, x, zero = table.rows
+    unsteered, prompt, x, zero, minus = table.rows
     assert (unsteered.matched, prompt.matched, zero.matched) == (None, None, None)  # nothing steers
     assert x.matched is not None
-    assert 0 <= x.matched.strength <= 2
+    assert minus.matched is not None
+    assert -2 <= minus.matched.strength <= 0 <= x.matched.strength <= 2
     assert x.matched.estimates.keys() == x.estimates.keys()
-    target = max(prompt.coherence, unsteered.coherence)
-    if x.matched.within:
-        assert x.matched.estimates["coherence"].value <= target + 1e-9
+    at_levels = [head_to_head(chat, TRAIT, [("x", bundle, s)], **options).rows[2] for s in (0.5, 2.0)]
+    traits = [row.trait for row in (unsteered, x, *at_levels)]
+    assert min(traits) - 1e-9 <= x.matched.estimates["trait"].value <= max(traits) + 1e-9
     alone = head_to_head(chat, TRAIT, ways, **options)
     assert [dataclasses.replace(row, matched=None) for row in table.rows] == list(alone.rows)
     assert json.loads(json.dumps(table.to_json()))["rows"][2]["matched"]["strength"] == x.matched.strength
 
 
-@pytest.mark.parametrize(
-    "levels", [(0.5,), (0.5, 0.5), (0.5, 1.0), (0.0, 2.0), (-1.0, 2.0), (0.5, float("nan"))]
-)
+def test_a_level_that_overflows_or_leaves_the_range_does_not_cost_the_table(
+    chat: Chat, bundle: Bundle
+) -> None:
+    options: dict[str, Any] = {"questions": ASKED, "max_tokens": 6, "timing": False}
+    ways = [("x", bundle, 2.0)]
+    beyond = head_to_head(chat, TRAIT, ways, levels=(0.5, 2.0), **options).rows[
+        2
+    ]  # a warning is an error here
+    one = head_to_head(chat, TRAIT, ways, levels=(0.5,), **options).rows[2]
+    assert beyond.matched is not None
+    assert one.matched is not None
+    assert head_to_head(chat, TRAIT, ways, levels=(0.5, 1e38), **options).rows[2] == one
+    assert head_to_head(chat, TRAIT, ways, levels=(1e38,), **options).rows[2].matched is None
+
+
+@pytest.mark.parametrize("levels", [(1.0,), (0.5, 0.5), (0.5, 1.0), (0.0, 2.0), (-1.0, 2.0), (float("nan"),)])
 def test_levels_that_make_no_curve_are_refused(chat: Chat, bundle: Bundle, levels: tuple[float, ...]) -> None:
-    with pytest.raises(LearnError, match="levels .* expected at least two different"):
+    with pytest.raises(LearnError, match="levels .* expected different multiples"):
         head_to_head(chat, TRAIT, [("x", bundle, 1.0)], questions=ASKED, levels=levels)
 
 

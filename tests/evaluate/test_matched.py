@@ -3,88 +3,134 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from edgesteer.evaluate.intervals import Sample
-from edgesteer.evaluate.matched import Matched, matched
-from edgesteer.evaluate.smoothing import smooth
+from edgesteer.evaluate.matched import Matched, isotonic, matched
 
 N = 12
-STRENGTHS = (0.0, 0.75, 1.0, 1.25)
+STRENGTHS = (0.0, 0.7, 1.0, 1.4)
+STEP = 1.4 / 128
 
 
-def samples(trait: float, coherence: float, noise: float = 0.0, seed: int = 0) -> dict[str, Sample]:
+def samples(
+    trait: float, coherence: float, distinct2: float = 0.9, noise: float = 0.0, seed: int = 0
+) -> dict[str, Sample]:
     """Of N questions, around these means."""
     drawn = np.random.default_rng(seed).standard_normal((2, N)) * noise
-    return {"trait": Sample.mean(trait + drawn[0]), "coherence": Sample.mean(coherence + drawn[1])}
+    return {
+        "trait": Sample.mean(trait + drawn[0]),
+        "coherence": Sample.mean(coherence + drawn[1]),
+        "distinct2": Sample.mean([distinct2] * N),
+    }
 
 
-def read(
-    coherence: Callable[[float], float], target: float, noise: float = 0.0, trait: float = 0.4
-) -> Matched:
-    """A bundle whose trait is its strength, and a prompt with `trait` and coherence `target`."""
-    curve = [(s, samples(s, coherence(s), noise, i)) for i, s in enumerate(STRENGTHS)]
-    return matched(curve, samples(trait, target, noise, 99))
+def read(coherences: Sequence[float], target: float, noise: float = 0.0, sign: int = 1) -> Matched:
+    """A bundle whose trait is its strength, and a prompt of trait 0.4 and coherence `target`."""
+    known = zip(STRENGTHS, coherences, strict=True)
+    curve = [(sign * s, samples(sign * s, c, noise=noise, seed=i)) for i, (s, c) in enumerate(known)]
+    return matched(curve, samples(0.4, target, noise=noise, seed=99))
+
+
+def line(slope: float) -> list[float]:
+    return [0.7 + slope * s for s in STRENGTHS]
 
 
 @pytest.mark.parametrize("target", [0.75, 0.8, 0.9])
-def test_a_curve_without_noise_is_read_where_it_crosses(target: float) -> None:
-    found = read(lambda s: 0.7 + 0.2 * s, target)
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_curve_without_noise_is_read_where_it_crosses(target: float, sign: int) -> None:
+    found = read(line(0.2), target, sign=sign)
     crossing = (target - 0.7) / 0.2
-    assert found.within
-    assert found.strength == pytest.approx(crossing, abs=1.25 / 64 + 1e-9)
-    assert found.strength <= crossing + 1e-9  # the target is kept
+    assert not found.limited
+    assert crossing - STEP <= sign * found.strength <= crossing + 1e-9  # the target is kept
     assert found.estimates["trait"].value == pytest.approx(found.strength)
-    assert found.estimates["coherence"].value <= target + 1e-9
     assert found.minus_prompt["trait"].value == pytest.approx(found.strength - 0.4)
     assert all(e.high - e.low < 1e-9 for e in found.estimates.values())
 
 
+def test_between_two_strengths_it_is_read_between_what_they_brought() -> None:
+    curve = [(0.0, samples(0, 0.7)), (1.0, samples(0.0, 0.8)), (2.0, samples(1.0, 0.9))]
+    assert matched(curve, samples(0.4, 0.85)).estimates["trait"].value == pytest.approx(0.5, abs=0.02)
+
+
 def test_where_more_might_do_too_the_highest_is_read_and_said() -> None:
-    found = read(lambda s: 0.7 + 0.1 * s, 0.95)
-    assert (found.strength, found.within) == (1.25, False)
+    found = read(line(0.1), 0.95)
+    assert (found.strength, found.limited, found.capped) == (1.4, True, 1.0)
 
 
 def test_no_more_is_asked_than_the_unsteered_model_gives() -> None:
-    found = read(lambda s: 0.7 + 0.2 * s, 0.6)
-    assert (found.strength, found.within) == (0.0, True)
+    found = read(line(0.2), 0.6)
+    assert (found.strength, found.limited, found.capped) == (0.0, False, 0.0)
     assert found.estimates["trait"].value == pytest.approx(0, abs=1e-9)
 
 
+def test_a_dip_of_noise_is_no_crossing() -> None:
+    """0.95 at 1.0 and 0.85 at 1.4 say 0.9 for both: at the target of 0.89 neither will do."""
+    found = read([0.7, 0.8, 0.95, 0.85], 0.89)
+    assert 0.7 < found.strength < 1.0
+
+
+@pytest.mark.parametrize("coherences", [(0.749, 0.828, 0.661, 0.822), (0.8, 0.7, 0.7, 0.9)])
+def test_there_is_always_a_strength_whatever_the_noise(coherences: Sequence[float]) -> None:
+    found = read(coherences, 0.72)
+    assert 0 <= found.strength < 1.4
+    assert not found.limited
+
+
+def test_loops_look_coherent_and_do_not_count() -> None:
+    points = [(0.0, 0.7, 1.0), (0.7, 0.88, 0.97), (1.0, 0.95, 0.95), (1.4, 0.5, 0.2)]
+    curve = [(s, samples(s, c, d)) for s, c, d in points]
+    prompted = samples(0.4, 0.9, 1.0)
+    found = matched(curve, prompted)
+    assert found.estimates["distinct2"].value >= 0.9
+    assert found.strength < 1.1
+
+
 def test_noise_widens_the_interval_which_holds_the_value() -> None:
-    found = read(lambda s: 0.7 + 0.2 * s, 0.8, noise=0.1)
+    found = read(line(0.2), 0.8, noise=0.1)
     for estimates in (found.estimates, found.minus_prompt):
-        for one in estimates.values():
-            assert one.low <= one.value <= one.high
-            assert one.high > one.low
-    assert found == read(lambda s: 0.7 + 0.2 * s, 0.8, noise=0.1)
+        for name in ("trait", "coherence"):
+            assert estimates[name].low <= estimates[name].value <= estimates[name].high
+            assert estimates[name].high > estimates[name].low
+    assert found == read(line(0.2), 0.8, noise=0.1)
+
+
+def test_the_share_of_resamples_without_a_crossing_is_told() -> None:
+    found = read(line(0.2), 0.93, noise=0.2)
+    assert not found.limited
+    assert 0.05 < found.capped < 0.95
 
 
 def test_a_strength_at_which_nothing_was_said_gives_no_number() -> None:
-    curve = [(s, samples(s, 0.7 + 0.2 * s if s < 1 else math.nan)) for s in STRENGTHS]
-    assert math.isnan(matched(curve, samples(0.4, 0.8)).estimates["trait"].value)
+    found = read([0.7, 0.8, math.nan, 1.0], 0.8)
+    assert math.isnan(found.estimates["trait"].value)
+    assert not found.limited
 
 
-@pytest.mark.parametrize("strengths", [(0.0, 1.0, 1.25), (0.0, 1.0, 1.0, 1.25)])
-def test_too_few_strengths_are_refused(strengths: tuple[float, ...]) -> None:
-    with pytest.raises(ValueError, match="expected at least 4 different ones"):
+@pytest.mark.parametrize(
+    "strengths", [(0.0, 1.0), (0.0, 1.0, 1.0, 1.25), (0.5, 1.0, 2.0), (0.0, -1.0, 1.5), (-1.0, 0.0, 1.0)]
+)
+def test_what_is_no_curve_is_refused(strengths: tuple[float, ...]) -> None:
+    with pytest.raises(ValueError, match="expected 0 and at least two more"):
         matched([(s, samples(s, 0.7)) for s in strengths], samples(0.4, 0.8))
 
 
-def test_a_parabola_is_its_own_smooth_curve_whatever_the_weights() -> None:
-    strengths, at = np.array([0.0, 0.5, 0.8, 1.1, 2.0]), np.array([0.1, 0.5, 1.7])
-    truth = lambda s: np.stack([1 + s - 2 * s**2, 3 * s, np.full_like(s, 7.0)], -1)  # noqa: E731
-    off = np.random.default_rng(0).standard_normal((6, 5))
-    values = np.broadcast_to(truth(strengths), (6, 5, 3))
-    assert np.allclose(smooth(at, strengths, values, off), truth(at))
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.floats(-5, 5), min_size=1, max_size=6))
+def test_an_isotonic_fit_never_falls_and_keeps_the_mean(values: list[float]) -> None:
+    fit = isotonic(np.array(values))
+    assert (np.diff(fit) >= -1e-9).all()
+    assert fit.mean() == pytest.approx(np.mean(values), abs=1e-9)
+    rising = np.sort(values)
+    assert isotonic(rising) == pytest.approx(rising, abs=1e-9)
 
 
-def test_resamples_are_smoothed_each_for_itself() -> None:
-    rng, strengths, at = np.random.default_rng(0), np.array([0.0, 0.5, 0.8, 1.1]), np.array([0.3, 0.9])
-    values, off = rng.standard_normal((3, 4, 2)), rng.standard_normal((3, 4))
-    whole = smooth(at, strengths, values, off)
-    assert whole.shape == (3, 2, 2)
-    assert all(np.allclose(whole[i], smooth(at, strengths, values[i], off[i])) for i in range(3))
+def test_resamples_are_fitted_each_for_itself() -> None:
+    values = np.random.default_rng(0).standard_normal((5, 4))
+    one: Callable[[int], np.ndarray] = lambda i: isotonic(values[i])  # noqa: E731
+    assert np.allclose(isotonic(values), np.stack([one(i) for i in range(5)]))

@@ -52,9 +52,9 @@ def test_the_page_is_made_of_what_was_found() -> None:
             "seconds": {"all": 300},
             "ways": {
                 "prompt": {**row, "strength": None},
-                "A-PSR": {**row, "trait": 0.1, "matched": {**row, "within": False, "trait": 0.35}},
-                "S-PSR": row,
-                "S-Const": {**row, "trait": 0.4},
+                "A-PSR": {**row, "trait": 0.1, "matched": {**row, "limited": True, "trait": 0.35}},
+                "S-PSR": {**row, "matched": {**row, "limited": False, "trait": 0.35}},
+                "S-Const": {**row, "matched": {**row, "limited": False, "trait": 0.4}},
             },
         },
         "sea": {
@@ -67,10 +67,10 @@ def test_the_page_is_made_of_what_was_found() -> None:
         },
     }
     page = suite.page(json.loads(json.dumps(found)))
-    assert "| A-PSR | 1.25 | 0.10 | 0.70 | 2.00 | <1.25 | 0.35 | -0.1 to 0.2 | 2.00 |" in page
+    assert "| A-PSR | 1.25 | 0.10 | 0.70 | 2.00 | ≥1.25 | 0.35 | -0.1 to 0.2 | 2.00 |" in page
     assert "| prompt |  | 0.30 | 0.70 | 2.00 | | | | |" in page
     assert "| A-PSR | 1.25 | 0.30 | 0.70 | 2.00 | | | | |" in page  # measured at one strength alone
-    assert "| A-PSR at least prompt | trait | 2 of 2: pirate, sea |" in page
-    assert "| A-PSR at least prompt | own | 1 of 2: pirate |" in page
+    assert "| A-PSR at least prompt | trait | 1 of 1: pirate |" in page  # of the sea there is no curve
+    assert "| A-PSR at least prompt | own | 1 of 1: pirate |" in page
     assert "| S-PSR at least S-Const | trait | 0 of 1: none |" in page
     assert "A-PSR+KL at least" not in page  # not measured
