@@ -153,12 +153,12 @@ def page(found: dict[str, Any]) -> str:
         "",
         "SmolLM2-135M-Instruct Q4_1, `make suite`. Held-out questions, greedy with the repeat penalty of `run`. Left: at the",
         "strength that the bundle was given, the largest at which replies to training questions are as coherent as the",
-        "prompted ones. Right: at the prompt's coherence on these very questions, read from a smooth curve through no",
-        "steering, that strength, 0.7 and 1.4 times it (`≥`: more might do too); this is what is",
-        "compared below. trait and coherence in nats a token (coherence: lower is better); *own* is the trait's own measure,",
-        "signed so that more is more of the trait: matches per 100 words, VADER's sentiment, or words a reply. The interval",
-        "is of the difference to the prompt's trait, 95 % over questions. A-PSR+KL has gone on by training, and is the closed",
-        "form where that gained no trait on the training questions at equal coherence.",
+        "prompted ones. Right: at the prompt's coherence on these very questions (`eval --matched`: coherence as an isotonic",
+        "curve over no steering, that strength, 0.7 and 1.4 times it; `≥`: more might do too); this is what is compared below.",
+        "trait and coherence in nats a token (coherence: lower is better); *own* is the trait's own measure, signed so that",
+        "more is more of the trait: matches per 100 words, VADER's sentiment, or words a reply. The interval is of the",
+        "difference to the prompt's trait, 95 % over questions. A-PSR+KL has gone on by training, and is the closed form",
+        "where that gained no trait on the training questions at equal coherence.",
     ]
     for name, one in found.items():
         lines += ["", f"## {name}", "", f"> {one['sentence']}", ""]
