@@ -8,11 +8,11 @@ nats. Trait costs coherence, so only at the same coherence two ways can be compa
 
     coherence(s)    isotonic (least squares, never falling with the strength), linear between the strengths measured
     anything else   linear between them
-    s*              the largest strength with coherence(s) <= max(prompt's, coherence(0))
+    s*              the largest strength with coherence(s) <= max(prompt's, coherence(0) + 0.05)
                     and distinct2(s) >= min(0.9 prompt's, unsteered's), since loops look coherent
 
-No more is asked of a bundle than the unsteered model gives, where the prompt makes replies more coherent than that; so
-there always is such a strength, if only 0.
+Some prompts (to answer in few words) make replies as coherent as no prompt does, and any steering costs something: so
+0.05 nats beside the unsteered model, the noise of such a mean, are free.
 """
 
 from __future__ import annotations
@@ -29,6 +29,9 @@ Samples = Mapping[str, Sample]
 
 # A steered reply may repeat itself a little more than a prompted one, but not loop.
 DISTINCT = 0.9
+
+# Nats that steering may cost beside the unsteered model, whatever the prompt costs.
+FREE = 0.05
 
 # Strengths that a crossing is looked for at, and by how little a bound may be missed: rounding.
 _GRID, _ROUNDING = 129, 1e-9
@@ -91,9 +94,8 @@ def _read(curve: Sequence[tuple[float, Samples]], prompted: Samples, rows: npt.N
     rising = isotonic(measured["coherence"])
     coherence = _between(strengths, rising)
     least = np.minimum(DISTINCT * own["distinct2"], measured["distinct2"][:, 0])
-    keeps = (coherence <= np.maximum(own["coherence"], rising[:, 0])[:, None] + _ROUNDING) & (
-        found["distinct2"] >= least[:, None] - _ROUNDING
-    )
+    most = np.maximum(own["coherence"], rising[:, 0] + FREE)
+    keeps = (coherence <= most[:, None] + _ROUNDING) & (found["distinct2"] >= least[:, None] - _ROUNDING)
     place = _GRID - 1 - keeps[:, ::-1].argmax(1)
     known = keeps.any(1)  # not where at some strength nothing was said
     there = {name: np.where(known, each[np.arange(len(rows)), place], np.nan) for name, each in found.items()}

@@ -63,10 +63,11 @@ def test_where_more_might_do_too_the_highest_is_read_and_said() -> None:
     assert (found.strength, found.limited, found.capped) == (1.4, True, 1.0)
 
 
-def test_no_more_is_asked_than_the_unsteered_model_gives() -> None:
-    found = read(line(0.2), 0.6)
-    assert (found.strength, found.limited, found.capped) == (0.0, False, 0.0)
-    assert found.estimates["trait"].value == pytest.approx(0, abs=1e-9)
+@pytest.mark.parametrize("target", [0.6, 0.7, 0.74])
+def test_a_little_is_free_where_the_prompt_costs_less(target: float) -> None:
+    found = read(line(0.2), target)
+    assert (0.05 / 0.2) - STEP <= found.strength <= 0.05 / 0.2 + 1e-9
+    assert not found.limited
 
 
 def test_a_dip_of_noise_is_no_crossing() -> None:
