@@ -53,7 +53,7 @@ test: $(STAMPS)/test $(STAMPS)/doctor ## set up and run the whole test suite
 proof: $(STAMPS)/test $(STAMPS)/doctor ## measure the stated figures on the real model (about ten minutes)
 	@$(PY) -m pytest -m proof $(PYTEST_ARGS) tests/test_proof.py
 
-suite: $(STAMPS)/test ## learn and compare six traits on the real model (an hour and a half); docs/suite.md
+suite: $(STAMPS)/test ## learn and compare six traits on the real model (about two hours); docs/suite.md
 	@$(PY) -m tests.suite $(SUITE_ARGS)
 
 fuzz: $(STAMPS)/test ## read 20000 damaged and hostile bundles (a few minutes; FUZZ_ARGS="--cases N --first N")

@@ -1,4 +1,4 @@
-"""The suite of six traits on the real model: `make suite`, two hours and a half on two slow cores.
+"""The suite of six traits on the real model: `make suite`, about two hours on two slow cores.
 
 For each trait learns A-PSR+KL (closed form, then trained in Torch) and, from the same pairs, A-PSR, A-Const, S-Const and
 S-PSR. Asks held-out questions at the strength that each was given on training questions, and at more strengths, so that
