@@ -20,7 +20,7 @@ from edgesteer import SteeredLlama
 from edgesteer.bundle import save
 from edgesteer.evaluate import Row
 from edgesteer.evaluate.intervals import Estimate
-from edgesteer.evaluate.matched import Matched
+from edgesteer.evaluate.matched import LEVELS, Matched
 from edgesteer.evaluate.traits import TRAITS, Trait
 from edgesteer.learn import LearnSummary, Recipe, learn
 from edgesteer_converters.train import trainer
@@ -29,9 +29,6 @@ from edgesteer_models import resolve
 ROOT = Path(__file__).resolve().parents[1]
 WAYS = ("unsteered", "prompt", "A-Const", "S-Const", "S-PSR", "A-PSR", "A-PSR+KL")
 OWN = "A-PSR+KL"
-
-# Multiples of each strength that are asked at too: together with none a curve over strength.
-LEVELS = (0.7, 1.4)
 KEPT = (
     "strength",
     "trait",

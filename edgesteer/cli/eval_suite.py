@@ -16,9 +16,6 @@ from edgesteer.cli.options import print_json, questions_of
 from edgesteer.cli.page_files import files_beside, write_both
 from edgesteer.cli.progress import bar
 
-# Multiples of each strength that --matched asks at too.
-LEVELS = (0.7, 1.4)
-
 if TYPE_CHECKING:
     from edgesteer.bundle import Bundle
     from edgesteer.evaluate import Chat, Suite
@@ -78,6 +75,7 @@ def print_table(
     """Without --suite: the head-to-head, or its JSON."""
     from edgesteer.evaluate import head_to_head
     from edgesteer.evaluate.comparison.comparing import MAX_TOKENS
+    from edgesteer.evaluate.matched import LEVELS
     from edgesteer.report.table import lines
 
     with bar() as progress:

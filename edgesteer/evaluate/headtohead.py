@@ -97,29 +97,22 @@ def head_to_head(
 
     first = [answers(way, cost) for way, cost in zip(ways, spent, strict=True)]
     others = [
-        _curve([partial(answers, other, cost) for other in _at_levels(way, levels)])
-        for way, cost in zip(ways, spent, strict=True)
+        _at_levels(way, levels, partial(answers, cost=cost)) for way, cost in zip(ways, spent, strict=True)
     ]
     progress("done", 1.0)
     rows = rows_of(first, list(dict.fromkeys(counts)), prompt=1, unsteered=0, others=others)
     return Table(trait, tuple(asked), max_tokens, rows)
 
 
-def _curve(asked: Sequence[Callable[[], Answers]]) -> list[Answers]:
-    """What they bring, without those that overflow. That a curve leaves the evaluated range is what it is for."""
+def _at_levels(way: Way, levels: Sequence[float], ask: Callable[[Way], Answers]) -> list[Answers]:
+    """The way at multiples of its strength, without those that overflow; none where nothing steers. That a curve leaves
+    the evaluated range is what it is for."""
     found = []
-    for ask in asked:
+    for level in levels if way.strength else ():
         with warnings.catch_warnings(), contextlib.suppress(SteeringOverflow):
             warnings.simplefilter("ignore", EdgesteerWarning)
-            found.append(ask())
+            found.append(ask(replace(way, strength=level * (way.strength or 0.0))))
     return found
-
-
-def _at_levels(way: Way, levels: Sequence[float]) -> list[Way]:
-    """The way at multiples of its strength; none where nothing steers."""
-    if not way.strength:
-        return []
-    return [replace(way, strength=level * way.strength) for level in levels]
 
 
 def _answers(

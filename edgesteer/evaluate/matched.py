@@ -30,6 +30,9 @@ Samples = Mapping[str, Sample]
 # A steered reply may repeat itself a little more than a prompted one, but not loop.
 DISTINCT = 0.9
 
+# Multiples of a bundle's strength that make its curve, beside none and the strength itself.
+LEVELS = (0.7, 1.4)
+
 # Nats that steering may cost beside the unsteered model, whatever the prompt costs.
 FREE = 0.05
 

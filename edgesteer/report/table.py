@@ -97,5 +97,8 @@ def notes(table: Table) -> list[str]:
                 f"{row.name}: as coherent as the prompt at the highest strength asked; more might do too."
             )
         elif at and at.capped > _CAPPED:
-            out.append(f"{row.name}: in {at.capped:.0%} of the resamples so; its intervals end too early.")
+            out.append(
+                f"{row.name}: in {at.capped:.0%} of the resamples as coherent as the prompt at the highest strength "
+                "asked; its intervals at equal coherence end too early."
+            )
     return out

@@ -37,7 +37,6 @@ class Heads:
         size = llama_h.llama_state_get_size(ctx)
         if not 0 < size <= self._limit:
             return False
-        self._states.pop(group, None)
         while sum(map(len, self._states.values())) + size > self._limit:
             self._states.popitem(last=False)
         state = (ctypes.c_uint8 * size)()

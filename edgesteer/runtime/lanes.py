@@ -179,8 +179,9 @@ class Lanes:
         unseen = not self.layers or all(since >= len(p) - 1 for since, p in sinces)
         if self._session.recorders or not unseen:
             return False
-        each = (scope_bits(p[:-1], len(p), turns) for p in self._prompts)
-        return self._doses is not None or not any(plan.applied(bits).any() for bits in each)
+        if self._doses is not None or not plan:
+            return True
+        return not any(plan.applied(scope_bits(p[:-1], len(p), turns)).any() for p in self._prompts)
 
     def _share_prompts(self) -> None:
         """Evaluate every prompt but its last token; what several begin with and keep as much of, once."""

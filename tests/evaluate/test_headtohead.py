@@ -78,9 +78,8 @@ def test_a_level_that_overflows_or_leaves_the_range_does_not_cost_the_table(
 ) -> None:
     options: dict[str, Any] = {"questions": ASKED, "max_tokens": 6, "timing": False}
     ways = [("x", bundle, 2.0)]
-    beyond = head_to_head(chat, TRAIT, ways, levels=(0.5, 2.0), **options).rows[
-        2
-    ]  # a warning is an error here
+    # a warning is an error in these tests
+    beyond = head_to_head(chat, TRAIT, ways, levels=(0.5, 2.0), **options).rows[2]
     one = head_to_head(chat, TRAIT, ways, levels=(0.5,), **options).rows[2]
     assert beyond.matched is not None
     assert one.matched is not None
