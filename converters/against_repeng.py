@@ -22,8 +22,8 @@ import numpy as np
 from edgesteer.bundle import Bundle
 from edgesteer.errors import MissingExtra, ModelError
 from edgesteer.evaluate.bench.timing import Table, no_progress
-from edgesteer.evaluate.chat import Chat
-from edgesteer.evaluate.pieces import Done
+from edgesteer.generate.chat import Chat
+from edgesteer.generate.progress import Done
 from edgesteer.plan import SteeringPlan
 from edgesteer.runtime import SteeredLlama
 

@@ -20,8 +20,9 @@ import numpy.typing as npt
 
 from edgesteer.bundle import Bundle
 from edgesteer.bundle.refusal import refusal
-from edgesteer.evaluate import Chat, held_out_questions
-from edgesteer.evaluate.chat import REPEAT_PENALTY
+from edgesteer.evaluate import held_out_questions
+from edgesteer.generate import Chat
+from edgesteer.generate.chat import REPEAT_PENALTY
 from edgesteer.runtime import Lanes, SteeredLlama
 from edgesteer.runtime.turns import read_turns
 from edgesteer.scope import BIT, scope_bits

@@ -9,6 +9,7 @@
     ├── SteeringOverflow       steering produced Inf or NaN; the context was cleared
     ├── TapError               the eval callback failed; the decode was not used
     ├── StateError             a saved state or cache entry cannot be used here
+    ├── InputError             questions, prompts or options that cannot be used
     ├── LearnError             learning cannot give a bundle from this input
     ├── OutputError            a file cannot be written (exists, no space, no permission)
     └── MissingExtra           an optional dependency is not installed
@@ -51,6 +52,10 @@ class TapError(EdgesteerError, RuntimeError):
 
 class StateError(EdgesteerError, ValueError):
     """A saved state is damaged, of another version, or of another model."""
+
+
+class InputError(EdgesteerError, ValueError):
+    """A file of questions, a prompt, a template or an option cannot be used."""
 
 
 class LearnError(EdgesteerError):

@@ -110,7 +110,7 @@ def _merge(terms: Iterable[Term]) -> tuple[Term, ...]:
     for key in sorted(groups):
         group = groups[key]
         strengths = [t.strength * t.sign * group[0].sign for t in group]
-        total = math.fsum(strengths)
+        total = check_strength(math.fsum(strengths), f"the sum over {group[0].bundle.name}")
         if abs(total) > _ZERO * max(abs(s) for s in strengths):
             merged.append(group[0].at(total))
     return tuple(merged)
@@ -159,15 +159,19 @@ class SteeringPlan:
         parts = ", ".join(f"{t.bundle.name} x {t.strength:g} ({t.scope})" for t in self.terms)
         return f"<SteeringPlan {parts or 'none'}>"
 
-    def with_strength(self, strength: float) -> SteeringPlan:
-        """The same bundles and scopes, every strength set to `strength`."""
-        value = check_strength(strength, "plan")
-        return SteeringPlan(tuple(t.at(value) for t in self.terms) if value else ())
+    def __mul__(self, factor: float) -> SteeringPlan:
+        """The same bundles and scopes, every strength multiplied by `factor`; 0 is no intervention.
 
-    def times(self, factor: float) -> SteeringPlan:
-        """The same bundles and scopes, every strength multiplied by `factor`; 0 is no intervention."""
-        value = check_strength(factor, "plan")
-        return SteeringPlan(tuple(t.at(t.strength * value) for t in self.terms) if value else ())
+        Raises PlanError for a factor that is no finite number.
+        """
+        value = check_strength(factor, "plan * factor")
+        scaled = [(t, check_strength(t.strength * value, f"{t.bundle.name} * {value:g}")) for t in self.terms]
+        return SteeringPlan(tuple(t.at(strength) for t, strength in scaled if strength))
+
+    __rmul__ = __mul__
+
+    def __neg__(self) -> SteeringPlan:
+        return self * -1.0
 
     @cached_property
     def fingerprint(self) -> str:

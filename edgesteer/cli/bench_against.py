@@ -36,7 +36,7 @@ def against_prompt_part(
 
     def measure(done: Callable[[float], None]) -> dict[str, Any]:
         from edgesteer.cli.opening import open_model
-        from edgesteer.evaluate import Chat
+        from edgesteer.generate import Chat
         from edgesteer.evaluate.bench import beside_prompt, random_bundles
 
         llm = open_model(model, n_threads, _CONTEXT)

@@ -122,7 +122,7 @@ def command(
     """
     from edgesteer.cli.eval_suite import asked_of, files_of, print_table, with_options, write_comparison
     from edgesteer.cli.opening import open_for_scoring
-    from edgesteer.evaluate import Chat
+    from edgesteer.generate import Chat
 
     if equal_coherence:
         _refuse_strengths(steer)
@@ -158,13 +158,13 @@ def _refuse_strengths(steer: tuple[str, ...]) -> None:
 
 def _check_counts(counts: tuple[str, ...]) -> None:
     """What can fail at once fails before the model is opened."""
-    from edgesteer.errors import LearnError
-    from edgesteer.evaluate import measures
+    from edgesteer.errors import InputError
+    from edgesteer.evaluate import vocabulary
 
     for pattern in counts:
         try:
-            measures.expression(pattern)
-        except LearnError as error:
+            vocabulary.expression(pattern)
+        except InputError as error:
             raise click.UsageError(f"--{error}") from None
 
 

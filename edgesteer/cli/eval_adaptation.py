@@ -62,7 +62,7 @@ def _measured(
     params: Mapping[str, Any],
 ) -> Adaptation:
     from edgesteer.cli.opening import open_for_scoring
-    from edgesteer.evaluate import Chat
+    from edgesteer.generate import Chat
     from edgesteer.evaluate.adaptation import measure
     from edgesteer.evaluate.adaptation.lora import read_lora
 

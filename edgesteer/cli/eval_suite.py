@@ -18,7 +18,8 @@ from edgesteer.cli.progress import bar
 
 if TYPE_CHECKING:
     from edgesteer.bundle import Bundle
-    from edgesteer.evaluate import Chat, Suite
+    from edgesteer.evaluate import Suite
+    from edgesteer.generate import Chat
 
 
 def asked_of(suite: str | None, questions: Path | None) -> Suite:

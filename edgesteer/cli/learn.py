@@ -26,7 +26,8 @@ from edgesteer.cli.options import (
 from edgesteer.cli.progress import bar, check_bundle_output, check_output
 
 if TYPE_CHECKING:
-    from edgesteer.learn import LearnSummary, Question, ReplyStore, Trainer
+    from edgesteer.learn import LearnSummary, ReplyStore, Trainer
+    from edgesteer.generate import Question
 
 AGAINST = ("A-Const", "S-PSR", "A-PSR")
 _METHODS = ("psr", "constant")  # learn.METHODS, which is not imported for a help text
@@ -228,7 +229,7 @@ def _blocks(text: str) -> str | int:
 
 
 def _questions(given: str | None) -> str | list[Question] | None:
-    from edgesteer.learn import read_questions
+    from edgesteer.generate import read_questions
 
     return given if given in (None, "auto") else read_questions(Path(str(given)))
 

@@ -108,7 +108,7 @@ def _write_page(path: Path, llm: SteeredLlama, prompt: str, how: dict[str, Any],
     with bar() as progress:
         for done, times in enumerate(_TIMES):
             progress(f"{times:g} times", done / len(_TIMES))
-            plan = asked.times(times)
+            plan = asked * times
             label = ", ".join(f"{term.bundle.name} {term.strength:g}" for term in plan.terms) or "unsteered"
             with warnings.catch_warnings():  # that a replay leaves the evaluated range is the page's doing
                 warnings.simplefilter("ignore", EdgesteerWarning)

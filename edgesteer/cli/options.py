@@ -154,7 +154,7 @@ def questions_option(text: str) -> Decorator:
 
 def questions_of(file: Path | None) -> list[str] | None:
     """What `questions_option` names, as text; None without it. Raises LearnError."""
-    from edgesteer.learn import read_questions
+    from edgesteer.generate import read_questions
 
     return None if file is None else [question.text for question in read_questions(file)]
 

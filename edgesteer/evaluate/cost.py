@@ -17,7 +17,7 @@ import numpy as np
 
 from edgesteer.bundle import Bundle, encode_directions
 from edgesteer.bundle.container import zip_bytes
-from edgesteer.evaluate.chat import Chat, Tokens
+from edgesteer.generate.chat import Chat, Tokens
 from edgesteer.evaluate.ways import Way
 from edgesteer.runtime import Lanes, SteeredLlama
 
@@ -66,7 +66,7 @@ class Cost:
 def costs(chat: Chat, ways: Sequence[Way], *, timing: bool = True) -> list[Cost]:
     """Measure each way; the ways take turns, and the model's own steering is set aside meanwhile.
 
-    timing: False decodes nothing and leaves the seconds None. Raises LearnError for a prompt that does not fit.
+    timing: False decodes nothing and leaves the seconds None. Raises InputError for a prompt that does not fit.
     """
     seconds = _seconds(chat, ways) if timing else [(None, None)] * len(ways)
     per_token = kv_bytes_per_token(chat.llm)

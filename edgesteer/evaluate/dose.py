@@ -20,8 +20,8 @@ import numpy as np
 
 from edgesteer.bundle import Bundle
 from edgesteer.errors import PlanError, SteeringOverflow
-from edgesteer.evaluate.chat import REPEAT_PENALTY, Chat, Tokens
-from edgesteer.evaluate.scoring import score
+from edgesteer.generate.chat import REPEAT_PENALTY, Chat, Tokens
+from edgesteer.generate.scoring import score
 
 # Strengths are searched to this many digits behind the point: what a person would type.
 _DIGITS = 3

@@ -18,14 +18,15 @@ from functools import partial
 from importlib import resources
 
 from edgesteer.bundle import Bundle
-from edgesteer.errors import EdgesteerWarning, LearnError, SteeringOverflow
-from edgesteer.evaluate import measures, sentiment
-from edgesteer.evaluate.chat import REPEAT_PENALTY, Chat, Tokens
+from edgesteer.errors import EdgesteerWarning, InputError, SteeringOverflow
+from edgesteer.evaluate import sentiment
+from edgesteer.evaluate import vocabulary
+from edgesteer.generate.chat import REPEAT_PENALTY, Chat, Tokens
 from edgesteer.evaluate.cost import Cost, costs
 from edgesteer.evaluate.dose import Dose, strength_at
 from edgesteer.evaluate.matched import DISTINCT
-from edgesteer.evaluate.pieces import Done, portion, spread
-from edgesteer.evaluate.scoring import Scores, score
+from edgesteer.generate.progress import Done, portion, spread
+from edgesteer.generate.scoring import Scores, score
 from edgesteer.evaluate.table import Answers, Row, Table, rows_of
 from edgesteer.evaluate.ways import PROMPT, UNSTEERED, Way, prompts_of
 
@@ -65,14 +66,14 @@ def head_to_head(
     """Ask every question unsteered, with the trait as system prompt, and under each (name, bundle, strength).
 
     questions: None for `held_out_questions`.
-    counts: what to count in the replies: regular expressions, or names in measures.WORDS.
+    counts: what to count in the replies: regular expressions, or names in vocabulary.WORDS.
     at_prompt_coherence: instead of the strengths given, for each bundle the largest one within the range of its
         file at which its replies are as coherent as the prompted ones and loop hardly more. It is found on
         `calibration_questions` (None: some of the training questions), without those that are asked.
     levels: multiples of each bundle's strength at which it is asked too, none of them 1, so that its row has
         what it brings at the prompt's coherence on these very questions (`matched`).
     timing: whether to measure first_token_seconds.
-    Raises LearnError for no trait, no questions, levels that make no curve, a count that is no regular expression,
+    Raises InputError for no trait, no questions, levels that make no curve, a count that is no regular expression,
     or a prompt that does not fit the context; MissingExtra for sentiment without VADER; IncompatibleError for a bundle
     of another model.
     """
@@ -156,7 +157,7 @@ def _doses(
     plain, prompted = prompts
     target = _scores(chat, prompted, prompts, max_tokens)
     if target.empty == len(prompted):
-        raise LearnError(
+        raise InputError(
             "evaluation: every prompted reply is empty, expected some to compare the bundles with"
         )
     # No more is asked of a bundle than the unsteered model gives.
@@ -190,13 +191,13 @@ def _scores(
 def _apart(asked: Sequence[str], given: Sequence[str] | None) -> list[str]:
     """Questions to calibrate on: at most N_CALIBRATION, evenly spread, none of them among those asked."""
     if given is None:
-        from edgesteer.learn.questions import built_in  # not above: learning is built on this room
+        from edgesteer.generate.questions import built_in
 
         given = [question.text for question in built_in()]
     judged = set(asked)
     left = [question for question in given if question not in judged]
     if not left:
-        raise LearnError(
+        raise InputError(
             "evaluation: no question is left to find the strength on, expected some that are not among those asked"
         )
     return [left[i] for i in spread(len(left), N_CALIBRATION)]
@@ -205,21 +206,21 @@ def _apart(asked: Sequence[str], given: Sequence[str] | None) -> list[str]:
 def _asked(trait: str, questions: Sequence[str] | None, max_tokens: int) -> list[str]:
     asked = list(held_out_questions() if questions is None else questions)
     if not asked:
-        raise LearnError("evaluation: no questions, expected at least one")
+        raise InputError("evaluation: no questions, expected at least one")
     if not trait.strip():
-        raise LearnError(
+        raise InputError(
             "evaluation: the trait is empty, expected a sentence to compare with as system prompt"
         )
     if max_tokens < 1:
-        raise LearnError(f"evaluation: max_tokens {max_tokens}, expected at least 1")
+        raise InputError(f"evaluation: max_tokens {max_tokens}, expected at least 1")
     return asked
 
 
 def check_levels(levels: Sequence[float]) -> None:
-    """Raises LearnError for multiples that, with 0 and 1, give no curve."""
+    """Raises InputError for multiples that, with 0 and 1, give no curve."""
     sound = all(math.isfinite(level) and level > 0 for level in levels)
     if not sound or len({1.0, *levels}) != 1 + len(levels):
-        raise LearnError(
+        raise InputError(
             f"evaluation: levels {', '.join(f'{level:g}' for level in levels)}; expected different multiples of a "
             "strength, above 0 and none of them 1"
         )
@@ -228,7 +229,7 @@ def check_levels(levels: Sequence[float]) -> None:
 def check_counts(counts: Sequence[str], with_sentiment: bool) -> None:
     """What can fail at once fails before the minutes of work."""
     for pattern in counts:
-        measures.expression(pattern)
+        vocabulary.expression(pattern)
     if with_sentiment:
         sentiment.analyzer()
 

@@ -11,11 +11,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from edgesteer.evaluate import measures
+from edgesteer.evaluate import vocabulary
 from edgesteer.evaluate.dose import Dose
 from edgesteer.evaluate.intervals import Estimate, Sample, difference, estimate
 from edgesteer.evaluate.matched import Matched, matched
-from edgesteer.evaluate.scoring import Scores
+from edgesteer.generate.scoring import Scores
 
 MEASURES = ("trait", "coherence", "nll0", "distinct2")
 
@@ -59,7 +59,7 @@ class Row:
     distinct2: float
     words: float
     sentiment: float | None
-    counts: Mapping[str, measures.Count]
+    counts: Mapping[str, vocabulary.Count]
     empty: int
     context_tokens: float
     estimates: Mapping[str, Estimate]
@@ -127,7 +127,7 @@ def _row(
         strength=answers.strength,
         **means,
         sentiment=estimates["sentiment"].value if "sentiment" in estimates else None,
-        counts={name: measures.count(name, answers.replies) for name in counts},
+        counts={name: vocabulary.count(name, answers.replies) for name in counts},
         empty=answers.scores.empty,
         context_tokens=answers.context_tokens,
         estimates=estimates,
@@ -142,13 +142,13 @@ def _row(
 
 def _samples(answers: Answers, counts: Sequence[str]) -> dict[str, Sample]:
     """What is estimated, by its name in Row.estimates."""
-    words = [measures.words(text) for text in answers.replies]
+    words = [vocabulary.words(text) for text in answers.replies]
     out = {name: Sample.mean(getattr(answers.scores, name)) for name in MEASURES}
     out["words"] = Sample.mean(words)
     if answers.sentiments is not None:
         out["sentiment"] = Sample.mean(answers.sentiments)
     for name in counts:
-        hits = [measures.hits(name, text) for text in answers.replies]
+        hits = [vocabulary.hits(name, text) for text in answers.replies]
         out[f"{name} per 100 words"] = Sample.ratio([100 * n for n in hits], words)
         out[f"{name} in replies"] = Sample.mean([float(n > 0) for n in hits])
     return out

@@ -13,7 +13,7 @@ from edgesteer.evaluate.table import Row
 
 @dataclass(frozen=True, slots=True)
 class Trait:
-    """sentence: the system prompt. measure: a name in measures.WORDS (matches per 100 words), "sentiment" (VADER's
+    """sentence: the system prompt. measure: a name in vocabulary.WORDS (matches per 100 words), "sentiment" (VADER's
     mean compound) or "words" (a reply's length). sign: whether the trait makes it more (1) or less (-1)."""
 
     name: str

@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 from edgesteer.bundle import Bundle
-from edgesteer.evaluate.chat import Chat, Tokens
+from edgesteer.generate.chat import Chat, Tokens
 from edgesteer.evaluate.dose import Dose
 from edgesteer.runtime import SteeredLlama
 

@@ -15,9 +15,10 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from edgesteer.errors import LearnError
-from edgesteer.evaluate import Chat, Reply, held_out_questions
-from edgesteer.evaluate.pieces import portion
-from edgesteer.learn.questions import Question, built_in
+from edgesteer.evaluate import held_out_questions
+from edgesteer.generate import Chat, Reply
+from edgesteer.generate.progress import portion
+from edgesteer.generate.questions import Question, built_in
 
 _TOPICS = (
     "facts and knowledge",

@@ -12,11 +12,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from edgesteer.bundle import Bundle, StrengthRange
-from edgesteer.evaluate.chat import REPEAT_PENALTY, Chat
+from edgesteer.generate.chat import REPEAT_PENALTY, Chat
 from edgesteer.evaluate.dose import Dose, strength_at
 from edgesteer.evaluate.matched import DISTINCT
-from edgesteer.evaluate.pieces import Done, portion
-from edgesteer.evaluate.scoring import Scores, score
+from edgesteer.generate.progress import Done, portion
+from edgesteer.generate.scoring import Scores, score
 
 # Where the strength is searched, as multiples of the one that is likeliest for prompted replies. A single block can
 # take more than the highest: its bundle's coherence suffers late.

@@ -27,7 +27,7 @@ import numpy.typing as npt
 
 from edgesteer.bundle import Bundle, ModelInfo
 from edgesteer.errors import LearnError
-from edgesteer.evaluate.chat import Chat
+from edgesteer.generate.chat import Chat
 from edgesteer.learn.make import Maker
 from edgesteer.learn.methods import BlockFit
 from edgesteer.learn.rows import Rows

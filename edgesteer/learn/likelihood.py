@@ -14,8 +14,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from edgesteer.bundle import Bundle
-from edgesteer.evaluate.chat import Chat
-from edgesteer.evaluate.pieces import Done
+from edgesteer.generate.chat import Chat
+from edgesteer.generate.progress import Done
 from edgesteer.learn.make import Maker, without
 from edgesteer.learn.methods import BlockFit
 from edgesteer.learn.pairs import Pair

@@ -19,9 +19,9 @@ import numpy as np
 import numpy.typing as npt
 
 from edgesteer.errors import LearnError
-from edgesteer.evaluate import measures
-from edgesteer.evaluate.chat import Chat, Reply
-from edgesteer.learn.questions import Question
+from edgesteer.generate import measures
+from edgesteer.generate.chat import Chat, Reply
+from edgesteer.generate.questions import Question
 from edgesteer.learn.sampling import Ask, Best, Candidate, Keep, Sampling
 from edgesteer.learn.store import ReplyStore
 

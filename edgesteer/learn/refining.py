@@ -18,7 +18,7 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 from edgesteer.errors import SteeringOverflow
-from edgesteer.evaluate.pieces import Done, portion
+from edgesteer.generate.progress import Done, portion
 from edgesteer.learn.methods import BlockFit
 from edgesteer.learn.pairs import Pair
 from edgesteer.learn.sampling import reply_stream

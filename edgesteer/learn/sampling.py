@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from edgesteer.errors import LearnError
-from edgesteer.evaluate import measures
-from edgesteer.evaluate.chat import Chat, Reply
-from edgesteer.evaluate.pieces import portion
+from edgesteer.generate import measures
+from edgesteer.generate.chat import Chat, Reply
+from edgesteer.generate.progress import portion
 from edgesteer.learn.store import ReplyStore, Scored
 
 F32 = npt.NDArray[np.float32]

@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from edgesteer.bundle.container import write_file
 from edgesteer.errors import LearnError, OutputError
-from edgesteer.evaluate.chat import Reply
+from edgesteer.generate.chat import Reply
 
 if TYPE_CHECKING:
     from edgesteer.learn.pairs import Pair

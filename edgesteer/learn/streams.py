@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgesteer.errors import LearnError
-from edgesteer.evaluate.chat import Chat
+from edgesteer.generate.chat import Chat
 from edgesteer.runtime import Lanes, SteeredLlama
 from edgesteer.runtime.turns import read_turns
 from edgesteer.scope import BIT, Turns, scope_bits

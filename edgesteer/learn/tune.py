@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from edgesteer.evaluate.dose import Dose
-from edgesteer.evaluate.pieces import Done, portion
+from edgesteer.generate.progress import Done, portion
 from edgesteer.learn.calibrate import Yardstick
 from edgesteer.learn.methods import BlockFit
 from edgesteer.learn.stages import Chosen, Data, Work, choose

@@ -15,7 +15,7 @@ from edgesteer.report.palette import LEVELS, Scale, number
 
 if TYPE_CHECKING:
     from edgesteer.evaluate import Comparison
-    from edgesteer.evaluate.scoring import Spoken
+    from edgesteer.generate.scoring import Spoken
 
 # Full colour would drown the letters on it.
 _MOST = 0.8

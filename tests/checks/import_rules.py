@@ -1,6 +1,6 @@
 """Who may import what. Reads the source with `ast`; run by `make check`: prints each violation, exits 1.
 
-    errors < bundle < plan, report < runtime < learn, evaluate < cli, server
+    errors < bundle < plan, report < runtime < generate < evaluate < learn < cli, server
 
 A room imports from its own level and from those before it. report stands low because it draws values and runs
 nothing: it knows the results of learning and evaluation by their types alone, so that a value which lies below them
@@ -28,12 +28,13 @@ LEVELS = {
     "edgesteer.norms": 2,
     "edgesteer.steering_map": 2,  # a value that the runtime fills in, like the plan that it reads
     "edgesteer.report": 2,  # draws values; those of learn and evaluate are imported for type checking alone
-    "edgesteer.report.adaptation_page": 4,  # but for this one, which asks evaluate for the scores that it draws
+    "edgesteer.report.adaptation_page": 5,  # but for this one, which asks evaluate for the scores that it draws
     "edgesteer.runtime": 3,
-    "edgesteer.learn": 4,
-    "edgesteer.evaluate": 4,
-    "edgesteer.cli": 5,
-    "edgesteer.server": 5,
+    "edgesteer.generate": 4,
+    "edgesteer.evaluate": 5,
+    "edgesteer.learn": 6,
+    "edgesteer.cli": 7,
+    "edgesteer.server": 7,
 }
 HEAVY = {"torch", "transformers", "safetensors", "onnx", "onnxruntime", "fastapi", "starlette", "uvicorn"}
 NOT_AT_IMPORT = sorted(

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from edgesteer import SteeredLlama
-from edgesteer.evaluate import Chat
+from edgesteer.generate import Chat
 
 
 @pytest.fixture(scope="module")

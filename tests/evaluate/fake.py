@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from edgesteer.errors import SteeringOverflow
-from edgesteer.evaluate import Reply
+from edgesteer.generate import Reply
 
 LENGTH = 41
 Law = Callable[[float], float]

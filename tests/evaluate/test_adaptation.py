@@ -15,8 +15,8 @@ import pytest
 
 from edgesteer import Bundle, SteeredLlama
 from edgesteer.bundle import StrengthRange
-from edgesteer.errors import IncompatibleError, LearnError
-from edgesteer.evaluate import Chat
+from edgesteer.errors import IncompatibleError, InputError
+from edgesteer.generate import Chat
 from edgesteer.evaluate.adaptation import Adaptation, Adapted, measure
 from edgesteer.evaluate.adaptation.axes import Subject
 from edgesteer.evaluate.adaptation.drift import Passage, divergence, passages_of_the_project
@@ -222,7 +222,7 @@ def test_progress_goes_up_to_one(chat: Chat) -> None:
 )
 def test_bad_input_is_refused_in_one_line(chat: Chat, change: dict[str, Any], message: str) -> None:
     options = {"trait": TRAIT, "questions": ASKED[:1], "max_tokens": 2, "passages": TEXTS, **change}
-    with pytest.raises(LearnError, match=message) as caught:
+    with pytest.raises(InputError, match=message) as caught:
         measure(chat, options.pop("trait"), [], **options)
     assert "\n" not in str(caught.value)
 

@@ -10,8 +10,9 @@ import pytest
 
 from edgesteer import Bundle
 from edgesteer.bundle import StrengthRange
-from edgesteer.errors import LearnError
-from edgesteer.evaluate import Chat, Comparison, Suite, compare, head_to_head
+from edgesteer.errors import InputError
+from edgesteer.evaluate import Comparison, Suite, compare, head_to_head
+from edgesteer.generate import Chat
 from edgesteer.evaluate.comparison import labels
 from edgesteer.evaluate.comparison.curves import CURVE_TOKENS, N_CURVE
 
@@ -174,6 +175,6 @@ def test_without_bundles_prompt_and_unsteered_are_left(chat: Chat) -> None:
     ],
 )
 def test_bad_input_is_refused_in_one_line(chat: Chat, suite: Suite, trait: str, message: str) -> None:
-    with pytest.raises(LearnError, match=message) as caught:
+    with pytest.raises(InputError, match=message) as caught:
         compare(chat, suite, trait, [])
     assert "\n" not in str(caught.value)

@@ -11,8 +11,9 @@ import pytest
 
 from edgesteer import Bundle, SteeredLlama
 from edgesteer.bundle import load, save, save_directory
-from edgesteer.errors import LearnError
-from edgesteer.evaluate import Chat, Way, costs
+from edgesteer.errors import InputError
+from edgesteer.evaluate import Way, costs
+from edgesteer.generate import Chat
 from edgesteer.evaluate.cost import _cached_values, artifact_bytes, kv_bytes_per_token
 from edgesteer.evaluate.ways import prompts_of
 from tests.tiny import tiny_model
@@ -135,7 +136,7 @@ def test_a_prompt_that_fills_the_context_has_a_first_token_alone(chat: Chat) -> 
     (full,) = costs(chat, [Way("unsteered", [[5] * (chat.llm.n_ctx() - 1)])])
     assert full.first_token_seconds is not None
     assert full.token_seconds is not None  # there is room for one more
-    with pytest.raises(LearnError, match="expected at most"):
+    with pytest.raises(InputError, match="expected at most"):
         costs(chat, [Way("unsteered", [[5] * (chat.llm.n_ctx() + 1)])])
 
 

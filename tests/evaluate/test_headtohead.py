@@ -12,8 +12,9 @@ import pytest
 
 from edgesteer import Bundle
 from edgesteer.bundle import StrengthRange
-from edgesteer.errors import IncompatibleError, LearnError, MissingExtra
-from edgesteer.evaluate import Chat, head_to_head
+from edgesteer.errors import IncompatibleError, InputError, MissingExtra
+from edgesteer.evaluate import head_to_head
+from edgesteer.generate import Chat
 from edgesteer.evaluate.headtohead import N_CALIBRATION, _apart
 
 TRAIT = "You talk like a pirate, arr."
@@ -89,7 +90,7 @@ def test_a_level_that_overflows_or_leaves_the_range_does_not_cost_the_table(
 
 @pytest.mark.parametrize("levels", [(1.0,), (0.5, 0.5), (0.5, 1.0), (0.0, 2.0), (-1.0, 2.0), (float("nan"),)])
 def test_levels_that_make_no_curve_are_refused(chat: Chat, bundle: Bundle, levels: tuple[float, ...]) -> None:
-    with pytest.raises(LearnError, match="levels .* expected different multiples"):
+    with pytest.raises(InputError, match="levels .* expected different multiples"):
         head_to_head(chat, TRAIT, [("x", bundle, 1.0)], questions=ASKED, levels=levels)
 
 
@@ -138,7 +139,7 @@ def test_the_questions_to_calibrate_on_are_not_those_asked() -> None:
     built_in = _apart(ASKED, None)
     assert len(set(built_in)) == N_CALIBRATION
     assert not set(_apart(built_in[:1], None)) & set(built_in[:1])
-    with pytest.raises(LearnError, match="no question is left"):
+    with pytest.raises(InputError, match="no question is left"):
         _apart(ASKED, ASKED)
 
 
@@ -194,7 +195,7 @@ def test_progress_goes_up_to_one(chat: Chat, bundle: Bundle) -> None:
 )
 def test_bad_input_is_refused_in_one_line(chat: Chat, change: dict[str, Any], message: str) -> None:
     options = {"trait": TRAIT, "questions": ASKED, "max_tokens": 4, **change}
-    with pytest.raises(LearnError, match=message) as caught:
+    with pytest.raises(InputError, match=message) as caught:
         head_to_head(chat, options.pop("trait"), [], **options)
     assert "\n" not in str(caught.value)
 

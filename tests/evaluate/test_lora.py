@@ -12,7 +12,7 @@ import pytest
 from edgesteer import SteeredLlama
 from edgesteer.bundle import gguf
 from edgesteer.errors import ModelError
-from edgesteer.evaluate import Chat
+from edgesteer.generate import Chat
 from edgesteer.evaluate.adaptation.lora import Lora, opened_anew, read_lora
 from edgesteer.evaluate.adaptation.reversal import plain_logits
 from tests.lora import write_lora

@@ -12,8 +12,8 @@ import pytest
 
 from edgesteer import Bundle, SteeredLlama
 from edgesteer.bundle import read_model_info
-from edgesteer.errors import IncompatibleError, LearnError, SteeringOverflow
-from edgesteer.evaluate.chat import REPEAT_PENALTY, Chat
+from edgesteer.errors import IncompatibleError, InputError, SteeringOverflow
+from edgesteer.generate.chat import REPEAT_PENALTY, Chat
 from edgesteer.evaluate.scan import cells
 from edgesteer.evaluate.scan.cells import alone
 from edgesteer.evaluate.scan.found import Scan, pooled
@@ -254,7 +254,7 @@ def test_progress_never_goes_back_and_ends_at_one(chat: Chat, bundle: Bundle) ->
     ],
 )
 def test_bad_arguments_are_refused(chat: Chat, bundle: Bundle, options: dict[str, Any], message: str) -> None:
-    with pytest.raises(LearnError, match=message):
+    with pytest.raises(InputError, match=message):
         scanned(chat, bundle, **options)
 
 
@@ -264,7 +264,7 @@ def test_a_bundle_of_another_model_and_a_small_context_are_refused(
     with pytest.raises(IncompatibleError, match="architecture"):
         scanned(chat, vector(model("qwen2")))
     small = opened(path, n_ctx=256)
-    with pytest.raises(LearnError, match="larger context"):
+    with pytest.raises(InputError, match="larger context"):
         scanned(Chat(small), bundle, questions=["word " * 200])
     small.close()
 

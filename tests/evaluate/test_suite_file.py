@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgesteer.errors import EdgesteerWarning, LearnError
+from edgesteer.errors import EdgesteerWarning, InputError
 from edgesteer.evaluate import Suite, held_out_questions, read_suite
 from edgesteer.evaluate.comparison.suite_file import MOST_STRENGTHS, MOST_TOKENS, SUITES
 from edgesteer.evaluate.traits import TRAITS
-from edgesteer.learn.questions import built_in
+from edgesteer.generate.questions import built_in
 
 ASKED = ["Why is it so?", "What is a key?"]
 
@@ -26,7 +26,7 @@ def written(folder: Path, text: str | bytes, name: str = "mine.json") -> Path:
 
 
 def refused(path: Any) -> str:
-    with pytest.raises(LearnError) as caught:
+    with pytest.raises(InputError) as caught:
         read_suite(path)
     told = str(caught.value)
     assert "\n" not in told
@@ -195,7 +195,7 @@ def test_any_values_are_a_suite_or_one_line(
     path = written(tmp_path_factory.mktemp("any"), json.dumps(told, indent=1))
     try:
         suite = read_suite(path)
-    except LearnError as error:
+    except InputError as error:
         assert "\n" not in str(error)
     else:
         assert suite.questions

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from edgesteer.evaluate import measures
+from edgesteer.evaluate import vocabulary
 from edgesteer.evaluate.traits import TRAITS, Trait
 from tests import suite
 
@@ -14,7 +14,7 @@ from tests import suite
 def test_six_traits_of_different_kinds() -> None:
     assert len({t.name for t in TRAITS}) == len({t.sentence for t in TRAITS}) == 6
     assert {t.measure for t in TRAITS} > {"sentiment", "words"}
-    assert all(set(t.counts) <= measures.WORDS.keys() for t in TRAITS)
+    assert all(set(t.counts) <= words.WORDS.keys() for t in TRAITS)
     assert all(abs(t.sign) == 1 for t in TRAITS)
 
 
@@ -29,7 +29,7 @@ def test_a_trait_is_counted_by_its_own_words(trait: Trait) -> None:
     if trait.counts:
         (name,) = trait.counts
         hit, miss = (
-            measures.count(name, [text]).per_100_words for text in (examples[trait.name], "Boil some water.")
+            words.count(name, [text]).per_100_words for text in (examples[trait.name], "Boil some water.")
         )
         assert hit > 10 > miss == 0
 

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from edgesteer import SteeredLlama
 from edgesteer.errors import LearnError
-from edgesteer.evaluate import Chat, Reply, held_out_questions
-from edgesteer.learn import Question, built_in
+from edgesteer.evaluate import held_out_questions
+from edgesteer.generate import Chat, Reply
+from edgesteer.generate import Question, built_in
 from edgesteer.learn.ask import cleaned, filled, own, write_questions
 
 TRAIT = "You talk like a pirate and you love the sea."

@@ -11,7 +11,7 @@ import pytest
 
 from edgesteer import SteeredLlama
 from edgesteer.errors import LearnError, OutputError
-from edgesteer.evaluate import Chat
+from edgesteer.generate import Chat
 from edgesteer.learn import contrast
 from edgesteer.learn.contrast import bundle_of, contrast_rows, refit_sequentially, steered_blocks
 from edgesteer.learn.methods import METHODS, Options, fit_blocks

@@ -14,8 +14,9 @@ import pytest
 from edgesteer import Bundle, SteeredLlama
 from edgesteer.bundle import load, save, verify
 from edgesteer.errors import LearnError
-from edgesteer.evaluate import Chat
-from edgesteer.learn import LearnSummary, Question, Recipe, ReplyStore, compare, learn
+from edgesteer.generate import Chat
+from edgesteer.learn import LearnSummary, Recipe, ReplyStore, compare, learn
+from edgesteer.generate import Question
 from edgesteer.learn.calibrate import Yardstick
 from edgesteer.learn.contrast import contrast_rows
 from edgesteer.learn.pairs import Limits, keep_good, sample_pairs

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from edgesteer import SteeredLlama
 from edgesteer.errors import LearnError
-from edgesteer.evaluate import Chat, Reply
-from edgesteer.evaluate.measures import coherence
-from edgesteer.learn import Question
+from edgesteer.generate import Chat, Reply
+from edgesteer.generate.measures import coherence
+from edgesteer.generate import Question
 from edgesteer.learn.pairs import MIN_QUESTIONS, Pair, keep_good, sample_pairs, trait_floor
 from edgesteer.learn.sampling import Best, Candidate, pick, possible
 from edgesteer.learn.store import ReplyStore

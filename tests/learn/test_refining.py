@@ -9,7 +9,7 @@ import pytest
 
 from edgesteer import SteeredLlama
 from edgesteer.errors import SteeringOverflow
-from edgesteer.evaluate import Chat
+from edgesteer.generate import Chat
 from edgesteer.learn import Recipe, learn
 from edgesteer.learn.make import Maker
 from tests.learn.support import keep_every_reply

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgesteer.errors import LearnError, OutputError
-from edgesteer.evaluate import Reply
-from edgesteer.learn import Question, read_questions
+from edgesteer.generate import Reply
+from edgesteer.generate import Question, read_questions
 from edgesteer.learn.pairs import Pair
 from edgesteer.learn.store import ReplyStore, Scored, write_replies
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from edgesteer import SteeredLlama
-from edgesteer.evaluate import Chat
+from edgesteer.generate import Chat
 from edgesteer.runtime import Lanes
 from edgesteer.runtime.heads import Heads
 from tests.runtime.support import F32, close, tokens_of, vector

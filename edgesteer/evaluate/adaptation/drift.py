@@ -17,10 +17,10 @@ import numpy.typing as npt
 
 from edgesteer.evaluate.adaptation.axes import Subject
 from edgesteer.evaluate.adaptation.values import Drift
-from edgesteer.evaluate.chat import F32, Tokens
+from edgesteer.generate.chat import F32, Tokens
 from edgesteer.evaluate.intervals import Sample, estimate
-from edgesteer.evaluate.measures import log_softmax
-from edgesteer.evaluate.pieces import Done
+from edgesteer.generate.measures import log_softmax
+from edgesteer.generate.progress import Done
 from edgesteer.runtime import Lanes
 
 NEUTRAL = "Write a text."
@@ -41,7 +41,7 @@ def passages_of_the_project() -> tuple[Passage, ...]:
 
 
 def drifts_of(subjects: Sequence[Subject], texts: Sequence[Passage], progress: Done) -> list[Drift]:
-    """Each subject's drift from the first, token by token, a passage at a time. Raises LearnError for one that does
+    """Each subject's drift from the first, token by token, a passage at a time. Raises InputError for one that does
     not fit the context."""
     found: list[list[tuple[F64, F64]]] = [[] for _ in subjects]
     for i, text in enumerate(texts):

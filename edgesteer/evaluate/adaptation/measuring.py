@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from edgesteer.bundle import Bundle, check_model
-from edgesteer.errors import LearnError
+from edgesteer.errors import InputError
 from edgesteer.evaluate.adaptation import axes
 from edgesteer.evaluate.adaptation.axes import Subject
 from edgesteer.evaluate.adaptation.drift import Passage, drifts_of, passages_of_the_project
@@ -25,11 +25,11 @@ from edgesteer.evaluate.adaptation.lora import Lora, opened_anew
 from edgesteer.evaluate.adaptation.reversal import plain_logits, reversal
 from edgesteer.evaluate.adaptation.scores import AXES, scores
 from edgesteer.evaluate.adaptation.values import LORA, UNADAPTED, Adapted, Effect
-from edgesteer.evaluate.chat import F32, REPEAT_PENALTY, Chat
+from edgesteer.generate.chat import F32, REPEAT_PENALTY, Chat
 from edgesteer.evaluate.headtohead import head_to_head, held_out_questions
 from edgesteer.evaluate.intervals import Sample, estimate
-from edgesteer.evaluate.pieces import Done, portion
-from edgesteer.evaluate.scoring import score
+from edgesteer.generate.progress import Done, portion
+from edgesteer.generate.scoring import score
 from edgesteer.evaluate.table import Row, Table, plain_values
 from edgesteer.evaluate.ways import PROMPT, UNSTEERED, Way, prompts_of
 
@@ -78,7 +78,7 @@ def measure(
     questions, max_tokens, at_prompt_coherence: as in `head_to_head`. passages: unrelated text; None for the
     project's own. The never adapted model's logits are taken first: on a context that has not steered yet, they are
     that in the strict sense.
-    Raises LearnError as `head_to_head` does, and for a passage that does not fit the context; IncompatibleError for a
+    Raises InputError as `head_to_head` does, and for a passage that does not fit the context; IncompatibleError for a
     bundle for another model; ModelError for a LoRA that llama.cpp does not take.
     """
     asked = list(held_out_questions() if questions is None else questions)
@@ -109,7 +109,7 @@ def measure(
 def _check(asked: Sequence[str], texts: Sequence[Passage]) -> None:
     if not asked or not texts:
         missing = "passages" if asked else "questions"
-        raise LearnError(f"adaptation: no {missing}, expected at least one question and one passage")
+        raise InputError(f"adaptation: no {missing}, expected at least one question and one passage")
 
 
 @contextmanager

@@ -17,7 +17,7 @@ import numpy as np
 from edgesteer.evaluate.adaptation.axes import Subject
 from edgesteer.evaluate.adaptation.lora import opened_anew
 from edgesteer.evaluate.adaptation.values import Reversal
-from edgesteer.evaluate.chat import F32, Chat, Tokens
+from edgesteer.generate.chat import F32, Chat, Tokens
 from edgesteer.runtime import Lanes, SteeredLlama
 
 # Tokens of the reply that is interrupted, and how often.

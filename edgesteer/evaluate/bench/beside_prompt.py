@@ -14,10 +14,10 @@ import numpy as np
 
 from edgesteer.bundle import Bundle
 from edgesteer.evaluate.bench.timing import Table, no_progress
-from edgesteer.evaluate.chat import Chat
+from edgesteer.generate.chat import Chat
 from edgesteer.evaluate.cost import Cost, added_tokens, costs
 from edgesteer.evaluate.headtohead import held_out_questions
-from edgesteer.evaluate.pieces import Done
+from edgesteer.generate.progress import Done
 from edgesteer.evaluate.ways import PROMPT, UNSTEERED, Way, prompts_of
 
 EMPTY = "empty system prompt"
@@ -33,7 +33,7 @@ def beside_prompt(
     trait_tokens: of the sentence alone. Some templates put a system prompt of their own where there is none, so that
     the plain prompt holds one too; then an empty one is timed as well. replaces_default: the trait's takes its place,
     and adds less than its own length, or nothing.
-    Raises LearnError for a prompt that the context cannot hold.
+    Raises InputError for a prompt that the context cannot hold.
     """
     ways = _ways(chat, trait, bundles)
     found = []

@@ -39,7 +39,7 @@ from edgesteer.evaluate.bench.timing import (
     summary,
     timed,
 )
-from edgesteer.evaluate.pieces import Done, portion
+from edgesteer.generate.progress import Done, portion
 from edgesteer.plan import SteeringPlan
 from edgesteer.runtime import SteeredLlama
 
@@ -54,7 +54,7 @@ def strength_change(way: Way, samples: int) -> dict[str, float]:
     way.ready()
     calls, changed, others = [], [], []
     for i in range(samples):
-        dialled = plan.with_strength(plan.terms[0].strength * (0.99 if i % 2 else 0.98))
+        dialled = plan * (0.99 if i % 2 else 0.98)
         llm.eval([5])
         others.append(timed(lambda: llm.eval([7])))
         calls.append(timed(lambda: llm.steer(dialled)))  # noqa: B023 - called at once

@@ -11,7 +11,7 @@ import numpy as np
 
 from edgesteer.bundle import Bundle, ModelInfo
 from edgesteer.errors import ModelError
-from edgesteer.evaluate.pieces import spread
+from edgesteer.generate.progress import spread
 
 CONSTANT, IN_SCOPE, S_PSR, A_PSR = "constant", "constant (response)", "S-PSR", "A-PSR"
 

@@ -20,7 +20,7 @@ import llama_cpp
 import numpy as np
 
 from edgesteer.bundle import Bundle
-from edgesteer.evaluate.pieces import Done
+from edgesteer.generate.progress import Done
 from edgesteer.plan import SteeringPlan
 from edgesteer.runtime import SteeredLlama
 

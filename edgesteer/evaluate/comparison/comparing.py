@@ -16,14 +16,14 @@ from itertools import count
 from typing import Any
 
 from edgesteer.bundle import Bundle, ModelInfo
-from edgesteer.evaluate.chat import Chat
+from edgesteer.generate.chat import Chat
 from edgesteer.evaluate.comparison.curves import Curves
 from edgesteer.evaluate.comparison.suite_file import Suite
 from edgesteer.evaluate.cost import Cost, costs, kv_bytes_per_token
 from edgesteer.evaluate.dose import Point
 from edgesteer.evaluate.headtohead import N_CALIBRATION, head_to_head
-from edgesteer.evaluate.pieces import portion
-from edgesteer.evaluate.scoring import Spoken
+from edgesteer.generate.progress import portion
+from edgesteer.generate.scoring import Spoken
 from edgesteer.evaluate.table import Row, Table, plain_values
 from edgesteer.evaluate.ways import PROMPT, UNSTEERED, Way, prompts_of
 from edgesteer.steering_map import join_pieces

@@ -12,11 +12,11 @@ import warnings
 
 from edgesteer.bundle import Bundle
 from edgesteer.errors import EdgesteerWarning, SteeringOverflow
-from edgesteer.evaluate.chat import REPEAT_PENALTY, Chat
+from edgesteer.generate.chat import REPEAT_PENALTY, Chat
 from edgesteer.evaluate.comparison.suite_file import Suite
 from edgesteer.evaluate.dose import Point
-from edgesteer.evaluate.pieces import Done, spread
-from edgesteer.evaluate.scoring import Scores, score
+from edgesteer.generate.progress import Done, spread
+from edgesteer.generate.scoring import Scores, score
 from edgesteer.evaluate.table import Row
 from edgesteer.evaluate.ways import Way, prompts_of
 

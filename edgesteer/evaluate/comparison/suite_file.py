@@ -1,7 +1,7 @@
 """A suite: the questions that ways to ask are compared on, and what is counted in their replies.
 
 In:  the path of a JSON suite, of a text or JSON Lines file of questions, or the name of a suite that ships.
-Out: a Suite. Whatever is wrong with a file is a LearnError of one line.
+Out: a Suite. Whatever is wrong with a file is a InputError of one line.
 
     {"trait": "You are a pirate.", "questions": ["Why is the sky blue?"], "counts": ["pirate"],
      "sentiment": true, "max_tokens": 64, "strengths": [0.5, 1, 1.5]}
@@ -19,8 +19,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
 
-from edgesteer.errors import LearnError
-from edgesteer.evaluate import measures
+from edgesteer.errors import InputError
+from edgesteer.evaluate import vocabulary
 
 Item = TypeVar("Item")
 
@@ -47,8 +47,8 @@ class Suite:
 
 
 def read_suite(source: str | os.PathLike[str]) -> Suite:
-    """The suite of a file, or the shipped one of that name where no file has it. Raises LearnError."""
-    from edgesteer.learn.text_file import read_lines  # not above: learning is built on this room
+    """The suite of a file, or the shipped one of that name where no file has it. Raises InputError."""
+    from edgesteer.generate.text_file import read_lines
 
     where, path = os.fspath(source), _path(source)
     if path.suffix.lower() != ".json":
@@ -65,7 +65,7 @@ def _path(source: str | os.PathLike[str]) -> Path:
     if path.is_file() or path.suffix or len(path.parts) != 1:
         return path
     if path.name not in SUITES:
-        raise LearnError(
+        raise InputError(
             f"{path}: no file, and no suite that ships; expected a file or one of {', '.join(SUITES)}"
         )
     # The package is installed as plain files, so the resource is a path.
@@ -74,18 +74,18 @@ def _path(source: str | os.PathLike[str]) -> Path:
 
 def _is_question(lines: list[str]) -> bool:
     """Whether the first line that is not blank is a question of JSON Lines by itself: such files end in .json too."""
-    from edgesteer.learn.text_file import json_value
+    from edgesteer.generate.text_file import json_value
 
     first = next((line for line in lines if line.strip()), "")
     try:
         value = json_value(first, "", "")
-    except LearnError:
+    except InputError:
         return False
     return isinstance(value, dict) and "question" in value
 
 
 def _of_questions(path: Path, where: str) -> Suite:
-    from edgesteer.learn.questions import read_questions
+    from edgesteer.generate.questions import read_questions
 
     return Suite(
         path.stem, _once([q.text for q in read_questions(path)], f"{where}: questions", str.casefold)
@@ -93,15 +93,15 @@ def _of_questions(path: Path, where: str) -> Suite:
 
 
 def _of_json(text: str, name: str, where: str) -> Suite:
-    from edgesteer.learn.text_file import json_value, short
+    from edgesteer.generate.text_file import json_value, short
 
     value = json_value(text, where, "expected a suite, a JSON object")
     if not isinstance(value, dict):
-        raise LearnError(f'{where}: {short(value)}, expected a suite, a JSON object with "questions"')
+        raise InputError(f'{where}: {short(value)}, expected a suite, a JSON object with "questions"')
     if unknown := [key for key in value if key not in _READERS]:
-        raise LearnError(f"{where}: unknown key {short(unknown[0])}, expected {', '.join(_READERS)}")
+        raise InputError(f"{where}: unknown key {short(unknown[0])}, expected {', '.join(_READERS)}")
     if "questions" not in value:
-        raise LearnError(f'{where}: no "questions", expected a list with at least one')
+        raise InputError(f'{where}: no "questions", expected a list with at least one')
     found = {key: _READERS[key](item, f'{where}: "{key}"') for key, item in value.items()}
     return Suite(name, **found)
 
@@ -124,7 +124,7 @@ def _read_texts(value: Any, where: str) -> list[str]:
 def _read_questions(value: Any, where: str) -> tuple[str, ...]:
     texts = _read_texts(value, where)
     if not texts:
-        raise LearnError(f"{where}: empty, expected at least one question")
+        raise InputError(f"{where}: empty, expected at least one question")
     return _once(texts, where, str.casefold)
 
 
@@ -132,9 +132,9 @@ def _read_counts(value: Any, where: str) -> tuple[str, ...]:
     texts = _read_texts(value, where)
     for text in texts:
         try:
-            measures.expression(text)
-        except LearnError as error:
-            raise LearnError(f"{where}: {error}") from None
+            vocabulary.expression(text)
+        except InputError as error:
+            raise InputError(f"{where}: {error}") from None
     return _once(texts, where, str)
 
 
@@ -181,11 +181,11 @@ def _once(items: list[Item], where: str, alike: Callable[[Item], object]) -> tup
     first: dict[object, int] = {}
     for i, item in enumerate(items, 1):
         if (before := first.setdefault(alike(item), i)) != i:
-            raise LearnError(f"{where}: item {i} repeats item {before}, expected each once")
+            raise InputError(f"{where}: item {i} repeats item {before}, expected each once")
     return tuple(items)
 
 
-def _wrong(value: Any, where: str, expected: str) -> LearnError:
-    from edgesteer.learn.text_file import short
+def _wrong(value: Any, where: str, expected: str) -> InputError:
+    from edgesteer.generate.text_file import short
 
-    return LearnError(f"{where}: {short(value)}, expected {expected}")
+    return InputError(f"{where}: {short(value)}, expected {expected}")

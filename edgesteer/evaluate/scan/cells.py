@@ -14,9 +14,9 @@ import numpy.typing as npt
 
 from edgesteer.bundle import Bundle, gate_weights_gguf, read_gate_gguf
 from edgesteer.errors import SteeringOverflow
-from edgesteer.evaluate.chat import Chat, Tokens
-from edgesteer.evaluate.measures import log_softmax
-from edgesteer.evaluate.pieces import Done
+from edgesteer.generate.chat import Chat, Tokens
+from edgesteer.generate.measures import log_softmax
+from edgesteer.generate.progress import Done
 from edgesteer.evaluate.scan.found import F64
 from edgesteer.plan import SteeringPlan
 from edgesteer.runtime import Lanes
@@ -107,6 +107,6 @@ class Cells:
 
 
 def _most(chat: Chat, prompt: Tokens, reply: Tokens) -> int:
-    """How many cells fit side by side: they share the prompt. Raises LearnError where not even one does."""
+    """How many cells fit side by side: they share the prompt. Raises InputError where not even one does."""
     chat.groups([[*prompt, *reply]], 0)
     return max(1, min(chat.llm.n_seq_max, (chat.llm.n_ctx() - len(prompt)) // len(reply)))

@@ -19,9 +19,9 @@ from pathlib import Path
 import numpy as np
 
 from edgesteer.bundle import Bundle, check_model
-from edgesteer.errors import EdgesteerWarning, LearnError
-from edgesteer.evaluate.chat import REPEAT_PENALTY, Chat, Reply, Tokens
-from edgesteer.evaluate.pieces import Done, portion, spread
+from edgesteer.errors import EdgesteerWarning, InputError
+from edgesteer.generate.chat import REPEAT_PENALTY, Chat, Reply, Tokens
+from edgesteer.generate.progress import Done, portion, spread
 from edgesteer.evaluate.scan.cells import Cells
 from edgesteer.evaluate.scan.found import F64, Scan, pooled
 from edgesteer.runtime.gates import make_gate
@@ -60,7 +60,7 @@ def scan(
     trait: the sentence that steering imitates, asked as system prompt; None measures KL alone.
     sizes, unit: of the mean |u| on the rows of the unsteered replies; "share" is of the mean |h| there.
     sign: -1 steers the other way. questions: None for some of the training questions.
-    Raises LearnError for nothing to ask or to try, or a context too small for a prompt with its reply;
+    Raises InputError for nothing to ask or to try, or a context too small for a prompt with its reply;
     IncompatibleError for a bundle of another model. The model's own steering is set aside meanwhile.
     """
     asked, columns = _asked(trait, questions, max_tokens), _checked(sizes, unit)
@@ -140,7 +140,7 @@ def _unsteered(
         sums += sum(measure(reply) for reply in replies)
     n = sum(map(len, told))
     if not n:
-        raise LearnError("scan: every reply of the unsteered model is empty, expected some to measure on")
+        raise InputError("scan: every reply of the unsteered model is empty, expected some to measure on")
     return told, _Rows(*(sums / n))
 
 
@@ -165,7 +165,7 @@ def _prompted(chat: Chat, asked: Sequence[str], trait: str, max_tokens: int) -> 
     prompts = [chat.prompt(question, trait) for question in asked]
     told = [r.spoken for r in chat.replies(prompts, max_tokens, repeat_penalty=REPEAT_PENALTY)]
     if not any(told):
-        raise LearnError("scan: every prompted reply is empty, expected some to measure the trait on")
+        raise InputError("scan: every prompted reply is empty, expected some to measure the trait on")
     return told
 
 
@@ -200,27 +200,27 @@ class _Tell:
 
 def _asked(trait: str | None, questions: Sequence[str] | None, max_tokens: int) -> list[str]:
     if questions is None:
-        from edgesteer.learn.questions import built_in  # not above: learning is built on this room
+        from edgesteer.generate.questions import built_in
 
         every = [question.text for question in built_in()]
         questions = [every[i] for i in spread(len(every), N_QUESTIONS)]
     if not questions:
-        raise LearnError("scan: no questions, expected at least one")
+        raise InputError("scan: no questions, expected at least one")
     if trait is not None and not trait.strip():
-        raise LearnError("scan: the trait is empty, expected the sentence that the bundle imitates, or none")
+        raise InputError("scan: the trait is empty, expected the sentence that the bundle imitates, or none")
     if max_tokens < 1:
-        raise LearnError(f"scan: max_tokens {max_tokens}, expected at least 1")
+        raise InputError(f"scan: max_tokens {max_tokens}, expected at least 1")
     return list(questions)
 
 
 def _checked(sizes: Sequence[float], unit: str) -> tuple[float, ...]:
     """The sizes in ascending order, each once."""
     if unit not in UNITS:
-        raise LearnError(f"scan: unit {unit!r}, expected one of {', '.join(UNITS)}")
+        raise InputError(f"scan: unit {unit!r}, expected one of {', '.join(UNITS)}")
     found = tuple(sorted({float(size) for size in sizes}))
     unfit = [size for size in found if not 0 < size <= _MOST_SIZE]
     if unfit:
-        raise LearnError(f"scan: norm {unfit[0]:g}, expected a number above 0, at most {_MOST_SIZE:g}")
+        raise InputError(f"scan: norm {unfit[0]:g}, expected a number above 0, at most {_MOST_SIZE:g}")
     if not 1 <= len(found) <= _MOST_SIZES:
-        raise LearnError(f"scan: {len(found)} norms, expected 1 to {_MOST_SIZES}")
+        raise InputError(f"scan: {len(found)} norms, expected 1 to {_MOST_SIZES}")
     return found

@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from edgesteer.bundle import Bundle
 from edgesteer.errors import SteeringOverflow
-from edgesteer.evaluate.pieces import Done
+from edgesteer.generate.progress import Done
 from edgesteer.learn.pas.items import Item
 from edgesteer.learn.pas.prompts import Asker
 from edgesteer.learn.pas.shelf import Shelf

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from edgesteer.bundle import Bundle, StrengthRange
 from edgesteer.errors import LearnError
-from edgesteer.evaluate.pieces import Done
+from edgesteer.generate.progress import Done
 from edgesteer.learn.pas.answers import Cell, cells_of, under, unsteered
 from edgesteer.learn.pas.control import control_items
 from edgesteer.learn.pas.items import Item

@@ -10,7 +10,7 @@ import re
 
 from edgesteer.learn.pas.items import LETTERS
 from edgesteer.learn.pas.table import Row
-from edgesteer.learn.text_file import short
+from edgesteer.generate.text_file import short
 
 _MARK = re.compile(r"^[ \t]*\(([A-Z])\)", re.MULTILINE)
 # What leads up to the reply is the prompt's business: the room that builds prompts ends them in its own way.

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from edgesteer.errors import LearnError
-from edgesteer.evaluate import Chat
+from edgesteer.generate import Chat
 from edgesteer.learn.pas.items import LETTERS, Item
 from edgesteer.runtime import SteeredLlama
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from edgesteer.errors import LearnError
-from edgesteer.learn.text_file import json_value, read_lines, short
+from edgesteer.generate.text_file import json_value, read_lines, short
 
 _EXPECTED = "expected a UTF-8 .jsonl, .json, .csv or .tsv file of multiple-choice items"
 _SEPARATORS = {".csv": ",", ".tsv": "\t"}

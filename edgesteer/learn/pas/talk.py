@@ -13,9 +13,10 @@ import numpy as np
 
 from edgesteer.bundle import Bundle
 from edgesteer.errors import SteeringOverflow
-from edgesteer.evaluate import Chat, held_out_questions, measures
-from edgesteer.evaluate.chat import REPEAT_PENALTY, Reply
-from edgesteer.evaluate.pieces import Done, portion
+from edgesteer.evaluate import held_out_questions
+from edgesteer.generate import Chat, measures
+from edgesteer.generate.chat import REPEAT_PENALTY, Reply
+from edgesteer.generate.progress import Done, portion
 
 _N_QUESTIONS, _MAX_TOKENS = 10, 48
 

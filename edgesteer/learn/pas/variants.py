@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgesteer.errors import LearnError
-from edgesteer.evaluate.pieces import Done, portion
+from edgesteer.generate.progress import Done, portion
 from edgesteer.learn.pas.items import Item
 from edgesteer.learn.pas.prompts import Asker
 from edgesteer.runtime import Lanes

@@ -1,7 +1,7 @@
 """Text that a person hands over: a file's lines, and the JSON in them.
 
 In:  a path, or one JSON text and where it stands. Out: lines without their ends; JSON values whose texts can be
-encoded. Whatever is wrong is a LearnError of one line. Used by the readers of questions and of items.
+encoded. Whatever is wrong is a InputError of one line. Used by the readers of questions and of items.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 from typing import Any, NoReturn
 
-from edgesteer.errors import LearnError
+from edgesteer.errors import InputError
 
 
 def read_lines(path: str | os.PathLike[str], expected: str) -> list[str]:
@@ -20,13 +20,13 @@ def read_lines(path: str | os.PathLike[str], expected: str) -> list[str]:
     try:
         data = Path(path).read_bytes()
     except (OSError, ValueError) as error:
-        raise LearnError(f"{where}: {getattr(error, 'strerror', None) or error}; {expected}") from None
+        raise InputError(f"{where}: {getattr(error, 'strerror', None) or error}; {expected}") from None
     if b"\0" in data:
-        raise LearnError(f"{where}: holds NUL bytes (a binary file, or UTF-16 text); {expected}")
+        raise InputError(f"{where}: holds NUL bytes (a binary file, or UTF-16 text); {expected}")
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise LearnError(f"{where}: not UTF-8 text (byte {error.start}); {expected}") from None
+        raise InputError(f"{where}: not UTF-8 text (byte {error.start}); {expected}") from None
     # Not splitlines, which would cut a JSON text at U+2028.
     return text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
 
@@ -39,10 +39,10 @@ def json_value(text: str, where: str, expected: str) -> Any:
             value, ensure_ascii=False
         ).encode()  # half a surrogate pair would fail later, far from here
     except UnicodeEncodeError:
-        raise LearnError(f"{where}: holds half a surrogate pair, expected whole characters") from None
+        raise InputError(f"{where}: holds half a surrogate pair, expected whole characters") from None
     except (ValueError, RecursionError) as error:
         reason = getattr(error, "msg", None) or "too deep or too large"
-        raise LearnError(f"{where}: not JSON ({reason}), {expected}") from None
+        raise InputError(f"{where}: not JSON ({reason}), {expected}") from None
     return value
 
 

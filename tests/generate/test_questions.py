@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgesteer.errors import EdgesteerWarning, LearnError
+from edgesteer.errors import EdgesteerWarning, InputError
 from edgesteer.evaluate import held_out_questions
-from edgesteer.learn import Question, built_in, read_questions
+from edgesteer.generate import Question, built_in, read_questions
 
 
 def test_enough_questions_ship_and_none_twice() -> None:
@@ -95,7 +95,7 @@ def test_other_replies_to_a_question_are_no_repetition(tmp_path: Path) -> None:
 def test_a_bad_file_is_refused_in_one_line(tmp_path: Path, name: str, content: bytes, said: str) -> None:
     path = tmp_path / name
     path.write_bytes(content)
-    with pytest.raises(LearnError, match=said) as refused:
+    with pytest.raises(InputError, match=said) as refused:
         read_questions(path)
     assert str(path) in str(refused.value)
     assert "\n" not in str(refused.value)
@@ -103,11 +103,11 @@ def test_a_bad_file_is_refused_in_one_line(tmp_path: Path, name: str, content: b
 
 
 def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(LearnError, match="No such file"):
+    with pytest.raises(InputError, match="No such file"):
         read_questions(tmp_path / "none.txt")
-    with pytest.raises(LearnError, match=r"directory|denied"):
+    with pytest.raises(InputError, match=r"directory|denied"):
         read_questions(tmp_path)
-    with pytest.raises(LearnError, match="null"):
+    with pytest.raises(InputError, match="null"):
         read_questions(f"{tmp_path}/a\0b")
 
 
@@ -121,7 +121,7 @@ def test_any_file_is_read_or_refused(
     path.write_bytes(content)
     try:
         questions = read_questions(path)
-    except LearnError as refused:
+    except InputError as refused:
         assert str(path) in str(refused)
     else:
         assert all(q.text.strip() == q.text != "" for q in questions)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from edgesteer import Bundle
-from edgesteer.evaluate import Chat, Reply, Scores, measures, score
+from edgesteer.generate import Chat, Reply, Scores, measures, score
 
 TRAIT = "You talk like a pirate, arr."
 ASKED = ["Why is it so?", "Tell me a tale.", "What is a key?"]

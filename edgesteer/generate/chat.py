@@ -19,8 +19,8 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from edgesteer.errors import LearnError
-from edgesteer.evaluate.pieces import Done, portion
+from edgesteer.errors import InputError
+from edgesteer.generate.progress import Done, portion
 from edgesteer.runtime import Lanes, SteeredLlama
 from edgesteer.runtime.turns import read_turns
 
@@ -64,7 +64,7 @@ class Chat:
     template: for models without a chat template, text with the fields {system} and {question}, such as
         "{system}\\nQuestion: {question}\\nAnswer:"; a line whose only field is an empty {system} is left out.
     stop: text that ends a reply, besides the model's own ends.
-    Raises LearnError for a model without a chat template where none is given, for a template without
+    Raises InputError for a model without a chat template where none is given, for a template without
     {question}, or where a prompt with its reply does not fit into the context.
     """
 
@@ -111,7 +111,7 @@ class Chat:
     def _check_template(self) -> None:
         if self.template is None:
             if not self.llm.metadata.get("tokenizer.chat_template"):
-                raise LearnError(
+                raise InputError(
                     f"{self.llm.model_path}: has no chat template (a base model?), expected one; give --template "
                     "'{system}\\nQuestion: {question}\\nAnswer:' and --stop '\\n', worded as your texts are"
                 )
@@ -119,11 +119,11 @@ class Chat:
         try:
             fields = {name for _, name, _, _ in string.Formatter().parse(self.template) if name is not None}
         except ValueError as error:
-            raise LearnError(
+            raise InputError(
                 f"template {self.template!r}: {error}; double a brace that is meant as one"
             ) from None
         if not {"question"} <= fields <= {"question", "system"}:
-            raise LearnError(f"template {self.template!r}: expected the fields {{question}} and {{system}}")
+            raise InputError(f"template {self.template!r}: expected the fields {{question}} and {{system}}")
 
     def _special(self, token: int) -> str:
         return (
@@ -139,7 +139,7 @@ class Chat:
     def groups(self, prompts: Sequence[Tokens], more: int, most: int = 1 << 30) -> list[range]:
         """The prompts in groups of at most `most` that fit side by side, each with `more` tokens behind it.
 
-        Raises LearnError for one that does not fit alone.
+        Raises InputError for one that does not fit alone.
         """
         most = min(most, self.llm.n_seq_max)
         room, out, first, used = self.llm.n_ctx(), [], 0, 0
@@ -209,7 +209,7 @@ class Chat:
 
     def _check_room(self, n_tokens: int, room: int) -> None:
         if n_tokens > room:
-            raise LearnError(
+            raise InputError(
                 f"{self.llm.model_path}: a prompt with its reply takes {n_tokens} tokens, expected at most "
                 f"{room}; load it with a larger context, or give shorter questions and replies"
             )

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field, fields
 
 import numpy as np
 
-from edgesteer.evaluate import measures
-from edgesteer.evaluate.chat import F32, Chat, Reply, Tokens
+from edgesteer.generate import measures
+from edgesteer.generate.chat import F32, Chat, Reply, Tokens
 
 _Text = tuple[tuple[int, ...], tuple[int, ...]]
 
@@ -81,7 +81,7 @@ def score(
 ) -> Scores:
     """Score replies[i], an answer to the question whose prompts are plain[i] and prompted[i].
 
-    Raises ValueError for lists of different lengths, LearnError for a text that does not fit the context.
+    Raises ValueError for lists of different lengths, InputError for a text that does not fit the context.
     """
     spoken = [reply.spoken for reply in replies]
     with chat.llm.steered([]):

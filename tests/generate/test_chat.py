@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgesteer import SteeredLlama
-from edgesteer.errors import LearnError
-from edgesteer.evaluate import Chat
-from edgesteer.evaluate.chat import _penalised
+from edgesteer.errors import InputError
+from edgesteer.generate import Chat
+from edgesteer.generate.chat import _penalised
 from tests.runtime.support import close
 from tests.tiny import tiny_model
 
@@ -135,13 +135,13 @@ def test_a_stop_ends_a_reply_and_is_cut_off(base: SteeredLlama) -> None:
 
 
 def test_bad_input(llm: SteeredLlama, base: SteeredLlama) -> None:
-    with pytest.raises(LearnError, match="no chat template .* --template"):
+    with pytest.raises(InputError, match="no chat template .* --template"):
         Chat(base)
     for template in ("{system}", "no field", "{question} {name}", "{question", "{}{question}"):
-        with pytest.raises(LearnError, match="template"):
+        with pytest.raises(InputError, match="template"):
             Chat(base, template)
     chat = Chat(llm)
-    with pytest.raises(LearnError, match="513 tokens, expected at most 512"):
+    with pytest.raises(InputError, match="513 tokens, expected at most 512"):
         chat.replies([[3] * 500], 13)
     assert chat.replies([], 5) == []
     assert [list(x) for x in chat.log_probs([([3, 4], [])])] == [[]]

@@ -14,8 +14,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from edgesteer.errors import EdgesteerWarning, LearnError
-from edgesteer.learn.text_file import json_value, read_lines, short
+from edgesteer.errors import EdgesteerWarning, InputError
+from edgesteer.generate.text_file import json_value, read_lines, short
 
 _KEYS = {"question", "reply", "sign", "trait", "coherence"}
 _EXPECTED = "expected a UTF-8 text file with one question a line"
@@ -39,7 +39,7 @@ def built_in() -> list[Question]:
 
 def read_questions(path: str | os.PathLike[str]) -> list[Question]:
     """The questions of a file, in its order; one that stands there again is dropped, with an EdgesteerWarning
-    that counts them. Raises LearnError naming file and line."""
+    that counts them. Raises InputError naming file and line."""
     where = os.fspath(path)
     json_lines = Path(path).suffix.lower() in (".jsonl", ".json")
     found = [
@@ -48,7 +48,7 @@ def read_questions(path: str | os.PathLike[str]) -> list[Question]:
         if line.strip()
     ]
     if not found:
-        raise LearnError(f"{where}: no questions, expected one a line")
+        raise InputError(f"{where}: no questions, expected one a line")
     return _once(found, where)
 
 
@@ -64,24 +64,24 @@ def _once(questions: list[Question], where: str) -> list[Question]:
 def _from_json(line: str, where: str) -> Question:
     item = json_value(line, where, "expected one JSON object a line")
     if not isinstance(item, dict) or not item.keys() <= _KEYS:
-        raise LearnError(f'{where}: expected an object with "question" and optionally "reply"')
+        raise InputError(f'{where}: expected an object with "question" and optionally "reply"')
     question = _text(item, "question", where)
     if question is None:
-        raise LearnError(f'{where}: no "question", expected text')
+        raise InputError(f'{where}: no "question", expected text')
     return Question(question.strip(), _text(item, "reply", where), _sign(item, where))
 
 
 def _text(item: dict[str, Any], key: str, where: str) -> str | None:
     value = item.get(key)
     if value is not None and (not isinstance(value, str) or not value.strip()):
-        raise LearnError(f'{where}: "{key}" is {short(value)}, expected text')
+        raise InputError(f'{where}: "{key}" is {short(value)}, expected text')
     return value
 
 
 def _sign(item: dict[str, Any], where: str) -> int:
     value = item.get("sign", 1)
     if isinstance(value, bool) or value not in (1, -1):
-        raise LearnError(f'{where}: "sign" is {short(value)}, expected 1 (the trait) or -1 (its opposite)')
+        raise InputError(f'{where}: "sign" is {short(value)}, expected 1 (the trait) or -1 (its opposite)')
     if value == -1 and item.get("reply") is None:
-        raise LearnError(f'{where}: "sign" -1 without a "reply", expected the opposite\'s reply')
+        raise InputError(f'{where}: "sign" -1 without a "reply", expected the opposite\'s reply')
     return int(value)
