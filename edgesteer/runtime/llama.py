@@ -137,6 +137,8 @@ class SteeredLlama(llama_cpp.Llama):
     llama.cpp cannot load, SteeringUnavailable for a llama.cpp that lacks what the tap needs.
     """
 
+    _ctx: SteeredContext
+
     def __init__(
         self,
         model_path: str | os.PathLike[str],
@@ -189,7 +191,7 @@ class SteeredLlama(llama_cpp.Llama):
         self._session = Session(self._tap, self._ctx.ctx, facts, read_turns(self), self.gate_engine)
         # Llama.__init__ names the class of its context itself.
         self._ctx.__class__ = SteeredContext
-        self._ctx.session = self._session  # type: ignore[attr-defined]
+        self._ctx.session = self._session
         self._heads = Heads()
         self._generation = 0
         _open.add(self)
@@ -398,15 +400,6 @@ class SteeredLlama(llama_cpp.Llama):
             self._requires_eval = True
             batch.close()
 
-    @property
-    def _cannot_rewind(self) -> bool:
-        """Recurrent memory holds one state, of the last token."""
-        return bool(self._is_recurrent or self._is_hybrid)
-
-    def _clear_from(self, position: int) -> None:
-        if not self._ctx.kv_cache_seq_rm(-1, position, -1):
-            self._ctx.kv_cache_clear()
-
     # -- llama_cpp's paths ----------------------------------------------------------------------
 
     def eval(self, tokens: Sequence[int], prompt_len: int | None = None) -> None:
@@ -490,7 +483,7 @@ class SteeredLlama(llama_cpp.Llama):
 
     def _clear_from(self, position: int) -> None:
         if not self._ctx.kv_cache_seq_rm(-1, position, -1):
-            self._ctx.kv_cache_clear()
+            self._ctx.kv_cache_clear()  # type: ignore[no-untyped-call]
 
     def _empty(self) -> None:
         self._session.clear()

@@ -12,7 +12,6 @@ from collections.abc import Sequence as Row
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from edgesteer.plan import SteeringPlan
 from edgesteer.runtime.kv import Hashes, KvRecord
@@ -100,7 +99,7 @@ class Sequence:
     def expects(self, position: int, tokens: Tokens | Row[int]) -> bool:
         """Whether `extend` announced these tokens at these positions."""
         end = position + len(tokens)
-        return 0 <= position and end <= self.n and bool((self.tokens[position:end] == tokens).all())
+        return position >= 0 and end <= self.n and bool((self.tokens[position:end] == tokens).all())
 
     def expects_one(self, position: int, token: int) -> bool:
         """`expects` for a single token, without an array made on the way."""

@@ -358,7 +358,7 @@ class Session:
             for recorder in sequence.recorders:
                 recorder.append(recorded)
 
-    def _by_term(self, plan: SteeringPlan, bits: Bits, here: Tokens, coefficients: F32 | None) -> F32:
+    def _by_term(self, plan: SteeringPlan, bits: Bits, here: npt.NDArray[np.intp], coefficients: F32 | None) -> F32:
         """float32 [terms, rows, n_layer]: strength times coefficient."""
         strength = plan.row_strengths(bits)
         out = np.zeros((*strength.shape, self.n_layer), dtype=np.float32)

@@ -94,7 +94,7 @@ class Script:
 
     def open(self, step: Step) -> None:
         if len(self.live) < N:
-            self._add(self.plans[step.what], lambda plan: self.sequences.open(plan))
+            self._add(self.plans[step.what], self.sequences.open)
 
     def fork(self, step: Step) -> None:
         source = self._name(step.who[0])
