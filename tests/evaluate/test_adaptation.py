@@ -16,6 +16,7 @@ import pytest
 from edgesteer import Bundle, SteeredLlama
 from edgesteer.bundle import StrengthRange
 from edgesteer.errors import IncompatibleError, InputError
+from edgesteer.generate import Chat
 from edgesteer.evaluate.adaptation import Adaptation, Adapted, measure
 from edgesteer.evaluate.adaptation.axes import Subject
 from edgesteer.evaluate.adaptation.drift import Passage, divergence, passages_of_the_project
@@ -26,7 +27,6 @@ from edgesteer.evaluate.adaptation.values import Data, Drift, Effect, Memory, Re
 from edgesteer.evaluate.headtohead import head_to_head
 from edgesteer.evaluate.intervals import Estimate
 from edgesteer.evaluate.ways import Way
-from edgesteer.generate import Chat
 from tests.lora import write_lora
 
 TRAIT = "You talk like a pirate, arr."

@@ -14,8 +14,8 @@ from edgesteer import Bundle
 from edgesteer.bundle import StrengthRange
 from edgesteer.errors import IncompatibleError, InputError, MissingExtra
 from edgesteer.evaluate import head_to_head
-from edgesteer.evaluate.headtohead import N_CALIBRATION, _apart
 from edgesteer.generate import Chat
+from edgesteer.evaluate.headtohead import N_CALIBRATION, _apart
 
 TRAIT = "You talk like a pirate, arr."
 ASKED = ["Why is it so?", "Tell me a tale.", "What is a key?"]

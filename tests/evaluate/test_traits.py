@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from edgesteer.evaluate import vocabulary
 from edgesteer.evaluate.traits import TRAITS, Trait
 from tests import suite
 
