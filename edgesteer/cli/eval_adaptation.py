@@ -87,15 +87,14 @@ def _measured(
 
 def lines(found: Adaptation) -> Iterator[str]:
     """The scores for people, in at most 100 columns; a dash where there is no number."""
-    from edgesteer.evaluate.adaptation.scores import AXES, scores
     from edgesteer.report.adaptation_page import label
     from edgesteer.report.cells import visible
 
-    yield f"{'':{_NAME}}" + "".join(f"{_short(axis.name):>{_CELL}}" for axis in AXES)
+    yield f"{'':{_NAME}}" + "".join(f"{_short(axis.name):>{_CELL}}" for axis in found.axes)
     for row in found.rows:
         name = visible(label(row))
         name = name if len(name) < _NAME else name[: _NAME - 2] + "…"
-        marks = scores(row).values()
+        marks = row.scores.values()
         yield f"{name:{_NAME}}" + "".join(f"{'-' if v is None else f'{v:.2f}':>{_CELL}}" for v in marks)
 
 

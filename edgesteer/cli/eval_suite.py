@@ -75,7 +75,7 @@ def print_table(
 ) -> None:
     """Without --suite: the head-to-head, or its JSON."""
     from edgesteer.evaluate import head_to_head, labels
-    from edgesteer.evaluate.comparison.comparing import MAX_TOKENS
+    from edgesteer.evaluate.comparison import MAX_TOKENS
     from edgesteer.evaluate.matched import LEVELS
     from edgesteer.report.table import lines
 

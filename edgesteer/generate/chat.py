@@ -5,7 +5,8 @@ Out: token ids and natural log-probabilities.
 
 Whatever steers the model at the moment acts here too: a reply's scope begins at the prompt's last token.
 Questions are asked side by side in groups that depend on the questions alone, so the same call gives the same
-bits, and a run that was stopped between groups can go on where it was. The same questions come again, at one strength
+bits, and a run that was stopped between groups can go on where it was. The same questions come again, at one
+strength
 after another: what their prompts leave in the context is kept.
 """
 
@@ -17,20 +18,20 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-import numpy.typing as npt
 
 from edgesteer.errors import InputError
+from edgesteer.generate.measures import F32, log_prob, log_softmax
 from edgesteer.generate.progress import Done, portion
 from edgesteer.runtime import Lanes, SteeredLlama
 from edgesteer.runtime.turns import read_turns
 
-F32 = npt.NDArray[np.float32]
 Tokens = Sequence[int]
 
 # As in llama.cpp: how far back a repeat penalty looks.
 PENALTY_TOKENS = 64
 
-# What `run` speaks with, and so what is judged: without it a small model's greedy replies loop, prompted or steered.
+# What `run` speaks with, and so what is judged: without it a small model's greedy replies loop, prompted or
+# steered.
 REPEAT_PENALTY = 1.1
 
 # What replies of one group may hold of the residual stream.
@@ -112,8 +113,9 @@ class Chat:
         if self.template is None:
             if not self.llm.metadata.get("tokenizer.chat_template"):
                 raise InputError(
-                    f"{self.llm.model_path}: has no chat template (a base model?), expected one; give --template "
-                    "'{system}\\nQuestion: {question}\\nAnswer:' and --stop '\\n', worded as your texts are"
+                    f"{self.llm.model_path}: has no chat template (a base model?), expected one; give "
+                    "--template '{system}\\nQuestion: {question}\\nAnswer:' and --stop '\\n', worded as "
+                    "your texts are"
                 )
             return
         try:
@@ -204,7 +206,7 @@ class Chat:
             position = [0] * len(group)
             for i, logits in lanes.feed(parts):
                 (_, reply), row = group[i]
-                row[position[i]] = _log_prob(logits, reply[position[i]])
+                row[position[i]] = log_prob(logits, reply[position[i]])
                 position[i] += 1
 
     def _check_room(self, n_tokens: int, room: int) -> None:
@@ -239,7 +241,7 @@ class _Talk:
             return [self._reply(i, lanes) for i in range(len(self._prompts))]
 
     def _goes_on(self, i: int, logits: F32) -> bool:
-        row = _log_softmax(logits)
+        row = log_softmax(logits)
         token = self._draw(i, logits, row, self._said[i])
         self._log_probs[i].append(float(row[token]))
         if self._chat._ends(token):
@@ -273,7 +275,7 @@ class _Sampler:
             return int(logits.argmax())
         assert self.rngs is not None
         if self.repeat_penalty != 1.0:
-            log_probs = _log_softmax(logits)
+            log_probs = log_softmax(logits)
         cumulative = np.exp(log_probs.astype(np.float64) / self.temperature).cumsum()
         drawn = np.searchsorted(cumulative, self.rngs[lane].random() * cumulative[-1], side="right")
         return min(int(drawn), len(log_probs) - 1)
@@ -286,16 +288,6 @@ def _penalised(logits: F32, said: Tokens, penalty: float) -> F32:
     here = out[lately]
     out[lately] = np.where(here > 0, here / penalty, here * penalty)
     return out
-
-
-def _log_softmax(logits: F32) -> F32:
-    shifted = logits - logits.max()
-    return np.asarray(shifted - np.log(np.exp(shifted).sum()), dtype=np.float32)
-
-
-def _log_prob(logits: F32, token: int) -> float:
-    top = logits.max()
-    return float(logits[token] - top - np.log(np.exp(logits - top).sum()))
 
 
 def _filled(template: str, question: str, system: str) -> str:

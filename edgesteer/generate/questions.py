@@ -23,7 +23,8 @@ _EXPECTED = "expected a UTF-8 text file with one question a line"
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What is asked, and how a reply reads if somebody wrote one: with the trait, or for sign -1 its opposite."""
+    """What is asked, and how a reply reads if somebody wrote one: with the trait, or for sign -1 its
+    opposite."""
 
     text: str
     reply: str | None = None
@@ -31,8 +32,8 @@ class Question:
 
 
 def built_in() -> list[Question]:
-    """The project's own questions: facts, advice, how-to, opinion, stories, maths, code, small talk, definitions,
-    plans."""
+    """The project's own questions: facts, advice, how-to, opinion, stories, maths, code, small talk,
+    definitions, plans."""
     text = resources.files("edgesteer.generate").joinpath("questions.txt").read_text("utf-8")
     return [Question(line.strip()) for line in text.splitlines() if line.strip()]
 

@@ -1,9 +1,11 @@
 """Replies scored under the unsteered model: the trait, the coherence, the plain surprise, the repetition.
 
-In:  a Chat, replies, and for each reply its question's plain prompt and the one with the trait as system prompt.
+In:  a Chat, replies, and for each reply its question's plain prompt and the one with the trait as system
+prompt.
 Out: Scores, one number a reply and measure, and each token's log-probabilities.
 
-What steers the model at the moment is set aside. A text that occurs twice is read once and gets the same bits.
+What steers the model at the moment is set aside. A text that occurs twice is read once and gets the same
+bits.
 """
 
 from __future__ import annotations
@@ -14,7 +16,8 @@ from dataclasses import dataclass, field, fields
 import numpy as np
 
 from edgesteer.generate import measures
-from edgesteer.generate.chat import F32, Chat, Reply, Tokens
+from edgesteer.generate.chat import Chat, Reply, Tokens
+from edgesteer.generate.measures import F32
 
 _Text = tuple[tuple[int, ...], tuple[int, ...]]
 
@@ -96,7 +99,8 @@ def score(
 
 
 def _scores(spoken: Sequence[Spoken], pairs: Sequence[tuple[F32, F32]], said: Sequence[Tokens]) -> Scores:
-    """pairs: log-probabilities with the trait's prompt and without. said: what repetition is looked for in."""
+    """pairs: log-probabilities with the trait's prompt and without. said: what repetition is looked for
+    in."""
     return Scores(
         trait=tuple(measures.trait(a, b) for a, b in pairs),
         coherence=tuple(measures.coherence(a, b) for a, b in pairs),

@@ -1,7 +1,7 @@
 """Text that a person hands over: a file's lines, and the JSON in them.
 
-In:  a path, or one JSON text and where it stands. Out: lines without their ends; JSON values whose texts can be
-encoded. Whatever is wrong is a InputError of one line. Used by the readers of questions and of items.
+In:  a path, or one JSON text and where it stands. Out: lines without their ends; JSON values whose texts can
+be encoded. Whatever is wrong is an InputError of one line.
 """
 
 from __future__ import annotations

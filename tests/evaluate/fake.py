@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from edgesteer.errors import SteeringOverflow
 from edgesteer.bundle import Bundle, ModelInfo
+from edgesteer.errors import SteeringOverflow
 from edgesteer.generate import Reply
 from edgesteer.plan import SteeringPlan
 

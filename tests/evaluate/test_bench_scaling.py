@@ -11,7 +11,7 @@ import pytest
 from edgesteer.bundle import ModelInfo, read_model_info
 from edgesteer.evaluate.bench import STUDIES, Asked, scale
 from edgesteer.evaluate.bench import scaling as studies
-from edgesteer.evaluate.bench.drawn import A_PSR, CONSTANT, IN_SCOPE, constant
+from edgesteer.evaluate.bench.random_model import A_PSR, CONSTANT, IN_SCOPE, constant
 from edgesteer.evaluate.bench.timing import UNSTEERED, native
 
 

@@ -13,9 +13,9 @@ from edgesteer import Bundle, SteeredLlama
 from edgesteer.bundle import load, save, save_directory
 from edgesteer.errors import InputError
 from edgesteer.evaluate import Way, costs
-from edgesteer.generate import Chat
 from edgesteer.evaluate.cost import _cached_values, artifact_bytes, kv_bytes_per_token
 from edgesteer.evaluate.way import prompts_of
+from edgesteer.generate import Chat
 from tests.tiny import tiny_model
 
 TRAIT = "You talk like a pirate, arr."

@@ -25,7 +25,8 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 @dataclass(frozen=True, slots=True)
 class Lora:
-    """An adapter that fits its model. file_bytes: of the file. matrices: how many it adapts, of rank `rank` at most.
+    """An adapter that fits its model. file_bytes: of the file. matrices: how many it adapts, of rank `rank`
+    at most.
     learnt_from: the data sets that its metadata names, or None."""
 
     path: str

@@ -1,11 +1,12 @@
 """What a steerability scan found: each block alone, at equal norms. Pure values, and what follows from them.
 
-In:  per block and norm, for each question, sums over the reply's tokens. Out: a Scan: means with intervals, which
-blocks gain the trait, and its JSON. `edgesteer.evaluate.scan.scanning` measures it.
+In:  per block and norm, for each question, sums over the reply's tokens. Out: a Scan: means with intervals,
+which blocks gain the trait, and its JSON. `edgesteer.evaluate.scan.measure` measures it.
 
-Two numbers a cell, both in nats a token. KL: how far the steered model's next token is from the unsteered one's,
-mean over the rows of unsteered replies; it tells that something moves, not whether it is any good. Gain: how much
-likelier the steered model finds the replies that the trait's prompt brought, without that prompt. It sees what the
+Two numbers a cell, both in nats a token. KL: how far the steered model's next token is from the unsteered
+one's, mean over the rows of unsteered replies; it tells that something moves, not whether it is any good.
+Gain: how much likelier the steered model finds the replies that the trait's prompt brought, without that
+prompt. It sees what the
 prompt brings along too, and says little of free replies: judge a bundle by 'edgesteer eval'.
 """
 
@@ -25,17 +26,19 @@ F64 = npt.NDArray[np.float64]
 
 # Below this a KL is the noise of float32 and of batch shapes.
 _LEAST_KL = 1e-4
-# Times the rounding that the scan itself measured: what moves the model less may be rounding, and is not ranked.
+# Times the rounding that the scan itself measured: what moves the model less may be rounding, and is not
+# ranked.
 CLEAR = 3.0
 
 
 @dataclass(frozen=True, slots=True)
 class Useful:
-    """A block that gains the trait alone, at the size where it does so at the best score. Its KL is clear of rounding.
+    """A block that gains the trait alone, at the size where it does so at the best score. Its KL is clear of
+    rounding.
 
     gain, low, high: nats a token, with its 95 % interval over the questions, which lies above 0.
-    score: gain / sqrt(KL). For small steps the gain grows with the step and KL with its square, so the quotient
-    compares directions, not steps.
+    score: gain / sqrt(KL). For small steps the gain grows with the step and KL with its square, so the
+    quotient compares directions, not steps.
     """
 
     block: int
@@ -55,15 +58,18 @@ class Scan:
     """Every steered block alone. Arrays are float64 [blocks, sizes]; NaN where nothing was measured.
 
     model: the name of its file.
-    trait: the sentence that prompted the replies; None where no gain was measured, and then `gain` and its interval
-        are None too.
-    unit: what `sizes` are: "share" of the mean |h| at the block, or "norm", in the residual stream's own units.
+    trait: the sentence that prompted the replies; None where no gain was measured, and then `gain` and its
+        interval are None too.
+    unit: what `sizes` are: "share" of the mean |h| at the block, or "norm", in the residual stream's own
+        units.
     streams: mean |h| at each block, over the rows of the unsteered replies.
-    strengths: the strength at which the bundle's part in that block has, over the same rows, mean |u| of that size.
-    closed: blocks whose part is zero on all these rows (a gate that never opens), so that no strength gives a norm.
+    strengths: the strength at which the bundle's part in that block has, over the same rows, mean |u| of that
+        size.
+    closed: blocks whose part is zero on all these rows (a gate that never opens), so that no strength gives a
+        norm.
     overflowed: cells that left float32.
-    noise: KL that a ten-thousandth of |h| at the first block brings: rounding, blown up on its way; what is no larger
-        says nothing.
+    noise: KL that a ten-thousandth of |h| at the first block brings: rounding, blown up on its way; what is
+        no larger says nothing.
     tokens: rows of the unsteered replies, and of the prompted ones.
     """
 
@@ -118,7 +124,8 @@ class Scan:
 
     @property
     def movers(self) -> tuple[tuple[int, float], ...]:
-        """(block, KL at the largest size that was measured there), the largest KL first; none that may be rounding."""
+        """(block, KL at the largest size that was measured there), the largest KL first; none that may be
+        rounding."""
         known = [(block, row[~np.isnan(row)]) for block, row in zip(self.blocks, self.kl, strict=True)]
         found = [(block, float(row[-1])) for block, row in known if len(row) and row[-1] >= self.floor]
         return tuple(sorted(found, key=lambda one: (-one[1], one[0])))

@@ -3,8 +3,8 @@
 In:  a Chat on the unadapted model, the trait's sentence, bundles with strengths, perhaps a LoRA adapter.
 Out: an Adaptation: one row a way, with effect, specificity, reversibility, compute, memory and data.
 
-All share one context, but a LoRA: llama_cpp.Llama takes an adapter when it is opened, so that is a second model.
-Everything but the clock is the same in every run.
+All share one context, but a LoRA: llama_cpp.Llama takes an adapter when it is opened, so that is a second
+model. Everything but the clock is the same in every run.
 """
 
 from __future__ import annotations
@@ -18,22 +18,24 @@ from typing import Any
 
 from edgesteer.bundle import check_model
 from edgesteer.errors import InputError
-from edgesteer.evaluate.adaptation import axes
-from edgesteer.evaluate.adaptation.axes import Subject
-from edgesteer.evaluate.adaptation.drift import Passage, drifts_of, passages_of_the_project
+from edgesteer.evaluate.adaptation import resources
+from edgesteer.evaluate.adaptation.criteria import AXES, LORA, UNADAPTED, Adapted, Axis, Effect
 from edgesteer.evaluate.adaptation.lora import Lora, opened_anew
-from edgesteer.evaluate.adaptation.reversal import plain_logits, reversal
-from edgesteer.evaluate.adaptation.scores import AXES, scores
-from edgesteer.evaluate.adaptation.values import LORA, UNADAPTED, Adapted, Effect
+from edgesteer.evaluate.adaptation.resources import Subject
+from edgesteer.evaluate.adaptation.side_effects import (
+    Passage,
+    drifts_of,
+    passages_of_the_project,
+    plain_logits,
+    reversal,
+)
 from edgesteer.evaluate.head_to_head import head_to_head, held_out_questions, ways_of
 from edgesteer.evaluate.intervals import Sample, estimate
 from edgesteer.evaluate.table import Row, Table, plain_values
 from edgesteer.evaluate.way import Sources, Way
-from edgesteer.generate.chat import F32, REPEAT_PENALTY, Chat
+from edgesteer.generate import REPEAT_PENALTY, Chat, score
+from edgesteer.generate.measures import F32
 from edgesteer.generate.progress import Done, portion
-from edgesteer.generate.scoring import score
-
-__all__ = ["Adaptation", "Adapted", "measure"]
 
 Progress = Callable[[str, float], None]
 
@@ -48,12 +50,17 @@ class Adaptation:
     max_tokens: int
     rows: tuple[Adapted, ...]
 
+    @property
+    def axes(self) -> tuple[Axis, ...]:
+        """The criteria, in the order of each row's scores."""
+        return AXES
+
     def to_json(self) -> dict[str, Any]:
         """Plain values with the scores beside them; what is not a finite number becomes None."""
         out: dict[str, Any] = plain_values(dataclasses.asdict(self))
         for told, row in zip(out["rows"], self.rows, strict=True):
-            told["scores"] = scores(row)
-        out["axes"] = {axis.name: {"measured": axis.measured, "score": axis.scored} for axis in AXES}
+            told["scores"] = row.scores
+        out["axes"] = {axis.name: {"measured": axis.measured, "score": axis.scored} for axis in self.axes}
         return out
 
 
@@ -75,11 +82,11 @@ def measure(
 ) -> Adaptation:
     """Measure the unadapted model, the trait as system prompt, each row, and the LoRA.
 
-    rows, questions, max_tokens, at_prompt_coherence: as in `head_to_head`. passages: unrelated text; None for the
-    project's own. The never adapted model's logits are taken first: on a context that has not steered yet, they are
-    that in the strict sense.
-    Raises InputError as `head_to_head` does, and for a passage that does not fit the context; IncompatibleError for a
-    bundle for another model; ModelError for a LoRA that llama.cpp does not take.
+    rows, questions, max_tokens, at_prompt_coherence: as in `head_to_head`. passages: unrelated text; None for
+    the project's own. The never adapted model's logits are taken first: on a context that has not steered
+    yet, they are that in the strict sense.
+    Raises InputError as `head_to_head` does, and for a passage that does not fit the context;
+    IncompatibleError for a bundle for another model; ModelError for a LoRA that llama.cpp does not take.
     """
     asked = list(held_out_questions() if questions is None else questions)
     texts = passages_of_the_project() if passages is None else passages
@@ -174,11 +181,19 @@ class _Work:
             tell(i / len(self.subjects))
             reversals.append(reversal(subject, self.table.questions[0], never_adapted))
         self._stage("compute")(0.0)
-        spent, speeds = axes.speeds(self.subjects, self.table.max_tokens)
+        spent, speeds = resources.speeds(self.subjects, self.table.max_tokens)
         measured = zip(self.subjects, reversals, drifts, self.effects, speeds, spent, strict=True)
         return tuple(
             Adapted(
-                name, kind, s.way.strength, back, drift, effect, speed, axes.memory(s, cost), axes.data(s)
+                name,
+                kind,
+                s.way.strength,
+                back,
+                drift,
+                effect,
+                speed,
+                resources.memory(s, cost),
+                resources.data(s),
             )
             for s, back, drift, effect, speed, cost in measured
             for name, kind in [_named(s)]
@@ -208,5 +223,5 @@ def _named(subject: Subject) -> tuple[str, str]:
     if subject.lora is not None:
         return way.name, LORA
     if not way.unit and subject.system is None:
-        return UNADAPTED, UNADAPTED
+        return UNADAPTED if way.strength is None else way.name, UNADAPTED
     return way.name, way.kind

@@ -1,28 +1,30 @@
-"""Ways to ask, compared in full: what the head-to-head measures, single tokens, curves over strength, costs.
+"""Ways to ask, compared in full: what the head-to-head measures, single tokens, curves over strength, and
+costs.
 
-In:  a Chat, a Suite, the trait's sentence, bundles with strengths.
-Out: a Comparison: the head-to-head's Table, and beside each row its Method; its JSON.
-
-Beyond the head-to-head's replies this decodes what `curves` asks at other strengths, and what `cost` times.
+Beyond the head-to-head's replies this decodes what the curves ask at other strengths (replies that a row
+holds already are not asked for again), and what `cost` times.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from edgesteer.bundle import ModelInfo
-from edgesteer.evaluate.comparison.curves import Curves
-from edgesteer.evaluate.comparison.suite_file import Suite
+from edgesteer.errors import EdgesteerWarning, SteeringOverflow
 from edgesteer.evaluate.cost import Cost, costs, kv_bytes_per_token
 from edgesteer.evaluate.dose import Point
 from edgesteer.evaluate.head_to_head import N_CALIBRATION, head_to_head, ways_of
+from edgesteer.evaluate.suite_file import Suite
 from edgesteer.evaluate.table import Row, Table, plain_values
-from edgesteer.evaluate.way import PROMPT, UNSTEERED, Sources, Way
-from edgesteer.generate.chat import Chat
-from edgesteer.generate.progress import portion
+from edgesteer.evaluate.way import PROMPT, UNSTEERED, Sources, Way, prompts_of
+from edgesteer.generate import Chat, Scores, score
+from edgesteer.generate.chat import REPEAT_PENALTY
+from edgesteer.generate.progress import Done, portion, spread
 from edgesteer.generate.scoring import Spoken
 from edgesteer.steering_map import join_pieces
 
@@ -30,6 +32,11 @@ Progress = Callable[[str, float], None]
 
 MAX_TOKENS = 64
 
+# So that three curves take half as long as the replies that are shown.
+N_CURVE, CURVE_TOKENS = 8, 32
+
+# A curve's strengths where the suite names none: multiples of the strength that the replies are shown at.
+_TIMES = (0.5, 0.75, 1.25)
 _DIGITS = 4
 
 
@@ -58,7 +65,8 @@ class Method:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """methods: in the order of the table's rows. curve_questions: indices of the questions behind every curve;
+    """methods: in the order of the table's rows. curve_questions: indices of the questions behind every
+    curve;
     curve_tokens: of how many first tokens of their replies it is at most.
     sentence_tokens: of the trait's sentence by itself. kv_bytes_per_token: as in `cost`.
     """
@@ -76,7 +84,8 @@ class Comparison:
         return zip(self.table.rows, self.methods, strict=True)
 
     def to_json(self, timing: bool = True) -> dict[str, Any]:
-        """The table's JSON; each row with its kind, cost, curve and `tokens`: of each reply [text, trait, coherence].
+        """The table's JSON; each row with its kind, cost, curve and `tokens`: of each reply [text, trait,
+        coherence].
 
         timing: False leaves the clock's word out, and the rest is the same in every run.
         """
@@ -101,11 +110,11 @@ def compare(
     timing: bool = True,
     progress: Progress = lambda stage, fraction: None,
 ) -> Comparison:
-    """Ask the suite's questions unsteered, with the trait as system prompt, and in each row: (name, sources) as in
-    `head_to_head`.
+    """Ask the suite's questions unsteered, with the trait as system prompt, and in each row: (name, sources)
+    as in `head_to_head`.
 
-    at_prompt_coherence: find the strengths instead, as `head_to_head` does. The suite's own trait is not read:
-    whose counts is the caller's decision. Raises what `head_to_head` raises.
+    at_prompt_coherence: find the strengths instead, as `head_to_head` does. The suite's own trait is not
+    read: whose counts is the caller's decision. Raises what `head_to_head` raises.
     """
     max_tokens = suite.max_tokens or MAX_TOKENS
     curves = Curves(chat, suite, trait, max_tokens)
@@ -142,7 +151,8 @@ def compare(
 
 
 def _share(n_questions: int, n_curve: float, n_rows: int, calibrated: bool) -> float:
-    """The part of the work that the head-to-head is, by replies. A strength is found with some eight tries."""
+    """The part of the work that the head-to-head is, by replies. A strength is found with some eight
+    tries."""
     asked = n_questions * (2 + n_rows) + N_CALIBRATION * (2 + 8 * n_rows) * calibrated
     return asked / max(1, asked + n_curve * n_rows)
 
@@ -170,3 +180,54 @@ def _pieces(chat: Chat, spoken: Spoken) -> tuple[str, ...]:
 def _tokens(pieces: Sequence[str], spoken: Spoken) -> list[list[Any]]:
     rounded = ([round(v, _DIGITS) for v in values] for values in (spoken.trait, spoken.coherence))
     return [list(told) for told in zip(pieces, *rounded, strict=True)]
+
+
+class Curves:
+    """Measures ways over strength, all on the first tokens of replies to the same few questions."""
+
+    def __init__(self, chat: Chat, suite: Suite, trait: str, max_tokens: int) -> None:
+        self._chat, self._strengths, self.n_tokens = chat, suite.strengths, min(max_tokens, CURVE_TOKENS)
+        self.chosen = spread(len(suite.questions), N_CURVE)
+        self._prompts = prompts_of(chat, [suite.questions[i] for i in self.chosen], trait)
+
+    @property
+    def n_replies(self) -> int:
+        """At most so many replies a bundle."""
+        return len(self.chosen) * len(self._strengths or _TIMES)
+
+    def of(self, way: Way, row: Row, unsteered: Row, progress: Done) -> tuple[Point, ...]:
+        """The way's curve through what its row and the unsteered one hold, ascending by strength."""
+        if not way.unit:
+            return (self._known(0.0, row),)
+        assert row.strength is not None
+        known = {0.0: self._known(0.0, unsteered)}
+        known.setdefault(row.strength, self._known(row.strength, row))
+        asked = self._strengths or _around(row.strength or way.range[1])
+        missing = [strength for strength in asked if strength not in known]
+        for i, strength in enumerate(missing):
+            progress(i / len(missing))
+            known[strength] = self._measured(dataclasses.replace(way, strength=strength))
+        return tuple(known[strength] for strength in sorted(known))
+
+    def _known(self, strength: float, row: Row) -> Point:
+        return self._point(strength, row.scores.of(self.chosen))
+
+    def _measured(self, way: Way) -> Point:
+        plain, prompted = self._prompts
+        strength = way.strength or 0.0
+        try:
+            with warnings.catch_warnings():  # that a curve leaves the evaluated range is what it is for
+                warnings.simplefilter("ignore", EdgesteerWarning)
+                with way.steered(self._chat):
+                    replies = self._chat.replies(plain, self.n_tokens, repeat_penalty=REPEAT_PENALTY)
+        except SteeringOverflow:
+            return Point(strength, math.nan, math.inf, 0.0)
+        return self._point(strength, score(self._chat, replies, plain, prompted))
+
+    def _point(self, strength: float, scores: Scores) -> Point:
+        cut = scores.first(self.n_tokens)
+        return Point(strength, cut.mean("trait"), cut.mean("coherence"), cut.mean("distinct2"))
+
+
+def _around(strength: float) -> list[float]:
+    return [round(times * strength, _DIGITS) for times in _TIMES]

@@ -1,7 +1,6 @@
-"""What is measured, and on which model: Subjects; their compute, memory and data.
+"""What an adaptation costs: the time of a reply, memory, and the data that it was learnt from.
 
-In:  Subjects: the unadapted model first, then each way to adapt it. Out: the values of `adaptation_values`.
-
+A Subject is one way to adapt on the model that it is measured on; the unadapted model is always the first.
 Whatever steers a subject's model at the moment is set aside and returns.
 """
 
@@ -14,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgesteer.bundle import Bundle
+from edgesteer.evaluate.adaptation.criteria import Data, Memory, Speed
 from edgesteer.evaluate.adaptation.lora import Lora
-from edgesteer.evaluate.adaptation.values import Data, Memory, Speed
 from edgesteer.evaluate.cost import Cost, costs, kv_bytes_per_token
 from edgesteer.evaluate.way import Way
 from edgesteer.generate.chat import Chat
@@ -27,7 +26,8 @@ _TURNS = 3
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """A way to adapt, and the model that it is measured on: of its own for a LoRA. system: its system prompt."""
+    """A way to adapt, and the model that it is measured on: of its own for a LoRA. system: its system
+    prompt."""
 
     way: Way
     chat: Chat
@@ -45,7 +45,8 @@ class Subject:
 
 
 def speeds(subjects: Sequence[Subject], max_tokens: int) -> tuple[list[Cost], list[Speed | None]]:
-    """Costs of the subjects that share the first one's model, then of the others; and their speed against the first."""
+    """Costs of the subjects that share the first one's model, then of the others; and their speed against the
+    first."""
     together = [s for s in subjects if s.chat is subjects[0].chat]
     spent = costs(together[0].chat, [s.way for s in together])
     out = [_speed(cost, spent[0], max_tokens, False) for cost in spent]
