@@ -92,11 +92,11 @@ class Comparison:
         out = {"suite": self.suite, "model": dataclasses.asdict(self.model), **self.table.to_json(timing)}
         for key in ("curve_questions", "curve_tokens", "sentence_tokens", "kv_bytes_per_token"):
             out[key] = plain_values(getattr(self, key))
-        for told, (row, method) in zip(out["rows"], self, strict=True):
-            told |= plain_values(dataclasses.asdict(method))
-            told["tokens"] = [*map(_tokens, told.pop("pieces"), row.scores.spoken)]
+        for entry, (row, method) in zip(out["rows"], self, strict=True):
+            entry |= plain_values(dataclasses.asdict(method))
+            entry["tokens"] = [*map(_tokens, entry.pop("pieces"), row.scores.spoken)]
             if not timing:
-                del told["cost"]["first_token_seconds"], told["cost"]["token_seconds"]
+                del entry["cost"]["first_token_seconds"], entry["cost"]["token_seconds"]
         return out
 
 
@@ -153,8 +153,8 @@ def compare(
 def _share(n_questions: int, n_curve: float, n_rows: int, calibrated: bool) -> float:
     """The part of the work that the head-to-head is, by replies. A strength is found with some eight
     tries."""
-    asked = n_questions * (2 + n_rows) + N_CALIBRATION * (2 + 8 * n_rows) * calibrated
-    return asked / max(1, asked + n_curve * n_rows)
+    wanted = n_questions * (2 + n_rows) + N_CALIBRATION * (2 + 8 * n_rows) * calibrated
+    return wanted / max(1, wanted + n_curve * n_rows)
 
 
 def _method(chat: Chat, trait: str, way: Way, cost: Cost, row: Row, curve: tuple[Point, ...]) -> Method:
@@ -179,7 +179,7 @@ def _pieces(chat: Chat, spoken: Spoken) -> tuple[str, ...]:
 
 def _tokens(pieces: Sequence[str], spoken: Spoken) -> list[list[Any]]:
     rounded = ([round(v, _DIGITS) for v in values] for values in (spoken.trait, spoken.coherence))
-    return [list(told) for told in zip(pieces, *rounded, strict=True)]
+    return [list(entry) for entry in zip(pieces, *rounded, strict=True)]
 
 
 class Curves:
@@ -202,8 +202,8 @@ class Curves:
         assert row.strength is not None
         known = {0.0: self._known(0.0, unsteered)}
         known.setdefault(row.strength, self._known(row.strength, row))
-        asked = self._strengths or _around(row.strength or way.range[1])
-        missing = [strength for strength in asked if strength not in known]
+        wanted = self._strengths or _around(row.strength or way.range[1])
+        missing = [strength for strength in wanted if strength not in known]
         for i, strength in enumerate(missing):
             progress(i / len(missing))
             known[strength] = self._measured(dataclasses.replace(way, strength=strength))

@@ -3,8 +3,8 @@
 In:  a Chat and Ways; the first is what the others' context is compared with. Out: one Cost a way, in their
 order.
 
-Times are the clock's word of this machine at this moment: the ways take turns, so that they can be compared
-with each other, and with nothing else.
+Times hold for this machine at this moment: the ways take turns, so that they compare with each other, and
+with nothing else.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The strength at which steering costs as much as it may: the largest with a given coherence.
+"""Find the largest strength at which steered replies keep a given coherence.
 
 In:  a model, a bundle, questions as plain and as prompted prompts, a target for the coherence.
 Out: a Dose: a strength that was measured, and the curve of all that were.
@@ -117,9 +117,9 @@ def strength_at(
         return Point(strength, scores.mean("trait"), scores.mean("coherence"), scores.mean("distinct2"))
 
     search = _Search(measure, target_coherence, min_distinct2)
-    found = search.largest(_descending(lo, hi, scan), _ascending(hi, beyond), steps)
+    largest = search.largest(_descending(lo, hi, scan), _ascending(hi, beyond), steps)
     progress(1.0)
-    return search.dose(found)
+    return search.dose(largest)
 
 
 @dataclass
@@ -171,12 +171,12 @@ class _Search:
     def _largest_sound(self) -> float | None:
         return max((point.strength for point in self.curve if self._sound(point)), default=None)
 
-    def dose(self, found: float | None) -> Dose:
+    def dose(self, largest: float | None) -> Dose:
         """found: what the search came to."""
         curve = tuple(sorted(self.curve, key=lambda point: point.strength))
-        strength = self._nearest(curve) if found is None else found
-        limited = found == curve[-1].strength
-        return Dose(strength, found is not None, limited, self.target, self.least, curve)
+        strength = self._nearest(curve) if largest is None else largest
+        limited = largest == curve[-1].strength
+        return Dose(strength, largest is not None, limited, self.target, self.least, curve)
 
     def _nearest(self, curve: Sequence[Point]) -> float:
         sound = [p for p in curve if math.isfinite(p.coherence) and p.distinct2 >= self.least]

@@ -4,7 +4,7 @@ In:  a Chat, the trait's sentence, bundles with strengths, questions that nothin
 Out: a Table, one Row a way to ask. Greedy replies, with the repeat penalty of `run`; everything is scored
 under the unsteered model.
 
-A row does not depend on which other rows there are. The model's own steering is set aside meanwhile.
+A row does not depend on which other rows there are. The plan in force is set aside meanwhile.
 """
 
 from __future__ import annotations
@@ -75,16 +75,16 @@ def head_to_head(
     expression, or a prompt that does not fit the context; MissingExtra for sentiment without VADER;
     IncompatibleError for a bundle of another model.
     """
-    asked = _asked(trait, questions, max_tokens)
+    questions = _checked_questions(trait, questions, max_tokens)
     check_counts(counts, with_sentiment)
     check_levels(levels)
     check_rows(chat, rows)
     units = 2 + len(rows) * (1 + len(levels) + _DOSE_UNITS * at_prompt_coherence)
     tell = _Units(progress, units)
-    plain, prompted = prompts_of(chat, asked, trait)
+    plain, prompted = prompts_of(chat, questions, trait)
     steered = [Way.of(name, plain, sources) for name, sources in rows]
     if at_prompt_coherence:
-        apart = _apart(asked, calibration_questions)
+        apart = _apart(questions, calibration_questions)
         steered = _dosed(chat, steered, prompts_of(chat, apart, trait), max_tokens, tell)
     ways = [Way(UNSTEERED, plain), Way(PROMPT, prompted), *steered]
     spent = costs(chat, ways, timing=timing)
@@ -97,8 +97,8 @@ def head_to_head(
         _at_levels(way, levels, partial(answers, cost=cost)) for way, cost in zip(ways, spent, strict=True)
     ]
     progress("done", 1.0)
-    found = rows_of(first, list(dict.fromkeys(counts)), prompt=1, unsteered=0, others=others)
-    return Table(trait, tuple(asked), max_tokens, found)
+    results = rows_of(first, list(dict.fromkeys(counts)), prompt=1, unsteered=0, others=others)
+    return Table(trait, tuple(questions), max_tokens, results)
 
 
 def ways_of(chat: Chat, table: Table, rows: Sequence[tuple[str, Sources]]) -> list[Way]:
@@ -114,14 +114,14 @@ def ways_of(chat: Chat, table: Table, rows: Sequence[tuple[str, Sources]]) -> li
 def _at_levels(way: Way, levels: Sequence[float], ask: Callable[[Way], Answers]) -> list[Answers]:
     """The way at multiples of its strength, without those that overflow; none where nothing steers. That a
     curve leaves the evaluated range is what it is for."""
-    found: list[Answers] = []
+    results: list[Answers] = []
     if not way.plan or way.strength is None:
         return []
     for level in levels:
         with warnings.catch_warnings(), contextlib.suppress(SteeringOverflow):
             warnings.simplefilter("ignore", EdgesteerWarning)
-            found.append(ask(replace(way, strength=level * way.strength)))
-    return found
+            results.append(ask(replace(way, strength=level * way.strength)))
+    return results
 
 
 def _answers(
@@ -201,11 +201,11 @@ def _scores(
         return score(chat, chat.replies(asked, max_tokens, repeat_penalty=REPEAT_PENALTY), *prompts)
 
 
-def _apart(asked: Sequence[str], given: Sequence[str] | None) -> list[str]:
+def _apart(questions: Sequence[str], given: Sequence[str] | None) -> list[str]:
     """Questions to calibrate on: at most N_CALIBRATION, evenly spread, none of them among those asked."""
     if given is None:
         given = [question.text for question in built_in()]
-    judged = set(asked)
+    judged = set(questions)
     left = [question for question in given if question not in judged]
     if not left:
         raise InputError(
@@ -215,9 +215,9 @@ def _apart(asked: Sequence[str], given: Sequence[str] | None) -> list[str]:
     return [left[i] for i in spread(len(left), N_CALIBRATION)]
 
 
-def _asked(trait: str, questions: Sequence[str] | None, max_tokens: int) -> list[str]:
-    asked = list(held_out_questions() if questions is None else questions)
-    if not asked:
+def _checked_questions(trait: str, questions: Sequence[str] | None, max_tokens: int) -> list[str]:
+    questions = list(held_out_questions() if questions is None else questions)
+    if not questions:
         raise InputError("evaluation: no questions, expected at least one")
     if not trait.strip():
         raise InputError(
@@ -225,7 +225,7 @@ def _asked(trait: str, questions: Sequence[str] | None, max_tokens: int) -> list
         )
     if max_tokens < 1:
         raise InputError(f"evaluation: max_tokens {max_tokens}, expected at least 1")
-    return asked
+    return questions
 
 
 def check_levels(levels: Sequence[float]) -> None:

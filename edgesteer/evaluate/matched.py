@@ -109,15 +109,17 @@ def _read(curve: Sequence[tuple[float, Samples]], prompted: Samples, rows: npt.N
     strengths = np.array([strength for strength, _ in curve])
     own = {name: values(prompted[name], rows) for name in names}
     measured = {name: np.stack([values(s[name], rows) for _, s in curve], 1) for name in names}
-    found = {name: _between(strengths, each) for name, each in measured.items()}
+    between = {name: _between(strengths, each) for name, each in measured.items()}
     rising = isotonic(measured["coherence"])
     coherence = _between(strengths, rising)
     least = np.minimum(DISTINCT * own["distinct2"], measured["distinct2"][:, 0])
     most = np.maximum(own["coherence"], rising[:, 0] + FREE)
-    will_do = keeps(coherence, found["distinct2"], most[:, None], least[:, None])
+    will_do = keeps(coherence, between["distinct2"], most[:, None], least[:, None])
     place = _GRID - 1 - will_do[:, ::-1].argmax(1)
     known = will_do.any(1)  # not where at some strength nothing was said
-    there = {name: np.where(known, each[np.arange(len(rows)), place], np.nan) for name, each in found.items()}
+    there = {
+        name: np.where(known, each[np.arange(len(rows)), place], np.nan) for name, each in between.items()
+    }
     return _Reading(
         np.linspace(0, strengths[-1], _GRID)[place * known],
         np.asarray(known & (place == _GRID - 1)),

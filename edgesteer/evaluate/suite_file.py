@@ -97,8 +97,8 @@ def _of_json(text: str, name: str, where: str) -> Suite:
         raise InputError(f"{where}: unknown key {short(unknown[0])}, expected {', '.join(_READERS)}")
     if "questions" not in value:
         raise InputError(f'{where}: no "questions", expected a list with at least one')
-    found = {key: _READERS[key](item, f'{where}: "{key}"') for key, item in value.items()}
-    return Suite(name, **found)
+    values = {key: _READERS[key](item, f'{where}: "{key}"') for key, item in value.items()}
+    return Suite(name, **values)
 
 
 # Each reads one key's value; `where` names the file and the key.

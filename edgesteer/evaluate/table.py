@@ -1,7 +1,5 @@
-"""The result of a head-to-head: one Row a way to ask, with intervals, and how it differs from the prompt.
-
-In:  replies with their Scores. Out: a Table, and its JSON. Pure.
-"""
+"""The result of a head-to-head: a row for each way to ask, with intervals and its difference to the prompt.
+Pure."""
 
 from __future__ import annotations
 

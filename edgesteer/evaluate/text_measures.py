@@ -68,10 +68,10 @@ def count(pattern: str, texts: Sequence[str]) -> Count:
     Counts words, not sense: "the sea" scores in any tale, and a style without its stock words scores 0.
     A loop scores high per 100 words but once in the share.
     """
-    found = [hits(pattern, text) for text in texts]
+    matches = [hits(pattern, text) for text in texts]
     n_words = sum(map(words, texts))
-    share = sum(n > 0 for n in found) / len(texts) if texts else 0.0
-    return Count(100 * sum(found) / n_words if n_words else 0.0, share)
+    share = sum(n > 0 for n in matches) / len(texts) if texts else 0.0
+    return Count(100 * sum(matches) / n_words if n_words else 0.0, share)
 
 
 def _names() -> str:

@@ -1,7 +1,4 @@
-"""Pieces of a whole: of a progress that several works share, of a list that is too long.
-
-In:  numbers. Out: a narrower progress function; indices. Pure.
-"""
+"""Split one progress bar into weighted stages, and thin out a long list. Pure."""
 
 from __future__ import annotations
 
@@ -11,7 +8,7 @@ Done = Callable[[float], None]
 
 
 def portion(progress: Done, first: float, size: float, whole: float) -> Done:
-    """A progress function for a piece of the whole, which lies at first .. first + size of it."""
+    """A progress function for a stage that lies at first .. first + size of the whole."""
     return lambda part: progress((first + size * part) / whole)
 
 

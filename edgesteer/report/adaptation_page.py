@@ -153,7 +153,7 @@ def figures(rows: Sequence[Adapted]) -> list[Figure]:
         each("data", "tokens a person wrote", lambda r: _count(r, "given_tokens")),
         each("data", "replies learnt from", lambda r: _count(r, "replies")),
         each("data", "tokens of them", lambda r: _count(r, "tokens")),
-        each("data", "source", lambda r: _NONE if r.data is None else r.data.told),
+        each("data", "source", lambda r: _NONE if r.data is None else r.data.source),
     ]
 
 

@@ -1,5 +1,5 @@
-"""The criteria by which ways to adapt a model are compared: what was measured of each, and a score from 0 to
-1 (1 best).
+"""The criteria by which ways to adapt a model are compared: measured values, and a score each from 0 to 1
+(best).
 
 They are what an adaptation achieves, what else it changes, whether it can be taken back, and what it costs to
 run, to hold and to learn. Each score is a stated, monotone function of the numbers beside it and of nothing
@@ -109,7 +109,7 @@ class Data:
     given_tokens: int | None
     replies: int | None
     tokens: int | None
-    told: str
+    source: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -58,8 +58,8 @@ class Adaptation:
     def to_json(self) -> dict[str, Any]:
         """Plain values with the scores beside them; what is not a finite number becomes None."""
         out: dict[str, Any] = plain_values(dataclasses.asdict(self))
-        for told, row in zip(out["rows"], self.rows, strict=True):
-            told["scores"] = row.scores
+        for entry, row in zip(out["rows"], self.rows, strict=True):
+            entry["scores"] = row.scores
         out["axes"] = {axis.name: {"measured": axis.measured, "score": axis.scored} for axis in self.axes}
         return out
 
@@ -88,18 +88,18 @@ def measure(
     Raises InputError as `head_to_head` does, and for a passage that does not fit the context;
     IncompatibleError for a bundle for another model; ModelError for a LoRA that llama.cpp does not take.
     """
-    asked = list(held_out_questions() if questions is None else questions)
+    questions = list(held_out_questions() if questions is None else questions)
     texts = passages_of_the_project() if passages is None else passages
-    _check(asked, texts)
+    _check(questions, texts)
     for bundle in [bundle for _, sources in rows for bundle, _ in sources]:
         check_model(bundle, chat.llm.model_info)
-    never_adapted = plain_logits(chat, asked[0])
+    never_adapted = plain_logits(chat, questions[0])
     with _under(chat, lora) as under_lora:  # what cannot be opened fails before the minutes of work
         table = head_to_head(
             chat,
             trait,
             rows,
-            questions=asked,
+            questions=questions,
             max_tokens=max_tokens,
             at_prompt_coherence=at_prompt_coherence,
             timing=False,
@@ -110,12 +110,12 @@ def measure(
             work.add(Subject(Way(lora.name, work.subjects[0].way.prompts), under_lora, lora=lora))
         adapted = work.rows(texts, never_adapted)
     progress("done", 1.0)
-    return Adaptation(Path(chat.llm.model_path).name, trait, tuple(asked), max_tokens, adapted)
+    return Adaptation(Path(chat.llm.model_path).name, trait, tuple(questions), max_tokens, adapted)
 
 
-def _check(asked: Sequence[str], texts: Sequence[Passage]) -> None:
-    if not asked or not texts:
-        missing = "passages" if asked else "questions"
+def _check(questions: Sequence[str], texts: Sequence[Passage]) -> None:
+    if not questions or not texts:
+        missing = "passages" if questions else "questions"
         raise InputError(f"adaptation: no {missing}, expected at least one question and one passage")
 
 
@@ -160,13 +160,13 @@ class _Work:
         replies = subject.chat.replies(
             plain, self.table.max_tokens, repeat_penalty=REPEAT_PENALTY, progress=self._stage(LORA)
         )
-        found = score(self.chat, replies, plain, prompted)
+        scores = score(self.chat, replies, plain, prompted)
         first = self.table.rows[0]
         self.effects.append(
             Effect(
-                estimate(Sample.mean(found.trait)),
-                estimate(Sample.mean(found.coherence)),
-                found.mean("distinct2"),
+                estimate(Sample.mean(scores.trait)),
+                estimate(Sample.mean(scores.coherence)),
+                scores.mean("distinct2"),
                 first.trait,
                 first.coherence,
                 subject.chat.text(replies[0].tokens),
@@ -176,9 +176,9 @@ class _Work:
 
     def rows(self, texts: Sequence[Passage], never_adapted: F32) -> tuple[Adapted, ...]:
         drifts = drifts_of(self.subjects, texts, self._stage("specificity"))
-        tell, reversals = self._stage("reversal"), []
+        progress, reversals = self._stage("reversal"), []
         for i, subject in enumerate(self.subjects):
-            tell(i / len(self.subjects))
+            progress(i / len(self.subjects))
             reversals.append(reversal(subject, self.table.questions[0], never_adapted))
         self._stage("compute")(0.0)
         spent, speeds = resources.speeds(self.subjects, self.table.max_tokens)

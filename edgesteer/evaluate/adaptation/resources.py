@@ -62,12 +62,12 @@ def _in_turns(subject: Subject, base: Subject) -> tuple[Cost, Cost]:
     return _median([own for own, _ in rounds]), _median([plain for _, plain in rounds])
 
 
-def _median(found: Sequence[Cost]) -> Cost:
+def _median(measured: Sequence[Cost]) -> Cost:
     first, each = (
-        [seconds for cost in found if (seconds := getattr(cost, name)) is not None]
+        [seconds for cost in measured if (seconds := getattr(cost, name)) is not None]
         for name in ("first_token_seconds", "token_seconds")
     )
-    one = found[0]
+    one = measured[0]
     return Cost(
         one.context_tokens,
         statistics.median(first) if first else None,
@@ -111,12 +111,12 @@ def data(subject: Subject) -> Data | None:
         return Data(None, None, None, subject.lora.learnt_from or "not stated in the file")
     if subject.system is not None:
         return Data(_tokens(subject.chat, subject.system), None, 0, "its own words")
-    told = [_learnt(subject.chat, bundle) for bundle in subject.way.bundles]
-    if len(told) < 2:
-        return told[0] if told else None
-    sums = ([getattr(one, name) for one in told] for name in ("given_tokens", "replies", "tokens"))
+    stated = [_learnt(subject.chat, bundle) for bundle in subject.way.bundles]
+    if len(stated) < 2:
+        return stated[0] if stated else None
+    sums = ([getattr(one, name) for one in stated] for name in ("given_tokens", "replies", "tokens"))
     given, replies, tokens = (None if None in each else sum(each) for each in sums)
-    return Data(given, replies, tokens, "; ".join(dict.fromkeys(one.told for one in told)))
+    return Data(given, replies, tokens, "; ".join(dict.fromkeys(one.source for one in stated)))
 
 
 def _learnt(chat: Chat, bundle: Bundle) -> Data:

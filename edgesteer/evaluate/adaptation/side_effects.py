@@ -53,14 +53,14 @@ def passages_of_the_project() -> tuple[Passage, ...]:
 def drifts_of(subjects: Sequence[Subject], texts: Sequence[Passage], progress: Done) -> list[Drift]:
     """Each subject's drift from the first, token by token, a passage at a time. Raises InputError for one
     that does not fit the context."""
-    found: list[list[tuple[F64, F64]]] = [[] for _ in subjects]
+    adapted: list[list[tuple[F64, F64]]] = [[] for _ in subjects]
     for i, text in enumerate(texts):
         progress(i / len(texts))
         tokens = subjects[0].chat.llm.tokenize(text.text.encode(), add_bos=False)
         expected = [log_softmax(row, np.float64) for row in _read(subjects[0], tokens)]
-        for subject, own in zip(subjects, found, strict=True):
+        for subject, own in zip(subjects, adapted, strict=True):
             own.append(_compared(expected, _read(subject, tokens)))
-    return [_drift(own, [text.title for text in texts]) for own in found]
+    return [_drift(own, [text.title for text in texts]) for own in adapted]
 
 
 def _read(subject: Subject, tokens: Tokens) -> Iterator[F32]:
@@ -73,20 +73,20 @@ def _read(subject: Subject, tokens: Tokens) -> Iterator[F32]:
             yield logits
 
 
-def _compared(expected: Sequence[F32], found: Iterator[F32]) -> tuple[F64, F64]:
+def _compared(expected: Sequence[F32], adapted: Iterator[F32]) -> tuple[F64, F64]:
     """Of each token KL(expected || found), and whether both expect the same one most."""
     pairs = [
         (divergence(row, other := log_softmax(logits, np.float64)), row.argmax() == other.argmax())
-        for row, logits in zip(expected, found, strict=True)
+        for row, logits in zip(expected, adapted, strict=True)
     ]
     kl, same = zip(*pairs, strict=True)
     return np.array(kl, dtype=np.float64), np.array(same, dtype=np.float64)
 
 
-def divergence(expected: F32, found: F32) -> float:
+def divergence(expected: F32, adapted: F32) -> float:
     """KL(expected || found) of log-probabilities, in nats; 0 for the same ones, and never below."""
     there = expected > -np.inf
-    a, b = expected[there].astype(np.float64), found[there].astype(np.float64)
+    a, b = expected[there].astype(np.float64), adapted[there].astype(np.float64)
     return max(0.0, float(np.sum(np.exp(a) * (a - b))))
 
 
@@ -156,10 +156,10 @@ def _speak(llm: SteeredLlama, prompt: Tokens, n: int) -> F32:
             seen.append(np.array(logits, dtype=np.float32))
         return logits
 
-    said = llm.generate(list(prompt), temp=0.0, logits_processor=[look])
-    for _, _token in zip(range(n), said, strict=False):
+    stream = llm.generate(list(prompt), temp=0.0, logits_processor=[look])
+    for _, _token in zip(range(n), stream, strict=False):
         pass
-    said.close()
+    stream.close()
     return seen[0]
 
 

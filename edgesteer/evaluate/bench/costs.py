@@ -187,12 +187,12 @@ def against_prompt(
     Raises InputError for a prompt that the context cannot hold.
     """
     ways = _ways(chat, trait, bundles)
-    found = []
+    results = []
     for i in range(runs):
         progress(i / runs)
-        found.append(costs(chat, ways))
+        results.append(costs(chat, ways))
     rows = {
-        way.name: _row([run[i] for run in found], [run[0] for run in found]) for i, way in enumerate(ways)
+        way.name: _row([run[i] for run in results], [run[0] for run in results]) for i, way in enumerate(ways)
     }
     return {
         "trait": trait,
@@ -203,10 +203,10 @@ def against_prompt(
 
 
 def _ways(chat: Chat, trait: str, bundles: Mapping[str, Bundle]) -> list[Way]:
-    asked = held_out_questions()
-    plain, prompted = prompts_of(chat, asked, trait)
+    questions = held_out_questions()
+    plain, prompted = prompts_of(chat, questions, trait)
     ways = [Way(UNSTEERED, plain), Way(PROMPT, prompted)]
-    empty = [chat.prompt(question, "") for question in asked]
+    empty = [chat.prompt(question, "") for question in questions]
     if added_tokens(empty, plain) < 0:
         ways.append(Way(EMPTY, empty))
     return ways + [Way.of(name, plain, [(bundle, None)]) for name, bundle in bundles.items()]

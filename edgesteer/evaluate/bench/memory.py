@@ -41,8 +41,8 @@ def resident() -> int:
 def peak() -> int:
     """The most bytes that this process ever had in memory."""
     try:  # Linux passes ru_maxrss on to a child, so that it may tell of the parent
-        found = [line.split()[1] for line in _status() if line.startswith("VmHWM:")]
-        return int(found[0]) * 1024
+        measured = [line.split()[1] for line in _status() if line.startswith("VmHWM:")]
+        return int(measured[0]) * 1024
     except (OSError, IndexError):
         unit = 1 if sys.platform == "darwin" else 1024
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
@@ -59,16 +59,16 @@ def peaks(model: str, bundles: Mapping[str, Bundle], options: Mapping[str, Any])
     Raises ModelError where such a process fails.
     """
     with tempfile.TemporaryDirectory() as folder:
-        asked: dict[str, dict[str, Any]] = {PLAIN: {"plain": True}, UNSTEERED: {}}
+        runs: dict[str, dict[str, Any]] = {PLAIN: {"plain": True}, UNSTEERED: {}}
         for i, (name, bundle) in enumerate(bundles.items()):
             path = str(write_anew(bundle, Path(folder, str(i))))
-            asked[name] = {"bundle": path}
+            runs[name] = {"bundle": path}
             if bundle.gate_gguf is not None:
-                asked[native(name)] = {"bundle": path, "engine": "native"}
-        found = {
-            name: _peak_of({"model": model, "options": dict(options), **how}) for name, how in asked.items()
+                runs[native(name)] = {"bundle": path, "engine": "native"}
+        measured = {
+            name: _peak_of({"model": model, "options": dict(options), **how}) for name, how in runs.items()
         }
-    return {name: {"peak": each, "added": each - found[UNSTEERED]} for name, each in found.items()}
+    return {name: {"peak": each, "added": each - measured[UNSTEERED]} for name, each in measured.items()}
 
 
 def write_anew(bundle: Bundle, stem: Path) -> Path:
@@ -90,9 +90,9 @@ def _peak_of(how: dict[str, Any]) -> int:
         check=False,
     )
     if done.returncode:
-        told = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+        lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
         raise ModelError(
-            f"{how['model']}: a process that only runs it failed: {told[-1]}; is there memory for it?"
+            f"{how['model']}: a process that only runs it failed: {lines[-1]}; is there memory for it?"
         )
     return int(done.stdout.split()[-1])
 

@@ -71,10 +71,10 @@ class Timing:
 
     def interval(self, way: str, base: str = UNSTEERED) -> list[float]:
         """A 95 % interval of the median ratio, from the ranks of the rounds' ratios."""
-        found = self.ratios(way, base)
-        reach = 0.98 * len(found) ** 0.5
-        low = max(0, int(len(found) / 2 - reach))
-        return [found[low], found[-1 - low]]
+        ratios = self.ratios(way, base)
+        reach = 0.98 * len(ratios) ** 0.5
+        low = max(0, int(len(ratios) / 2 - reach))
+        return [ratios[low], ratios[-1 - low]]
 
 
 def timed(act: Callable[[], object]) -> float:

@@ -107,8 +107,8 @@ class Scan:
     @property
     def useful(self) -> tuple[Useful, ...]:
         """The blocks that gain the trait, the best score first; empty where no trait was measured."""
-        found = [one for i in range(len(self.blocks)) if (one := self._useful(i)) is not None]
-        return tuple(sorted(found, key=lambda one: (-one.score, one.block)))
+        ranked = [one for i in range(len(self.blocks)) if (one := self._useful(i)) is not None]
+        return tuple(sorted(ranked, key=lambda one: (-one.score, one.block)))
 
     def _useful(self, row: int) -> Useful | None:
         if self.gain is None or self.low is None or self.high is None:
@@ -127,8 +127,8 @@ class Scan:
         """(block, KL at the largest size that was measured there), the largest KL first; none that may be
         rounding."""
         known = [(block, row[~np.isnan(row)]) for block, row in zip(self.blocks, self.kl, strict=True)]
-        found = [(block, float(row[-1])) for block, row in known if len(row) and row[-1] >= self.floor]
-        return tuple(sorted(found, key=lambda one: (-one[1], one[0])))
+        ranked = [(block, float(row[-1])) for block, row in known if len(row) and row[-1] >= self.floor]
+        return tuple(sorted(ranked, key=lambda one: (-one[1], one[0])))
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; None for what was not measured."""
