@@ -1,5 +1,4 @@
-"""Ways to ask, compared in full: what the head-to-head measures, single tokens, curves over strength, and
-costs.
+"""The head-to-head in full: with single tokens, curves over strength, and costs.
 
 Beyond the head-to-head's replies this decodes what the curves ask at other strengths (replies that a row
 holds already are not asked for again), and what `cost` times.

@@ -1,8 +1,5 @@
 """What a way to ask costs: context, time to the first token and to each further one, bytes of file and cache.
 
-In:  a Chat and Ways; the first is what the others' context is compared with. Out: one Cost a way, in their
-order.
-
 Times hold for this machine at this moment: the ways take turns, so that they compare with each other, and
 with nothing else.
 """

@@ -48,9 +48,8 @@ class Dose:
     """A strength that was measured.
 
     reached: whether by the smooth curve it keeps the target, and as it was measured the least distinct-2, as
-        `keeps`
-        has it: on the target is kept. Where no strength did, this is the most coherent of those without
-        loops, or the lowest. So where `lo` is 0 and the unsteered model keeps both, it is reached.
+        `keeps` has it: on the target is kept. Where no strength did, this is the most coherent of those
+        without loops, or the lowest. So where `lo` is 0 and the unsteered model keeps both, it is reached.
     limited: whether it is the highest that was allowed, so that a higher one might do too.
     curve: every strength that was measured, ascending.
     """

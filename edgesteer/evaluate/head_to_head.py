@@ -1,10 +1,8 @@
 """Unsteered, prompted and steered replies to the same questions, side by side.
 
-In:  a Chat, the trait's sentence, bundles with strengths, questions that nothing was learnt from.
-Out: a Table, one Row a way to ask. Greedy replies, with the repeat penalty of `run`; everything is scored
-under the unsteered model.
-
-A row does not depend on which other rows there are. The plan in force is set aside meanwhile.
+Replies are greedy, with the repeat penalty of `run`, to questions that nothing was learnt from; everything is
+scored under the unsteered model. A row does not depend on which other rows there are. The plan in force is
+set aside meanwhile.
 """
 
 from __future__ import annotations
@@ -65,8 +63,7 @@ def head_to_head(
     counts: what to count in the replies: regular expressions, or names in text_measures.WORDS.
     at_prompt_coherence: instead of the strengths given, for each row the largest one within the ranges of its
         files at which its replies are as coherent as the prompted ones and loop hardly more; several bundles
-        keep the
-        ratios of their strengths. It is found on `calibration_questions` (None: some of the training
+        keep the ratios of their strengths. It is found on `calibration_questions` (None: some of the training
         questions), without those that are asked.
     levels: multiples of each row's strength at which it is asked too, none of them 1, so that it has what it
         brings at the prompt's coherence on these very questions (`matched`).

@@ -1,5 +1,4 @@
-"""A bundle at the prompt's coherence on the very questions that were asked: read from its curve over
-strength.
+"""A bundle at the prompt's coherence on the questions that were asked, read from its curve over strength.
 
 In:  what was measured on the same questions: unsteered, under the prompt, and under the bundle at several
 strengths.
@@ -57,8 +56,7 @@ def keeps(coherence: Any, distinct2: Any, most: Any, least: Any) -> Any:
 @dataclass(frozen=True, slots=True)
 class Matched:
     """strength: s*. limited: whether it is the highest measured, so that more might do too. capped: the share
-    of the
-    resampled questions where it is: there the interval ends too early.
+    of the resampled questions where it is: there the interval ends too early.
     estimates, minus_prompt: as in a Row, at s*; each resample of the questions has a strength of its own."""
 
     strength: float

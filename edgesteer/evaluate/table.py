@@ -49,8 +49,8 @@ class Row:
         None.
     estimates: each measure with its 95 % interval over the questions. Besides those named here, for each
     count "NAME per 100 words" and "NAME in replies". minus_prompt: the same, as difference to the prompted
-    row, paired by
-    question. matched: both at the prompt's coherence; None where the bundle was asked at one strength alone.
+    row, paired by question. matched: both at the prompt's coherence; None where the bundle was asked at one
+    strength alone.
     first_token_seconds: median from a prompt to the first token; None where not measured; the clock's word,
     so two rows that differ in nothing else are equal.
     """
@@ -107,8 +107,7 @@ def rows_of(
     others: Sequence[Sequence[Answers]] = (),
 ) -> tuple[Row, ...]:
     """A Row each; answers[prompt] is what the others are compared with. others: of each, what the same bundle
-    brought
-    at other strengths: where there are any, the row is matched too, by a curve that begins with
+    brought at other strengths: where there are any, the row is matched too, by a curve that begins with
         answers[unsteered]."""
     samples = [_samples(each, counts) for each in answers]
     rows = []

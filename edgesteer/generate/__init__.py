@@ -1,5 +1,4 @@
-"""Prompts through a chat template, replies, and their log-probabilities: what learning and evaluation stand
-on."""
+"""Prompts through a chat template, replies, and their log-probabilities."""
 
 from edgesteer.generate.chat import REPEAT_PENALTY, Chat, Reply, Tokens
 from edgesteer.generate.questions import Question, built_in, read_questions

@@ -3,11 +3,10 @@
 In:  a SteeredLlama, best with several lanes (`n_seq_max`); questions; system prompts.
 Out: token ids and natural log-probabilities.
 
-The plan in force acts here too: a reply's scope begins at the prompt's last token.
-Questions are asked side by side in groups that depend on the questions alone, so the same call gives the same
-bits, and a run that was stopped between groups can go on where it was. The same questions come again, at one
-strength
-after another: what their prompts leave in the context is kept.
+The plan in force acts here too: a reply's scope begins at the prompt's last token. Questions are asked side
+by side in groups that depend on the questions alone, so the same call gives the same bits, and a run that was
+stopped between groups can go on where it was. What prompts leave in the context is kept, for the same
+questions come again at other strengths.
 """
 
 from __future__ import annotations

@@ -50,8 +50,7 @@ def coherence(prompted: F32, plain: F32) -> float:
     Sees what no mood of the model would say: a token is forgiven that fits the plain or the prompted voice,
     so that the trait itself costs nothing, as it does in `nll`. Does not see a reply that changes between the
     two voices from token to token, nor whether it is true or on the question; and it rewards loops, which are
-    easy
-    to predict: read it together with `distinct`. Both under the unsteered model. NaN for an empty reply.
+    easy to predict: read it together with `distinct`. Both under the unsteered model. NaN for an empty reply.
     """
     return nll(np.maximum(prompted, plain))
 

@@ -4,8 +4,7 @@ In:  a Chat, replies, and for each reply its question's plain prompt and the one
 prompt.
 Out: Scores, one number a reply and measure, and each token's log-probabilities.
 
-The plan in force is set aside. A text that occurs twice is read once and gets the same
-bits.
+The plan in force is set aside. A text that occurs twice is read once and gets the same bits.
 """
 
 from __future__ import annotations

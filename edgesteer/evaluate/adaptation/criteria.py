@@ -68,8 +68,8 @@ class Effect:
 @dataclass(frozen=True, slots=True)
 class Speed:
     """Seconds to the first token of a prompt and of each further one, and their ratios to the unadapted model
-    in the
-    same turns. reply_ratio: of a reply of the length asked for. own_context: measured in a second model."""
+    in the same turns. reply_ratio: of a reply of the length asked for. own_context: measured in a second
+    model."""
 
     first_token_seconds: float
     token_seconds: float

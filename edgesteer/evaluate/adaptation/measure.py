@@ -1,8 +1,5 @@
 """Prompt, steering and LoRA as adaptations of one model, measured by the same criteria.
 
-In:  a Chat on the unadapted model, the trait's sentence, bundles with strengths, perhaps a LoRA adapter.
-Out: an Adaptation: one row a way, with effect, specificity, reversibility, compute, memory and data.
-
 All share one context, but a LoRA: llama_cpp.Llama takes an adapter when it is opened, so that is a second
 model. Everything but the clock is the same in every run.
 """

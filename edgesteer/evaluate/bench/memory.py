@@ -1,6 +1,6 @@
 """What a process takes: its memory now, and the peak of one that does nothing but run a model one way.
 
-In:  a model, bundles. Out: bytes. Each peak is that of a fresh process, the program's own imports included:
+Each peak is that of a fresh process, the program's own imports included:
 in one that measures many ways, one after the other, nobody can say whose the peak was.
 """
 

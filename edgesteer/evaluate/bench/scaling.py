@@ -1,5 +1,4 @@
-"""How the cost of steering grows: with steered blocks, active bundles, sequences, ubatches and the model's
-width.
+"""How the cost of steering grows with blocks, bundles, sequences, ubatches and the width of the model.
 
 In:  an Asked: a model, how often to measure, threads. Out: a study: what was varied, what was timed, and by
 way the

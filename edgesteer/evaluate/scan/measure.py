@@ -1,13 +1,10 @@
 """The steerability scan: each steered block of a bundle alone, at equal norms, on replies that stand already.
 
-In:  a Chat, a bundle, questions, the sizes to try, and the trait's sentence where it is known. Out: a Scan.
-
 Teacher-forced: greedy replies of the unsteered model (plain prompts, and prompted with the trait) are read
 again behind the plain prompts, in every cell, side by side in lanes. Steering begins at the prompt's last
 token (scope `response`), whatever the bundle's own scope: what stands before is shared by all cells. A block
-that is steered
-alone reads the unsteered stream, so its gate gives in every cell what it gives on the plain replies: the
-strength for a norm is exact, not searched.
+that is steered alone reads the unsteered stream, so its gate gives in every cell what it gives on the plain
+replies: the strength for a norm is exact, not searched.
 """
 
 from __future__ import annotations

@@ -6,8 +6,8 @@ which blocks gain the trait, and its JSON. `edgesteer.evaluate.scan.measure` mea
 Two numbers a cell, both in nats a token. KL: how far the steered model's next token is from the unsteered
 one's, mean over the rows of unsteered replies; it tells that something moves, not whether it is any good.
 Gain: how much likelier the steered model finds the replies that the trait's prompt brought, without that
-prompt. It sees what the
-prompt brings along too, and says little of free replies: judge a bundle by 'edgesteer eval'.
+prompt. It sees what the prompt brings along too, and says little of free replies: judge a bundle by
+'edgesteer eval'.
 """
 
 from __future__ import annotations
@@ -33,8 +33,7 @@ CLEAR = 3.0
 
 @dataclass(frozen=True, slots=True)
 class Useful:
-    """A block that gains the trait alone, at the size where it does so at the best score. Its KL is clear of
-    rounding.
+    """A block that gains the trait alone, at its size of the best score; its KL is clear of rounding.
 
     gain, low, high: nats a token, with its 95 % interval over the questions, which lies above 0.
     score: gain / sqrt(KL). For small steps the gain grows with the step and KL with its square, so the
