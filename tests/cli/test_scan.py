@@ -136,7 +136,7 @@ def test_ctrl_c_is_one_line_and_writes_nothing(run: Run, here: Path, monkeypatch
     def interrupt(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("edgesteer.evaluate.scan.measure.log_softmax", interrupt)
+    monkeypatch.setattr("edgesteer.evaluate.scan.cells.log_softmax", interrupt)
     done = scanned(run, "--html", "x.html")
     assert (done.exit_code, done.stdout) == (130, "")
     assert done.stderr == "edgesteer: interrupted\n"

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from edgesteer.bundle import ModelInfo, read_model_info
+from edgesteer.errors import EdgesteerError
 from edgesteer.evaluate.bench import STUDIES, Settings, scale
 from edgesteer.evaluate.bench import scaling as studies
 from edgesteer.evaluate.bench.random_model import A_PSR, CONSTANT, IN_SCOPE, constant
 from edgesteer.evaluate.bench.timing import UNSTEERED, native
+from tests.tiny import write_tiny
 
 
 @pytest.fixture(scope="module")
@@ -114,21 +117,17 @@ def test_studies_stand_in_the_order_asked_for(settings: Settings) -> None:
 def test_temporary_models_go_also_after_an_error(
     settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(*_: object) -> object:
-        assert list(tmp_path.rglob("*.gguf"))
-        raise KeyboardInterrupt
+    def stop(_: float) -> None:
+        if list(tmp_path.rglob("*.gguf")):
+            raise KeyboardInterrupt
 
-    monkeypatch.setattr(studies.tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setattr(studies, "interleaved", broken)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     with pytest.raises(KeyboardInterrupt):
-        scale(settings, ["width"])
+        scale(settings, ["width"], stop)
     assert not list(tmp_path.iterdir())
 
 
 def test_a_model_with_nothing_to_steer_is_refused(tmp_path: Path) -> None:
-    from edgesteer.errors import EdgesteerError
-    from tests.tiny import write_tiny
-
     path = str(write_tiny(tmp_path / "one.gguf", "llama", n_layer=1))
     with pytest.raises(EdgesteerError, match="1 block"):
         scale(Settings(path, 5, 1, 1), ["blocks"])

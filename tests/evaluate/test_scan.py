@@ -14,7 +14,8 @@ from edgesteer import Bundle, SteeredLlama
 from edgesteer.bundle import read_model_info
 from edgesteer.errors import IncompatibleError, InputError, SteeringOverflow
 from edgesteer.evaluate.scan import cells
-from edgesteer.evaluate.scan.measure import alone, scan
+from edgesteer.evaluate.scan.cells import alone
+from edgesteer.evaluate.scan.measure import scan
 from edgesteer.evaluate.scan.result import Scan, pooled
 from edgesteer.generate.chat import REPEAT_PENALTY, Chat
 from edgesteer.plan import SteeringPlan
