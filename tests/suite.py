@@ -23,7 +23,6 @@ from edgesteer.evaluate import Row
 from edgesteer.evaluate.intervals import Estimate
 from edgesteer.evaluate.matched import LEVELS, Matched
 from edgesteer.learn import LearnSummary, Recipe, learn
-from edgesteer_converters.train import trainer
 from edgesteer_models import resolve
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -96,6 +95,8 @@ TRAITS = (
 
 def measured(trait: Trait, known: dict[str, Any], folder: Path | None, threads: int) -> dict[str, Any]:
     """Learn the trait and compare; of the other ways only those that are not `known`."""
+    from edgesteer_converters.train import trainer  # imports Torch
+
     path = resolve("smollm2-135m-instruct")
     missing = [way for way in WAYS[2:] if way not in known and way != OWN]
     llm = SteeredLlama(

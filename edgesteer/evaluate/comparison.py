@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,11 +23,9 @@ from edgesteer.evaluate.table import Row, Table, plain_values
 from edgesteer.evaluate.way import PROMPT, UNSTEERED, Sources, Way, prompts_of
 from edgesteer.generate import Chat, Scores, score
 from edgesteer.generate.chat import REPEAT_PENALTY
-from edgesteer.generate.progress import Done, portion, spread
+from edgesteer.generate.progress import Done, Progress, Stages, spread
 from edgesteer.generate.scoring import Spoken
 from edgesteer.steering_map import join_pieces
-
-Progress = Callable[[str, float], None]
 
 MAX_TOKENS = 64
 
@@ -117,7 +115,10 @@ def compare(
     """
     max_tokens = suite.max_tokens or MAX_TOKENS
     curves = Curves(chat, suite, trait, max_tokens)
-    first = _share(len(suite.questions), curves.n_replies / 2, len(rows), at_prompt_coherence)
+    replies = _n_replies(len(suite.questions), len(rows), at_prompt_coherence)
+    in_curves = curves.n_replies / 2 * len(rows)
+    stages = Stages(progress, replies + in_curves)
+    inner = stages.nested(replies)
     table = head_to_head(
         chat,
         trait,
@@ -128,14 +129,14 @@ def compare(
         with_sentiment=suite.sentiment,
         at_prompt_coherence=at_prompt_coherence,
         timing=False,
-        progress=lambda stage, part: progress(stage if part < 1 else "cost", first * part),
+        progress=lambda stage, part: inner(stage if part < 1 else "cost", part),
     )
     ways = ways_of(chat, table, rows)
     spent = costs(chat, ways, timing=timing)
     methods = []
-    for i, (way, cost, row) in enumerate(zip(ways, spent, table.rows, strict=True)):
-        tell = portion(lambda part: progress("curve", first + (1 - first) * part), i, 1, len(ways))
-        methods.append(_method(chat, trait, way, cost, row, curves.of(way, row, table.rows[0], tell)))
+    for way, cost, row in zip(ways, spent, table.rows, strict=True):
+        curve = curves.of(way, row, table.rows[0], stages.enter("curve", in_curves / len(ways)))
+        methods.append(_method(chat, trait, way, cost, row, curve))
     progress("done", 1.0)
     return Comparison(
         suite=suite.name,
@@ -149,11 +150,9 @@ def compare(
     )
 
 
-def _share(n_questions: int, n_curve: float, n_rows: int, calibrated: bool) -> float:
-    """The part of the work that the head-to-head is, by replies. A strength is found with some eight
-    tries."""
-    wanted = n_questions * (2 + n_rows) + N_CALIBRATION * (2 + 8 * n_rows) * calibrated
-    return wanted / max(1, wanted + n_curve * n_rows)
+def _n_replies(n_questions: int, n_rows: int, calibrated: bool) -> int:
+    """How many replies the head-to-head takes. A strength is found with some eight tries."""
+    return n_questions * (2 + n_rows) + N_CALIBRATION * (2 + 8 * n_rows) * calibrated
 
 
 def _method(chat: Chat, trait: str, way: Way, cost: Cost, row: Row, curve: tuple[Point, ...]) -> Method:

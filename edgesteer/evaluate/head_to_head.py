@@ -23,9 +23,7 @@ from edgesteer.evaluate.matched import DISTINCT
 from edgesteer.evaluate.table import Answers, Table, rows_of
 from edgesteer.evaluate.way import PROMPT, UNSTEERED, Sources, Way, prompts_of
 from edgesteer.generate import REPEAT_PENALTY, Chat, Scores, Tokens, built_in, score
-from edgesteer.generate.progress import Done, portion, spread
-
-Progress = Callable[[str, float], None]
+from edgesteer.generate.progress import Done, Progress, Stages, portion, spread
 
 N_CALIBRATION = 8
 
@@ -77,17 +75,19 @@ def head_to_head(
     check_levels(levels)
     check_rows(chat, rows)
     units = 2 + len(rows) * (1 + len(levels) + _DOSE_UNITS * at_prompt_coherence)
-    tell = _Units(progress, units)
+    stages = Stages(progress, units)
     plain, prompted = prompts_of(chat, questions, trait)
     steered = [Way.of(name, plain, sources) for name, sources in rows]
     if at_prompt_coherence:
         apart = _apart(questions, calibration_questions)
-        steered = _dosed(chat, steered, prompts_of(chat, apart, trait), max_tokens, tell)
+        steered = _dosed(chat, steered, prompts_of(chat, apart, trait), max_tokens, stages)
     ways = [Way(UNSTEERED, plain), Way(PROMPT, prompted), *steered]
     spent = costs(chat, ways, timing=timing)
 
     def answers(way: Way, cost: Cost) -> Answers:
-        return _answers(chat, way, (plain, prompted), max_tokens, with_sentiment, tell(way.name), cost)
+        return _answers(
+            chat, way, (plain, prompted), max_tokens, with_sentiment, stages.enter(way.name), cost
+        )
 
     first = [answers(way, cost) for way, cost in zip(ways, spent, strict=True)]
     others = [
@@ -157,7 +157,7 @@ def _dosed(
     ways: Sequence[Way],
     prompts: tuple[list[list[int]], list[list[int]]],
     max_tokens: int,
-    tell: _Units,
+    stages: Stages,
 ) -> list[Way]:
     """Each way at the strength that keeps the prompt's coherence. One that steers nothing stays as it is."""
     plain, prompted = prompts
@@ -169,7 +169,7 @@ def _dosed(
     least = min(DISTINCT * target.mean("distinct2"), unsteered)
 
     def dosed(way: Way) -> Way:
-        progress = tell("calibrate", _DOSE_UNITS)
+        progress = stages.enter("calibrate", _DOSE_UNITS)
         if not way.unit:
             return way
         lo, hi = way.range
@@ -255,16 +255,3 @@ def check_rows(chat: Chat, rows: Sequence[tuple[str, Sources]]) -> None:
         for bundle, _ in sources:
             with chat.llm.steered(bundle):
                 pass
-
-
-class _Units:
-    """Hands out progress functions for one piece of work after another."""
-
-    def __init__(self, progress: Progress, total: int) -> None:
-        self._progress, self._total, self._begun = progress, total, 0
-
-    def __call__(self, stage: str, units: int = 1) -> Done:
-        first = self._begun
-        self._begun += units
-        self._progress(stage, first / self._total)
-        return portion(lambda part: self._progress(stage, part), first, units, self._total)

@@ -7,7 +7,7 @@ model. Everything but the clock is the same in every run.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,9 +32,7 @@ from edgesteer.evaluate.table import Row, Table, plain_values
 from edgesteer.evaluate.way import Sources, Way
 from edgesteer.generate import REPEAT_PENALTY, Chat, score
 from edgesteer.generate.measures import F32
-from edgesteer.generate.progress import Done, portion
-
-Progress = Callable[[str, float], None]
+from edgesteer.generate.progress import Done, Progress, Stages
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +59,8 @@ class Adaptation:
         return out
 
 
-# Where each stage ends; asking takes most of the time.
-_STAGES = {"replies": 0.55, LORA: 0.65, "specificity": 0.85, "reversal": 0.9, "compute": 1.0}
+# How long each stage takes, of some 20.
+_WEIGHTS = {"replies": 11, LORA: 2, "specificity": 4, "reversal": 1, "compute": 2}
 
 
 def measure(
@@ -90,6 +88,7 @@ def measure(
     _check(questions, texts)
     for bundle in [bundle for _, sources in rows for bundle, _ in sources]:
         check_model(bundle, chat.llm.model_info)
+    stages = Stages(progress, sum(_WEIGHTS.values()) - (lora is None) * _WEIGHTS[LORA])
     never_adapted = plain_logits(chat, questions[0])
     with _under(chat, lora) as under_lora:  # what cannot be opened fails before the minutes of work
         table = head_to_head(
@@ -100,9 +99,9 @@ def measure(
             max_tokens=max_tokens,
             at_prompt_coherence=at_prompt_coherence,
             timing=False,
-            progress=lambda stage, part: progress(stage, part * _STAGES["replies"]),
+            progress=stages.nested(_WEIGHTS["replies"]),
         )
-        work = _Work(chat, table, _subjects(chat, table, rows), progress)
+        work = _Work(chat, table, _subjects(chat, table, rows), stages)
         if lora is not None:
             work.add(Subject(Way(lora.name, work.subjects[0].way.prompts), under_lora, lora=lora))
         adapted = work.rows(texts, never_adapted)
@@ -146,7 +145,7 @@ class _Work:
     chat: Chat
     table: Table
     subjects: list[Subject]
-    progress: Progress
+    stages: Stages
 
     def __post_init__(self) -> None:
         self.effects = [_effect(row, self.table.rows[0]) for row in self.table.rows]
@@ -197,9 +196,7 @@ class _Work:
         )
 
     def _stage(self, name: str) -> Done:
-        ends = list(_STAGES.values())
-        i = list(_STAGES).index(name)
-        return portion(lambda part: self.progress(name, part), ends[i - 1], ends[i] - ends[i - 1], 1.0)
+        return self.stages.enter(name, _WEIGHTS[name])
 
 
 def _effect(row: Row, unadapted: Row) -> Effect:

@@ -21,10 +21,8 @@ from edgesteer.errors import EdgesteerWarning, InputError
 from edgesteer.evaluate.scan.cells import Cells
 from edgesteer.evaluate.scan.result import F64, Scan, pooled
 from edgesteer.generate import REPEAT_PENALTY, Chat, Reply, Tokens, built_in
-from edgesteer.generate.progress import Done, portion, spread
+from edgesteer.generate.progress import Done, Progress, Stages, portion, spread
 from edgesteer.runtime.gates import make_gate
-
-Progress = Callable[[str, float], None]
 
 SHARES = (0.025, 0.05, 0.1, 0.2)
 UNITS = ("share", "norm")
@@ -64,16 +62,23 @@ def scan(
     questions, columns = _checked_questions(trait, questions, max_tokens), _checked(sizes, unit)
     if doubt := check_model(bundle, chat.llm.model_info):
         warnings.warn(doubt, EdgesteerWarning, stacklevel=2)
-    tell = _Tell(progress, len(questions) * (1 if trait is None else 2))
+    texts = len(questions) * (1 if trait is None else 2)  # each is read in every cell
+    stages = Stages(progress, texts)
     with chat.llm.steered([]):
         plain = [chat.prompt(question) for question in questions]
-        spoken, rows = _unsteered(chat, bundle, plain, max_tokens, tell.replies)
+        spoken, rows = _unsteered(chat, bundle, plain, max_tokens, stages.enter("replies", _REPLIES * texts))
         prompted = [] if trait is None else _prompted(chat, questions, trait, max_tokens)
         strengths = _strengths(rows, columns, unit)
         cells = Cells.of(bundle, strengths, sign, _strengths(rows, [_TOUCH], "share")[:, 0])
+        each = 1 - _REPLIES
         with chat.llm.steered(cells.plan):
-            kl_sums = [cells.kl(chat, *one, tell.text()) for one in zip(plain, spoken, strict=True)]
-            gains = [cells.log_p(chat, *one, tell.text()) for one in zip(plain, prompted, strict=False)]
+            kl_sums = [
+                cells.kl(chat, *one, stages.enter("scan", each)) for one in zip(plain, spoken, strict=True)
+            ]
+            gains = [
+                cells.log_p(chat, *one, stages.enter("scan", each))
+                for one in zip(plain, prompted, strict=False)
+            ]
     progress("done", 1.0)
     counts = [len(reply) for reply in spoken], [len(reply) for reply in prompted]
     (*kl, noise), _, _ = pooled(np.array(kl_sums), counts[0])
@@ -178,23 +183,6 @@ def _strengths(rows: _Rows, sizes: Sequence[float], unit: str) -> F64:
 
 
 # -- what is asked ---------------------------------------------------------------------------------
-
-
-class _Tell:
-    """Progress: the replies, then each text that is read in every cell."""
-
-    def __init__(self, progress: Progress, texts: int) -> None:
-        self._progress, self._texts, self._begun = progress, texts, 0
-
-    def replies(self, part: float) -> None:
-        self._progress("replies", _REPLIES * part)
-
-    def text(self) -> Done:
-        first, self._begun = self._begun, self._begun + 1
-        return portion(self._scan, first, 1, self._texts)
-
-    def _scan(self, part: float) -> None:
-        self._progress("scan", _REPLIES + (1 - _REPLIES) * part)
 
 
 def _checked_questions(trait: str | None, questions: Sequence[str] | None, max_tokens: int) -> list[str]:
