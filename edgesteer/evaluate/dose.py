@@ -86,30 +86,25 @@ def strength_at(
     steps: int = 4,
     beyond: int = 0,
     max_tokens: int = 64,
-    temperature: float = 0.0,
-    seed: int = 0,
-    scope: str | None = None,
     progress: Callable[[float], None] = lambda fraction: None,
 ) -> Dose:
-    """The largest strength in lo..hi of a bundle (in `scope`, or its own), or multiple of a plan, whose
-    replies to `plain` have at most `target_coherence` (nats, lower is more coherent; by the smooth curve) and
-    at least `min_distinct2`.
+    """The largest strength of a bundle, or multiple of a plan, in lo..hi whose replies to `plain` have at most
+    `target_coherence` (nats, lower is more coherent; by the smooth curve) and at least `min_distinct2`.
 
     Goes down from hi in `scan` equal steps to the first strength that will do, then halves the interval above
     it `steps` times: to (hi - lo) / scan / 2**steps. Between two steps of the scan a window that closes again
     is not seen. Where hi itself will do, up to `beyond` higher ones are tried, each half as high again.
-    Each strength draws with the same random numbers: the same call gives the same Dose.
+    Replies are greedy: the same call gives the same Dose.
     Raises PlanError for arguments that cannot be searched.
     """
     _check(plain, prompted, target_coherence, (lo, hi), (scan, steps, beyond))
-    unit = source if isinstance(source, SteeringPlan) else SteeringPlan.of([(source, 1.0, scope)])
+    unit = source if isinstance(source, SteeringPlan) else SteeringPlan.of([(source, 1.0, None)])
 
     def measure(strength: float) -> Point:
         progress(min(1.0, len(search.curve) / (scan + 1 + steps)))
-        rngs = [np.random.default_rng([seed, i]) for i in range(len(plain))]
         try:
             with chat.llm.steered(unit * strength):
-                replies = chat.replies(plain, max_tokens, temperature, rngs, repeat_penalty=REPEAT_PENALTY)
+                replies = chat.replies(plain, max_tokens, repeat_penalty=REPEAT_PENALTY)
         except SteeringOverflow:
             return Point(strength, math.nan, math.inf, 0.0)
         scores = score(chat, replies, plain, prompted)

@@ -6,14 +6,14 @@ import dataclasses
 import itertools
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from edgesteer import Bundle, SteeredLlama
+from edgesteer import Bundle
 from edgesteer.bundle import StrengthRange
 from edgesteer.errors import IncompatibleError, InputError
 from edgesteer.evaluate.adaptation import Adaptation, Adapted, measure
@@ -41,13 +41,6 @@ TEXTS = [Passage("one", "A leaf makes sugar."), Passage("two", "2 and 2 is 4.")]
 @pytest.fixture(scope="module")
 def tiny(model: Callable[[str], Path]) -> Path:
     return model("llama")
-
-
-@pytest.fixture(scope="module")
-def chat(tiny: Path) -> Iterator[Chat]:
-    llm = SteeredLlama(str(tiny), n_ctx=1024, n_threads=1, n_threads_batch=1, n_seq_max=4)
-    yield Chat(llm)
-    llm.close()
 
 
 def bundle_for(chat: Chat, name: str, gated: bool, **training: Any) -> Bundle:

@@ -16,6 +16,7 @@ from edgesteer.errors import PlanError
 from edgesteer.evaluate import Dose, strength_at
 from edgesteer.evaluate.dose import Point, smoothed
 from edgesteer.evaluate.matched import ROUNDING, keeps
+from edgesteer.plan import SteeringPlan
 from tests.evaluate.fake import BUNDLE, LENGTH, FakeChat
 
 PLAIN, PROMPTED = [[1], [2]], [[3], [4]]
@@ -127,22 +128,19 @@ def test_overflow_is_a_strength_that_will_not_do() -> None:
     assert found.curve[-1].coherence == math.inf
 
 
-def test_the_same_call_gives_the_same_dose_with_the_same_random_numbers() -> None:
-    chats = [FakeChat(lambda s: s), FakeChat(lambda s: s)]
-    first, second = (dose(chat, 1.1, temperature=0.7, seed=3) for chat in chats)
-    assert first == second
-    assert len(set(chats[0].drawn)) == 1  # every strength meets the same ones
-    other = FakeChat(lambda s: s)
-    dose(other, 1.1, temperature=0.7, seed=4)
-    assert other.drawn[0] != chats[0].drawn[0]
-
-
-def test_the_scope_reaches_the_model_and_progress_ends() -> None:
-    chat, seen = FakeChat(lambda s: s), []
-    dose(chat, 1.1, scope="all", progress=seen.append)
-    assert set(chat.llm.scopes) == {"all"}
+def test_the_same_call_gives_the_same_dose_and_progress_ends() -> None:
+    seen: list[float] = []
+    first = dose(FakeChat(lambda s: s), 1.1)
+    assert dose(FakeChat(lambda s: s), 1.1, progress=seen.append) == first
     assert seen == sorted(seen)
     assert seen[-1] == 1
+
+
+def test_of_a_plan_the_strength_is_a_multiple() -> None:
+    plan = SteeringPlan.of([(BUNDLE, 0.5, None)])
+    found = strength_at(FakeChat(lambda s: s), plan, PLAIN, PROMPTED, 1.0, hi=4.0, steps=6)  # type: ignore[arg-type]
+    assert found.reached
+    assert found.strength == pytest.approx(2 * dose(FakeChat(lambda s: s), 1.0, steps=6).strength, abs=0.01)
 
 
 @pytest.mark.parametrize(("target", "beyond"), [(3.5, 2), (1.9, 2), (9.0, 2), (3.5, 1), (3.5, 0)])

@@ -16,9 +16,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import llama_cpp
+
 from edgesteer.bundle import Bundle, encode_directions, save
 from edgesteer.errors import ModelError
 from edgesteer.evaluate.bench.timing import UNSTEERED, native, some_tokens
+from edgesteer.runtime import SteeredLlama
 
 PLAIN = "llama_cpp.Llama"
 _PROMPT = 256
@@ -100,8 +103,6 @@ def _peak_of(how: dict[str, Any]) -> int:
 def run_one(how: dict[str, Any]) -> None:
     """In a process of its own: run a model this way, and print the peak."""
     if how.get("plain"):
-        import llama_cpp
-
         llm = llama_cpp.Llama(how["model"], verbose=False, **how["options"])
     else:
         llm = _steered(how)
@@ -112,8 +113,6 @@ def run_one(how: dict[str, Any]) -> None:
 
 
 def _steered(how: dict[str, Any]) -> Any:
-    from edgesteer.runtime import SteeredLlama
-
     engine = how.get("engine", "onnxruntime")
     llm = SteeredLlama(how["model"], gate_engine=engine, **how["options"])
     if "bundle" in how:
