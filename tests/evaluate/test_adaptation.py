@@ -62,10 +62,11 @@ def found(chat: Chat, tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> A
     folder = tmp_path_factory.mktemp("lora")
     constant = bundle_for(chat, "constant", False)
     psr = bundle_for(chat, "psr", True, method="psr", trait="Arr.", kept=3, tokens=44)
+    both = [(constant, 0.5), (psr, 1.0)]
     return measure(
         chat,
         TRAIT,
-        [("constant", [(constant, 1.0)]), ("psr", [(psr, 1.0)]), ("zero", [(psr, 0.0)])],
+        [("constant", [(constant, 1.0)]), ("psr", [(psr, 1.0)]), ("zero", [(psr, 0.0)]), ("both", both)],
         lora=read_lora(write_lora(folder / "idle.gguf", tiny, scale=0), tiny),
         questions=ASKED,
         max_tokens=4,
@@ -85,6 +86,7 @@ def test_a_row_each_and_what_they_are(found: Adaptation) -> None:
         ("constant", "constant"),
         ("psr", "A-PSR"),
         ("zero", "A-PSR"),
+        ("both", "sum"),
         ("idle", "LoRA"),
     ]
 
@@ -146,6 +148,11 @@ def test_memory_and_data_are_what_the_files_say(chat: Chat, found: Adaptation) -
     assert psr is not None
     assert (psr.replies, psr.tokens) == (3, 44)
     assert by_name["unadapted"].data is None
+    both = by_name["both"]
+    assert both.memory.held_bytes == by_name["constant"].memory.held_bytes + by_name["psr"].memory.held_bytes
+    assert both.data is not None
+    assert both.data.tokens is None  # of one of the two it is not stated
+    assert "method psr" in both.data.source
     for silent in ("constant", "idle"):
         assert by_name[silent].scores["data"] is None
 
