@@ -1,15 +1,10 @@
 """A bundle at the prompt's coherence on the questions that were asked, read from its curve over strength.
 
-In:  what was measured on the same questions: unsteered, under the prompt, and under the bundle at several
-strengths.
-Out: a Matched: that strength, each quantity there, and how it differs from the prompt's, with intervals over
-questions.
-
 A strength that was found on other questions need not be as coherent on these: ten greedy replies are noisy by
 0.05 nats. Trait costs coherence, so only at the same coherence two ways can be compared. Pure and seeded.
 
-    coherence(s)    isotonic (least squares, never falling with the strength), linear between the strengths
-    measured anything else   linear between them
+    coherence(s)    isotonic (least squares, never falling with the strength), linear in between
+    anything else   linear between the strengths that were measured
     s*              the largest strength with coherence(s) <= max(prompt's, coherence(0) + 0.05)
                     and distinct2(s) >= min(0.9 prompt's, unsteered's), since loops look coherent
 

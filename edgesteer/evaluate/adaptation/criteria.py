@@ -102,9 +102,10 @@ class Memory:
 
 @dataclass(frozen=True, slots=True)
 class Data:
-    """What it was learnt from. given_tokens: what a person wrote. replies, tokens: what the model wrote to
-    learn from.
-    tokens None: not stated. told: the source in words."""
+    """What it was learnt from, as `source` names it.
+
+    given_tokens: what a person wrote. replies, tokens: what the model wrote to learn from; None: not stated.
+    """
 
     given_tokens: int | None
     replies: int | None
@@ -114,8 +115,7 @@ class Data:
 
 @dataclass(frozen=True, slots=True)
 class Adapted:
-    """One way to adapt the model, measured. kind: "unadapted", "prompt", "constant", "S-PSR", "A-PSR",
-    "LoRA"."""
+    """One way to adapt the model, measured. kind: "unadapted", "LoRA", or as in Way."""
 
     name: str
     kind: str
