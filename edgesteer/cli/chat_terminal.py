@@ -238,21 +238,12 @@ class Screen:
     def stream(self, start: Callable[[], Any], stop: Stop) -> tuple[str, str]:
         """Show llama_cpp's stream as it comes, to its end or to Ctrl-C: the reply, and why it ended."""
         pieces: list[str] = []
-        reason = ""  # why the reply ended, once that is known
+        reason = ""
         try:
             stop.urgent = True
             if not stop.requested:
                 with contextlib.closing(start()) as parts:
-                    for piece, reason in _pieces(parts):
-                        stop.flowing = True
-                        if not pieces and (piece or reason):
-                            self._begin()
-                        if piece:
-                            pieces.append(piece)
-                            self._write_text(piece)
-                        if stop.requested and not reason:
-                            break
-            stop.urgent = False
+                    reason = self._show(parts, pieces, stop)
         except KeyboardInterrupt:
             pass
         finally:
@@ -260,6 +251,22 @@ class Screen:
             if pieces or reason:
                 self._write_text("\n", tame=False)
         return "".join(pieces), reason or "stopped"
+
+    def _show(self, parts: Iterable[Any], pieces: list[str], stop: Stop) -> str:
+        """Show and collect the pieces; why the reply ended, "" where it was stopped."""
+        reason = ""
+        for part in parts:
+            stop.flowing = True
+            choice = part["choices"][0]
+            piece, reason = choice["delta"].get("content") or "", choice["finish_reason"] or reason
+            if not pieces and (piece or reason):
+                self._begin()
+            if piece:
+                pieces.append(piece)
+                self._write_text(piece)
+            if stop.requested and not reason:
+                break
+        return reason
 
     def reply(self, exchange: Exchange) -> None:
         """The whole reply as one line of JSON, with --json."""
@@ -296,15 +303,6 @@ class Screen:
         except OSError as error:
             _discard_stdout()
             raise OutputLostError(error) from error
-
-
-def _pieces(parts: Iterable[Any]) -> Iterator[tuple[str, str]]:
-    """(text, why the reply ended or "") of each part; the reason stays once it is known."""
-    reason = ""
-    for part in parts:
-        choice = part["choices"][0]
-        reason = choice["finish_reason"] or reason
-        yield choice["delta"].get("content") or "", reason
 
 
 def _discard_stdout() -> None:

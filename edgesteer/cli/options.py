@@ -29,12 +29,10 @@ def path_of(text: str | os.PathLike[str]) -> Path:
     return Path(os.path.expanduser(text)).absolute()
 
 
-class FilePath(click.ParamType[Any]):
+class FilePath(click.Path):
     """A path as `path_of` reads it."""
 
-    name = "file"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         return path_of(value)
 
 
@@ -49,27 +47,6 @@ class Finite(click.FloatRange):
 
 
 FILE, FINITE = FilePath(), Finite()
-
-
-class Numbers(click.ParamType[Any]):
-    """A list such as 0.5,1,4: finite numbers, above 0 where `positive`."""
-
-    name = "list"
-
-    def __init__(self, positive: bool = False) -> None:
-        self.positive = positive
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[float, ...]:
-        try:
-            numbers = tuple(float(part) for part in value.split(","))
-        except ValueError:
-            numbers = (math.nan,)
-        if not all(math.isfinite(n) and (n > 0 or not self.positive) for n in numbers):
-            above = " above 0" if self.positive else ""
-            self.fail(f"{value}: expected finite numbers{above}, such as 0.5,1,4", param, ctx)
-        return numbers
 
 
 def together(*options: Decorator) -> Decorator:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,6 @@ import click
 
 from edgesteer.cli.files import check_page
 from edgesteer.cli.options import (
-    Numbers,
     force_option,
     html_option,
     json_option,
@@ -33,19 +33,30 @@ if TYPE_CHECKING:
 _LANES, _N_CTX = 32, 2048
 
 
+def _sizes(context: click.Context, param: click.Parameter, text: str | None) -> tuple[float, ...] | None:
+    """`0.05,0.1`."""
+    try:
+        sizes = None if text is None else tuple(float(part) for part in text.split(","))
+    except ValueError:
+        sizes = (math.nan,)
+    if sizes and not all(math.isfinite(size) and size > 0 for size in sizes):
+        raise click.BadParameter(f"{text}: expected finite numbers above 0, such as 0.1,0.2")
+    return sizes
+
+
 @click.command()
 @model_argument
 @steer_option
 @trait_option
 @click.option(
     "--shares",
-    type=Numbers(positive=True),
+    callback=_sizes,
     metavar="LIST",
     help="Norms to try as shares of the residual stream's; 0.025,0.05,0.1,0.2 without it.",
 )
 @click.option(
     "--norms",
-    type=Numbers(positive=True),
+    callback=_sizes,
     metavar="LIST",
     help="Norms to try instead, in the residual stream's own units.",
 )
