@@ -79,7 +79,7 @@ def _number(text: str) -> float | None:
 
 
 def _exists(name: str) -> bool:
-    return os.path.exists(path_of(name))
+    return bool(name) and os.path.exists(path_of(name))
 
 
 # -- bundles

@@ -5,25 +5,18 @@ from __future__ import annotations
 import json
 import sys
 import xml.etree.ElementTree as ET
-from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
-import click.testing
 import numpy as np
 import pytest
 
-from edgesteer.bundle import Bundle, StrengthRange, encode_directions, load, read_model_info, save
+from edgesteer.bundle import encode_directions, load, read_model_info
 from edgesteer.evaluate.bench import scaling
+from tests.cli.support import Run, drawn_bundle
+from tests.tiny import CHATML, write_tiny
 
-Run = Callable[..., click.testing.Result]
 QUICK = ("--rounds", 5, "--prefills", 1, "--runs", 1, "-t", 1)
-
-
-@pytest.fixture(scope="module")
-def tiny(model: Callable[[str], Path]) -> Path:
-    return model("llama")
 
 
 @pytest.fixture
@@ -31,30 +24,6 @@ def bench(run: Run, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     """Without the processes that measure memory."""
     monkeypatch.setattr("edgesteer.evaluate.bench.costs.peaks", lambda *_: {})
     return lambda *args: run("bench", tiny, *QUICK, *args)
-
-
-@pytest.fixture
-def untimed(bench: Run, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Fails where anything is measured."""
-
-    def measured(*_: Any, **__: Any) -> None:
-        pytest.fail("something was measured")
-
-    for name in ("bench", "scale", "beside_prompt"):
-        monkeypatch.setattr(f"edgesteer.evaluate.bench.{name}", measured)
-    return bench
-
-
-def made(tiny: Path, path: Path, gated: bool = False, **training: str) -> Path:
-    info = read_model_info(str(tiny))
-    drawn = np.random.default_rng(0).standard_normal(info.n_embd).astype(np.float32)
-    gate = {1: [(drawn[:, None], np.ones(1, np.float32))]} if gated else None
-    bundle = Bundle.build(
-        name="drawn", directions={1: drawn}, model=info, gate=gate, training=training,
-        strength=StrengthRange(1.0, 0.0, 2.0),
-    )  # fmt: skip
-    save(bundle, path)
-    return path
 
 
 def test_json_has_a_study_for_each_name_and_no_more(bench: Run) -> None:
@@ -73,7 +42,7 @@ def test_all_is_all(bench: Run, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_prompt_stands_beside_the_bundle_that_replaces_it(bench: Run, tiny: Path, tmp_path: Path) -> None:
-    steer = made(tiny, tmp_path / "drawn.steer", trait="Talk like a pirate.")
+    steer = drawn_bundle(tiny, tmp_path / "drawn.steer", trait="Talk like a pirate.")
     told = json.loads(bench("--steer", steer, "--against", "prompt", "--json").stdout)["against"]["prompt"]
     ways = told["ways"]
     assert told["trait"] == "Talk like a pirate."
@@ -91,7 +60,6 @@ def test_the_prompt_stands_beside_the_bundle_that_replaces_it(bench: Run, tiny: 
 def test_a_template_that_brings_a_prompt_of_its_own_is_held_against_an_empty_one(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tests.tiny import CHATML, write_tiny
 
     own = "{% if messages[0]['role'] != 'system' %}{{'<|im_start|>system\nYou help.<|im_end|>\n'}}{% endif %}"
     path = write_tiny(tmp_path / "own.gguf", "llama", chat_template=own + CHATML)
@@ -233,7 +201,7 @@ def test_a_bundle_for_another_model_is_refused(untimed: Run, bundle_file: Path) 
 
 
 def test_a_psr_has_no_counterpart_in_repeng(untimed: Run, tiny: Path, tmp_path: Path) -> None:
-    psr = made(tiny, tmp_path / "gated.steer", gated=True)
+    psr = drawn_bundle(tiny, tmp_path / "gated.steer", gated=True)
     result = untimed("--steer", psr, "--against", "repeng")
     assert result.exit_code == 2
     assert "PSR" in result.stderr
@@ -272,7 +240,10 @@ def test_vectors_go_to_repeng_and_psrs_are_named(
 
     monkeypatch.setattr(module, "need_repeng", lambda: None)
     monkeypatch.setattr(module, "against_repeng", found)
-    both = (made(tiny, tmp_path / "gated.steer", gated=True), made(tiny, tmp_path / "plain.steer"))
+    both = (
+        drawn_bundle(tiny, tmp_path / "gated.steer", gated=True),
+        drawn_bundle(tiny, tmp_path / "plain.steer"),
+    )
     result = bench("--steer", both[0], "--steer", both[1], "--against", "repeng", "-o", "cost.json")
     assert result.exit_code == 0, result.stderr
     assert asked["bundle"].kind == "vector"

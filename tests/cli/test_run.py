@@ -1,4 +1,4 @@
-"""The commands that run a model - run, map, doctor, learn - on tiny models, and once on SmolLM2."""
+"""The commands that run a model - run, map, doctor, learn - on tiny models."""
 
 from __future__ import annotations
 
@@ -84,9 +84,7 @@ def test_a_path_may_begin_with_the_home_folder(
 
 
 @pytest.mark.parametrize("options", [[], ["--blocks"], ["--numbers"], ["--all-tokens"]])
-def test_map_shows_the_reply(
-    run: Run, on: tuple[object, ...], steer_file: Path, options: list[str]
-) -> None:
+def test_map_shows_the_reply(run: Run, on: tuple[object, ...], steer_file: Path, options: list[str]) -> None:
     result = run("map", *on, "--steer", steer_file, *options)
     assert result.exit_code == 0, result.stderr
     assert "summed over 3 blocks (1 to 3)" in " ".join(result.stdout.split())
@@ -253,12 +251,13 @@ def test_learn_refuses_before_it_works(run: Run, tiny: Path, steer_file: Path) -
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals")
-def test_learn_goes_on_after_ctrl_c_and_writes_a_bundle_that_steers(run: Run, smollm2: Path) -> None:
-    """Stopped behind the first of two groups of replies; then again, and to the same bytes as in one go."""
-    Path("q.txt").write_text("".join(f"What should I know about the number {i}?\n" for i in range(17)))
-    pirate = "You are a pirate. You always talk like a pirate, arr matey!"
-    words = ["learn", smollm2, "--trait", pirate, "--questions", "q.txt", "-n", 8, "-t", 1, "--json"]
-    words += ["--method", "constant", "--blocks", 15, "--temperature", 0, "--name", "p", "-o"]
+def test_learn_goes_on_after_ctrl_c_and_writes_a_bundle_that_steers(
+    run: Run, on: tuple[object, ...], tiny: Path
+) -> None:
+    """Stopped while it samples; then again, and to the same bytes as in one go."""
+    Path("q.txt").write_text("".join(f"What should I know about the number {i}?\n" for i in range(96)))
+    words = ["learn", tiny, "--trait", "You are a pirate.", "--questions", "q.txt", "-n", 24, "-t", 1]
+    words += ["--method", "constant", "--blocks", 1, "--name", "p", "--json", "-o"]
     child = subprocess.Popen(
         [sys.executable, "-m", "edgesteer", *map(str, words), "x.steer"],
         stdout=subprocess.PIPE,
@@ -266,8 +265,8 @@ def test_learn_goes_on_after_ctrl_c_and_writes_a_bundle_that_steers(run: Run, sm
         text=True,
     )
     part = Path("x.steer.part")
-    while child.poll() is None and not (part.exists() and part.read_bytes().count(b"\n") == 2):
-        time.sleep(0.01)
+    while child.poll() is None and not (part.exists() and part.read_bytes().count(b"\n") > 1):
+        time.sleep(0.001)
     child.send_signal(signal.SIGINT)
     out, err = child.communicate(timeout=60)
     assert (child.returncode, out) == (130, ""), err
@@ -281,7 +280,6 @@ def test_learn_goes_on_after_ctrl_c_and_writes_a_bundle_that_steers(run: Run, sm
     assert not part.exists()
     assert Path("x.steer").read_bytes() == Path("whole.steer").read_bytes()
     summary = json.loads(result.stdout)
-    assert summary["kept"] + sum(summary["dropped"].values()) == summary["sampled"] == 17
+    assert summary["kept"] + sum(summary["dropped"].values()) == summary["sampled"] == 96
     assert run("verify", "x.steer").exit_code == 0
-    reply = ["run", smollm2, "-p", "What is rain?", "-n", 12, "-t", 1]
-    assert run(*reply, "--steer", "x.steer:4").stdout != run(*reply).stdout
+    assert run("run", *on, "--steer", "x.steer:4").stdout != run("run", *on).stdout
