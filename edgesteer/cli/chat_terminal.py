@@ -151,11 +151,11 @@ def parse(text: str) -> tuple[str, str]:
         )
     if argument and name in _WITHOUT_ARGUMENT:
         raise CommandError(
-            f"/{name}: found {one_line(argument, 40)!r} behind it, expected nothing; type /{name} alone"
+            f"/{name}: {one_line(argument, 40)!r} behind it, expected nothing; type /{name} alone"
         )
     if not argument and name in _WITH_ARGUMENT:
         usage = USAGE[name.rstrip("!")][0].replace("/save", f"/{name}")
-        raise CommandError(f"/{name}: found nothing behind it, expected {usage}")
+        raise CommandError(f"/{name}: nothing behind it, expected {usage}")
     return name, argument
 
 

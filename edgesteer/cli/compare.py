@@ -70,8 +70,8 @@ def command(
 
     Measures what `edgesteer eval` does, and draws a page: every reply with its tokens coloured by trait, trait
     against coherence over strength, and what each way costs. A suite is {"questions": [...]} and, as it likes,
-    "trait", "counts", "sentiment", "max_tokens" and "strengths" (at which the curves are measured); what is typed
-    here goes before it.
+    "trait", "counts", "sentiment", "max_tokens" and "strengths" (at which the curves are measured); options given
+    here override it.
 
     \b
     Examples:
@@ -103,8 +103,8 @@ def command(
 
 
 def _suite(source: str | None, counts: tuple[str, ...], sentiment: bool, max_tokens: int) -> Suite:
-    """What is asked and counted. A length that somebody typed goes before the suite's. Raises InputError, and
-    MissingExtra for a suite that wants sentiment."""
+    """The questions, and what to count in the replies; a -n that was typed overrides the suite's. Raises InputError,
+    and MissingExtra for a suite that wants sentiment."""
     from edgesteer.evaluate import Suite, held_out_questions, read_suite
     from edgesteer.evaluate.sentiment import analyzer
 

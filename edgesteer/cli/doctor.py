@@ -48,7 +48,9 @@ def _print(report: dict[str, Any]) -> None:
         "model": f"{model['name']} ({model['architecture']}, {report['blocks']} blocks of width {model['n_embd']}, "
         f"{model['file_type']})",
         "llama.cpp": f"decodes on this processor (llama-cpp-python {report['versions']['llama-cpp-python']})",
-        "tap": {"native": "compiled (C)", "python": "Python (slower; no compiler was found)"}[report["tap"]],
+        "tap": {"native": "compiled (C)", "python": "Python (slower; built without a compiler)"}[
+            report["tap"]
+        ],
         "gates": f"{report['gate_engine']} ({report['versions']['onnxruntime']})",
         "per token": f"proven at block {spans(report['per_token']) or 'none'} of 0-{last}",
         "constant": f"proven at block {spans(report['slots']) or 'none'} of 0-{last} (block 0 has no slot)",

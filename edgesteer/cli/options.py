@@ -149,8 +149,8 @@ row_options: Decorator = together(
         "ways",
         multiple=True,
         metavar="[NAME=]FILE[:STRENGTH][+...]",
-        help="A row of its own, repeatable: bundles as in --steer, with + between those that add up. Files whose "
-        "names hold = or + are found where they exist. All of --steer is one row before these.",
+        help="A row of its own, repeatable: bundles as in --steer, with + between those that add up. A file that "
+        "exists is taken by its whole name, also with = or + in it. What --steer gives is one row, before these.",
     ),
 )
 """Adds steer and ways; pass them on to `steering.rows_of`."""

@@ -89,7 +89,7 @@ def test_the_page_is_written_once_and_replaced_with_force(run: Run, here: Path) 
     [
         (("--trait", "  "), 2, "--trait is empty"),
         (("--shares", "0.1", "--norms", "1"), 2, "give one of them"),
-        *(((option, bad), 2, f"{option} {bad}") for option in ("--shares", "--norms")
+        *(((option, bad), 2, f"'{option}': {bad}: expected") for option in ("--shares", "--norms")
           for bad in ("0", "-1", "nan", "inf", "a", "0.1,,0.2", "")),
         (("--shares", ",".join(str(i) for i in range(1, 18))), 1, "17 norms"),
         (("--norms", "1e9"), 1, "at most"),
