@@ -108,13 +108,14 @@ def command(
 
 def _lines(adaptation: Adaptation) -> Iterator[str]:
     """The scores in at most 100 columns; a dash where there is no number."""
-    from edgesteer.evaluate.adaptation.scores import AXES, scores
     from edgesteer.report.adaptation_page import label
     from edgesteer.text import one_line
 
-    titles = (axis.name if len(axis.name) < _CELL else axis.name[: _CELL - 2] + "." for axis in AXES)
+    titles = (
+        axis.name if len(axis.name) < _CELL else axis.name[: _CELL - 2] + "." for axis in adaptation.axes
+    )
     yield f"{'':{_NAME}}" + "".join(f"{title:>{_CELL}}" for title in titles)
     for row in adaptation.rows:
         name = one_line(label(row), _NAME - 4)
-        values = ("-" if value is None else f"{value:.2f}" for value in scores(row).values())
+        values = ("-" if value is None else f"{value:.2f}" for value in row.scores.values())
         yield f"{name:{_NAME}}" + "".join(f"{value:>{_CELL}}" for value in values)

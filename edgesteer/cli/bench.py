@@ -178,10 +178,10 @@ def _parts(
     tokens: int,
 ) -> dict[str, Part]:
     """What is to be measured, by name. What can be refused is refused here, before any of it begins."""
-    from edgesteer.evaluate.bench import Asked, bench
+    from edgesteer.evaluate.bench import Settings, bench
     from edgesteer.evaluate.bench import scale as studies
 
-    study = Asked(model, rounds, prefills, n_threads, bundles or None)
+    settings = Settings(model, rounds, prefills, n_threads, bundles or None)
     counts = {"rounds": rounds, "prefills": prefills, "runs": runs, "n_threads": n_threads}
     parts: dict[str, Part] = {}  # first what may yet be refused when it opens the model
     if "prompt" in against:
@@ -192,7 +192,7 @@ def _parts(
         parts["repeng"] = _against_repeng(model, bundles, tokens, n_threads)
     parts["bench"] = lambda done: bench(model, bundles or None, **counts, progress=done)
     if scale:
-        parts["scale"] = lambda done: {"scale": studies(study, scale, done)}
+        parts["scale"] = lambda done: {"scale": studies(settings, scale, done)}
     return parts
 
 
@@ -210,14 +210,14 @@ def _against_prompt(
 
     def measure(done: Callable[[float], None]) -> dict[str, Any]:
         from edgesteer.cli.opening import open_model
-        from edgesteer.evaluate.bench import beside_prompt, random_bundles
+        from edgesteer.evaluate.bench import against_prompt, random_bundles
         from edgesteer.generate import Chat
 
         llm = open_model(model, n_threads, _CONTEXT)
         try:
             timed = bundles or random_bundles(llm.model_info)
             return {
-                "against": {"prompt": beside_prompt(Chat(llm, own_template), sentence, timed, runs, done)}
+                "against": {"prompt": against_prompt(Chat(llm, own_template), sentence, timed, runs, done)}
             }
         finally:
             llm.close()

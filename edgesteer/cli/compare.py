@@ -106,14 +106,14 @@ def _suite(source: str | None, counts: tuple[str, ...], sentiment: bool, max_tok
     """The questions, and what to count in the replies; a -n that was typed overrides the suite's. Raises InputError,
     and MissingExtra for a suite that wants sentiment."""
     from edgesteer.evaluate import Suite, held_out_questions, read_suite
-    from edgesteer.evaluate.sentiment import analyzer
+    from edgesteer.evaluate.text_measures import sentiment_analyzer
 
     if source is None:
         suite = Suite("questions", tuple(held_out_questions()))
     else:
         suite = read_suite(path_of(source) if path_of(source).exists() else source)
     if suite.sentiment:
-        analyzer()
+        sentiment_analyzer()
     default = click.get_current_context().get_parameter_source("max_tokens") is ParameterSource.DEFAULT
     return replace(
         suite,

@@ -265,7 +265,7 @@ def _checked_counts(
 ) -> tuple[str, ...]:
     if counts:
         from edgesteer.errors import InputError
-        from edgesteer.evaluate.vocabulary import expression
+        from edgesteer.evaluate.text_measures import expression
 
         for pattern in counts:
             try:
@@ -278,9 +278,9 @@ def _checked_counts(
 def _checked_sentiment(context: click.Context, param: click.Parameter, wanted: bool) -> bool:
     """Raises MissingExtra before a model is opened."""
     if wanted:
-        from edgesteer.evaluate.sentiment import analyzer
+        from edgesteer.evaluate.text_measures import sentiment_analyzer
 
-        analyzer()
+        sentiment_analyzer()
     return wanted
 
 

@@ -27,7 +27,7 @@ from edgesteer.cli.progress import bar
 from edgesteer.cli.steering import load_steering, parse_steer, text_of, trait_of
 
 if TYPE_CHECKING:
-    from edgesteer.evaluate.scan.found import Scan
+    from edgesteer.evaluate.scan.result import Scan
 
 # Cells side by side, which share their prompt.
 _LANES, _N_CTX = 32, 2048

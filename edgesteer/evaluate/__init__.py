@@ -1,24 +1,20 @@
 """Trait and coherence: how well steering does what its prompt does, and at what cost."""
 
-from edgesteer.evaluate.comparison import Comparison, Method, Suite, compare, read_suite
+from edgesteer.evaluate.comparison import Comparison, Method, compare
 from edgesteer.evaluate.cost import Cost, costs
 from edgesteer.evaluate.dose import Dose, Point, strength_at
 from edgesteer.evaluate.head_to_head import head_to_head, held_out_questions
+from edgesteer.evaluate.suite_file import Suite, read_suite
 from edgesteer.evaluate.table import Row, Table
 from edgesteer.evaluate.way import Sources, Way, labels
-from edgesteer.generate.chat import Chat, Reply
-from edgesteer.generate.scoring import Scores, score
 
 __all__ = [
-    "Chat",
     "Comparison",
     "Cost",
     "Dose",
     "Method",
     "Point",
-    "Reply",
     "Row",
-    "Scores",
     "Sources",
     "Suite",
     "Table",
@@ -29,6 +25,5 @@ __all__ = [
     "held_out_questions",
     "labels",
     "read_suite",
-    "score",
     "strength_at",
 ]

@@ -1,9 +1,7 @@
 """What a way to ask costs: context, time to the first token and to each further one, bytes of file and cache.
 
-In:  a Chat and Ways; the first is what the others' context is compared with. Out: one Cost a way, in their order.
-
-Times are the clock's word of this machine at this moment: the ways take turns, so that they can be compared with
-each other, and with nothing else.
+Times hold for this machine at this moment: the ways take turns, so that they compare with each other, and
+with nothing else.
 """
 
 from __future__ import annotations
@@ -24,7 +22,8 @@ from edgesteer.runtime import Lanes, SteeredLlama
 # Questions that are timed, and tokens behind each.
 _N_TIMED, _N_TOKENS = 5, 8
 
-# Bytes of a cached value by ggml's type number: F32, F16, BF16, and the quantized caches, whose blocks hold 32.
+# Bytes of a cached value by ggml's type number: F32, F16, BF16, and the quantized caches, whose blocks hold
+# 32.
 _TYPE_BYTES = {
     0: 4.0,
     1: 2.0,
@@ -50,8 +49,9 @@ class Cost:
     """What one way costs beyond the model itself.
 
     context_tokens: by how much its prompts are longer than those of the first way, on average.
-    first_token_seconds: median from a prompt alone in an empty context to its first token. token_seconds: median of
-        each further one behind that prompt. None where nobody timed, or the context has no room for more.
+    first_token_seconds: median from a prompt alone in an empty context to its first token. token_seconds:
+        median of each further one behind that prompt. None where nobody timed, or the context has no room for
+        more.
     artifact_bytes: the bundles' files as they are shipped; 0 where there is none.
     kv_bytes: what its context tokens take in the KV cache; None where the model does not say.
     """
@@ -66,7 +66,8 @@ class Cost:
 def costs(chat: Chat, ways: Sequence[Way], *, timing: bool = True) -> list[Cost]:
     """Measure each way; the ways take turns, and the model's own steering is set aside meanwhile.
 
-    timing: False decodes nothing and leaves the seconds None. Raises InputError for a prompt that does not fit.
+    timing: False decodes nothing and leaves the seconds None. Raises InputError for a prompt that does not
+        fit.
     """
     seconds = _seconds(chat, ways) if timing else [(None, None)] * len(ways)
     per_token = kv_bytes_per_token(chat.llm)
@@ -96,7 +97,8 @@ def artifact_bytes(bundle: Bundle) -> int:
 def kv_bytes_per_token(llm: SteeredLlama) -> float | None:
     """Bytes that a token of one sequence takes in the model's KV cache; 0 for one whose state does not grow.
 
-    None where the model's file leaves open which blocks keep what. A sliding window keeps no more than its length.
+    None where the model's file leaves open which blocks keep what. A sliding window keeps no more than its
+    length.
     """
     types = llm.context_params.type_k, llm.context_params.type_v
     values = _cached_values(llm.metadata)

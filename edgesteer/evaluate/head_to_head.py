@@ -1,10 +1,8 @@
 """Unsteered, prompted and steered replies to the same questions, side by side.
 
-In:  a Chat, the trait's sentence, bundles with strengths, questions that nothing was learnt from.
-Out: a Table, one Row a way to ask. Greedy replies, with the repeat penalty of `run`; everything is scored under
-the unsteered model.
-
-A row does not depend on which other rows there are. The model's own steering is set aside meanwhile.
+Replies are greedy, with the repeat penalty of `run`, to questions that nothing was learnt from; everything is
+scored under the unsteered model. A row does not depend on which other rows there are. The plan in force is
+set aside meanwhile.
 """
 
 from __future__ import annotations
@@ -18,19 +16,14 @@ from functools import partial
 from importlib import resources
 
 from edgesteer.errors import EdgesteerWarning, InputError, SteeringOverflow
-from edgesteer.evaluate import sentiment, vocabulary
+from edgesteer.evaluate import text_measures
 from edgesteer.evaluate.cost import Cost, costs
 from edgesteer.evaluate.dose import strength_at
 from edgesteer.evaluate.matched import DISTINCT
-from edgesteer.evaluate.table import Answers, Row, Table, rows_of
+from edgesteer.evaluate.table import Answers, Table, rows_of
 from edgesteer.evaluate.way import PROMPT, UNSTEERED, Sources, Way, prompts_of
-from edgesteer.generate.chat import REPEAT_PENALTY, Chat, Tokens
-from edgesteer.generate.progress import Done, portion, spread
-from edgesteer.generate.scoring import Scores, score
-
-__all__ = ["Row", "Table", "head_to_head", "held_out_questions", "score"]
-
-Progress = Callable[[str, float], None]
+from edgesteer.generate import REPEAT_PENALTY, Chat, Scores, Tokens, built_in, score
+from edgesteer.generate.progress import Done, Progress, Stages, portion, spread
 
 N_CALIBRATION = 8
 
@@ -65,42 +58,44 @@ def head_to_head(
 
     rows: (name, sources): the plan of the (bundle, strength) in `sources`, added up; names differ.
     questions: None for `held_out_questions`.
-    counts: what to count in the replies: regular expressions, or names in vocabulary.WORDS.
-    at_prompt_coherence: instead of the strengths given, for each row the largest one within the ranges of its files
-        at which its replies are as coherent as the prompted ones and loop hardly more; several bundles keep the
-        ratios of their strengths. It is found on `calibration_questions` (None: some of the training questions),
-        without those that are asked.
-    levels: multiples of each row's strength at which it is asked too, none of them 1, so that it has what it brings
-        at the prompt's coherence on these very questions (`matched`).
+    counts: what to count in the replies: regular expressions, or names in text_measures.WORDS.
+    at_prompt_coherence: instead of the strengths given, for each row the largest one within the ranges of its
+        files at which its replies are as coherent as the prompted ones and loop hardly more; several bundles
+        keep the ratios of their strengths. It is found on `calibration_questions` (None: some of the training
+        questions), without those that are asked.
+    levels: multiples of each row's strength at which it is asked too, none of them 1, so that it has what it
+        brings at the prompt's coherence on these very questions (`matched`).
     timing: whether to measure first_token_seconds.
-    Raises InputError for no trait, no questions, levels that make no curve, a count that is no regular expression,
-    or a prompt that does not fit the context; MissingExtra for sentiment without VADER; IncompatibleError for a bundle
-    of another model.
+    Raises InputError for no trait, no questions, levels that make no curve, a count that is no regular
+    expression, or a prompt that does not fit the context; MissingExtra for sentiment without VADER;
+    IncompatibleError for a bundle of another model.
     """
-    asked = _asked(trait, questions, max_tokens)
+    questions = _checked_questions(trait, questions, max_tokens)
     check_counts(counts, with_sentiment)
     check_levels(levels)
     check_rows(chat, rows)
     units = 2 + len(rows) * (1 + len(levels) + _DOSE_UNITS * at_prompt_coherence)
-    tell = _Units(progress, units)
-    plain, prompted = prompts_of(chat, asked, trait)
+    stages = Stages(progress, units)
+    plain, prompted = prompts_of(chat, questions, trait)
     steered = [Way.of(name, plain, sources) for name, sources in rows]
     if at_prompt_coherence:
-        apart = _apart(asked, calibration_questions)
-        steered = _dosed(chat, steered, prompts_of(chat, apart, trait), max_tokens, tell)
+        apart = _apart(questions, calibration_questions)
+        steered = _dosed(chat, steered, prompts_of(chat, apart, trait), max_tokens, stages)
     ways = [Way(UNSTEERED, plain), Way(PROMPT, prompted), *steered]
     spent = costs(chat, ways, timing=timing)
 
     def answers(way: Way, cost: Cost) -> Answers:
-        return _answers(chat, way, (plain, prompted), max_tokens, with_sentiment, tell(way.name), cost)
+        return _answers(
+            chat, way, (plain, prompted), max_tokens, with_sentiment, stages.enter(way.name), cost
+        )
 
     first = [answers(way, cost) for way, cost in zip(ways, spent, strict=True)]
     others = [
         _at_levels(way, levels, partial(answers, cost=cost)) for way, cost in zip(ways, spent, strict=True)
     ]
     progress("done", 1.0)
-    found = rows_of(first, list(dict.fromkeys(counts)), prompt=1, unsteered=0, others=others)
-    return Table(trait, tuple(asked), max_tokens, found)
+    results = rows_of(first, list(dict.fromkeys(counts)), prompt=1, unsteered=0, others=others)
+    return Table(trait, tuple(questions), max_tokens, results)
 
 
 def ways_of(chat: Chat, table: Table, rows: Sequence[tuple[str, Sources]]) -> list[Way]:
@@ -114,16 +109,16 @@ def ways_of(chat: Chat, table: Table, rows: Sequence[tuple[str, Sources]]) -> li
 
 
 def _at_levels(way: Way, levels: Sequence[float], ask: Callable[[Way], Answers]) -> list[Answers]:
-    """The way at multiples of its strength, without those that overflow; none where nothing steers. That a curve leaves
-    the evaluated range is what it is for."""
-    found: list[Answers] = []
+    """The way at multiples of its strength, without those that overflow; none where nothing steers. That a
+    curve leaves the evaluated range is what it is for."""
+    results: list[Answers] = []
     if not way.plan or way.strength is None:
         return []
     for level in levels:
         with warnings.catch_warnings(), contextlib.suppress(SteeringOverflow):
             warnings.simplefilter("ignore", EdgesteerWarning)
-            found.append(ask(replace(way, strength=level * way.strength)))
-    return found
+            results.append(ask(replace(way, strength=level * way.strength)))
+    return results
 
 
 def _answers(
@@ -151,7 +146,7 @@ def _answers(
         context_tokens=cost.context_tokens,
         replies=texts,
         scores=score(chat, replies, *prompts),
-        sentiments=tuple(sentiment.compound(texts)) if with_sentiment else None,
+        sentiments=tuple(text_measures.sentiment(texts)) if with_sentiment else None,
         first_token_seconds=cost.first_token_seconds,
         sources=way.sources,
     )
@@ -162,7 +157,7 @@ def _dosed(
     ways: Sequence[Way],
     prompts: tuple[list[list[int]], list[list[int]]],
     max_tokens: int,
-    tell: _Units,
+    stages: Stages,
 ) -> list[Way]:
     """Each way at the strength that keeps the prompt's coherence. One that steers nothing stays as it is."""
     plain, prompted = prompts
@@ -174,7 +169,7 @@ def _dosed(
     least = min(DISTINCT * target.mean("distinct2"), unsteered)
 
     def dosed(way: Way) -> Way:
-        progress = tell("calibrate", _DOSE_UNITS)
+        progress = stages.enter("calibrate", _DOSE_UNITS)
         if not way.unit:
             return way
         lo, hi = way.range
@@ -203,24 +198,23 @@ def _scores(
         return score(chat, chat.replies(asked, max_tokens, repeat_penalty=REPEAT_PENALTY), *prompts)
 
 
-def _apart(asked: Sequence[str], given: Sequence[str] | None) -> list[str]:
+def _apart(questions: Sequence[str], given: Sequence[str] | None) -> list[str]:
     """Questions to calibrate on: at most N_CALIBRATION, evenly spread, none of them among those asked."""
     if given is None:
-        from edgesteer.generate.questions import built_in
-
         given = [question.text for question in built_in()]
-    judged = set(asked)
+    judged = set(questions)
     left = [question for question in given if question not in judged]
     if not left:
         raise InputError(
-            "evaluation: no question is left to find the strength on, expected some that are not among those asked"
+            "evaluation: no question is left to find the strength on, expected some that are not among "
+            "those asked"
         )
     return [left[i] for i in spread(len(left), N_CALIBRATION)]
 
 
-def _asked(trait: str, questions: Sequence[str] | None, max_tokens: int) -> list[str]:
-    asked = list(held_out_questions() if questions is None else questions)
-    if not asked:
+def _checked_questions(trait: str, questions: Sequence[str] | None, max_tokens: int) -> list[str]:
+    questions = list(held_out_questions() if questions is None else questions)
+    if not questions:
         raise InputError("evaluation: no questions, expected at least one")
     if not trait.strip():
         raise InputError(
@@ -228,7 +222,7 @@ def _asked(trait: str, questions: Sequence[str] | None, max_tokens: int) -> list
         )
     if max_tokens < 1:
         raise InputError(f"evaluation: max_tokens {max_tokens}, expected at least 1")
-    return asked
+    return questions
 
 
 def check_levels(levels: Sequence[float]) -> None:
@@ -236,22 +230,22 @@ def check_levels(levels: Sequence[float]) -> None:
     sound = all(math.isfinite(level) and level > 0 for level in levels)
     if not sound or len({1.0, *levels}) != 1 + len(levels):
         raise InputError(
-            f"evaluation: levels {', '.join(f'{level:g}' for level in levels)}; expected different multiples of a "
-            "strength, above 0 and none of them 1"
+            f"evaluation: levels {', '.join(f'{level:g}' for level in levels)}; expected different "
+            f"multiples of a strength, above 0 and none of them 1"
         )
 
 
 def check_counts(counts: Sequence[str], with_sentiment: bool) -> None:
     """What can fail at once fails before the minutes of work."""
     for pattern in counts:
-        vocabulary.expression(pattern)
+        text_measures.expression(pattern)
     if with_sentiment:
-        sentiment.analyzer()
+        text_measures.sentiment_analyzer()
 
 
 def check_rows(chat: Chat, rows: Sequence[tuple[str, Sources]]) -> None:
-    """Refuses names that are not different, and, as only steering tells both, bundles for another model or with a gate
-    that cannot be evaluated here. Raises InputError, IncompatibleError, SteeringUnavailable."""
+    """Refuses names that are not different, and, as only steering tells both, bundles for another model or
+    with a gate that cannot be evaluated here. Raises InputError, IncompatibleError, SteeringUnavailable."""
     names = [UNSTEERED, PROMPT, *(name for name, _ in rows)]
     if again := [name for name in names if names.count(name) > 1]:
         raise InputError(f"evaluation: two rows are named {again[0]!r}, expected a name for each")
@@ -261,16 +255,3 @@ def check_rows(chat: Chat, rows: Sequence[tuple[str, Sources]]) -> None:
         for bundle, _ in sources:
             with chat.llm.steered(bundle):
                 pass
-
-
-class _Units:
-    """Hands out progress functions for one piece of work after another."""
-
-    def __init__(self, progress: Progress, total: int) -> None:
-        self._progress, self._total, self._begun = progress, total, 0
-
-    def __call__(self, stage: str, units: int = 1) -> Done:
-        first = self._begun
-        self._begun += units
-        self._progress(stage, first / self._total)
-        return portion(lambda part: self._progress(stage, part), first, units, self._total)

@@ -25,8 +25,9 @@ Sources = Sequence[tuple[Bundle, float]]
 class Way:
     """One way to ask.
 
-    unit: the plan that `strength` multiplies. Of one bundle it has strength 1, so that `strength` is the bundle's own;
-        several bundles have their own strengths in it, and `strength` 1 is what was asked for. None steers nothing.
+    unit: the plan that `strength` multiplies. Of one bundle it has strength 1, so that `strength` is the
+        bundle's own; several bundles have their own strengths in it, and `strength` 1 is what was asked for.
+        None steers nothing.
     dose: how the strength was found; None where it was given.
     """
 
@@ -61,8 +62,8 @@ class Way:
 
     @property
     def kind(self) -> str:
-        """What acts: "unsteered", "prompt", "constant", a PSR on one block ("S-PSR") or several ("A-PSR"), or "sum"
-        of several bundles that are not all constant."""
+        """What acts: "unsteered", "prompt", "constant", a PSR on one block ("S-PSR") or several ("A-PSR"), or
+        "sum" of several bundles that are not all constant."""
         if not self.unit:
             return PROMPT if self.name == PROMPT else UNSTEERED
         if all(bundle.kind == "vector" for bundle in self.bundles):
@@ -73,8 +74,8 @@ class Way:
 
     @property
     def range(self) -> tuple[float, float]:
-        """The lowest and the highest strength, from 0 up, at which each bundle is in its file's range. Where the ranges
-        have none in common, both are the lowest of their upper ends."""
+        """The lowest and the highest strength, from 0 up, at which each bundle is in its file's range. Where
+        the ranges have none in common, both are the lowest of their upper ends."""
         lowest, highest = [], []
         for term in self.unit.terms:
             ends = sorted(end / term.strength for end in (term.bundle.strength.min, term.bundle.strength.max))
@@ -94,8 +95,8 @@ def prompts_of(chat: Chat, questions: Sequence[str], trait: str) -> tuple[list[l
 
 
 def labels(rows: Sequence[Sources]) -> list[str]:
-    """A name for each row that no other has: its bundle's, or of several "a 1 + b 0.5"; where two are alike, with the
-    strength, then with a number."""
+    """A name for each row that no other has: its bundle's, or of several "a 1 + b 0.5"; where two are alike,
+    with the strength, then with a number."""
     short = [" + ".join(_named(one, len(row) > 1) for one in row) for row in rows]
     often = Counter([UNSTEERED, PROMPT, *short])
     taken, out = {UNSTEERED, PROMPT}, []

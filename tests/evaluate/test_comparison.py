@@ -11,8 +11,8 @@ from edgesteer import Bundle
 from edgesteer.bundle import StrengthRange
 from edgesteer.errors import InputError
 from edgesteer.evaluate import Comparison, Suite, compare, head_to_head
+from edgesteer.evaluate.comparison import CURVE_TOKENS, N_CURVE
 from edgesteer.generate import Chat
-from edgesteer.evaluate.comparison.curves import CURVE_TOKENS, N_CURVE
 
 TRAIT = "You talk like a pirate, arr."
 SUITE = Suite("tiny", ("Why is it so?", "Tell me a tale.", "What is a key?"), counts=("e",), max_tokens=6)

@@ -14,8 +14,8 @@ from edgesteer import Bundle
 from edgesteer.bundle import StrengthRange
 from edgesteer.errors import IncompatibleError, InputError, MissingExtra
 from edgesteer.evaluate import head_to_head
-from edgesteer.generate import Chat
 from edgesteer.evaluate.head_to_head import N_CALIBRATION, _apart
+from edgesteer.generate import Chat
 
 TRAIT = "You talk like a pirate, arr."
 ASKED = ["Why is it so?", "Tell me a tale.", "What is a key?"]
@@ -102,29 +102,47 @@ def test_a_row_does_not_depend_on_the_others(chat: Chat, bundle: Bundle) -> None
 
 def test_a_row_is_a_plan(chat: Chat, bundle: Bundle) -> None:
     """Several bundles add up, as one bundle of their sum would; the dial multiplies all of them."""
-    other = dataclasses.replace(bundle, name="other", directions={n: -2 * v for n, v in bundle.directions.items()})
-    options: dict[str, Any] = {"questions": ASKED, "max_tokens": 6, "timing": False}
-    rows = [("sum", [(bundle, 3.0), (other, 0.5)]), ("same", [(bundle, 2.0)]), ("none", [(bundle, 2.0), (other, 1.0)])]
+
+    def times(factor: float) -> Bundle:
+        return dataclasses.replace(
+            bundle, name="other", directions={n: factor * v for n, v in bundle.directions.items()}
+        )
+
+    options: dict[str, Any] = {"questions": ASKED, "max_tokens": 6, "timing": False, "levels": (0.5,)}
+    rows = [
+        ("sum", [(bundle, 3.0), (times(np.float32(-2)), 0.5)]),
+        ("same", [(bundle, 2.0)]),
+        ("none", [(bundle, 2.0), (times(np.float32(-1)), 2.0)]),
+    ]
     unsteered, _, both, same, none = head_to_head(chat, TRAIT, rows, **options).rows
     assert both.replies == same.replies != unsteered.replies == none.replies
-    assert (both.strength, same.strength, none.sources) == (1.0, 2.0, ())
-    levels = head_to_head(chat, TRAIT, rows, levels=(0.5,), **options).rows
-    assert [row.matched is None for row in levels] == [True, True, False, False, True]
-    assert levels[2].matched.estimates == levels[3].matched.estimates  # type: ignore[union-attr]
-    found = head_to_head(
-        chat, TRAIT, rows, at_prompt_coherence=True, calibration_questions=APART, **options
-    ).rows
-    assert found[2].dose is not None
-    assert found[2].sources == ((bundle.name, pytest.approx(2.0 * found[2].dose.strength)),)
-    assert found[4].dose is None  # nothing to search
+    assert (both.strength, same.strength) == (1.0, 2.0)
+    assert dict(both.sources) == {"drawn": 3.0, "other": 0.5}
+    assert (none.sources, none.matched) == ((), None)
+    assert both.matched is not None
+    assert same.matched is not None
+    at, alone = (found.estimates["trait"].value for found in (both.matched, same.matched))
+    assert at == pytest.approx(alone, abs=1e-4)
+
+
+def test_equal_coherence_turns_all_bundles_of_a_row_alike(chat: Chat, bundle: Bundle) -> None:
+    other = dataclasses.replace(
+        bundle, name="other", directions={n: -v for n, v in bundle.directions.items()}
+    )
+    rows = [("sum", [(bundle, 3.0), (other, 1.0)]), ("none", [(bundle, 1.0), (other, 1.0)])]
+    asked: dict[str, Any] = {"questions": ASKED[:1], "calibration_questions": APART[:1], "max_tokens": 3}
+    _, _, both, none = head_to_head(chat, TRAIT, rows, at_prompt_coherence=True, timing=False, **asked).rows
+    assert both.dose is not None
+    assert both.sources == (("drawn", 2.0 * both.dose.strength),)  # equal up to sign: one term
+    assert max(point.strength for point in both.dose.curve) == 1.5  # its range ends at 3
+    assert none.dose is None  # nothing to search
 
 
 @pytest.mark.parametrize(
-    ("names", "message"), [(["x", "x"], "two rows are named 'x'"), (["prompt"], "two rows are named 'prompt'")]
+    ("names", "message"),
+    [(["x", "x"], "two rows are named 'x'"), (["prompt"], "two rows are named 'prompt'")],
 )
-def test_names_that_are_alike_are_refused(
-    chat: Chat, bundle: Bundle, names: list[str], message: str
-) -> None:
+def test_names_that_are_alike_are_refused(chat: Chat, bundle: Bundle, names: list[str], message: str) -> None:
     with pytest.raises(InputError, match=message):
         head_to_head(chat, TRAIT, [(name, [(bundle, 1.0)]) for name in names], questions=ASKED)
 

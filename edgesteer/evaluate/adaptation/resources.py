@@ -1,7 +1,6 @@
-"""What is measured, and on which model: Subjects; their compute, memory and data.
+"""What an adaptation costs: the time of a reply, memory, and the data that it was learnt from.
 
-In:  Subjects: the unadapted model first, then each way to adapt it. Out: the values of `adaptation_values`.
-
+A Subject is one way to adapt on the model that it is measured on; the unadapted model is always the first.
 Whatever steers a subject's model at the moment is set aside and returns.
 """
 
@@ -14,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgesteer.bundle import Bundle
+from edgesteer.evaluate.adaptation.criteria import Data, Memory, Speed
 from edgesteer.evaluate.adaptation.lora import Lora
-from edgesteer.evaluate.adaptation.values import Data, Memory, Speed
 from edgesteer.evaluate.cost import Cost, costs, kv_bytes_per_token
 from edgesteer.evaluate.way import Way
 from edgesteer.generate.chat import Chat
@@ -27,7 +26,8 @@ _TURNS = 3
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """A way to adapt, and the model that it is measured on: of its own for a LoRA. system: its system prompt."""
+    """A way to adapt, and the model that it is measured on: of its own for a LoRA. system: its system
+    prompt."""
 
     way: Way
     chat: Chat
@@ -45,7 +45,8 @@ class Subject:
 
 
 def speeds(subjects: Sequence[Subject], max_tokens: int) -> tuple[list[Cost], list[Speed | None]]:
-    """Costs of the subjects that share the first one's model, then of the others; and their speed against the first."""
+    """Costs of the subjects that share the first one's model, then of the others; and their speed against the
+    first."""
     together = [s for s in subjects if s.chat is subjects[0].chat]
     spent = costs(together[0].chat, [s.way for s in together])
     out = [_speed(cost, spent[0], max_tokens, False) for cost in spent]
@@ -61,12 +62,12 @@ def _in_turns(subject: Subject, base: Subject) -> tuple[Cost, Cost]:
     return _median([own for own, _ in rounds]), _median([plain for _, plain in rounds])
 
 
-def _median(found: Sequence[Cost]) -> Cost:
+def _median(measured: Sequence[Cost]) -> Cost:
     first, each = (
-        [seconds for cost in found if (seconds := getattr(cost, name)) is not None]
+        [seconds for cost in measured if (seconds := getattr(cost, name)) is not None]
         for name in ("first_token_seconds", "token_seconds")
     )
-    one = found[0]
+    one = measured[0]
     return Cost(
         one.context_tokens,
         statistics.median(first) if first else None,
@@ -110,12 +111,12 @@ def data(subject: Subject) -> Data | None:
         return Data(None, None, None, subject.lora.learnt_from or "not stated in the file")
     if subject.system is not None:
         return Data(_tokens(subject.chat, subject.system), None, 0, "its own words")
-    told = [_learnt(subject.chat, bundle) for bundle in subject.way.bundles]
-    if len(told) < 2:
-        return told[0] if told else None
-    sums = ([getattr(one, name) for one in told] for name in ("given_tokens", "replies", "tokens"))
+    stated = [_learnt(subject.chat, bundle) for bundle in subject.way.bundles]
+    if len(stated) < 2:
+        return stated[0] if stated else None
+    sums = ([getattr(one, name) for one in stated] for name in ("given_tokens", "replies", "tokens"))
     given, replies, tokens = (None if None in each else sum(each) for each in sums)
-    return Data(given, replies, tokens, "; ".join(dict.fromkeys(one.told for one in told)))
+    return Data(given, replies, tokens, "; ".join(dict.fromkeys(one.source for one in stated)))
 
 
 def _learnt(chat: Chat, bundle: Bundle) -> Data:
