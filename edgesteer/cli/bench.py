@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 Part = Callable[[Callable[[float], None]], dict[str, Any]]
 """Takes progress(fraction done), gives a part of the bench's table."""
 
-# edgesteer.evaluate.bench.scale.STUDIES, which is not imported for a help text.
+# edgesteer.evaluate.bench.scaling.STUDIES, which is not imported for a help text.
 STUDIES = ("blocks", "bundles", "batch", "ubatch", "width")
 _PAPER = 100  # columns, where the output is no terminal
 _CONTEXT = 2048  # of the prompts

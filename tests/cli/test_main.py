@@ -1,11 +1,9 @@
 """The shell itself: exit codes, one line per failure, and nothing imported that was not asked for."""
 
-import importlib
 import subprocess
 import sys
 import warnings
 from collections.abc import Callable
-from types import SimpleNamespace
 
 import click
 import click.testing
@@ -13,27 +11,17 @@ import pytest
 
 from edgesteer import cli
 from edgesteer.errors import BundleError, EdgesteerWarning, OutputError
+from tests.cli.support import Run
 
-Run = Callable[..., click.testing.Result]
 
+def run_raising(body: Callable[[], None]) -> click.testing.Result:
+    """The shell with one command, whose body is the given function."""
 
-@pytest.fixture
-def run_raising(
-    monkeypatch: pytest.MonkeyPatch, run: Run
-) -> Callable[[Callable[[], None]], click.testing.Result]:
-    """Runs a command whose body is the given function, in place of `verify`."""
+    class Shell(cli.LazyGroup):
+        def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command:
+            return click.Command(cmd_name, callback=body)
 
-    def call(body: Callable[[], None]) -> click.testing.Result:
-        command = click.Command("verify", callback=body)
-        real = importlib.import_module
-        monkeypatch.setattr(
-            cli.importlib,
-            "import_module",
-            lambda name: SimpleNamespace(command=command) if name == "edgesteer.cli.verify" else real(name),
-        )
-        return run("verify")
-
-    return call
+    return click.testing.CliRunner().invoke(Shell("edgesteer"), ["verify"])
 
 
 def raiser(error: BaseException) -> Callable[[], None]:
@@ -54,9 +42,7 @@ def raiser(error: BaseException) -> Callable[[], None]:
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_a_failure_is_one_line_on_stderr(
-    run_raising: Callable[..., click.testing.Result], error: BaseException, code: int
-) -> None:
+def test_a_failure_is_one_line_on_stderr(error: BaseException, code: int) -> None:
     result = run_raising(raiser(error))
     assert result.exit_code == code
     assert result.stdout == ""
@@ -65,15 +51,13 @@ def test_a_failure_is_one_line_on_stderr(
     assert all(word in result.stderr for word in str(error).split())
 
 
-def test_a_bug_shows_its_traceback_when_asked(
-    run_raising: Callable[..., click.testing.Result], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_bug_shows_its_traceback_when_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EDGESTEER_DEBUG", "1")
     error = RuntimeError("a bug")
     assert run_raising(raiser(error)).exception is error
 
 
-def test_a_warning_is_one_line_and_no_failure(run_raising: Callable[..., click.testing.Result]) -> None:
+def test_a_warning_is_one_line_and_no_failure() -> None:
     result = run_raising(lambda: warnings.warn("slow\npath", EdgesteerWarning, stacklevel=1))
     assert (result.exit_code, result.stderr) == (0, "edgesteer: warning: slow path\n")
 

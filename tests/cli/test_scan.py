@@ -6,7 +6,6 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import click.testing
 import pytest
@@ -130,14 +129,3 @@ def test_another_models_bundle_is_refused_before_a_template_is_asked_for(run: Ru
         done = run("scan", "bare.gguf", "--steer", steer, "-t", 1)
         assert (done.exit_code, done.stdout) == (1, "")
         assert message in done.stderr
-
-
-def test_ctrl_c_is_one_line_and_writes_nothing(run: Run, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupt(*_: Any) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("edgesteer.evaluate.scan.cells.log_softmax", interrupt)
-    done = scanned(run, "--html", "x.html")
-    assert (done.exit_code, done.stdout) == (130, "")
-    assert done.stderr == "edgesteer: interrupted\n"
-    assert not (here / "x.html").exists()
