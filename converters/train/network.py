@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from edgesteer.learn.methods import BlockFit, Layers
+from edgesteer.learn.fit import BlockFit, Layers
 
 
 class PsrNetwork(nn.Module):  # type: ignore[misc]

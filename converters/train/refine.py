@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from edgesteer import learn
 from edgesteer.errors import LearnError
-from edgesteer.learn.methods import BlockFit
+from edgesteer.learn import Trainer as LearnTrainer
+from edgesteer.learn.fit import BlockFit
 from edgesteer.learn.pairs import Pair
 from edgesteer_converters.torch_model import TorchModel
 from edgesteer_converters.train.data import Example, Triplet, digest, prepared, triplets
@@ -133,7 +133,7 @@ def refine(
 
 def trainer(
     model: Path, *, checkpoint: Path | None = None, n_threads: int = 1, device: str | None = None
-) -> learn.Trainer:
+) -> LearnTrainer:
     """What `edgesteer.learn.learn` hands fits to.
 
     checkpoint: as for `refine`, but one of another training is replaced, with an EdgesteerWarning: by then minutes

@@ -71,12 +71,13 @@ class PartFile:
             return
         except OSError as error:
             raise _unusable(path, error) from None
-        header, end, rest = data.partition(b"\n")
-        if header[: len(_BEGIN)] != _BEGIN[: len(header)] or (end and (facts := _facts(header)) is None):
+        header, end, _ = data.partition(b"\n")
+        facts = _facts(header) if end else None
+        if header[: len(_BEGIN)] != _BEGIN[: len(header)] or (end and facts is None):
             raise OutputError(
                 f"{path}: found something other than the file of a stopped run, expected that or none; move it away"
             )
-        if not end:
+        if facts is None:
             return
         if facts != self._facts:
             if not replace:
@@ -87,7 +88,8 @@ class PartFile:
                 )
             return
         self._size = data.rfind(b"\n") + 1
-        self._results = dict(entry for entry in map(_entry, rest.split(b"\n")) if entry is not None)
+        lines = data[len(header) : self._size].split(b"\n")
+        self._results = dict(entry for entry in map(_entry, lines) if entry is not None)
 
     def _append(self, path: Path, line: bytes) -> None:
         try:

@@ -1,30 +1,29 @@
-"""From fitted blocks to a bundle, and what of a recipe each bundle shares.
-
-In:  per block a BlockFit; the model's facts. Out: a Bundle in the format's scale: mean coefficient 1.
-"""
+"""What is learnt: a model behind a chat, the trait's sentence and a recipe; and bundles of what was fitted for it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from edgesteer.bundle import Bundle, ModelInfo, StrengthRange
+from edgesteer.bundle import Bundle, StrengthRange
 from edgesteer.errors import LearnError
-from edgesteer.learn.methods import BlockFit
+from edgesteer.generate import Chat
+from edgesteer.learn.fit import BlockFit
+from edgesteer.learn.recipe import Recipe
 
 # Wide enough for every strength that is tried before the range is known.
 TRIAL = StrengthRange(1.0, -8.0, 8.0)
 
 
 @dataclass(frozen=True, slots=True)
-class Maker:
-    """Makes bundles for one model and one name."""
+class Task:
+    """One learning. name, license: of the bundle."""
 
-    model: ModelInfo
-    scope: str
-    name: str
-    license: str
-    description: str
+    chat: Chat
+    trait: str
+    recipe: Recipe
+    name: str = "steering"
+    license: str = "unspecified"
 
     def bundle(self, fits: Mapping[int, BlockFit], strength: StrengthRange = TRIAL) -> Bundle:
         """A constant bundle where no fit has a gate, a PSR where all have one. LearnError if no block moves."""
@@ -35,16 +34,10 @@ class Maker:
         return Bundle.build(
             directions={block: fit.direction for block, fit in moving.items()},
             gate=gates or None,
-            model=self.model,
-            scope=self.scope,
+            model=self.chat.llm.model_info,
+            scope=self.recipe.scope,
             strength=strength,
             name=self.name,
             license=self.license,
-            description=self.description,
+            description=f"Learnt from one sentence: {self.trait}",
         )
-
-
-def without(fits: Mapping[int, BlockFit], blocks: Iterable[int]) -> dict[int, BlockFit]:
-    """The fits but those of `blocks`."""
-    left_out = set(blocks)
-    return {block: fit for block, fit in fits.items() if block not in left_out}
