@@ -1,4 +1,4 @@
-"""`edgesteer learn`: from one sentence to a bundle, on the quantized model. Parses, opens, saves; learns nothing."""
+"""`edgesteer learn`: from one sentence to a bundle, on the quantized model; parses, opens and saves."""
 
 from __future__ import annotations
 
@@ -33,8 +33,9 @@ AGAINST = ("A-Const", "S-PSR", "A-PSR")
 _METHODS = ("psr", "constant")  # learn.METHODS, which is not imported for a help text
 _OBJECTIVES = ("kl", "ll", "mse")  # learn.recipe.OBJECTIVES
 _RECIPE = (
-    "method", "refine", "scope", "opposite", "emphasis", "best_of", "max_tokens", "temperature", "seed", "coherence",
-)  # fmt: skip
+    *("method", "refine", "scope", "opposite", "emphasis", "coherence"),
+    *("best_of", "max_tokens", "temperature", "seed"),
+)
 
 
 @click.command()
@@ -60,8 +61,9 @@ _RECIPE = (
 @click.option(
     "--refine",
     type=click.Choice(_OBJECTIVES),
-    help="Continue from the fit by gradients in Torch (the `convert` extra), on CUDA where there is one; takes "
-    "minutes: kl follows the prompted model's next-token distribution, ll its replies, mse its activations.",
+    help="Continue from the fit by gradients in Torch (the `convert` extra), on CUDA where there is one; "
+    "takes minutes: kl follows the prompted model's next-token distribution, ll its replies, mse its "
+    "activations.",
 )
 @click.option(
     "--scope",
@@ -73,8 +75,8 @@ _RECIPE = (
 @click.option(
     "--questions",
     metavar="FILE|auto",
-    help='Training questions, one a line, or JSON Lines with "question" and optionally "reply"; auto: the model '
-    "writes them. The built-in ones without it.",
+    help='Training questions, one a line, or JSON Lines with "question" and optionally "reply"; auto: the '
+    "model writes them. The built-in ones without it.",
 )
 @click.option(
     "--best-of",
@@ -88,7 +90,8 @@ _RECIPE = (
     type=click.Choice(["auto", "always", "never"]),
     default="auto",
     show_default=True,
-    help="Repeat the sentence behind each question when sampling; auto: where the system prompt has little effect.",
+    help="Repeat the sentence behind each question when sampling; auto: where the system prompt has little "
+    "effect.",
 )
 @click.option(
     "--coherence",
@@ -135,9 +138,9 @@ def command(
 ) -> None:
     """Learn a steering bundle for MODEL from one sentence.
 
-    Sampled replies are kept in OUTPUT.part until the bundle is written, and with --refine each finished epoch in
-    OUTPUT.checkpoint (of the second training in OUTPUT.checkpoint-again): after Ctrl-C the same command resumes from
-    there. A checkpoint that other arguments left is replaced.
+    Sampled replies are kept in OUTPUT.part until the bundle is written, and with --refine each finished epoch
+    in OUTPUT.checkpoint (of the second training in OUTPUT.checkpoint-again): after Ctrl-C the same command
+    resumes from there. A checkpoint that other arguments left is replaced.
 
     \b
     Examples:
@@ -265,7 +268,8 @@ def _print(output: Path, summary: LearnSummary) -> None:
     if summary.written is not None:
         click.echo(f"questions  {summary.written} written by the model, the others built in")
     click.echo(
-        f"replies    {summary.sampled} sampled, {summary.kept} kept (dropped: {dropped}), {summary.tokens} tokens"
+        f"replies    {summary.sampled} sampled, {summary.kept} kept (dropped: {dropped}), {summary.tokens} "
+        "tokens"
     )
     if summary.refined:
         click.echo(_refined(**summary.refined))
@@ -280,7 +284,8 @@ def _print(output: Path, summary: LearnSummary) -> None:
         )
     if summary.emphasised and steered.trait < prompted.trait:
         click.echo(
-            "this model hardly heeds the trait as a prompt: a higher strength gives more of it, and costs coherence"
+            "this model hardly heeds the trait as a prompt: a higher strength gives more of it, and costs "
+            "coherence"
         )
     if summary.table is not None:
         from edgesteer.report.table import lines

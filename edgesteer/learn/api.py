@@ -1,8 +1,8 @@
-"""`learn`: from one sentence to a bundle. Sample, measure what the sentence changes, fit, choose a strength, compare.
+"""`learn`: from one sentence to a bundle.
 
-All passes run through llama.cpp on the quantized model; only the `onnx` extra is needed besides, to write the gate.
-Replies, fit and strength see training questions alone; the head-to-head asks others. The same model file, arguments and
-thread count give the same bytes.
+All passes run through llama.cpp on the quantized model; only the `onnx` extra is needed besides, to write the
+gate. Replies, fit and strength see training questions alone; the head-to-head asks others. The same model
+file, arguments and thread count give the same bytes.
 """
 
 from __future__ import annotations
@@ -82,16 +82,17 @@ def learn(
         questions: None for the built-in ones, "auto" for the model's own.
         template, stop: for models without a chat template, see `generate.Chat`.
         limits: which replies are good enough to learn from.
-        part: a file that sampled replies are kept in, for a run that is stopped to be resumed from; remove it when
-            the bundle is saved. replace: also where another run left it.
+        part: a file that sampled replies are kept in, for a run that is stopped to be resumed from; remove it
+            when the bundle is saved. replace: also where another run left it.
         trainer: what `recipe.refine` needs; `edgesteer_converters.train` has one.
-        against: names in `pipeline.COMPARED`, or the recipe's own label: a head-to-head with those on held-out
-            questions ends the learning.
+        against: names in `pipeline.COMPARED`, or the recipe's own label: a head-to-head with those on
+            held-out questions ends the learning.
         counts, sentiment: what the head-to-head measures besides.
         levels: multiples of the strengths that it asks at too, see `evaluate.head_to_head`.
         progress: called with the stage and the fraction done of the whole, 0..1.
     Raises:
-        LearnError: no trait, too few questions, no reply that shows the trait, or arguments that do not go together.
+        LearnError: no trait, too few questions, no reply that shows the trait, or arguments that do not go
+            together.
         InputError: a template, a prompt or a count that cannot be used.
         OutputError: `part` is another run's, or cannot be written.
         MissingExtra: method "psr" without the `onnx` package.
@@ -195,7 +196,8 @@ def _check(
         raise LearnError(f"compare {unknown[0]!r}: unknown, expected some of {', '.join(COMPARED)}")
     if not against and (counts or sentiment or levels):
         raise LearnError(
-            "counts, sentiment, levels: given without `against`, expected with it; they are of the head-to-head"
+            "counts, sentiment, levels: given without `against`, expected with it; they are of the "
+            "head-to-head"
         )
 
 

@@ -3,18 +3,18 @@
 In:  a model; pairs; where the replies were sampled with them, the teacher's activations.
 Out: Rows: per block the student's residual stream h, and delta = sign * (teacher - h), in scope.
 
-The teacher reads the prompted prompt and the reply, the student the plain prompt and the reply. Rows are aligned from
-the end: the prompt's last tokens in scope, then the reply but its last token, which predicts nothing. What comes
-before them runs as it is, once for what several prompts begin with. Two kinds of h:
+The teacher reads the prompted prompt and the reply, the student the plain prompt and the reply. Rows are
+aligned from the end: the prompt's last tokens in scope, then the reply but its last token, which predicts
+nothing. What comes before them runs as it is, once for what several prompts begin with. Two kinds of h:
 
     local        at each block the student's h is recorded and then overwritten with the teacher's, so that
                  the next block sees a perfectly steered input: what this block must add, given that those
                  below have added theirs (the A-PSR objective of arXiv 2605.03907, local to the block)
     accumulated  the student runs as it is: all that the blocks up to here must have added (S-PSR)
 
-Memory: beside Rows, a group of pairs takes up to about six times GROUP_BYTES (the teacher's activations, stacked for a
-batch, what arrives there, and copies on the way), so less than 0.6 GB, or six times what one pair takes where that
-is more.
+Memory: beside Rows, a group of pairs takes up to about six times GROUP_BYTES (the teacher's activations,
+stacked for a batch, what arrives there, and copies on the way), so less than 0.6 GB, or six times what one
+pair takes where that is more.
 """
 
 from __future__ import annotations
@@ -219,7 +219,8 @@ def _streams(
 ) -> list[F32]:
     """The residual stream at each pair's rows, float32 [blocks, rows, n_embd], read side by side.
 
-    side: "plain" or "prompted". forced: what each block's output there is overwritten with, once it is recorded.
+    side: "plain" or "prompted". forced: what each block's output there is overwritten with, once it is
+    recorded.
     """
     prompts: list[Sequence[int]] = [getattr(part.pair, side) for part in group]
     before = [part.before(prompt) for part, prompt in zip(group, prompts, strict=True)]

@@ -6,9 +6,9 @@
 In:  h and delta, float32 [rows, n_embd]: what arrives at the block, and what steering should add there.
 Out: a BlockFit whose mean coefficient over those rows is 1, or None where there is nothing to learn.
 
-Given z, a row's best coefficient is delta.z / z.z, and w, b are the ridge regression of it on standardised h; given
-the coefficients, z is their least-squares fit to delta. Where the target is not positive and the gate is closed
-already, ReLU gives zero whatever the pre-activation: such rows keep theirs, and do not pull on w.
+Given z, a row's best coefficient is delta.z / z.z, and w, b are the ridge regression of it on standardised h;
+given the coefficients, z is their least-squares fit to delta. Where the target is not positive and the gate
+is closed already, ReLU gives zero whatever the pre-activation: such rows keep theirs, and do not pull on w.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ ROUNDS = 30  # of alternating least squares
 class BlockFit:
     """h' = h + c(h) * direction.
 
-    direction: float32 [n_embd]. layers: ((W [n_in, k], b [k]), ...), float32, each relu(x W + b), the last with
-    k = 1, as `Bundle.build` takes them; empty for the constant c = 1.
+    direction: float32 [n_embd]. layers: ((W [n_in, k], b [k]), ...), float32, each relu(x W + b), the last
+    with k = 1, as `Bundle.build` takes them; empty for the constant c = 1.
     explained: share of |delta|^2 over the fitted rows that the steering accounts for; 1 is all, and below 0
     it is worse than none.
     """
@@ -75,8 +75,8 @@ def fit_relu(
     """A gate of one ReLU unit and its direction; None where the mean delta is zero or the gate never opens.
 
     ridge: weight of |w|^2 against the mean squared error, for h in units of its standard deviation.
-    cap: a row whose |delta| is more than `cap` times the median weighs (cap median / |delta|)^2, so that a few
-        tokens with massive activations do not decide for all: of the pirate trait's rows at block 2 of
+    cap: a row whose |delta| is more than `cap` times the median weighs (cap median / |delta|)^2, so that a
+        few tokens with massive activations do not decide for all: of the pirate trait's rows at block 2 of
         SmolLM2-135M, 1 % hold 85 % of |delta|^2. None: all rows weigh the same.
     Raises LearnError for no rows, NaN or infinity, or shapes that differ.
     """
@@ -137,8 +137,8 @@ def _best_direction(c: F64, delta: F32, weight: F32) -> F64:
 
 
 def _scaled(layers: Sequence[tuple[F64, F64]], z: F64, h: F32, delta: F32, weight: F32) -> BlockFit | None:
-    """The fit in float32, with the mean coefficient moved from the gate to the direction: relu(c x) = c relu(x)
-    for c > 0. None where the gate never opens or nothing is left of z."""
+    """The fit in float32, with the mean coefficient moved from the gate to the direction: relu(c x) = c
+    relu(x) for c > 0. None where the gate never opens or nothing is left of z."""
     gate: Layers = tuple((W.astype(np.float32), b.astype(np.float32)) for W, b in layers)
     mean = float(weight @ _coefficient(gate, h).astype(np.float64) / weight.sum(dtype=np.float64))
     direction = (z * mean).astype(np.float32)

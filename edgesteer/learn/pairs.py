@@ -38,8 +38,9 @@ MIN_QUESTIONS = 4
 class Pair:
     """Token ids of x, x' and y', and the measures of y' in nats a token (see generate.measures).
 
-    reply: with the end token, where the model came to it. sign: +1 for a reply with the trait, -1 for one with
-    its opposite, whose sentence is then in x'. given: a person wrote it. ended: it was not cut by the limit.
+    reply: with the end token, where the model came to it. sign: +1 for a reply with the trait, -1 for one
+    with its opposite, whose sentence is then in x'. given: a person wrote it. ended: it was not cut by the
+    limit.
     """
 
     question: str
@@ -59,8 +60,9 @@ class Pair:
 @dataclass(frozen=True, slots=True)
 class Limits:
     """A reply is dropped as `short` below `min_tokens`, unless it ended by itself and shows the trait;
-    `repetitive` below `min_distinct2`; `incoherent` where the model itself finds it unlikely even with the trait
-    (above `max_nll` nats a token); and `no trait` below `min_trait` of the median reply's trait on its side."""
+    `repetitive` below `min_distinct2`; `incoherent` where the model itself finds it unlikely even with the
+    trait (above `max_nll` nats a token); and `no trait` below `min_trait` of the median reply's trait on its
+    side."""
 
     min_tokens: int = 8
     min_distinct2: float = 0.6
@@ -82,18 +84,19 @@ def sample_pairs(
 ) -> list[Pair]:
     """One pair for each question, in order; with `recipe.opposite` as many again for its side, behind them.
 
-    A side on which a question has given replies takes those, as they are; on the other one is sampled. Each reply
-    is sampled with random numbers of its own. The model must be unsteered.
+    A side on which a question has given replies takes those, as they are; on the other one is sampled. Each
+    reply is sampled with random numbers of its own. The model must be unsteered.
 
-    recipe: opposite, best_of, max_tokens, temperature and seed. Of several replies to a question the one with the
-        most trait is taken, of those no less coherent than the median of all; where there is none, the most coherent.
+    recipe: opposite, best_of, max_tokens, temperature and seed. Of several replies to a question the one with
+        the most trait is taken, of those no less coherent than the median of all; where there is none, the
+        most coherent.
     emphasis: the sentence stands behind the question too, so that x' is heeded by small models.
     part: groups of replies that it holds are not sampled again.
     layers, keep: keep(i, seen) hands over the residual stream of these blocks at the rows that predicted
         pair i's reply, float32 [layers, len(reply), n_embd], as soon as it is clear that pair i is taken; not
         for given replies, nor for those out of `part`. Until then what may be taken is held: of one reply a
         question nothing, of four about two.
-    Raises LearnError as `check_questions`, InputError for a question that does not fit the context with its reply.
+    Raises LearnError as `check_questions`, InputError for a question that the context cannot hold.
     """
     check_questions(trait, recipe.opposite, questions)
     sentences = _sentences(trait, recipe.opposite)
@@ -113,8 +116,8 @@ def sample_pairs(
 
 
 def check_questions(trait: str, opposite: str | None, questions: Sequence[Question]) -> None:
-    """Raises LearnError for an empty sentence, an opposite that is the trait, fewer than MIN_QUESTIONS different
-    questions, a given reply that is empty, or one for a side that has no sentence."""
+    """Raises LearnError for an empty sentence, an opposite that is the trait, fewer than MIN_QUESTIONS
+    different questions, a given reply that is empty, or one for a side that has no sentence."""
     for name, sentence, example in (
         ("trait", trait, "You are a pirate."),
         ("opposite", opposite, "You are a sober clerk."),
@@ -130,14 +133,14 @@ def check_questions(trait: str, opposite: str | None, questions: Sequence[Questi
         raise LearnError(f"no training questions, expected at least {MIN_QUESTIONS}")
     if n < MIN_QUESTIONS:
         raise LearnError(
-            f"{n} training question{'s' * (n > 1)}, expected at least {MIN_QUESTIONS} different ones: from fewer, "
-            "what is learnt is their topic; give more, or none for the built-in ones"
+            f"{n} training question{'s' * (n > 1)}, expected at least {MIN_QUESTIONS} different ones: from "
+            "fewer, what is learnt is their topic; give more, or none for the built-in ones"
         )
     for q in questions:
         if q.reply is not None and q.sign < 0 and opposite is None:
             raise LearnError(
-                f"{q.text!r}: its reply has sign {q.sign}, and there is no opposite's sentence; give that, or "
-                "leave such replies out"
+                f"{q.text!r}: its reply has sign {q.sign}, and there is no opposite's sentence; give that, "
+                "or leave such replies out"
             )
         if q.reply is not None and not q.reply.strip():
             raise LearnError(f"{q.text!r}: the reply given is empty, expected text or none")
@@ -149,7 +152,7 @@ def _sentences(trait: str, opposite: str | None) -> dict[int, str]:
 
 
 def _wanted(questions: Sequence[Question], sentences: dict[int, str]) -> list[Wanted]:
-    """The replies of one side after the other: given ones, and one for each question to which nobody gave any."""
+    """The replies of one side after the other: given ones, and one for each question without any."""
     given = {(q.text, q.sign) for q in questions if q.reply is not None}
     wanted: dict[Wanted, None] = {}
     for sign in sentences:

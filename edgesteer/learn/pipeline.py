@@ -1,7 +1,7 @@
 """The steps of learning, in their order: questions, replies, training rows, and at the end the head-to-head.
 
-In:  a Task, and what the steps before gave. Out: questions, Replies, Rows, a Table. (The fit is `fit`, the choice of a
-strength `strength`, the training that may follow `training`.)
+In:  a Task, and what the steps before gave. Out: questions, Replies, Rows, a Table. (The fit is `fit`, the
+choice of a strength `strength`, the training that may follow `training`.)
 """
 
 from __future__ import annotations
@@ -151,11 +151,12 @@ def compare(
     sentiment: bool = False,
     levels: Sequence[float] = (),
 ) -> Table:
-    """The head-to-head on held-out questions of `bundle`, under its recipe's label, and of those of COMPARED that are
-    named in `against`.
+    """The head-to-head on held-out questions of `bundle`, under its recipe's label, and of those of COMPARED
+    that are named in `against`.
 
-    The others are learnt from the same replies, and all strengths are chosen on the same training questions at the
-    same target. rows: those of the task's recipe. closed: its closed-form fit, which need not be found again.
+    The others are learnt from the same replies, and all strengths are chosen on the same training questions
+    at the same target. rows: those of the task's recipe. closed: its closed-form fit, which need not be found
+    again.
     """
     own = task.recipe.label
     others = [name for name in COMPARED if name in against and name != own]

@@ -24,16 +24,16 @@ class Recipe:
 
     method: "psr", a ReLU gate that gives each token its coefficient, or "constant".
     blocks: "all" (A-PSR, A-Const: what each block must add, given that those below have added theirs), "one"
-        (S-PSR, S-Const: what all blocks up to there must have added, at the block that serves best), or a block's
-        number.
+        (S-PSR, S-Const: what all blocks up to there must have added, at the block that serves best), or a
+        block's number.
     scope: "response" (R) or "conversation" (QR).
-    refine: the objective, one of OBJECTIVES, by which a trainer continues from the closed-form fit, or None; see
-        `training.Trainer`.
+    refine: the objective, one of OBJECTIVES, by which a trainer continues from the closed-form fit, or None;
+        see `training.Trainer`.
     opposite: the opposite trait's sentence; the bundle then steers both ways.
-    emphasis: "always" repeats the trait's sentence behind each question when replies are sampled and activations
-        taken, so that small models heed it; "never" gives it as the system prompt alone; "auto" emphasises where
-        the system prompt has little effect (`strength.HEEDED`). Trait and coherence are always measured by the
-        system prompt.
+    emphasis: "always" repeats the trait's sentence behind each question when replies are sampled and
+        activations taken, so that small models heed it; "never" gives it as the system prompt alone; "auto"
+        emphasises where the system prompt has little effect (`strength.HEEDED`). Trait and coherence are
+        always measured by the system prompt.
     best_of: replies sampled for each question. max_tokens: of each reply. temperature: of the sampling.
     ridge, cap: see `fit.fit_relu`.
     coherence: the target in nats a token; None for the prompted replies' own.

@@ -3,9 +3,9 @@
 In:  h, float32 [rows, n_embd]; weights.
 Out: X = (h - mean) / deviation in float32, and the solution of (X'X + ridge) w = X'y.
 
-For rows x n_embd = 8000 x 4096: X takes 131 MB beside h and delta (131 MB each); the Gram matrix is summed from
-chunks of 512 rows in float64, 134 MB with as much again for the next chunk's product, and its Cholesky factor
-134 MB: at most 0.8 GB in all, and no copy of h in float64.
+For rows x n_embd = 8000 x 4096: X takes 131 MB beside h and delta (131 MB each); the Gram matrix is summed
+from chunks of 512 rows in float64, 134 MB with as much again for the next chunk's product, and its Cholesky
+factor 134 MB: at most 0.8 GB in all, and no copy of h in float64.
 """
 
 from __future__ import annotations

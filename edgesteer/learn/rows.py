@@ -1,6 +1,6 @@
 """The training rows of all blocks: written once while the model runs, read block by block while it is fitted.
 
-In:  for each block, group of pairs by group, the residual stream h and the wanted change delta, float32 [rows, n_embd].
+In:  per block and group of pairs the residual stream h and the wanted change delta, float32 [rows, n_embd].
 Out: per block all of its rows.
 
 Memory is bounded by design. All rows take 8 * blocks * rows * n_embd bytes: up to RAM_BYTES they are held in
@@ -57,14 +57,14 @@ class Rows:
         directory: Path | None = None,
         ram_bytes: int = RAM_BYTES,
     ) -> Rows:
-        """Room for the rows. directory: where the temporary file goes, which is needed for more than `ram_bytes`.
+        """Room for the rows. directory: of the temporary file, needed for more than `ram_bytes`.
 
         Raises LearnError where there is nothing to hold, OutputError where the disk has no room.
         """
         if not blocks or len(set(blocks)) != len(blocks) or n_rows < 1 or n_embd < 1:
             raise LearnError(
-                f"training rows: blocks {list(blocks)}, {n_rows} rows of {n_embd}; expected different blocks, at "
-                "least one, and a row"
+                f"training rows: blocks {list(blocks)}, {n_rows} rows of {n_embd}; expected different "
+                "blocks, at least one, and a row"
             )
         values = 2 * len(blocks) * n_rows * n_embd
         store = _Memory(values) if 4 * values <= ram_bytes else _Spool(values, directory)

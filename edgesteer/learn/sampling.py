@@ -1,4 +1,4 @@
-"""Replies for contrast pairs: sampled side by side, scored behind the plain prompt, the best of several taken.
+"""Replies for contrast pairs: sampled side by side, scored, and the best of several taken.
 
 In:  a chat, which replies are wanted, prompts with and without the trait's sentence, a recipe.
 Out: a scored reply for each one wanted.
@@ -28,7 +28,7 @@ _SAMPLING = 0.9
 
 
 class Wanted(NamedTuple):
-    """A reply to a question on the trait's side (+1) or its opposite's (-1), and its text where one was given."""
+    """A reply to a question, with the trait (+1) or its opposite (-1), and its text where one was given."""
 
     question: str
     sign: int
@@ -70,7 +70,7 @@ def reply_stream(seed: int, question: str, sign: int = 1, number: int = 0) -> np
 def given_replies(
     chat: Chat, wanted: Sequence[Wanted], prompts: Prompts, max_tokens: int
 ) -> dict[int, Candidate]:
-    """Replies that a person wrote, up to the limit, by place; without an end token, since nobody said which."""
+    """Replies that a person wrote, by place, cut at the limit; without an end token."""
     replies = {
         i: chat.llm.tokenize(one.text.encode(), add_bos=False)[:max_tokens]
         for i, one in enumerate(wanted)

@@ -1,11 +1,11 @@
-"""Choose the block and the default strength: the largest at which steered replies are as coherent as prompted ones.
+"""Choose the default strength: the largest at which steered replies are as coherent as prompted ones.
 
-In:  fits, pairs, and the yardstick: what the prompt does on training questions. Out: a Tuned, or the better of two.
+In:  fits, pairs, and what the prompt does on training questions. Out: a Tuned, or the better of two.
 
-Two measures. The likelihood of prompted replies behind the plain prompt is cheap: one pass, no sampling, smooth in the
-strength with one minimum. It finds the region to search in, and the best of several single blocks. It cannot say how
-much trait a coherence buys; that is measured on steered replies (`evaluate.dose`). A strength is never accepted without
-a coherence that was measured at it.
+Two measures. The likelihood of prompted replies behind the plain prompt is cheap: one pass, no sampling,
+smooth in the strength with one minimum. It finds the region to search in, and the best of several single
+blocks. It cannot say how much trait a coherence buys; that is measured on steered replies (`evaluate.dose`).
+A strength is never accepted without a coherence that was measured at it.
 """
 
 from __future__ import annotations
@@ -30,17 +30,18 @@ from edgesteer.learn.task import Task
 # Questions that strengths are measured on, and how many tokens of each reply: a minute for four strengths.
 N_MEASURED, _MEASURED_TOKENS = 10, 40
 
-# Where the strength is searched, as multiples of the one that is likeliest for prompted replies. A single block can
-# take more than the highest: its bundle's coherence suffers late.
+# Where the strength is searched, as multiples of the one that is likeliest for prompted replies. A single
+# block can take more than the highest: its bundle's coherence suffers late.
 _LOWEST, _HIGHEST = 0.2, 1.4
 
 # Strengths at which likelihoods are read, and on how many pairs.
 _GRID = (0.5, 1.0, 1.5, 2.25)
 _N_PAIRS = 6
 
-# Nats a token of the trait that a prompt's own replies show, from which on the model heeds it. Of SmolLM2-135M's the
-# pirate prompt's show 0.39; those of sea, gloom and brevity 0.1 to 0.14, and replies sampled with the sentence behind
-# the question twice to four times as much. For the pirate that makes the bundle worse at equal coherence.
+# Nats a token of the trait that a prompt's own replies show, from which on the model heeds it. Of
+# SmolLM2-135M's the pirate prompt's show 0.39; those of sea, gloom and brevity 0.1 to 0.14, and replies
+# sampled with the sentence behind the question twice to four times as much. For the pirate that makes the
+# bundle worse at equal coherence.
 HEEDED = 0.25
 
 
@@ -48,8 +49,8 @@ HEEDED = 0.25
 class Yardstick:
     """What the prompt does on the questions that strengths are measured on; all greedy, scored unsteered.
 
-    plain, prompted: prompts. scores: of the prompted replies. target: the coherence that strengths have to keep, nats
-    a token. given: a person chose it, it is not the prompt's own.
+    plain, prompted: prompts. scores: of the prompted replies. target: the coherence that strengths have to
+    keep, nats a token. given: a person chose it, it is not the prompt's own.
     """
 
     plain: list[list[int]]
@@ -87,9 +88,9 @@ class Yardstick:
     def dose(self, chat: Chat, bundle: Bundle, likeliest: float, progress: Done) -> Dose:
         """The largest strength that keeps the target, searched around the likeliest one, from above.
 
-        Steering need not be more coherent than the unsteered model: where no strength keeps the prompt's coherence
-        and the model itself does not either (a base model, which a prompt with examples keeps to the point), the
-        model's own is the target.
+        Steering need not be more coherent than the unsteered model: where no strength keeps the prompt's
+        coherence and the model itself does not either (a base model, which a prompt with examples keeps to
+        the point), the model's own is the target.
         """
         dose = self._search(chat, bundle, likeliest, self.target, progress)
         if dose.reached or self.given:
@@ -153,7 +154,7 @@ def at_coherence(
 
 
 def better(closed: Tuned, trained: Tuned) -> Tuned:
-    """The one with more of the trait at equal coherence; one that reaches the coherence before one that does not.
+    """The one with more of the trait at equal coherence; one that reaches the coherence comes first.
 
     Training lowers its objective and need not gain anything there (docs/log.md), so both are measured.
     """
@@ -161,7 +162,7 @@ def better(closed: Tuned, trained: Tuned) -> Tuned:
 
 
 def kept_facts(closed: Tuned, trained: Tuned) -> dict[str, Any]:
-    """For the manifest: which of the two was kept, and what each has of the trait; None where steering overflowed."""
+    """For the manifest: which was kept, and what each has of the trait; None where steering overflowed."""
     traits = {"closed": closed.trait, "trained": trained.trait}
     return {
         "kept": better(closed, trained) is trained,

@@ -1,4 +1,4 @@
-"""What is learnt: a model behind a chat, the trait's sentence and a recipe; and bundles of what was fitted for it."""
+"""What is learnt, for which model and how; and bundles of the fits that were made for it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Task:
     license: str = "unspecified"
 
     def bundle(self, fits: Mapping[int, BlockFit], strength: StrengthRange = TRIAL) -> Bundle:
-        """A constant bundle where no fit has a gate, a PSR where all have one. LearnError if no block moves."""
+        """A constant bundle where no fit has a gate, a PSR where all have one. LearnError for none."""
         moving = {block: fit for block, fit in fits.items() if fit.direction.any()}
         if not moving:
             raise LearnError("the trait changes no activation of this model; word the trait more strongly")

@@ -1,11 +1,11 @@
-"""Continue from closed-form fits by gradients: on the teacher's replies first, then on the steered model's own.
+"""Continue from closed-form fits by gradients: on the teacher's replies, then on the steered model's own.
 
 In:  fits, pairs, a Trainer that knows the model. Out: fits, and facts for the manifest.
 
-A gate that has only read what the prompted model said meets other text as soon as it steers: its own. So for the
-objective that needs no reply to imitate (KL: the teacher's distribution behind any text) the model, steered by what was
-trained so far, answers the same questions, on the quantized model itself, and the training continues on those replies
-(on-policy distillation, arXiv 2306.13649). docs/log.md has what it gains.
+A gate that has only read what the prompted model said meets other text as soon as it steers: its own. So for
+the objective that needs no reply to imitate (KL: the teacher's distribution behind any text) the model,
+steered by what was trained so far, answers the same questions, on the quantized model itself, and the
+training continues on those replies (on-policy distillation, arXiv 2306.13649). docs/log.md has what it gains.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ class Trainer(Protocol):
         again: bool,
         progress: Done,
     ) -> tuple[dict[int, BlockFit], dict[str, Any]]:
-        """The trained fits, each of mean coefficient 1, and facts, which the manifest calls `refined`: the same for
-        the same arguments.
+        """The trained fits, each of mean coefficient 1, and facts, which the manifest calls `refined`: the
+        same for the same arguments.
 
         pairs: of each, the tokens and the sign are read.
-        starts: where in each plain prompt scope `conversation` begins; None for scope `response`, which begins at its
-            last token.
+        starts: where in each plain prompt scope `conversation` begins; None for scope `response`, which
+            begins at its last token.
         guided: whether to follow a teacher that goes further than the prompt.
         again: a second, shorter training of fits that have had one.
         """
@@ -69,8 +69,8 @@ def train(
     """The fits as the trainer leaves them, and its facts, those of the training on own replies under "own".
 
     emphasis: whether the pairs' replies were sampled with emphasis.
-    guided: a teacher that goes further than the prompt is followed only where the model hardly heeds the prompt:
-        beyond one that it heeds, coherence is lost.
+    guided: a teacher that goes further than the prompt is followed only where the model hardly heeds the
+    prompt: beyond one that it heeds, coherence is lost.
     measured: plain prompts of the questions that strengths are measured on, see `without_measured`.
     """
     pairs = _behind_system_prompt(task, without_measured(pairs, measured), emphasis)
@@ -96,17 +96,17 @@ def train(
 
 
 def without_measured(pairs: Sequence[Pair], measured: Sequence[Sequence[int]]) -> list[Pair]:
-    """The pairs without those whose plain prompt is `measured`: gates that have seen those replies do better on their
-    questions than on others. All pairs, where fewer than two thirds would be left."""
+    """The pairs without those whose plain prompt is `measured`: gates that have seen those replies do better
+    on their questions than on others. All pairs, where fewer than two thirds would be left."""
     prompts = {tuple(prompt) for prompt in measured}
     kept = [pair for pair in pairs if tuple(pair.plain) not in prompts]
     return kept if 3 * len(kept) >= 2 * len(pairs) else list(pairs)
 
 
 def _behind_system_prompt(task: Task, pairs: Sequence[Pair], emphasis: bool) -> list[Pair]:
-    """The pairs with the system prompt alone, whose coherence is the target, unless the recipe asks for emphasis.
-    Trained on emphasised prompts, steering reaches further, and is as coherent as the prompt only at strengths where
-    it shows less (docs/log.md)."""
+    """The pairs with the system prompt alone, whose coherence is the target, unless the recipe asks for
+    emphasis. Trained on emphasised prompts, steering reaches further, and is as coherent as the prompt only
+    at strengths where it shows less (docs/log.md)."""
     recipe = task.recipe
     if recipe.emphasis == "always" or not emphasis:
         return list(pairs)
@@ -115,8 +115,8 @@ def _behind_system_prompt(task: Task, pairs: Sequence[Pair], emphasis: bool) -> 
 
 
 def _own_replies(task: Task, fits: dict[int, BlockFit], pairs: Sequence[Pair], stages: Stages) -> list[Pair]:
-    """The pairs with the steered model's replies, at the strength that was trained; without those where it says
-    nothing. None where steering overflows."""
+    """The pairs with the steered model's replies, at the strength that was trained; without those where it
+    says nothing. None where steering overflows."""
     recipe, bundle, own = task.recipe, task.bundle(fits), list[Pair]()
     signs = sorted({pair.sign for pair in pairs}, reverse=True)
     progress = stages.begin("own replies")

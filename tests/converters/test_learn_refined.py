@@ -1,4 +1,4 @@
-"""`learn --refine` from one sentence to a bundle that steers: llama.cpp and Torch on the same tiny random GGUF."""
+"""`learn --refine`, from one sentence to a bundle: llama.cpp and Torch on the same tiny random GGUF."""
 
 from __future__ import annotations
 
@@ -128,8 +128,8 @@ Run = Callable[..., click.testing.Result]
 
 @pytest.fixture
 def run(model: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """`run("--refine", "kl")`: the command on the tiny model, to p.steer in an empty working directory. The replies are
-    given, for those of a random model would be dropped."""
+    """`run("--refine", "kl")`: the command on the tiny model, to p.steer in an empty working directory. The
+    replies are given, for those of a random model would be dropped."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     lines = [json.dumps({"question": question, "reply": f"Arr, {question}"}) for question in ASKED]
@@ -150,8 +150,8 @@ def test_the_command_says_what_the_training_reached_and_leaves_no_checkpoint(
     assert done.exit_code == 0, done.output
     assert not (tmp_path / "p.steer.checkpoint").exists()
     refined = load(tmp_path / "p.steer").training["refined"]
-    line = next(line for line in done.stdout.splitlines() if line.startswith("refined"))
-    assert {"mse", f"{refined['loss_before']:.3f}", f"{refined['loss_after']:.3f}"} <= set(line.split())
+    losses = f"mse {refined['loss_before']:.3f} to {refined['loss_after']:.3f}, {refined['steps']} steps"
+    assert f"refined    {losses}" in done.stdout
     assert not any(line.startswith("refined") for line in run("--force").stdout.splitlines())
 
 

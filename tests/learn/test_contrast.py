@@ -1,4 +1,4 @@
-"""Training rows from pairs: who is compared with whom, where, and that grouping and spooling change nothing."""
+"""Training rows from pairs: what is compared, where, and that grouping and spooling change nothing."""
 
 from __future__ import annotations
 

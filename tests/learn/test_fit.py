@@ -1,4 +1,4 @@
-"""Both fits keep the format's scale and their own mathematics; the ReLU gate is found where it was planted."""
+"""Both fits keep the format's scale and their mathematics; the ReLU gate is found where it was planted."""
 
 from __future__ import annotations
 
@@ -159,7 +159,7 @@ def test_noise_does_not_turn_the_direction() -> None:
 
 
 def test_where_the_gate_is_always_open_the_direction_is_the_constant() -> None:
-    """Least squares with an intercept keeps the mean: a host that knows directions alone gets the same push."""
+    """Least squares with an intercept keeps the mean: a host that knows directions alone steers alike."""
     h, delta, _ = planted(offset=50.0)
     fit = fitted("psr", h, delta)
     assert (fit.coefficient(h) > 0).all()

@@ -1,4 +1,4 @@
-"""Learning end to end on a tiny random model: laws and refusals. What it reaches is measured on a real one."""
+"""Learning end to end on a tiny random model: laws and refusals. How well it works, a real one shows."""
 
 from __future__ import annotations
 
@@ -201,8 +201,8 @@ def test_a_trainer_continues_from_the_fit_and_the_better_of_the_two_steers(
 
 
 def test_one_sequence_and_the_name_at_the_top_are_enough(tmp_path: Path) -> None:
-    """`from edgesteer import learn`, a model opened as for chatting; where it has no room to write questions in, the
-    built-in ones are asked."""
+    """`from edgesteer import learn`, a model opened as for chatting; where it has no room to write questions
+    in, the built-in ones are asked."""
     llm = SteeredLlama(tiny_model("llama", tmp_path), n_ctx=256, n_threads=1, n_threads_batch=1)
     recipe = Recipe(method="constant", max_tokens=4)
     bundle, summary = edgesteer.learn(llm, TRAIT, recipe, questions=ASKED, limits=LENIENT)
