@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,7 @@ from edgesteer.bundle import save
 from edgesteer.evaluate import Row
 from edgesteer.evaluate.intervals import Estimate
 from edgesteer.evaluate.matched import LEVELS, Matched
-from edgesteer.evaluate.traits import TRAITS, Trait
 from edgesteer.learn import LearnSummary, Recipe, learn
-from edgesteer_converters.train import trainer
 from edgesteer_models import resolve
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -42,8 +41,62 @@ KEPT = (
 )
 
 
+@dataclass(frozen=True, slots=True)
+class Trait:
+    """sentence: the system prompt. measure: a name in `text_measures.WORDS` (matches per 100 words), "sentiment" (VADER's
+    mean compound) or "words" (a reply's length). sign: whether the trait makes it more (1) or less (-1)."""
+
+    name: str
+    sentence: str
+    measure: str
+    sign: int = 1
+
+    @property
+    def counts(self) -> tuple[str, ...]:
+        return () if self.measure in ("sentiment", "words") else (self.measure,)
+
+    @property
+    def estimate(self) -> str:
+        """The measure's name in Row.estimates."""
+        return f"{self.measure} per 100 words" if self.counts else self.measure
+
+    def of(self, measured: Row | Matched) -> float:
+        """The trait's own measure, signed so that more is more of the trait."""
+        return self.sign * measured.estimates[self.estimate].value
+
+
+# Six of different kinds, fixed before anything was tuned on them.
+TRAITS = (
+    Trait("pirate", "You are a pirate. You always talk like a pirate, arr matey!", "pirate"),
+    Trait(
+        "cheerful",
+        "You are extremely cheerful and happy. You answer everything with joy and enthusiasm!",
+        "sentiment",
+    ),
+    Trait(
+        "gloomy", "You are gloomy and sad. You see everything in a dark and hopeless way.", "sentiment", -1
+    ),
+    Trait(
+        "sea", "You always talk about the ocean and the sea in every answer, whatever the question is.", "sea"
+    ),
+    Trait(
+        "shakespeare",
+        "You speak like William Shakespeare, in old Elizabethan English with thee, thou and hath.",
+        "shakespeare",
+    ),
+    Trait(
+        "short",
+        "You answer in as few words as possible. Your answers are never longer than five words.",
+        "words",
+        -1,
+    ),
+)
+
+
 def measured(trait: Trait, known: dict[str, Any], folder: Path | None, threads: int) -> dict[str, Any]:
     """Learn the trait and compare; of the other ways only those that are not `known`."""
+    from edgesteer_converters.train import trainer  # imports Torch
+
     path = resolve("smollm2-135m-instruct")
     missing = [way for way in WAYS[2:] if way not in known and way != OWN]
     llm = SteeredLlama(

@@ -175,10 +175,10 @@ def _parts(
     tokens: int,
 ) -> dict[str, Part]:
     """What is to be measured, by name. What can be refused is refused here, before any of it begins."""
-    from edgesteer.evaluate.bench import Asked, bench
+    from edgesteer.evaluate.bench import Settings, bench
     from edgesteer.evaluate.bench import scale as studies
 
-    asked = Asked(model, rounds, prefills, n_threads, bundles or None)
+    asked = Settings(model, rounds, prefills, n_threads, bundles or None)
     counts = {"rounds": rounds, "prefills": prefills, "runs": runs, "n_threads": n_threads}
     parts: dict[str, Part] = {}  # first what may yet be refused when it opens the model
     if "prompt" in against:

@@ -36,13 +36,13 @@ def against_prompt_part(
 
     def measure(done: Callable[[float], None]) -> dict[str, Any]:
         from edgesteer.cli.opening import open_model
+        from edgesteer.evaluate.bench import against_prompt, random_bundles
         from edgesteer.generate import Chat
-        from edgesteer.evaluate.bench import beside_prompt, random_bundles
 
         llm = open_model(model, n_threads, _CONTEXT)
         try:
             timed = bundles or random_bundles(llm.model_info)
-            return {"against": {"prompt": beside_prompt(Chat(llm, asked), sentence, timed, runs, done)}}
+            return {"against": {"prompt": against_prompt(Chat(llm, asked), sentence, timed, runs, done)}}
         finally:
             llm.close()
 

@@ -159,17 +159,17 @@ def _refuse_strengths(steer: tuple[str, ...]) -> None:
 def _check_counts(counts: tuple[str, ...]) -> None:
     """What can fail at once fails before the model is opened."""
     from edgesteer.errors import InputError
-    from edgesteer.evaluate import vocabulary
+    from edgesteer.evaluate import text_measures
 
     for pattern in counts:
         try:
-            vocabulary.expression(pattern)
+            text_measures.expression(pattern)
         except InputError as error:
             raise click.UsageError(f"--{error}") from None
 
 
 def _check_sentiment(wanted: bool) -> None:
-    from edgesteer.evaluate.sentiment import analyzer
+    from edgesteer.evaluate.text_measures import sentiment_analyzer
 
     if wanted:
-        analyzer()
+        sentiment_analyzer()

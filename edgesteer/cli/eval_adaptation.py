@@ -62,19 +62,21 @@ def _measured(
     params: Mapping[str, Any],
 ) -> Adaptation:
     from edgesteer.cli.opening import open_for_scoring
-    from edgesteer.generate import Chat
+    from edgesteer.evaluate import labels
     from edgesteer.evaluate.adaptation import measure
     from edgesteer.evaluate.adaptation.lora import read_lora
+    from edgesteer.generate import Chat
 
     path, first, max_tokens = resolve_model(params["model"]), loaded[0][0], params["max_tokens"]
     adapter = None if lora is None else read_lora(lora, path)  # before the model is opened
     llm = open_for_scoring(str(path), max_tokens, **{key: params[key] for key in _OPENING})
     chat = Chat(llm, text_of(params["template"], first, "template"), text_of(params["stop"], first, "stop"))
+    rows = [[each] for each in loaded]
     with bar() as progress:
         return measure(
             chat,
             sentence,
-            [(bundle.name, bundle, strength) for bundle, strength in loaded],
+            [*zip(labels(rows), rows, strict=True)],
             lora=adapter,
             questions=questions,
             max_tokens=max_tokens,
@@ -85,15 +87,14 @@ def _measured(
 
 def lines(found: Adaptation) -> Iterator[str]:
     """The scores for people, in at most 100 columns; a dash where there is no number."""
-    from edgesteer.evaluate.adaptation.scores import AXES, scores
     from edgesteer.report.adaptation_page import label
     from edgesteer.report.cells import visible
 
-    yield f"{'':{_NAME}}" + "".join(f"{_short(axis.name):>{_CELL}}" for axis in AXES)
+    yield f"{'':{_NAME}}" + "".join(f"{_short(axis.name):>{_CELL}}" for axis in found.axes)
     for row in found.rows:
         name = visible(label(row))
         name = name if len(name) < _NAME else name[: _NAME - 2] + "…"
-        marks = scores(row).values()
+        marks = row.scores.values()
         yield f"{name:{_NAME}}" + "".join(f"{'-' if v is None else f'{v:.2f}':>{_CELL}}" for v in marks)
 
 

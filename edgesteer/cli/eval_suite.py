@@ -74,16 +74,17 @@ def print_table(
     as_json: bool,
 ) -> None:
     """Without --suite: the head-to-head, or its JSON."""
-    from edgesteer.evaluate import head_to_head
-    from edgesteer.evaluate.comparison.comparing import MAX_TOKENS
+    from edgesteer.evaluate import head_to_head, labels
+    from edgesteer.evaluate.comparison import MAX_TOKENS
     from edgesteer.evaluate.matched import LEVELS
     from edgesteer.report.table import lines
 
+    rows = [[each] for each in bundles]
     with bar() as progress:
         table = head_to_head(
             chat,
             trait,
-            [(bundle.name, bundle, strength) for bundle, strength in bundles],
+            [*zip(labels(rows), rows, strict=True)],
             questions=asked.questions,
             max_tokens=asked.max_tokens or MAX_TOKENS,
             counts=asked.counts,
@@ -110,13 +111,15 @@ def write_comparison(
     as_json: bool,
 ) -> None:
     """Measure, write both files, print the table or the JSON."""
-    from edgesteer.evaluate import compare
+    from edgesteer.evaluate import compare, labels
     from edgesteer.report.comparison_page import page
     from edgesteer.report.table import lines
 
+    rows = [[each] for each in bundles]
+    named = [*zip(labels(rows), rows, strict=True)]
     with bar() as progress:
         comparison = compare(
-            chat, suite, trait, bundles, at_prompt_coherence=equal_coherence, progress=progress
+            chat, suite, trait, named, at_prompt_coherence=equal_coherence, progress=progress
         )
     told = comparison.to_json()
     write_both(files, page(comparison), told, force)

@@ -23,7 +23,7 @@ from edgesteer.cli.options import (
 from edgesteer.cli.progress import bar, check_output
 
 if TYPE_CHECKING:
-    from edgesteer.evaluate.scan.found import Scan
+    from edgesteer.evaluate.scan.result import Scan
 
 # Cells side by side, which share their prompt.
 _LANES, _N_CTX = 32, 2048
@@ -90,8 +90,8 @@ def command(
     """
     from edgesteer.bundle import check_model
     from edgesteer.cli.opening import open_model
-    from edgesteer.generate.chat import Chat
     from edgesteer.evaluate.scan import SHARES, scan
+    from edgesteer.generate.chat import Chat
 
     sizes, unit = _sizes(shares, norms)
     if html is not None:

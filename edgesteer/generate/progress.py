@@ -1,55 +1,36 @@
-"""Split one progress bar into weighted stages, and a long list into a few evenly spaced entries."""
+"""Split one progress bar into weighted stages, and thin out a long list. Pure."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 Done = Callable[[float], None]
-"""Called with the fraction of a piece of work that is done, 0..1."""
+"""(fraction done)"""
 
-Report = Callable[[str, float], None]
-"""Called with a stage's name and the fraction done of the whole, 0..1."""
+Progress = Callable[[str, float], None]
+"""(name of the stage, fraction of the whole)"""
 
 
 class Stages:
-    """Split one progress bar into weighted stages that follow one another, and time them.
+    """Stages of known weight, one after the other; `total` is what the weights add up to."""
 
-    weights: the stages in their order, and roughly what share of the time each takes; any unit.
-    seconds: how long each took, from its beginning to the next one's.
-    """
+    def __init__(self, progress: Progress, total: float) -> None:
+        self._progress, self._total, self._begun = progress, total, 0.0
 
-    def __init__(
-        self, report: Report, weights: Mapping[str, float], clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        self.seconds: dict[str, float] = {}
-        self._report, self._weights, self._clock = report, dict(weights), clock
-        self._stage: str | None = None
-        self._since = 0.0
+    def nested(self, weight: float = 1) -> Progress:
+        """The next stage, for work that has named stages of its own."""
+        first, self._begun = self._begun, self._begun + weight
+        return lambda name, part: self._progress(name, min(1.0, (first + weight * part) / self._total))
 
-    def begin(self, stage: str, shown: str | None = None) -> Done:
-        """Begin a stage, which ends the one before; to be called with the fraction of the stage that is done.
-
-        shown: what is reported instead of the stage's name.
-        """
-        self.end()
-        self._stage, self._since = stage, self._clock()
-        names = list(self._weights)
-        before = sum(self._weights[name] for name in names[: names.index(stage)])
-        whole = sum(self._weights.values())
-        share = self._weights[stage]
-        return lambda done: self._report(shown or stage, (before + share * min(done, 1.0)) / whole)
-
-    def end(self) -> None:
-        """End the stage that runs; what follows belongs to none."""
-        if self._stage is not None:
-            taken = self._clock() - self._since
-            self.seconds[self._stage] = self.seconds.get(self._stage, 0.0) + taken
-        self._stage = None
+    def enter(self, name: str, weight: float = 1) -> Done:
+        """The next stage."""
+        inner = self.nested(weight)
+        inner(name, 0.0)
+        return lambda part: inner(name, part)
 
 
 def portion(progress: Done, first: float, size: float, whole: float) -> Done:
-    """Report a piece of the work that covers first .. first + size of a whole."""
+    """A progress function for a stage that lies at first .. first + size of the whole."""
     return lambda part: progress((first + size * part) / whole)
 
 

@@ -10,14 +10,15 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import os
+import time
 from collections.abc import Sequence
 from typing import Any
 
 from edgesteer.bundle import Bundle
 from edgesteer.errors import LearnError, MissingExtra
-from edgesteer.evaluate.headtohead import check_counts, check_levels
+from edgesteer.evaluate.head_to_head import check_counts, check_levels
 from edgesteer.generate import Chat
-from edgesteer.generate.progress import Report, Stages
+from edgesteer.generate.progress import Progress, Stages
 from edgesteer.generate.questions import Question
 from edgesteer.learn.fit import fit_blocks
 from edgesteer.learn.pairs import Limits, check_questions
@@ -26,6 +27,7 @@ from edgesteer.learn.pipeline import (
     COMPARED,
     compare,
     fitted_blocks,
+    no_progress,
     sample,
     teacher_blocks,
     training_questions,
@@ -36,23 +38,11 @@ from edgesteer.learn.recipe import Recipe
 from edgesteer.learn.strength import Yardstick, at_coherence, better, kept_facts, strength_range, tune
 from edgesteer.learn.summary import LearnSummary, head_to_head_facts, mean_explained, prompted_point
 from edgesteer.learn.task import Task
-from edgesteer.learn.training import Trainer, train
+from edgesteer.learn.training import TRAINING, Trainer, train
 from edgesteer.runtime import SteeredLlama
 
 # Rough shares of the time that the stages take.
-_PLAIN = {"prompt": 10, "sample": 35, "contrast": 15, "fit": 3, "choose": 37}
-_REFINING = {
-    "prompt": 4,
-    "sample": 13,
-    "contrast": 5,
-    "fit": 1,
-    "choose": 16,
-    "refine": 25,
-    "own replies": 5,
-    "refine again": 15,
-    "choose again": 16,
-}
-_QUESTIONS, _COMPARE = 15, 150
+_QUESTIONS, _PROMPT, _SAMPLE, _CONTRAST, _FIT, _CHOOSE, _COMPARE = 15, 10, 35, 15, 3, 37, 150
 
 
 def learn(
@@ -73,7 +63,7 @@ def learn(
     counts: Sequence[str] = (),
     sentiment: bool = False,
     levels: Sequence[float] = (),
-    progress: Report = lambda stage, fraction: None,
+    progress: Progress = lambda stage, fraction: None,
 ) -> tuple[Bundle, LearnSummary]:
     """Learn a bundle that does to replies what `trait` does as a system prompt.
 
@@ -99,17 +89,19 @@ def learn(
     """
     _check(llm, recipe, trainer, against, counts, sentiment, levels)
     task = Task(Chat(llm, template, stop), trait, recipe, name, license)
-    stages = Stages(progress, _weights(recipe, questions == "auto", bool(against)))
+    clock = _Clock(progress)
+    stages = Stages(clock, _whole(recipe, questions == "auto", bool(against)))
     with llm.steered([]):
-        asked = training_questions(task, questions, stages)
+        writing = stages.enter("questions", _QUESTIONS) if questions == "auto" else no_progress
+        asked = training_questions(task, questions, writing)
         check_questions(trait, recipe.opposite, asked)
-        yardstick = Yardstick.of(task, [q.text for q in asked], stages.begin("prompt"))
+        yardstick = Yardstick.of(task, [q.text for q in asked], stages.enter("prompt", _PROMPT))
         emphasis = recipe.emphasis == "always" or (recipe.emphasis == "auto" and not yardstick.heeded)
         resumed = PartFile(part, _facts_of_replies(task, asked, emphasis), replace)
-        replies = sample(task, asked, emphasis, limits, resumed, stages.begin("sample"))
-        with training_rows(task, replies, stages.begin("contrast")) as rows:
-            fits = fit_blocks(rows, recipe, stages.begin("fit"))
-            closed = tuned = tune(task, fits, replies.pairs, yardstick, stages.begin("choose"))
+        replies = sample(task, asked, emphasis, limits, resumed, stages.enter("sample", _SAMPLE))
+        with training_rows(task, replies, stages.enter("contrast", _CONTRAST)) as rows:
+            fits = fit_blocks(rows, recipe, stages.enter("fit", _FIT))
+            closed = tuned = tune(task, fits, replies.pairs, yardstick, stages.enter("choose", _CHOOSE))
             training_facts: dict[str, Any] = {}
             if trainer is not None:
                 trained_fits, facts = train(
@@ -122,7 +114,9 @@ def learn(
                     measured=yardstick.plain,
                     stages=stages,
                 )
-                trained = at_coherence(task, trained_fits, yardstick, 1.0, stages.begin("choose again"))
+                trained = at_coherence(
+                    task, trained_fits, yardstick, 1.0, stages.enter("choose again", _CHOOSE)
+                )
                 tuned, training_facts = better(closed, trained), facts | kept_facts(closed, trained)
             bundle = task.bundle(tuned.fits, strength_range(tuned.dose, recipe.opposite is not None))
             table = None
@@ -135,13 +129,12 @@ def learn(
                     bundle,
                     yardstick,
                     against,
-                    stages,
                     counts=counts,
                     sentiment=sentiment,
                     levels=levels,
+                    progress=stages.nested(_COMPARE),
                 )
-        stages.end()
-    progress("done", 1.0)
+    clock("done", 1.0)
     summary = LearnSummary(
         method=recipe.label,
         strength=tuned.dose.strength,
@@ -157,18 +150,33 @@ def learn(
         emphasised=emphasis,
         written=n_own(asked) if questions == "auto" else None,
         refined=training_facts,
-        seconds=stages.seconds,
+        seconds=clock.seconds,
         pairs=tuple(replies.pairs),
     )
     return bundle.with_metadata(**_manifest_facts(task, summary)), summary
 
 
-def _weights(recipe: Recipe, writes_questions: bool, compares: bool) -> dict[str, float]:
-    return {
-        **({"questions": _QUESTIONS} if writes_questions else {}),
-        **(_PLAIN if recipe.refine is None else _REFINING),
-        **({"compare": _COMPARE} if compares else {}),
-    }
+def _whole(recipe: Recipe, writes_questions: bool, compares: bool) -> float:
+    """What the stages' shares add up to."""
+    whole = _PROMPT + _SAMPLE + _CONTRAST + _FIT + _CHOOSE
+    whole += 0 if recipe.refine is None else TRAINING + _CHOOSE
+    return whole + _QUESTIONS * writes_questions + _COMPARE * compares
+
+
+class _Clock:
+    """Passes progress on, and adds up the seconds of each stage, from its first report to the next stage's."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.seconds: dict[str, float] = {}
+        self._progress, self._stage, self._since = progress, "", 0.0
+
+    def __call__(self, stage: str, fraction: float) -> None:
+        name, now = stage.partition(":")[0], time.monotonic()
+        if name != self._stage:
+            if self._stage:
+                self.seconds[self._stage] = self.seconds.get(self._stage, 0.0) + now - self._since
+            self._stage, self._since = name, now
+        self._progress(stage, fraction)
 
 
 def _check(

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from edgesteer.bundle import Bundle, ModelInfo
 from edgesteer.errors import LearnError
 from edgesteer.evaluate import Table, head_to_head
-from edgesteer.generate.progress import Done, Stages
+from edgesteer.generate.progress import Done, Progress
 from edgesteer.generate.questions import Question, built_in
 from edgesteer.learn.contrast import contrast_rows, steered_blocks
 from edgesteer.learn.fit import fit_blocks
@@ -47,16 +47,14 @@ _DEPTHS = (0.4, 0.55, 0.7)
 
 
 def training_questions(
-    task: Task, given: Sequence[Question | str] | str | None, stages: Stages
+    task: Task, given: Sequence[Question | str] | str | None, progress: Done
 ) -> list[Question]:
     """Those given; the built-in ones for None, and for "auto" the model's own."""
     if given is None:
         return built_in()
     if isinstance(given, str):
         one_of("questions", given, ("auto",))
-        return write_questions(
-            task.chat, task.trait, seed=task.recipe.seed, progress=stages.begin("questions")
-        )
+        return write_questions(task.chat, task.trait, seed=task.recipe.seed, progress=progress)
     return [q if isinstance(q, Question) else Question(q) for q in given]
 
 
@@ -145,11 +143,11 @@ def compare(
     bundle: Bundle,
     yardstick: Yardstick,
     against: Sequence[str],
-    stages: Stages,
     *,
     counts: Sequence[str] = (),
     sentiment: bool = False,
     levels: Sequence[float] = (),
+    progress: Progress,
 ) -> Table:
     """The head-to-head on held-out questions of `bundle`, under its recipe's label, and of those of COMPARED
     that are named in `against`.
@@ -160,11 +158,11 @@ def compare(
     """
     own = task.recipe.label
     others = [name for name in COMPARED if name in against and name != own]
-    bundles: list[tuple[str, Bundle, float]] = []
+    rows_of_table: list[tuple[str, list[tuple[Bundle, float]]]] = []
     with contextlib.ExitStack() as opened:
         by_blocks = {task.recipe.blocks: rows}
         for done, name in enumerate(others):
-            stages.begin("compare", f"compare: learning {name}")(done / len(others) / 2)
+            progress(f"compare: learning {name}", done / len(others) / 2)
             method, blocks = COMPARED[name]
             recipe = dataclasses.replace(task.recipe, method=method, blocks=blocks, refine=None)
             other = dataclasses.replace(task, recipe=recipe)
@@ -172,22 +170,22 @@ def compare(
                 tuned = closed
             else:
                 if blocks not in by_blocks:
-                    by_blocks[blocks] = opened.enter_context(training_rows(other, replies, _silent))
+                    by_blocks[blocks] = opened.enter_context(training_rows(other, replies, no_progress))
                 tuned = tune(other, fit_blocks(by_blocks[blocks], recipe), replies.pairs, yardstick)
             learnt = other.bundle(tuned.fits, strength_range(tuned.dose, both_ways=False))
-            bundles.append((name, learnt, tuned.dose.strength))
-    bundles.append((own, bundle, bundle.strength.default))
+            rows_of_table.append((name, [(learnt, tuned.dose.strength)]))
+    rows_of_table.append((own, [(bundle, bundle.strength.default)]))
     return head_to_head(
         task.chat,
         task.trait,
-        bundles,
+        rows_of_table,
         max_tokens=task.recipe.max_tokens,
         counts=counts,
         with_sentiment=sentiment,
         levels=levels,
-        progress=lambda name, part: stages.begin("compare", f"compare: {name}")(0.5 + part / 2),
+        progress=lambda name, part: progress(f"compare: {name}", 0.5 + part / 2),
     )
 
 
-def _silent(fraction: float) -> None:
+def no_progress(fraction: float) -> None:
     """No progress."""

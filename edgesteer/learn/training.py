@@ -23,6 +23,10 @@ from edgesteer.learn.task import Task
 from edgesteer.runtime.turns import read_turns
 from edgesteer.scope import BIT, scope_bits
 
+# Rough shares of the time, in the unit of `api`.
+_REFINE, _OWN_REPLIES, _REFINE_AGAIN = 60, 12, 36
+TRAINING = _REFINE + _OWN_REPLIES + _REFINE_AGAIN
+
 # Objectives whose teacher has something to say behind text that it did not write.
 _ON_POLICY = ("kl",)
 
@@ -75,7 +79,7 @@ def train(
     """
     pairs = _behind_system_prompt(task, without_measured(pairs, measured), emphasis)
 
-    def trained(stage: str, start: dict[int, BlockFit], pairs: Sequence[Pair], again: bool) -> Any:
+    def trained(start: dict[int, BlockFit], pairs: Sequence[Pair], again: bool) -> Any:
         return trainer(
             start,
             pairs,
@@ -85,12 +89,12 @@ def train(
             seed=task.recipe.seed,
             guided=guided,
             again=again,
-            progress=stages.begin(stage),
+            progress=stages.enter(*(("refine again", _REFINE_AGAIN) if again else ("refine", _REFINE))),
         )
 
-    fits, facts = trained("refine", fits, pairs, again=False)
+    fits, facts = trained(fits, pairs, again=False)
     if task.recipe.refine in _ON_POLICY and (own := _own_replies(task, fits, pairs, stages)):
-        fits, facts_again = trained("refine again", fits, own, again=True)
+        fits, facts_again = trained(fits, own, again=True)
         facts = {**facts, "own": facts_again}
     return fits, facts
 
@@ -119,7 +123,7 @@ def _own_replies(task: Task, fits: dict[int, BlockFit], pairs: Sequence[Pair], s
     says nothing. None where steering overflows."""
     recipe, bundle, own = task.recipe, task.bundle(fits), list[Pair]()
     signs = sorted({pair.sign for pair in pairs}, reverse=True)
-    progress = stages.begin("own replies")
+    progress = stages.enter("own replies", _OWN_REPLIES)
     for done, sign in enumerate(signs):
         side = [pair for pair in pairs if pair.sign == sign]
         try:

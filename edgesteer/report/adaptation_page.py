@@ -6,14 +6,15 @@ In:  an evaluate.adaptation.Adaptation. Out: a document as text; it needs no net
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from edgesteer.evaluate.adaptation import Adaptation
-from edgesteer.evaluate.adaptation.scores import AXES, scores
-from edgesteer.evaluate.adaptation.values import UNADAPTED, Adapted
-from edgesteer.evaluate.intervals import Estimate
 from edgesteer.report import chart
 from edgesteer.report.page import document, table, text
+
+if TYPE_CHECKING:
+    from edgesteer.evaluate.adaptation import Adaptation, Adapted
+    from edgesteer.evaluate.adaptation.criteria import Axis
+    from edgesteer.evaluate.intervals import Estimate
 
 _STYLE = """
 .numbers td { white-space: pre; vertical-align: top; }
@@ -22,6 +23,8 @@ _STYLE = """
 .how th, .how td { text-align: left; white-space: normal; vertical-align: top; }
 """
 _NONE = "–"
+
+_UNADAPTED = "unadapted"  # the kind of the row that the others are held against
 
 
 class Figure(NamedTuple):
@@ -60,12 +63,12 @@ def _parts(found: Adaptation) -> Iterator[str]:
         f'<p class="dim">{n} question{"s" if n != 1 else ""}, greedy replies of at most {found.max_tokens} tokens; '
         f"{found.rows[0].drift.tokens} tokens of unrelated text. Brackets are 95 % intervals.</p>"
     )
-    yield from _radar(found.rows)
+    yield from _radar(found)
     yield _trade(found.rows)
     yield "<h2>The numbers</h2>"
-    yield _numbers(found.rows)
+    yield _numbers(found)
     yield "<h2>How each axis is measured</h2>"
-    yield _axes()
+    yield _axes(found.axes)
     yield "<h2>Unrelated text, passage by passage</h2>"
     yield _passages(found.rows)
     yield "<h2>The first reply</h2>"
@@ -74,10 +77,10 @@ def _parts(found: Adaptation) -> Iterator[str]:
         yield f'<p class="dim">{text(label(row))}</p><blockquote>{text(row.effect.example) or _NONE}</blockquote>'
 
 
-def _radar(rows: Sequence[Adapted]) -> Iterator[str]:
+def _radar(adaptation: Adaptation) -> Iterator[str]:
     """Without the unadapted model, which is at the rim of every axis but the effect's."""
-    found = [(label(row), scores(row)) for row in rows if row.kind != UNADAPTED]
-    names = [axis.name for axis in AXES]
+    found = [(label(row), row.scores) for row in adaptation.rows if row.kind != _UNADAPTED]
+    names = [axis.name for axis in adaptation.axes]
     yield chart.radar("Scores: 1, at the rim, is best", names, [(who, list(s.values())) for who, s in found])
     missing = [
         f"{who}: {', '.join(k for k, v in s.items() if v is None)}" for who, s in found if None in s.values()
@@ -93,18 +96,18 @@ def _radar(rows: Sequence[Adapted]) -> Iterator[str]:
 
 def _trade(rows: Sequence[Adapted]) -> str:
     """What is changed besides, at the effect that it has."""
-    ordered = sorted(rows, key=lambda row: row.kind == UNADAPTED)  # so the colours are the radar's
+    ordered = sorted(rows, key=lambda row: row.kind == _UNADAPTED)  # so the colours are the radar's
     marks = [chart.Series(label(row), [(row.drift.kl.value, row.effect.trait.value)]) for row in ordered]
     title = "Effect against what else is changed: up and left is best"
     return chart.lines(title, "KL on unrelated text, nats a token", "trait, nats a token", [], marks=marks)
 
 
-def _numbers(rows: Sequence[Adapted]) -> str:
+def _numbers(adaptation: Adaptation) -> str:
     """A column a way; each axis' score above its numbers."""
-    lines = []
-    every = [scores(row) for row in rows]
+    lines, rows = [], adaptation.rows
+    every = [row.scores for row in rows]
     told = figures(rows)
-    for axis in AXES:
+    for axis in adaptation.axes:
         marks = [s[axis.name] for s in every]
         lines.append(("score", axis.name, [_NONE if mark is None else f"{mark:.2f}" for mark in marks]))
         lines += [("", figure.name, list(figure.told)) for figure in told if figure.axis == axis.name]
@@ -150,7 +153,7 @@ def figures(rows: Sequence[Adapted]) -> list[Figure]:
         each("data", "tokens a person wrote", lambda r: _count(r, "given_tokens")),
         each("data", "replies learnt from", lambda r: _count(r, "replies")),
         each("data", "tokens of them", lambda r: _count(r, "tokens")),
-        each("data", "source", lambda r: _NONE if r.data is None else r.data.told),
+        each("data", "source", lambda r: _NONE if r.data is None else r.data.source),
     ]
 
 
@@ -189,14 +192,14 @@ def _bytes(value: float | None) -> str:
     return f"{value:.0f} B" if value else "0"
 
 
-def _axes() -> str:
-    rows = [(axis.name, axis.measured, axis.scored) for axis in AXES]
+def _axes(axes: Sequence[Axis]) -> str:
+    rows = [(axis.name, axis.measured, axis.scored) for axis in axes]
     caption = "Other questions, traits and models would give other numbers."
     return table(caption, ("axis", "measured", "score"), rows, "how")
 
 
 def _passages(rows: Sequence[Adapted]) -> str:
     titles = list(rows[0].drift.by_passage)
-    adapted = [row for row in rows if row.kind != UNADAPTED]
+    adapted = [row for row in rows if row.kind != _UNADAPTED]
     values = [[row.drift.by_passage.get(title) for title in titles] for row in adapted]
     return chart.heat("KL in nats a token", [label(row) for row in adapted], titles, values)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from edgesteer.evaluate import Comparison, Method, Row
     from edgesteer.evaluate.intervals import Estimate
 
-# What a reader must know of each figure; the long form is evaluate.measures.
+# What a reader must know of each figure; the long form is generate.measures.
 _SEES = {
     "trait": "How much likelier the trait's prompt makes each token, in nats. Sees whatever that prompt brings, "
     "also its topic and length; does not see whether a person would notice.",

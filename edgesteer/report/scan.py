@@ -17,7 +17,7 @@ from edgesteer.report.palette import Scale
 from edgesteer.report.terminal import usable_width, wants_color
 
 if TYPE_CHECKING:
-    from edgesteer.evaluate.scan.found import F64, Scan
+    from edgesteer.evaluate.scan.result import F64, Scan
 
 _BLOCK, _CELL, _GAP = 5, 8, 3
 _NAMED = 5

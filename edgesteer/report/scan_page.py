@@ -14,7 +14,7 @@ from edgesteer.report.page import document, table, text
 from edgesteer.report.scan import about, column, fixed, legend, trait_limit, verdict
 
 if TYPE_CHECKING:
-    from edgesteer.evaluate.scan.found import F64, Scan, Useful
+    from edgesteer.evaluate.scan.result import F64, Scan, Useful
 
 
 def page(scan: Scan) -> str:

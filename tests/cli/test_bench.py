@@ -40,7 +40,7 @@ def untimed(bench: Run, monkeypatch: pytest.MonkeyPatch) -> Run:
     def measured(*_: Any, **__: Any) -> None:
         pytest.fail("something was measured")
 
-    for name in ("bench", "scale", "beside_prompt"):
+    for name in ("bench", "scale", "against_prompt"):
         monkeypatch.setattr(f"edgesteer.evaluate.bench.{name}", measured)
     return bench
 

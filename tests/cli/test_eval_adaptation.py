@@ -12,8 +12,8 @@ import pytest
 
 from edgesteer.bundle import Bundle, StrengthRange, read_model_info, save
 from edgesteer.cli import opening
-from edgesteer.evaluate.adaptation import measuring as adaptation
-from edgesteer.evaluate.adaptation.drift import Passage
+from edgesteer.evaluate.adaptation import measurement as adaptation
+from edgesteer.evaluate.adaptation.side_effects import Passage
 from tests.lora import write_lora
 from tests.report.html_pages import self_contained
 from tests.tiny import tiny_model

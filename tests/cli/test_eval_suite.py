@@ -168,7 +168,7 @@ def test_a_suite_that_wants_sentiment_says_what_to_install(
 
 
 @pytest.mark.parametrize(
-    "where", ["edgesteer.evaluate.comparison.comparing.costs", "edgesteer.report.comparison_page.page"]
+    "where", ["edgesteer.evaluate.comparison.costs", "edgesteer.report.comparison_page.page"]
 )
 def test_an_interruption_leaves_nothing_behind(
     evaluate: Run, where: str, monkeypatch: pytest.MonkeyPatch

@@ -103,7 +103,7 @@ def test_model_text_reaches_neither_page_nor_terminal_raw(
     run: Run, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     nasty = "<script>alert(1)</script>\x1b[2J\u202e"
-    monkeypatch.setattr("edgesteer.evaluate.Chat.text", lambda *_: nasty)
+    monkeypatch.setattr("edgesteer.generate.Chat.text", lambda *_: nasty)
     done = pas(run, "--html", "r.html")
     assert done.exit_code == 0, done.output
     html = (here / "r.html").read_text("utf-8")

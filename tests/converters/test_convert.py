@@ -262,7 +262,7 @@ def test_a_steered_model_that_says_nothing_is_refused(gguf: Path, info: ModelInf
         spoken: tuple[int, ...] = ()
 
     monkeypatch.setattr(
-        "edgesteer.evaluate.Chat.replies", lambda _, asked, *more, **__: [Silent()] * len(asked)
+        "edgesteer.generate.Chat.replies", lambda _, asked, *more, **__: [Silent()] * len(asked)
     )
     with pytest.raises(BundleError, match="says nothing at strength 2.*smaller --strength") as refused:
         done(Artifact("plain", directions(info.n_embd)), gguf, info, parity=True, strength=2.0)

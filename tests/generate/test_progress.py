@@ -1,59 +1,38 @@
-"""One progress bar, split: it never goes back, and each stage gets its share and its seconds."""
+"""One progress bar over stages goes up from 0 to 1, whatever the weights."""
 
 from __future__ import annotations
+
+import itertools
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from edgesteer.generate.progress import Stages, portion, spread
 
-WEIGHTS = st.dictionaries(st.sampled_from("abcdef"), st.floats(0.1, 100), min_size=1)
+weights = st.lists(st.floats(0.01, 10), min_size=1, max_size=6)
 
 
-@given(WEIGHTS, st.lists(st.floats(0, 1.5), max_size=4).map(sorted))
-def test_a_bar_goes_from_0_to_1_and_never_back(weights: dict[str, float], parts: list[float]) -> None:
-    reported: list[tuple[str, float]] = []
-    stages = Stages(lambda stage, fraction: reported.append((stage, fraction)), weights)
-    for stage in weights:
-        done = stages.begin(stage)
-        for part in [0.0, *parts, 1.0]:
-            done(min(part, 1.5))
-        assert reported[-1][0] == stage
-    fractions = [fraction for _, fraction in reported]
-    assert fractions[0] == 0
+@given(weights, weights)
+def test_stages_add_up_to_the_whole(outer: list[float], inner: list[float]) -> None:
+    told: list[tuple[str, float]] = []
+    stages = Stages(lambda name, done: told.append((name, done)), sum(outer))
+    for i, weight in enumerate(outer[:-1]):
+        done = stages.enter(f"{i}", weight)
+        for part in (0.5, 1.0):
+            done(part)
+    nested = Stages(stages.nested(outer[-1]), sum(inner))
+    for weight in inner:
+        portion(nested.enter("nested", weight), 1, 1, 2)(1.0)
+    fractions = [fraction for _, fraction in told]
+    assert all(0 <= fraction <= 1 for fraction in fractions)
+    assert all(a <= b + 1e-12 for a, b in itertools.pairwise(fractions))
     assert abs(fractions[-1] - 1) < 1e-9
-    assert all(a <= b + 1e-9 for a, b in zip(fractions, fractions[1:], strict=False) if a <= 1)
+    assert {name for name, _ in told} == {*map(str, range(len(outer) - 1)), "nested"}
 
 
-def test_each_stage_has_the_seconds_until_the_next_begins() -> None:
-    times = iter([0.0, 1.0, 1.0, 4.0, 4.0, 5.0])
-    stages = Stages(lambda *_: None, {"a": 1, "b": 1}, lambda: next(times))
-    for stage in ("a", "b", "a"):
-        stages.begin(stage)
-    stages.end()
-    stages.end()
-    assert stages.seconds == {"a": 2.0, "b": 3.0}
-
-
-def test_what_is_shown_may_say_more_than_the_stage() -> None:
-    reported: list[tuple[str, float]] = []
-    stages = Stages(lambda *one: reported.append(one), {"a": 1, "b": 3})
-    stages.begin("b", "b: the second half")(0.5)
-    assert reported == [("b: the second half", 0.625)]
-
-
-def test_a_portion_lies_within_the_whole() -> None:
-    reported: list[float] = []
-    piece = portion(reported.append, 2, 1, 4)
-    piece(0.0)
-    piece(1.0)
-    assert reported == [0.5, 0.75]
-
-
-@given(st.integers(1, 99), st.integers(1, 99))
-def test_a_spread_begins_with_the_first_and_has_no_twice(n: int, most: int) -> None:
-    chosen = spread(n, most)
-    assert chosen[0] == 0
-    assert len(set(chosen)) == len(chosen) == min(n, most)
-    assert chosen == sorted(chosen)
-    assert chosen[-1] < n
+@given(st.integers(0, 300), st.integers(1, 40))
+def test_a_list_is_thinned_out_evenly_and_keeps_its_first(n: int, most: int) -> None:
+    kept = spread(n, most)
+    assert len(kept) == min(n, most)
+    assert kept == sorted(set(kept))
+    assert kept[:1] == [0] * (n > 0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,6 @@ from edgesteer import Bundle, SteeredLlama
 from edgesteer.bundle import load, save, verify
 from edgesteer.errors import InputError, LearnError, OutputError
 from edgesteer.generate import Chat, Question, built_in
-from edgesteer.generate.progress import Stages
 from edgesteer.learn import LearnSummary, Limits, Recipe, learn
 from edgesteer.learn.contrast import contrast_rows
 from edgesteer.learn.pairs import keep_good, sample_pairs
@@ -200,18 +200,18 @@ def test_a_trainer_continues_from_the_fit_and_the_better_of_the_two_steers(
     assert fractions[0] >= 0
 
 
-def test_one_sequence_and_the_name_at_the_top_are_enough(tmp_path: Path) -> None:
+def test_one_sequence_and_the_name_at_the_top_are_enough(model: Callable[[str], Path]) -> None:
     """`from edgesteer import learn`, a model opened as for chatting; where it has no room to write questions
     in, the built-in ones are asked."""
-    llm = SteeredLlama(tiny_model("llama", tmp_path), n_ctx=256, n_threads=1, n_threads_batch=1)
+    llm = SteeredLlama(model("llama"), n_ctx=256, n_threads=1, n_threads_batch=1)
     recipe = Recipe(method="constant", max_tokens=4)
     bundle, summary = edgesteer.learn(llm, TRAIT, recipe, questions=ASKED, limits=LENIENT)
     assert bundle.training["trait"] == TRAIT
     assert summary.kept == len(ASKED)
     with llm.steered(bundle):
         assert llm.steering
-    stages = Stages(lambda *_: None, {"questions": 1})
-    assert set(training_questions(Task(Chat(llm), TRAIT, recipe), "auto", stages)) == set(built_in())
+    task = Task(Chat(llm), TRAIT, recipe)
+    assert set(training_questions(task, "auto", lambda done: None)) == set(built_in())
     llm.close()
 
 

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from edgesteer.bundle import ModelInfo
 from edgesteer.evaluate import Comparison, Cost, Dose, Method, Point, Table
+from edgesteer.evaluate.table import Answers, rows_of
 from edgesteer.generate import Scores
 from edgesteer.generate.scoring import Spoken
-from edgesteer.evaluate.table import Answers, rows_of
 from edgesteer.report.cells import visible
 from edgesteer.report.comparison_page import label, page
 from tests.report.html_pages import Page, self_contained

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgesteer.evaluate.scan.found import Scan
+from edgesteer.evaluate.scan.result import Scan
 from edgesteer.report.cells import cells, visible
 from edgesteer.report.scan import render_scan
 from edgesteer.report.scan_page import page

@@ -1,7 +1,6 @@
-"""What is measured, and on which model: Subjects; their compute, memory and data.
+"""What an adaptation costs: the time of a reply, memory, and the data that it was learnt from.
 
-In:  Subjects: the unadapted model first, then each way to adapt it. Out: the values of `adaptation_values`.
-
+A Subject is one way to adapt on the model that it is measured on; the unadapted model is always the first.
 Whatever steers a subject's model at the moment is set aside and returns.
 """
 
@@ -14,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgesteer.bundle import Bundle
+from edgesteer.evaluate.adaptation.criteria import Data, Memory, Speed
 from edgesteer.evaluate.adaptation.lora import Lora
-from edgesteer.evaluate.adaptation.values import Data, Memory, Speed
-from edgesteer.generate.chat import Chat
 from edgesteer.evaluate.cost import Cost, costs, kv_bytes_per_token
-from edgesteer.evaluate.ways import Way
+from edgesteer.evaluate.way import Way
+from edgesteer.generate.chat import Chat
 from edgesteer.runtime import SteeredLlama
 
 # How often the model under a LoRA and the one without take turns.
@@ -27,7 +26,8 @@ _TURNS = 3
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """A way to adapt, and the model that it is measured on: of its own for a LoRA. system: its system prompt."""
+    """A way to adapt, and the model that it is measured on: of its own for a LoRA. system: its system
+    prompt."""
 
     way: Way
     chat: Chat
@@ -45,7 +45,8 @@ class Subject:
 
 
 def speeds(subjects: Sequence[Subject], max_tokens: int) -> tuple[list[Cost], list[Speed | None]]:
-    """Costs of the subjects that share the first one's model, then of the others; and their speed against the first."""
+    """Costs of the subjects that share the first one's model, then of the others; and their speed against the
+    first."""
     together = [s for s in subjects if s.chat is subjects[0].chat]
     spent = costs(together[0].chat, [s.way for s in together])
     out = [_speed(cost, spent[0], max_tokens, False) for cost in spent]
@@ -61,12 +62,12 @@ def _in_turns(subject: Subject, base: Subject) -> tuple[Cost, Cost]:
     return _median([own for own, _ in rounds]), _median([plain for _, plain in rounds])
 
 
-def _median(found: Sequence[Cost]) -> Cost:
+def _median(measured: Sequence[Cost]) -> Cost:
     first, each = (
-        [seconds for cost in found if (seconds := getattr(cost, name)) is not None]
+        [seconds for cost in measured if (seconds := getattr(cost, name)) is not None]
         for name in ("first_token_seconds", "token_seconds")
     )
-    one = found[0]
+    one = measured[0]
     return Cost(
         one.context_tokens,
         statistics.median(first) if first else None,
@@ -89,7 +90,7 @@ def _speed(cost: Cost, base: Cost, max_tokens: int, own_context: bool) -> Speed 
 
 def memory(subject: Subject, cost: Cost) -> Memory:
     """What is held, by its size: what a process takes is another process's luck."""
-    llm, file, held = subject.chat.llm, cost.artifact_bytes, held_bytes(subject.way.bundle)
+    llm, file, held = subject.chat.llm, cost.artifact_bytes, sum(map(held_bytes, subject.way.bundles))
     kv: float | None = 0.0
     if subject.lora is not None:
         file = held = subject.lora.file_bytes
@@ -99,10 +100,8 @@ def memory(subject: Subject, cost: Cost) -> Memory:
     return Memory(file, held, kv, cost.context_tokens, Path(llm.model_path).stat().st_size)
 
 
-def held_bytes(bundle: Bundle | None) -> int:
+def held_bytes(bundle: Bundle) -> int:
     """Directions in float32, and the gate as it is read."""
-    if bundle is None:
-        return 0
     return sum(d.nbytes for d in bundle.directions.values()) + len(bundle.members.get("gate.onnx", b""))
 
 
@@ -112,14 +111,24 @@ def data(subject: Subject) -> Data | None:
         return Data(None, None, None, subject.lora.learnt_from or "not stated in the file")
     if subject.system is not None:
         return Data(_tokens(subject.chat, subject.system), None, 0, "its own words")
-    if subject.way.bundle is None:
-        return None
-    training = subject.way.bundle.training
-    trait, replies, tokens = training.get("trait"), training.get("kept"), training.get("tokens")
-    given = _tokens(subject.chat, trait) if isinstance(trait, str) else None
-    method = training.get("method")
-    told = f"method {method}" if isinstance(method, str) else "not stated in the manifest"
-    return Data(given, _whole(replies), _whole(tokens), told)
+    stated = [_learnt(subject.chat, bundle) for bundle in subject.way.bundles]
+    if len(stated) < 2:
+        return stated[0] if stated else None
+    sums = ([getattr(one, name) for one in stated] for name in ("given_tokens", "replies", "tokens"))
+    given, replies, tokens = (None if None in each else sum(each) for each in sums)
+    return Data(given, replies, tokens, "; ".join(dict.fromkeys(one.source for one in stated)))
+
+
+def _learnt(chat: Chat, bundle: Bundle) -> Data:
+    """What the manifest states."""
+    training = bundle.training
+    trait, method = training.get("trait"), training.get("method")
+    return Data(
+        _tokens(chat, trait) if isinstance(trait, str) else None,
+        _whole(training.get("kept")),
+        _whole(training.get("tokens")),
+        f"method {method}" if isinstance(method, str) else "not stated in the manifest",
+    )
 
 
 def _tokens(chat: Chat, text: str) -> int:

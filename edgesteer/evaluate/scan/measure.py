@@ -1,12 +1,10 @@
 """The steerability scan: each steered block of a bundle alone, at equal norms, on replies that stand already.
 
-In:  a Chat, a bundle, questions, the sizes to try, and the trait's sentence where it is known. Out: a Scan.
-
-Teacher-forced: greedy replies of the unsteered model (plain prompts, and prompted with the trait) are read again
-behind the plain prompts, in every cell, side by side in lanes. Steering begins at the prompt's last token (scope
-`response`), whatever the bundle's own scope: what stands before is shared by all cells. A block that is steered
-alone reads the unsteered stream, so its gate gives in every cell what it gives on the plain replies: the strength
-for a norm is exact, not searched.
+Teacher-forced: greedy replies of the unsteered model (plain prompts, and prompted with the trait) are read
+again behind the plain prompts, in every cell, side by side in lanes. Steering begins at the prompt's last
+token (scope `response`), whatever the bundle's own scope: what stands before is shared by all cells. A block
+that is steered alone reads the unsteered stream, so its gate gives in every cell what it gives on the plain
+replies: the strength for a norm is exact, not searched.
 """
 
 from __future__ import annotations
@@ -20,13 +18,11 @@ import numpy as np
 
 from edgesteer.bundle import Bundle, check_model
 from edgesteer.errors import EdgesteerWarning, InputError
-from edgesteer.generate.chat import REPEAT_PENALTY, Chat, Reply, Tokens
-from edgesteer.generate.progress import Done, portion, spread
 from edgesteer.evaluate.scan.cells import Cells
-from edgesteer.evaluate.scan.found import F64, Scan, pooled
+from edgesteer.evaluate.scan.result import F64, Scan, pooled
+from edgesteer.generate import REPEAT_PENALTY, Chat, Reply, Tokens, built_in
+from edgesteer.generate.progress import Done, Progress, Stages, portion, spread
 from edgesteer.runtime.gates import make_gate
-
-Progress = Callable[[str, float], None]
 
 SHARES = (0.025, 0.05, 0.1, 0.2)
 UNITS = ("share", "norm")
@@ -63,21 +59,28 @@ def scan(
     Raises InputError for nothing to ask or to try, or a context too small for a prompt with its reply;
     IncompatibleError for a bundle of another model. The model's own steering is set aside meanwhile.
     """
-    asked, columns = _asked(trait, questions, max_tokens), _checked(sizes, unit)
+    questions, columns = _checked_questions(trait, questions, max_tokens), _checked(sizes, unit)
     if doubt := check_model(bundle, chat.llm.model_info):
         warnings.warn(doubt, EdgesteerWarning, stacklevel=2)
-    tell = _Tell(progress, len(asked) * (1 if trait is None else 2))
+    texts = len(questions) * (1 if trait is None else 2)  # each is read in every cell
+    stages = Stages(progress, texts)
     with chat.llm.steered([]):
-        plain = [chat.prompt(question) for question in asked]
-        told, rows = _unsteered(chat, bundle, plain, max_tokens, tell.replies)
-        prompted = [] if trait is None else _prompted(chat, asked, trait, max_tokens)
+        plain = [chat.prompt(question) for question in questions]
+        spoken, rows = _unsteered(chat, bundle, plain, max_tokens, stages.enter("replies", _REPLIES * texts))
+        prompted = [] if trait is None else _prompted(chat, questions, trait, max_tokens)
         strengths = _strengths(rows, columns, unit)
         cells = Cells.of(bundle, strengths, sign, _strengths(rows, [_TOUCH], "share")[:, 0])
+        each = 1 - _REPLIES
         with chat.llm.steered(cells.plan):
-            kl_sums = [cells.kl(chat, *one, tell.text()) for one in zip(plain, told, strict=True)]
-            gains = [cells.log_p(chat, *one, tell.text()) for one in zip(plain, prompted, strict=False)]
+            kl_sums = [
+                cells.kl(chat, *one, stages.enter("scan", each)) for one in zip(plain, spoken, strict=True)
+            ]
+            gains = [
+                cells.log_p(chat, *one, stages.enter("scan", each))
+                for one in zip(plain, prompted, strict=False)
+            ]
     progress("done", 1.0)
-    counts = [len(reply) for reply in told], [len(reply) for reply in prompted]
+    counts = [len(reply) for reply in spoken], [len(reply) for reply in prompted]
     (*kl, noise), _, _ = pooled(np.array(kl_sums), counts[0])
     gain = None if trait is None else pooled(np.array(gains), counts[1])
     shape, known = strengths.shape, np.isfinite(strengths)
@@ -104,7 +107,7 @@ def scan(
         closed=tuple(n for n, row in zip(bundle.layers, known, strict=True) if not row.any()),
         overflowed=int(np.isnan(kl if gain is None else kl + gain[0]).sum()),
         noise=float(noise),
-        questions=tuple(asked),
+        questions=tuple(questions),
         max_tokens=max_tokens,
         tokens=(sum(counts[0]), sum(counts[1])),
         gated=bundle.gate is not None,
@@ -127,7 +130,7 @@ def _unsteered(
     chat: Chat, bundle: Bundle, prompts: Sequence[Tokens], max_tokens: int, progress: Done
 ) -> tuple[list[list[int]], _Rows]:
     """The greedy replies, and the rows that speak them."""
-    told: list[list[int]] = []
+    spoken: list[list[int]] = []
     sums = np.zeros((2, len(bundle.layers)))
     measure = _measure(chat, bundle)
     for first in range(0, len(prompts), _AT_ONCE):
@@ -136,12 +139,12 @@ def _unsteered(
         replies = chat.replies(
             part, max_tokens, layers=bundle.layers, progress=done, repeat_penalty=REPEAT_PENALTY
         )
-        told += [reply.spoken for reply in replies]
+        spoken += [reply.spoken for reply in replies]
         sums += sum(measure(reply) for reply in replies)
-    n = sum(map(len, told))
+    n = sum(map(len, spoken))
     if not n:
         raise InputError("scan: every reply of the unsteered model is empty, expected some to measure on")
-    return told, _Rows(*(sums / n))
+    return spoken, _Rows(*(sums / n))
 
 
 def _measure(chat: Chat, bundle: Bundle) -> Callable[[Reply], F64]:
@@ -161,47 +164,29 @@ def _measure(chat: Chat, bundle: Bundle) -> Callable[[Reply], F64]:
     return of
 
 
-def _prompted(chat: Chat, asked: Sequence[str], trait: str, max_tokens: int) -> list[list[int]]:
-    prompts = [chat.prompt(question, trait) for question in asked]
-    told = [r.spoken for r in chat.replies(prompts, max_tokens, repeat_penalty=REPEAT_PENALTY)]
-    if not any(told):
+def _prompted(chat: Chat, questions: Sequence[str], trait: str, max_tokens: int) -> list[list[int]]:
+    prompts = [chat.prompt(question, trait) for question in questions]
+    spoken = [r.spoken for r in chat.replies(prompts, max_tokens, repeat_penalty=REPEAT_PENALTY)]
+    if not any(spoken):
         raise InputError("scan: every prompted reply is empty, expected some to measure the trait on")
-    return told
+    return spoken
 
 
 def _strengths(rows: _Rows, sizes: Sequence[float], unit: str) -> F64:
-    """float64 [blocks, sizes]; NaN for a block whose part is zero, or too small for any strength in float32."""
+    """float64 [blocks, sizes]; NaN for a block whose part is zero, or too small for any strength in
+    float32."""
     wanted = np.outer(rows.stream if unit == "share" else np.ones(len(rows.stream)), sizes)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        found = wanted / rows.part[:, None]
-        fits = np.isfinite(found.astype(np.float32)).all(axis=1, keepdims=True)
-    return np.where(fits, found, np.nan)
+        values = wanted / rows.part[:, None]
+        fits = np.isfinite(values.astype(np.float32)).all(axis=1, keepdims=True)
+    return np.where(fits, values, np.nan)
 
 
 # -- what is asked ---------------------------------------------------------------------------------
 
 
-class _Tell:
-    """Progress: the replies, then each text that is read in every cell."""
-
-    def __init__(self, progress: Progress, texts: int) -> None:
-        self._progress, self._texts, self._begun = progress, texts, 0
-
-    def replies(self, part: float) -> None:
-        self._progress("replies", _REPLIES * part)
-
-    def text(self) -> Done:
-        first, self._begun = self._begun, self._begun + 1
-        return portion(self._scan, first, 1, self._texts)
-
-    def _scan(self, part: float) -> None:
-        self._progress("scan", _REPLIES + (1 - _REPLIES) * part)
-
-
-def _asked(trait: str | None, questions: Sequence[str] | None, max_tokens: int) -> list[str]:
+def _checked_questions(trait: str | None, questions: Sequence[str] | None, max_tokens: int) -> list[str]:
     if questions is None:
-        from edgesteer.generate.questions import built_in
-
         every = [question.text for question in built_in()]
         questions = [every[i] for i in spread(len(every), N_QUESTIONS)]
     if not questions:
@@ -217,10 +202,10 @@ def _checked(sizes: Sequence[float], unit: str) -> tuple[float, ...]:
     """The sizes in ascending order, each once."""
     if unit not in UNITS:
         raise InputError(f"scan: unit {unit!r}, expected one of {', '.join(UNITS)}")
-    found = tuple(sorted({float(size) for size in sizes}))
-    unfit = [size for size in found if not 0 < size <= _MOST_SIZE]
+    values = tuple(sorted({float(size) for size in sizes}))
+    unfit = [size for size in values if not 0 < size <= _MOST_SIZE]
     if unfit:
         raise InputError(f"scan: norm {unfit[0]:g}, expected a number above 0, at most {_MOST_SIZE:g}")
-    if not 1 <= len(found) <= _MOST_SIZES:
-        raise InputError(f"scan: {len(found)} norms, expected 1 to {_MOST_SIZES}")
-    return found
+    if not 1 <= len(values) <= _MOST_SIZES:
+        raise InputError(f"scan: {len(values)} norms, expected 1 to {_MOST_SIZES}")
+    return values

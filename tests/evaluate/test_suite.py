@@ -1,4 +1,4 @@
-"""The suite's traits: different, worded as system prompts, each measured by something that exists."""
+"""The suite of six traits: each is measured by something that exists, and the page is made of what was found."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import json
 
 import pytest
 
-from edgesteer.evaluate import vocabulary
-from edgesteer.evaluate.traits import TRAITS, Trait
+from edgesteer.evaluate import read_suite, text_measures
 from tests import suite
+from tests.suite import TRAITS, Trait
 
 
 def test_six_traits_of_different_kinds() -> None:
     assert len({t.name for t in TRAITS}) == len({t.sentence for t in TRAITS}) == 6
     assert {t.measure for t in TRAITS} > {"sentiment", "words"}
-    assert all(set(t.counts) <= words.WORDS.keys() for t in TRAITS)
+    assert all(set(t.counts) <= text_measures.WORDS.keys() for t in TRAITS)
     assert all(abs(t.sign) == 1 for t in TRAITS)
 
 
@@ -29,9 +29,14 @@ def test_a_trait_is_counted_by_its_own_words(trait: Trait) -> None:
     if trait.counts:
         (name,) = trait.counts
         hit, miss = (
-            words.count(name, [text]).per_100_words for text in (examples[trait.name], "Boil some water.")
+            text_measures.count(name, [text]).per_100_words
+            for text in (examples[trait.name], "Boil some water.")
         )
         assert hit > 10 > miss == 0
+
+
+def test_the_suite_that_ships_is_the_first_traits() -> None:
+    assert read_suite("pirate").trait == TRAITS[0].sentence
 
 
 def test_the_page_is_made_of_what_was_found() -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from edgesteer.bundle import read_model_info
-from edgesteer.evaluate.random_gguf import HEAD, N_VOCAB, vocabulary, write_llama, writing
+from edgesteer.evaluate.bench.random_model import HEAD, N_VOCAB, vocabulary, write_llama, writing
 
 
 @pytest.mark.parametrize("width", [HEAD, 320, 1024])

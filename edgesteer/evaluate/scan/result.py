@@ -1,12 +1,13 @@
 """What a steerability scan found: each block alone, at equal norms. Pure values, and what follows from them.
 
-In:  per block and norm, for each question, sums over the reply's tokens. Out: a Scan: means with intervals, which
-blocks gain the trait, and its JSON. `edgesteer.evaluate.scan.scanning` measures it.
+In:  per block and norm, for each question, sums over the reply's tokens. Out: a Scan: means with intervals,
+which blocks gain the trait, and its JSON. `edgesteer.evaluate.scan.measure` measures it.
 
-Two numbers a cell, both in nats a token. KL: how far the steered model's next token is from the unsteered one's,
-mean over the rows of unsteered replies; it tells that something moves, not whether it is any good. Gain: how much
-likelier the steered model finds the replies that the trait's prompt brought, without that prompt. It sees what the
-prompt brings along too, and says little of free replies: judge a bundle by 'edgesteer eval'.
+Two numbers a cell, both in nats a token. KL: how far the steered model's next token is from the unsteered
+one's, mean over the rows of unsteered replies; it tells that something moves, not whether it is any good.
+Gain: how much likelier the steered model finds the replies that the trait's prompt brought, without that
+prompt. It sees what the prompt brings along too, and says little of free replies: judge a bundle by
+'edgesteer eval'.
 """
 
 from __future__ import annotations
@@ -25,17 +26,18 @@ F64 = npt.NDArray[np.float64]
 
 # Below this a KL is the noise of float32 and of batch shapes.
 _LEAST_KL = 1e-4
-# Times the rounding that the scan itself measured: what moves the model less may be rounding, and is not ranked.
+# Times the rounding that the scan itself measured: what moves the model less may be rounding, and is not
+# ranked.
 CLEAR = 3.0
 
 
 @dataclass(frozen=True, slots=True)
 class Useful:
-    """A block that gains the trait alone, at the size where it does so at the best score. Its KL is clear of rounding.
+    """A block that gains the trait alone, at its size of the best score; its KL is clear of rounding.
 
     gain, low, high: nats a token, with its 95 % interval over the questions, which lies above 0.
-    score: gain / sqrt(KL). For small steps the gain grows with the step and KL with its square, so the quotient
-    compares directions, not steps.
+    score: gain / sqrt(KL). For small steps the gain grows with the step and KL with its square, so the
+    quotient compares directions, not steps.
     """
 
     block: int
@@ -55,15 +57,18 @@ class Scan:
     """Every steered block alone. Arrays are float64 [blocks, sizes]; NaN where nothing was measured.
 
     model: the name of its file.
-    trait: the sentence that prompted the replies; None where no gain was measured, and then `gain` and its interval
-        are None too.
-    unit: what `sizes` are: "share" of the mean |h| at the block, or "norm", in the residual stream's own units.
+    trait: the sentence that prompted the replies; None where no gain was measured, and then `gain` and its
+        interval are None too.
+    unit: what `sizes` are: "share" of the mean |h| at the block, or "norm", in the residual stream's own
+        units.
     streams: mean |h| at each block, over the rows of the unsteered replies.
-    strengths: the strength at which the bundle's part in that block has, over the same rows, mean |u| of that size.
-    closed: blocks whose part is zero on all these rows (a gate that never opens), so that no strength gives a norm.
+    strengths: the strength at which the bundle's part in that block has, over the same rows, mean |u| of that
+        size.
+    closed: blocks whose part is zero on all these rows (a gate that never opens), so that no strength gives a
+        norm.
     overflowed: cells that left float32.
-    noise: KL that a ten-thousandth of |h| at the first block brings: rounding, blown up on its way; what is no larger
-        says nothing.
+    noise: KL that a ten-thousandth of |h| at the first block brings: rounding, blown up on its way; what is
+        no larger says nothing.
     tokens: rows of the unsteered replies, and of the prompted ones.
     """
 
@@ -101,8 +106,8 @@ class Scan:
     @property
     def useful(self) -> tuple[Useful, ...]:
         """The blocks that gain the trait, the best score first; empty where no trait was measured."""
-        found = [one for i in range(len(self.blocks)) if (one := self._useful(i)) is not None]
-        return tuple(sorted(found, key=lambda one: (-one.score, one.block)))
+        ranked = [one for i in range(len(self.blocks)) if (one := self._useful(i)) is not None]
+        return tuple(sorted(ranked, key=lambda one: (-one.score, one.block)))
 
     def _useful(self, row: int) -> Useful | None:
         if self.gain is None or self.low is None or self.high is None:
@@ -118,10 +123,11 @@ class Scan:
 
     @property
     def movers(self) -> tuple[tuple[int, float], ...]:
-        """(block, KL at the largest size that was measured there), the largest KL first; none that may be rounding."""
+        """(block, KL at the largest size that was measured there), the largest KL first; none that may be
+        rounding."""
         known = [(block, row[~np.isnan(row)]) for block, row in zip(self.blocks, self.kl, strict=True)]
-        found = [(block, float(row[-1])) for block, row in known if len(row) and row[-1] >= self.floor]
-        return tuple(sorted(found, key=lambda one: (-one[1], one[0])))
+        ranked = [(block, float(row[-1])) for block, row in known if len(row) and row[-1] >= self.floor]
+        return tuple(sorted(ranked, key=lambda one: (-one[1], one[0])))
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; None for what was not measured."""

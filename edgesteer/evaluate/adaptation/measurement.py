@@ -1,41 +1,38 @@
 """Prompt, steering and LoRA as adaptations of one model, measured by the same criteria.
 
-In:  a Chat on the unadapted model, the trait's sentence, bundles with strengths, perhaps a LoRA adapter.
-Out: an Adaptation: one row a way, with effect, specificity, reversibility, compute, memory and data.
-
-All share one context, but a LoRA: llama_cpp.Llama takes an adapter when it is opened, so that is a second model.
-Everything but the clock is the same in every run.
+All share one context, but a LoRA: llama_cpp.Llama takes an adapter when it is opened, so that is a second
+model. Everything but the clock is the same in every run.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgesteer.bundle import Bundle, check_model
+from edgesteer.bundle import check_model
 from edgesteer.errors import InputError
-from edgesteer.evaluate.adaptation import axes
-from edgesteer.evaluate.adaptation.axes import Subject
-from edgesteer.evaluate.adaptation.drift import Passage, drifts_of, passages_of_the_project
+from edgesteer.evaluate.adaptation import resources
+from edgesteer.evaluate.adaptation.criteria import AXES, LORA, UNADAPTED, Adapted, Axis, Effect
 from edgesteer.evaluate.adaptation.lora import Lora, opened_anew
-from edgesteer.evaluate.adaptation.reversal import plain_logits, reversal
-from edgesteer.evaluate.adaptation.scores import AXES, scores
-from edgesteer.evaluate.adaptation.values import LORA, UNADAPTED, Adapted, Effect
-from edgesteer.generate.chat import F32, REPEAT_PENALTY, Chat
-from edgesteer.evaluate.headtohead import head_to_head, held_out_questions
+from edgesteer.evaluate.adaptation.resources import Subject
+from edgesteer.evaluate.adaptation.side_effects import (
+    Passage,
+    drifts_of,
+    passages_of_the_project,
+    plain_logits,
+    reversal,
+)
+from edgesteer.evaluate.head_to_head import head_to_head, held_out_questions, ways_of
 from edgesteer.evaluate.intervals import Sample, estimate
-from edgesteer.generate.progress import Done, portion
-from edgesteer.generate.scoring import score
 from edgesteer.evaluate.table import Row, Table, plain_values
-from edgesteer.evaluate.ways import PROMPT, UNSTEERED, Way, prompts_of
-
-__all__ = ["Adaptation", "Adapted", "measure"]
-
-Progress = Callable[[str, float], None]
+from edgesteer.evaluate.way import Sources, Way
+from edgesteer.generate import REPEAT_PENALTY, Chat, score
+from edgesteer.generate.measures import F32
+from edgesteer.generate.progress import Done, Progress, Stages
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,23 +45,28 @@ class Adaptation:
     max_tokens: int
     rows: tuple[Adapted, ...]
 
+    @property
+    def axes(self) -> tuple[Axis, ...]:
+        """The criteria, in the order of each row's scores."""
+        return AXES
+
     def to_json(self) -> dict[str, Any]:
         """Plain values with the scores beside them; what is not a finite number becomes None."""
         out: dict[str, Any] = plain_values(dataclasses.asdict(self))
-        for told, row in zip(out["rows"], self.rows, strict=True):
-            told["scores"] = scores(row)
-        out["axes"] = {axis.name: {"measured": axis.measured, "score": axis.scored} for axis in AXES}
+        for entry, row in zip(out["rows"], self.rows, strict=True):
+            entry["scores"] = row.scores
+        out["axes"] = {axis.name: {"measured": axis.measured, "score": axis.scored} for axis in self.axes}
         return out
 
 
-# Where each stage ends; asking takes most of the time.
-_STAGES = {"replies": 0.55, LORA: 0.65, "specificity": 0.85, "reversal": 0.9, "compute": 1.0}
+# How long each stage takes, of some 20.
+_WEIGHTS = {"replies": 11, LORA: 2, "specificity": 4, "reversal": 1, "compute": 2}
 
 
 def measure(
     chat: Chat,
     trait: str,
-    bundles: Sequence[tuple[str, Bundle, float]],
+    rows: Sequence[tuple[str, Sources]],
     *,
     lora: Lora | None = None,
     questions: Sequence[str] | None = None,
@@ -73,42 +75,43 @@ def measure(
     passages: Sequence[Passage] | None = None,
     progress: Progress = lambda stage, fraction: None,
 ) -> Adaptation:
-    """Measure the unadapted model, the trait as system prompt, each (name, bundle, strength), and the LoRA.
+    """Measure the unadapted model, the trait as system prompt, each row, and the LoRA.
 
-    questions, max_tokens, at_prompt_coherence: as in `head_to_head`. passages: unrelated text; None for the
-    project's own. The never adapted model's logits are taken first: on a context that has not steered yet, they are
-    that in the strict sense.
-    Raises InputError as `head_to_head` does, and for a passage that does not fit the context; IncompatibleError for a
-    bundle for another model; ModelError for a LoRA that llama.cpp does not take.
+    rows, questions, max_tokens, at_prompt_coherence: as in `head_to_head`. passages: unrelated text; None for
+    the project's own. The never adapted model's logits are taken first: on a context that has not steered
+    yet, they are that in the strict sense.
+    Raises InputError as `head_to_head` does, and for a passage that does not fit the context;
+    IncompatibleError for a bundle for another model; ModelError for a LoRA that llama.cpp does not take.
     """
-    asked = list(held_out_questions() if questions is None else questions)
+    questions = list(held_out_questions() if questions is None else questions)
     texts = passages_of_the_project() if passages is None else passages
-    _check(asked, texts)
-    for _, bundle, _ in bundles:
+    _check(questions, texts)
+    for bundle in [bundle for _, sources in rows for bundle, _ in sources]:
         check_model(bundle, chat.llm.model_info)
-    never_adapted = plain_logits(chat, asked[0])
+    stages = Stages(progress, sum(_WEIGHTS.values()) - (lora is None) * _WEIGHTS[LORA])
+    never_adapted = plain_logits(chat, questions[0])
     with _under(chat, lora) as under_lora:  # what cannot be opened fails before the minutes of work
         table = head_to_head(
             chat,
             trait,
-            bundles,
-            questions=asked,
+            rows,
+            questions=questions,
             max_tokens=max_tokens,
             at_prompt_coherence=at_prompt_coherence,
             timing=False,
-            progress=lambda stage, part: progress(stage, part * _STAGES["replies"]),
+            progress=stages.nested(_WEIGHTS["replies"]),
         )
-        work = _Work(chat, table, _subjects(chat, table, [bundle for _, bundle, _ in bundles]), progress)
+        work = _Work(chat, table, _subjects(chat, table, rows), stages)
         if lora is not None:
             work.add(Subject(Way(lora.name, work.subjects[0].way.prompts), under_lora, lora=lora))
-        rows = work.rows(texts, never_adapted)
+        adapted = work.rows(texts, never_adapted)
     progress("done", 1.0)
-    return Adaptation(Path(chat.llm.model_path).name, trait, tuple(asked), max_tokens, rows)
+    return Adaptation(Path(chat.llm.model_path).name, trait, tuple(questions), max_tokens, adapted)
 
 
-def _check(asked: Sequence[str], texts: Sequence[Passage]) -> None:
-    if not asked or not texts:
-        missing = "passages" if asked else "questions"
+def _check(questions: Sequence[str], texts: Sequence[Passage]) -> None:
+    if not questions or not texts:
+        missing = "passages" if questions else "questions"
         raise InputError(f"adaptation: no {missing}, expected at least one question and one passage")
 
 
@@ -125,14 +128,14 @@ def _under(chat: Chat, lora: Lora | None) -> Iterator[Chat]:
         llm.close()
 
 
-def _subjects(chat: Chat, table: Table, bundles: Sequence[Bundle]) -> list[Subject]:
+def _subjects(chat: Chat, table: Table, rows: Sequence[tuple[str, Sources]]) -> list[Subject]:
     """In the order of the table's rows, at the strengths that it has."""
-    plain, prompted = prompts_of(chat, table.questions, table.trait)
-    steered = [
-        Subject(Way(row.name, plain, bundle, row.strength), chat)
-        for row, bundle in zip(table.rows[2:], bundles, strict=True)
+    unsteered, prompt, *steered = ways_of(chat, table, rows)
+    return [
+        Subject(unsteered, chat),
+        Subject(prompt, chat, table.trait),
+        *(Subject(way, chat) for way in steered),
     ]
-    return [Subject(Way(UNSTEERED, plain), chat), Subject(Way(PROMPT, prompted), chat, table.trait), *steered]
 
 
 @dataclass
@@ -142,7 +145,7 @@ class _Work:
     chat: Chat
     table: Table
     subjects: list[Subject]
-    progress: Progress
+    stages: Stages
 
     def __post_init__(self) -> None:
         self.effects = [_effect(row, self.table.rows[0]) for row in self.table.rows]
@@ -153,13 +156,13 @@ class _Work:
         replies = subject.chat.replies(
             plain, self.table.max_tokens, repeat_penalty=REPEAT_PENALTY, progress=self._stage(LORA)
         )
-        found = score(self.chat, replies, plain, prompted)
+        scores = score(self.chat, replies, plain, prompted)
         first = self.table.rows[0]
         self.effects.append(
             Effect(
-                estimate(Sample.mean(found.trait)),
-                estimate(Sample.mean(found.coherence)),
-                found.mean("distinct2"),
+                estimate(Sample.mean(scores.trait)),
+                estimate(Sample.mean(scores.coherence)),
+                scores.mean("distinct2"),
                 first.trait,
                 first.coherence,
                 subject.chat.text(replies[0].tokens),
@@ -169,25 +172,31 @@ class _Work:
 
     def rows(self, texts: Sequence[Passage], never_adapted: F32) -> tuple[Adapted, ...]:
         drifts = drifts_of(self.subjects, texts, self._stage("specificity"))
-        tell, reversals = self._stage("reversal"), []
+        progress, reversals = self._stage("reversal"), []
         for i, subject in enumerate(self.subjects):
-            tell(i / len(self.subjects))
+            progress(i / len(self.subjects))
             reversals.append(reversal(subject, self.table.questions[0], never_adapted))
         self._stage("compute")(0.0)
-        spent, speeds = axes.speeds(self.subjects, self.table.max_tokens)
+        spent, speeds = resources.speeds(self.subjects, self.table.max_tokens)
         measured = zip(self.subjects, reversals, drifts, self.effects, speeds, spent, strict=True)
         return tuple(
             Adapted(
-                name, kind, s.way.strength, back, drift, effect, speed, axes.memory(s, cost), axes.data(s)
+                name,
+                kind,
+                s.way.strength,
+                back,
+                drift,
+                effect,
+                speed,
+                resources.memory(s, cost),
+                resources.data(s),
             )
             for s, back, drift, effect, speed, cost in measured
             for name, kind in [_named(s)]
         )
 
     def _stage(self, name: str) -> Done:
-        ends = list(_STAGES.values())
-        i = list(_STAGES).index(name)
-        return portion(lambda part: self.progress(name, part), ends[i - 1], ends[i] - ends[i - 1], 1.0)
+        return self.stages.enter(name, _WEIGHTS[name])
 
 
 def _effect(row: Row, unadapted: Row) -> Effect:
@@ -207,6 +216,6 @@ def _named(subject: Subject) -> tuple[str, str]:
     way = subject.way
     if subject.lora is not None:
         return way.name, LORA
-    if way.bundle is None and subject.system is None:
-        return UNADAPTED, UNADAPTED
+    if not way.unit and subject.system is None:
+        return UNADAPTED if way.strength is None else way.name, UNADAPTED
     return way.name, way.kind

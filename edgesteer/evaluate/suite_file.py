@@ -1,7 +1,7 @@
 """A suite: the questions that ways to ask are compared on, and what is counted in their replies.
 
 In:  the path of a JSON suite, of a text or JSON Lines file of questions, or the name of a suite that ships.
-Out: a Suite. Whatever is wrong with a file is a InputError of one line.
+Out: a Suite. Whatever is wrong with a file is an InputError of one line.
 
     {"trait": "You are a pirate.", "questions": ["Why is the sky blue?"], "counts": ["pirate"],
      "sentiment": true, "max_tokens": 64, "strengths": [0.5, 1, 1.5]}
@@ -20,7 +20,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from edgesteer.errors import InputError
-from edgesteer.evaluate import vocabulary
+from edgesteer.evaluate import text_measures
+from edgesteer.generate import read_questions
+from edgesteer.generate.text_file import json_value, read_lines, short
 
 Item = TypeVar("Item")
 
@@ -48,8 +50,6 @@ class Suite:
 
 def read_suite(source: str | os.PathLike[str]) -> Suite:
     """The suite of a file, or the shipped one of that name where no file has it. Raises InputError."""
-    from edgesteer.generate.text_file import read_lines
-
     where, path = os.fspath(source), _path(source)
     if path.suffix.lower() != ".json":
         return _of_questions(path, where)
@@ -73,9 +73,8 @@ def _path(source: str | os.PathLike[str]) -> Path:
 
 
 def _is_question(lines: list[str]) -> bool:
-    """Whether the first line that is not blank is a question of JSON Lines by itself: such files end in .json too."""
-    from edgesteer.generate.text_file import json_value
-
+    """Whether the first line that is not blank is a question of JSON Lines by itself: such files end in .json
+    too."""
     first = next((line for line in lines if line.strip()), "")
     try:
         value = json_value(first, "", "")
@@ -85,16 +84,12 @@ def _is_question(lines: list[str]) -> bool:
 
 
 def _of_questions(path: Path, where: str) -> Suite:
-    from edgesteer.generate.questions import read_questions
-
     return Suite(
         path.stem, _once([q.text for q in read_questions(path)], f"{where}: questions", str.casefold)
     )
 
 
 def _of_json(text: str, name: str, where: str) -> Suite:
-    from edgesteer.generate.text_file import json_value, short
-
     value = json_value(text, where, "expected a suite, a JSON object")
     if not isinstance(value, dict):
         raise InputError(f'{where}: {short(value)}, expected a suite, a JSON object with "questions"')
@@ -102,8 +97,8 @@ def _of_json(text: str, name: str, where: str) -> Suite:
         raise InputError(f"{where}: unknown key {short(unknown[0])}, expected {', '.join(_READERS)}")
     if "questions" not in value:
         raise InputError(f'{where}: no "questions", expected a list with at least one')
-    found = {key: _READERS[key](item, f'{where}: "{key}"') for key, item in value.items()}
-    return Suite(name, **found)
+    values = {key: _READERS[key](item, f'{where}: "{key}"') for key, item in value.items()}
+    return Suite(name, **values)
 
 
 # Each reads one key's value; `where` names the file and the key.
@@ -132,7 +127,7 @@ def _read_counts(value: Any, where: str) -> tuple[str, ...]:
     texts = _read_texts(value, where)
     for text in texts:
         try:
-            vocabulary.expression(text)
+            text_measures.expression(text)
         except InputError as error:
             raise InputError(f"{where}: {error}") from None
     return _once(texts, where, str)
@@ -186,6 +181,4 @@ def _once(items: list[Item], where: str, alike: Callable[[Item], object]) -> tup
 
 
 def _wrong(value: Any, where: str, expected: str) -> InputError:
-    from edgesteer.generate.text_file import short
-
     return InputError(f"{where}: {short(value)}, expected {expected}")

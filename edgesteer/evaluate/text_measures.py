@@ -1,12 +1,13 @@
-"""Counting words in replies, for traits that have a vocabulary. Pure: texts in, numbers out."""
+"""What the text of replies is measured by: matches of a vocabulary, and sentiment. Texts in, numbers out."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from edgesteer.errors import InputError
+from edgesteer.errors import InputError, MissingExtra
 
 # Word lists by name, matched without regard to case. Fixed before anything was tuned on them.
 WORDS = {
@@ -67,11 +68,33 @@ def count(pattern: str, texts: Sequence[str]) -> Count:
     Counts words, not sense: "the sea" scores in any tale, and a style without its stock words scores 0.
     A loop scores high per 100 words but once in the share.
     """
-    found = [hits(pattern, text) for text in texts]
+    matches = [hits(pattern, text) for text in texts]
     n_words = sum(map(words, texts))
-    share = sum(n > 0 for n in found) / len(texts) if texts else 0.0
-    return Count(100 * sum(found) / n_words if n_words else 0.0, share)
+    share = sum(n > 0 for n in matches) / len(texts) if texts else 0.0
+    return Count(100 * sum(matches) / n_words if n_words else 0.0, share)
 
 
 def _names() -> str:
     return ", ".join(WORDS)
+
+
+def sentiment_analyzer() -> Any:
+    """VADER's analyzer (the `sentiment` extra). Raises MissingExtra."""
+    try:
+        from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
+    except ImportError as error:
+        raise MissingExtra(
+            "vaderSentiment: not installed; needed to measure sentiment; pip install 'edgesteer[sentiment]'"
+        ) from error
+    return SentimentIntensityAnalyzer()
+
+
+def sentiment(texts: Sequence[str]) -> list[float]:
+    """VADER's compound score of each text, from -1 (negative) to 1; 0 for one without words. Raises
+    MissingExtra.
+
+    Sees English words that carry a mood, in the manner of social media, with rules for negation and emphasis.
+    Does not see irony, a mood without its words, other languages, or whether the mood fits the question.
+    """
+    vader = sentiment_analyzer()
+    return [float(vader.polarity_scores(text)["compound"]) for text in texts]

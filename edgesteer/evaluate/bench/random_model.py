@@ -1,20 +1,25 @@
-"""Random GGUF models that llama.cpp loads and runs: of any width, to measure with, without a download.
+"""Random models and bundles to measure with: cost does not depend on values, and needs no download.
 
-In:  sizes and a seed. Out: a GGUF file of architecture llama, the same bytes every time. Knows one small byte-level
-BPE vocabulary, and how a file appears whole or not at all. Knows nothing of llama_cpp.
+A model is a GGUF file of architecture llama, of any width, with a small byte-level BPE vocabulary; bundles
+are small, so that they leave the model alone. The same arguments give the same bytes. The tests write their
+tiny models of other architectures with the same vocabulary and writer. Knows nothing of llama_cpp.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import gguf
 import numpy as np
 import numpy.typing as npt
+
+from edgesteer.bundle import Bundle, ModelInfo
+from edgesteer.errors import ModelError
+from edgesteer.generate.progress import spread
 
 F32 = npt.NDArray[np.float32]
 
@@ -31,7 +36,8 @@ MERGES = tuple(_PAIRS.split(","))
 
 
 def byte_tokens() -> list[str]:
-    """GPT-2's spelling of the 256 bytes: printable ones stand for themselves, the rest are moved to U+0100 on."""
+    """GPT-2's spelling of the 256 bytes: printable ones stand for themselves, the rest are moved to U+0100
+    on."""
     printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     moved = iter(range(0x100, 0x200))
     return [chr(byte if byte in printable else next(moved)) for byte in range(256)]
@@ -97,8 +103,9 @@ def writing(path: str | os.PathLike[str], architecture: str) -> Iterator[gguf.GG
 
 
 def write_llama(path: str | os.PathLike[str], n_embd: int, n_layer: int = 4, seed: int = 0) -> Path:
-    """A random llama of this width, in Q4_0 (about 6.5 n_embd^2 bytes a block): heads of 64, four query heads to a
-    key head, and three times as wide inside the MLP. Matrices repeat 64 rows, which costs the same to run.
+    """A random llama of this width, in Q4_0 (about 6.5 n_embd^2 bytes a block): heads of 64, four query heads
+    to a key head, and three times as wide inside the MLP. Matrices repeat 64 rows, which costs the same to
+    run.
 
     Raises ValueError for a width that is no multiple of 64.
     """
@@ -147,3 +154,62 @@ def _write_tensor(
     kind = gguf.GGMLQuantizationType.Q4_0
     rows = gguf.quants.quantize(few, kind)
     writer.add_tensor(name, np.tile(rows, (-(-shape[0] // _ROWS), 1))[: shape[0]], raw_dtype=kind)
+
+
+# -- bundles -------------------------------------------------------------------------------------
+
+CONSTANT, IN_SCOPE, S_PSR, A_PSR = "constant", "constant (response)", "S-PSR", "A-PSR"
+
+
+def constant(info: ModelInfo, blocks: Sequence[int], seed: int = 0, scope: str = "all") -> Bundle:
+    """A vector in each of the blocks. Of scope all they go through llama.cpp's slots, else through the
+    tap."""
+    return Bundle.build(name="constant", model=info, scope=scope, directions=_directions(info, blocks, seed))
+
+
+def gated(info: ModelInfo, blocks: Sequence[int], seed: int = 0) -> Bundle:
+    """A direction and a linear gate in each of the blocks. Raises MissingExtra without the `onnx` package."""
+    rng = np.random.default_rng(1000 + seed)
+    gate = {
+        n: [(1e-2 * rng.standard_normal((info.n_embd, 1), np.float32), np.ones(1, np.float32))]
+        for n in blocks
+    }
+    directions = _directions(info, blocks, seed)
+    return Bundle.build(name="gated", model=info, scope="all", directions=directions, gate=gate)
+
+
+def _directions(info: ModelInfo, blocks: Sequence[int], seed: int) -> dict[int, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return {n: 1e-3 * rng.standard_normal(info.n_embd, np.float32) for n in blocks}
+
+
+def steerable(info: ModelInfo, count: int | None = None) -> list[int]:
+    """`count` blocks, evenly spread; all that a bundle can name without it. Block 0 has no slot.
+
+    Raises ModelError for a model of one block.
+    """
+    every = list(range(1, info.n_layer))
+    if not every:
+        raise ModelError(
+            f"{info.name}: has 1 block, expected 2 or more: the first cannot be steered; use another model"
+        )
+    return every if count is None else [every[i] for i in spread(len(every), count)]
+
+
+def random_bundles(info: ModelInfo, seed: int = 0) -> dict[str, Bundle]:
+    """Constant, S-PSR (the middle block) and A-PSR (every block)."""
+    every, middle = steerable(info), [info.n_layer // 2]
+    return {
+        CONSTANT: constant(info, every, seed),
+        S_PSR: gated(info, middle, seed),
+        A_PSR: gated(info, every, seed),
+    }
+
+
+def kinds(info: ModelInfo, blocks: Sequence[int], seed: int = 0) -> dict[str, Bundle]:
+    """What scales differently: a sum in a slot, a sum in the tap, a gate."""
+    return {
+        CONSTANT: constant(info, blocks, seed),
+        IN_SCOPE: constant(info, blocks, seed, scope="response"),
+        A_PSR: gated(info, blocks, seed),
+    }
