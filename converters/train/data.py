@@ -1,4 +1,4 @@
-"""Training examples: pairs of prompts with a reply, made ready once for all epochs.
+"""Training examples: pairs of prompts with a reply, prepared once for all epochs.
 
 In:  pairs (x, x', y' as tokens), a scope, a frozen model.
 Out: per pair an Example: what the student runs, where it is steered, which rows predict, what the teacher

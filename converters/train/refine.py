@@ -1,4 +1,4 @@
-"""From a closed-form fit to a better one: the door of this package, called by `edgesteer learn --refine`.
+"""Train closed-form fits through the model: what `edgesteer learn --refine` calls.
 
 In:  a model, fits per block, pairs.
 Out: fits per block in the format's scale (mean coefficient 1 over the training positions in scope), and a
@@ -31,7 +31,7 @@ from edgesteer_converters.train.data import Example, Triplet, digest, prepared, 
 from edgesteer_converters.train.network import PsrNetwork
 from edgesteer_converters.train.trainer import AGAIN, DEFAULTS, Settings, Trainer, read_checkpoint
 
-# Of the progress, what making the examples ready takes: two forward passes against `epochs` times three.
+# Share of the progress for preparing the examples: two forward passes against `epochs` times three.
 _READY = 0.1
 
 _POINTS = 32
@@ -104,7 +104,7 @@ def refine(
         epochs, lr, batch (replies a step), guidance (objectives.guided; KL alone): None for the objective's
             own (trainer.DEFAULTS).
         held: share of the pairs that is kept aside to be measured alone, at least one where it is above 0.
-        checkpoint: written after each epoch; a training that was interrupted goes on from it, to the same
+        checkpoint: written after each epoch; an interrupted training resumes from it, to the same
             bytes, also where `fits` were fitted again and agree to rounding alone.
         replace: a checkpoint of another training, with an EdgesteerWarning; else it is refused.
         device: where a model is loaded that is given as a path: "cpu", "cuda", ...; None for CUDA where there
@@ -139,7 +139,7 @@ def refine(
 def trainer(
     model: Path, *, checkpoint: Path | None = None, n_threads: int = 1, device: str | None = None
 ) -> LearnTrainer:
-    """What `edgesteer.learn.learn` hands fits to.
+    """The trainer that `edgesteer.learn` hands fits to.
 
     checkpoint: as for `refine`, but one of another training is replaced, with an EdgesteerWarning: by then
         minutes of sampling have passed. The second training has one of its own, see `checkpoints`. They stay
@@ -177,7 +177,7 @@ def trainer(
 
 
 def checkpoints(first: Path) -> tuple[Path, Path]:
-    """Of a first training, and of the second that goes on from it."""
+    """The checkpoint of a first training, and of the second that continues from it."""
     return first, first.with_name(first.name + "-again")
 
 

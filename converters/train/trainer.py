@@ -85,7 +85,7 @@ two cores four replies a step are a third faster than one, and reach the same lo
 (docs/log.md)."""
 
 AGAIN: dict[str, dict[str, Any]] = {"kl": {"epochs": 3, "lr": 3e-3}}
-"""What a second training of trained gates has otherwise."""
+"""The settings in which a second training of trained gates differs."""
 
 
 @dataclass(slots=True)
@@ -132,8 +132,8 @@ class Trainer:
         progress: Progress = lambda fraction: None,
         replace: bool = False,
     ) -> Losses:
-        """Train to the end, from `checkpoint` on where that file exists; it is replaced after each epoch, so
-        that an interruption loses one epoch at most.
+        """Train to the end, resuming from `checkpoint` where that file exists; it is replaced after each
+        epoch, so that an interruption loses one epoch at most.
 
         replace: a checkpoint of another training too, with an EdgesteerWarning.
         Raises LearnError for a loss that is no number, a checkpoint of another training, or a file that is
@@ -199,7 +199,7 @@ class Trainer:
                 outputs[block] = h[batch.predicts]
             return h
 
-        columns = batch.predicts.any(0).nonzero()[:, 0]  # a vocabulary's logits for no position in vain
+        columns = batch.predicts.any(0).nonzero()[:, 0]  # logits only where a token is predicted
         with self.model.steered(steer), torch.autocast("cuda", torch.bfloat16, self._mixed):
             wanted = columns[:1] if mse else columns
             logits = self.model.logits(batch.tokens, mask=batch.mask, rows=wanted, prefix=batch.prefix)
@@ -236,7 +236,7 @@ class Trainer:
         return math.fsum(losses) / len(examples), {block: sum_ / count for block, sum_ in total.items()}
 
     def _save(self, path: Path | None) -> None:
-        """All at once: the file is never half written."""
+        """Atomically: the file is never half written."""
         if path is None:
             return
         partial = path.with_name(f".{path.name}.{os.getpid()}")
@@ -260,7 +260,7 @@ class Trainer:
         }
 
     def resume(self, path: Path, replace: bool = False) -> bool:
-        """Go on from a checkpoint; with `replace` False, and a warning, where it is another training's.
+        """Resume from a checkpoint; with `replace` False, and a warning, where it is another training's.
 
         Raises LearnError where it is damaged, or of another training and not to be replaced.
         """
@@ -296,7 +296,7 @@ def read_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str,
 
 
 def _close(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
-    """Whether both are the same start, to rounding."""
+    """Whether both are the same start, up to rounding."""
     return one.keys() == other.keys() and all(
         x.shape == other[name].shape and bool((x - other[name]).norm() <= _SAME_START * other[name].norm())
         for name, x in one.items()
