@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,20 +14,15 @@ from hypothesis import strategies as st
 from edgesteer import SteeredLlama
 from edgesteer.errors import LearnError
 from edgesteer.evaluate import held_out_questions
-from edgesteer.generate import Chat, Reply
-from edgesteer.generate import Question, built_in
-from edgesteer.learn.ask import cleaned, filled, own, write_questions
+from edgesteer.generate import Chat, Question, Reply, built_in
+from edgesteer.learn.question_writer import cleaned, filled, n_own, write_questions
 
 TRAIT = "You talk like a pirate and you love the sea."
 
 
 @pytest.fixture(scope="module")
-def chat(model: Callable[[str], Path]) -> Iterator[Chat]:
-    llm = SteeredLlama(
-        str(model("llama")), n_ctx=512, n_threads=1, n_threads_batch=1, n_batch=512, n_seq_max=4
-    )
-    yield Chat(llm)
-    llm.close()
+def chat(llm: SteeredLlama) -> Chat:
+    return Chat(llm)
 
 
 @pytest.mark.parametrize(
@@ -86,7 +82,7 @@ WORD = st.sampled_from(["How", "far", "is", "-", "1.", "q:", '"', "the", "moon",
 LINE = st.lists(WORD, max_size=9).map(lambda words: " ".join(words) + "?")
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(st.lists(st.text(max_size=20) | LINE, max_size=5))
 def test_cleaning_again_changes_nothing(lines: list[str]) -> None:
     once = cleaned(lines, TRAIT)
@@ -102,7 +98,7 @@ def test_built_in_questions_make_up_the_number(n: int, found: list[str]) -> None
     assert len(questions) == len(set(questions)) == n
     assert questions[: len(found)] == [Question(text) for text in found]
     assert set(questions[len(found) :]) <= set(built_in())
-    assert own(questions) == len(found)
+    assert n_own(questions) == len(found)
 
 
 def test_what_is_filled_in_is_spread_over_the_kinds() -> None:
@@ -110,32 +106,33 @@ def test_what_is_filled_in_is_spread_over_the_kinds() -> None:
     assert max(b - a for a, b in itertools.pairwise([0, *places, len(built_in())])) <= 8
 
 
-def test_a_babbling_model_still_gives_the_number_and_the_same_each_time(
-    chat: Chat, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("edgesteer.learn.ask._MAX_TOKENS", 6)
-    monkeypatch.setattr("edgesteer.learn.ask._ROUNDS", 2)
-    first, again = (write_questions(chat, TRAIT, 6, seed=1) for _ in range(2))
+def test_a_babbling_model_still_gives_the_number_and_the_same_each_time(chat: Chat) -> None:
+    first, again = (write_questions(chat, TRAIT, 6, seed=1, rounds=2, max_tokens=6) for _ in range(2))
     assert first == again
     assert len(set(first)) == 6
 
 
-def test_what_the_model_writes_comes_first(chat: Chat, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Replies put into its mouth: of one that the limit cut, the last line is not trusted."""
-    end = chat.llm.token_eos()
-    told = iter(
+class Scripted(Chat):
+    """Gives these replies, then empty ones."""
+
+    script: Iterator[tuple[str, int | None]]
+
+    def replies(self, prompts: Sequence[Sequence[int]], *_: object, **__: object) -> list[Reply]:
+        lines = [next(self.script, ("", None)) for _ in prompts]
+        none = np.zeros(0, np.float32)
+        return [Reply(self.llm.tokenize(text.encode(), add_bos=False), none, end) for text, end in lines]
+
+
+def test_what_the_model_writes_comes_first(llm: SteeredLlama) -> None:
+    """Of a reply that the limit cut, the last line is not trusted."""
+    chat, end = Scripted(llm), llm.token_eos()
+    chat.script = iter(
         [("1. What is a key?\n2. Who sank the ship?", end), ("Who has the map?\nWhat shall we", None)]
     )
-
-    def replies(prompts: list[list[int]], *_: object, **__: object) -> list[Reply]:
-        texts = [next(told, ("", None)) for _ in prompts]
-        return [Reply(chat.llm.tokenize(text.encode(), add_bos=False), None, e) for text, e in texts]  # type: ignore[arg-type]
-
-    monkeypatch.setattr(chat, "replies", replies)
     questions = write_questions(chat, TRAIT, 5)
     texts = ["What is a key?", "Who sank the ship?", "Who has the map?"]
     assert [q.text for q in questions[:3]] == texts
-    assert own(questions) == 3
+    assert n_own(questions) == 3
 
 
 def test_a_context_without_room_leaves_the_built_in_ones(model: Callable[[str], Path]) -> None:
@@ -144,7 +141,7 @@ def test_a_context_without_room_leaves_the_built_in_ones(model: Callable[[str], 
         questions = write_questions(Chat(llm), TRAIT * 20, 4)
     finally:
         llm.close()
-    assert own(questions) == 0
+    assert n_own(questions) == 0
     assert len(questions) == 4
 
 

@@ -1,4 +1,4 @@
-"""Training questions that the model itself writes, for a trait that shows on some topics and not on others.
+"""Let the model write training questions, for a trait that shows on some topics and not on others.
 
 In:  a model, the trait's sentence, how many, a seed.
 Out: that many questions: the model's own as far as they are of use, then built-in ones.
@@ -10,14 +10,14 @@ make up the number. None is among the held-out questions, so that an evaluation 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from edgesteer.errors import LearnError
 from edgesteer.evaluate import held_out_questions
 from edgesteer.generate import Chat, Reply
-from edgesteer.generate.progress import portion
+from edgesteer.generate.progress import Done, portion
 from edgesteer.generate.questions import Question, built_in
 
 _TOPICS = (
@@ -35,7 +35,7 @@ _WISH = (
     "Write eight short questions about {topic} that people would ask it, where its answers would show that. "
     "One question on each line, nothing else."
 )
-_ROUNDS = 4  # of one reply a topic; as few as it takes
+_ROUNDS = 4
 _MAX_TOKENS = 160
 _TEMPERATURE = 0.9
 
@@ -62,11 +62,14 @@ def write_questions(
     trait: str,
     n: int = 48,
     seed: int = 0,
-    progress: Callable[[float], None] = lambda fraction: None,
+    rounds: int = _ROUNDS,
+    max_tokens: int = _MAX_TOKENS,
+    progress: Done = lambda fraction: None,
 ) -> list[Question]:
-    """`n` questions that differ, the model's own first (see `own`); fewer only where `n` is more than the
+    """`n` questions that differ, the model's own first (see `n_own`); fewer only where `n` is more than the
     built-in ones and the model's own together. The same seed gives the same ones.
 
+    rounds: of one reply on each topic; as few as it takes. max_tokens: of each reply.
     Raises LearnError for an empty trait or `n` below 1.
     """
     if not trait.strip():
@@ -74,27 +77,27 @@ def write_questions(
     if n < 1:
         raise LearnError(f"{n} questions to write, expected at least 1")
     barred = [*held_out_questions(), *(q.text for q in built_in())]
-    found: list[str] = []
-    for turn in range(_ROUNDS):
-        if len(found) >= n:
+    texts: list[str] = []
+    for number in range(rounds):
+        if len(texts) >= n:
             break
-        replies = _ask(chat, trait, [seed, turn], portion(progress, turn, 1, _ROUNDS))
-        found = cleaned([*found, *_lines(chat, replies)], trait, barred)
+        replies = _replies(chat, trait, max_tokens, [seed, number], portion(progress, number, 1, rounds))
+        texts = cleaned([*texts, *_lines(chat, replies)], trait, barred)
     progress(1.0)
-    return filled(found, n)
+    return filled(texts, n)
 
 
-def own(questions: Sequence[Question]) -> int:
+def n_own(questions: Sequence[Question]) -> int:
     """How many of them are not built in."""
     known = {q.text for q in built_in()}
     return sum(q.text not in known for q in questions)
 
 
-def _ask(chat: Chat, trait: str, seed: list[int], progress: Callable[[float], None]) -> list[Reply]:
-    """One reply a topic; none where the context has no room for them."""
+def _replies(chat: Chat, trait: str, max_tokens: int, seed: list[int], progress: Done) -> list[Reply]:
+    """One on each topic; none where the context has no room for them."""
     wishes = [_WISH.format(trait=trait.strip(), topic=topic) for topic in _TOPICS]
     prompts = [chat.prompt(wish) for wish in wishes]
-    room = min(_MAX_TOKENS, chat.llm.n_ctx() - max(map(len, prompts)))
+    room = min(max_tokens, chat.llm.n_ctx() - max(map(len, prompts)))
     if room < 1:
         return []
     rngs = [np.random.default_rng([*seed, i]) for i in range(len(prompts))]

@@ -3,9 +3,9 @@
 In:  h, float32 [rows, n_embd]; weights.
 Out: X = (h - mean) / deviation in float32, and the solution of (X'X + ridge) w = X'y.
 
-For rows x n_embd = 8000 x 4096: X takes 131 MB beside h and delta (131 MB each); the Gram matrix is summed from
-chunks of 512 rows in float64, 134 MB with as much again for the next chunk's product, and its Cholesky factor
-134 MB: at most 0.8 GB in all, and no copy of h in float64.
+For rows x n_embd = 8000 x 4096: X takes 131 MB beside h and delta (131 MB each); the Gram matrix is summed
+from chunks of 512 rows in float64, 134 MB with as much again for the next chunk's product, and its Cholesky
+factor 134 MB: at most 0.8 GB in all, and no copy of h in float64.
 """
 
 from __future__ import annotations
@@ -13,10 +13,22 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from edgesteer.learn.methods.block_fit import CHUNK, F32, F64, mean_of
+F32 = npt.NDArray[np.float32]
+F64 = npt.NDArray[np.float64]
+
+# Rows that are turned into float64 at a time.
+CHUNK = 512
 
 # Columns that a triangular system is solved by at a time.
 _PANEL = 256
+
+
+def mean_of(values: F32, weight: F32) -> F64:
+    """The weighted mean row, float64 [n_embd]."""
+    total = np.zeros(values.shape[1])
+    for i in range(0, len(values), CHUNK):
+        total += weight[i : i + CHUNK].astype(np.float64) @ values[i : i + CHUNK].astype(np.float64)
+    return np.asarray(total / weight.sum(dtype=np.float64))
 
 
 class Standard:
