@@ -113,7 +113,8 @@ def command(
     from importlib.metadata import version
 
     from edgesteer.bundle import save
-    from edgesteer.learn.pas import STRENGTHS, PasRecipe, Shelf, pas
+    from edgesteer.learn.pas import STRENGTHS, KnownAnswers, PasRecipe, pas
+    from edgesteer.learn.pas.shelf import Shelf
 
     # What can fail at once fails before the minutes of work.
     check_bundle_output(output, force, "pas")
@@ -137,7 +138,7 @@ def command(
                 name=name or output.stem,
                 license=license,
                 source=data,
-                shelf=shelf,
+                known=KnownAnswers(shelf),
                 progress=progress,
             )
     except KeyboardInterrupt:

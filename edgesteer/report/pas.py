@@ -13,9 +13,8 @@ from edgesteer.report.palette import Scale
 
 if TYPE_CHECKING:
     from edgesteer.evaluate.intervals import Estimate
-    from edgesteer.learn.pas.judge import Scores
+    from edgesteer.learn.pas.scores import Grid, Scores
     from edgesteer.learn.pas.report import PasReport, Trial
-    from edgesteer.learn.pas.search import Grid
 
 _WIDTH, _CELL = 100, 6
 
@@ -94,7 +93,7 @@ def _chosen(trial: Trial) -> Iterator[str]:
         tested = trial.test[measure]
         yield f"by {measure:<9} block {cell.block}, strength {cell.strength:g} ({mark})"
         yield f"{'':12} test accuracy {points(tested.accuracy[2])}, balanced {points(tested.balanced[2])}"
-    if not trial.found:
+    if not trial.improves:
         yield "no block and strength beat the unsteered model on validation: these items do not move this model"
     elif trial.tested.balanced[2].high < 0:
         yield "on the test split it is worse than no steering"

@@ -13,9 +13,8 @@ from edgesteer.report.pas import points
 
 if TYPE_CHECKING:
     from edgesteer.evaluate.intervals import Estimate
-    from edgesteer.learn.pas.judge import Scores
+    from edgesteer.learn.pas.scores import Grid, Scores
     from edgesteer.learn.pas.report import PasReport, Trial
-    from edgesteer.learn.pas.search import Grid
 
 _NAMES = {"accuracy": "accuracy", "balanced": "balanced accuracy"}
 
@@ -50,7 +49,7 @@ def _parts(report: PasReport) -> Iterator[str]:
 def _verdict(trial: Trial) -> str:
     chosen, gain = trial.chosen, trial.tested.balanced[2]
     at = f"Block {chosen.block}, strength {chosen.strength:g}, chosen by validation {_NAMES[trial.by]}."
-    if not trial.found:
+    if not trial.improves:
         return f"{at} No cell beats the unsteered model on validation: these items do not move this model."
     if gain.high < 0:
         return f"{at} On the test split it is worse than no steering."
