@@ -33,7 +33,7 @@ class Question:
 def built_in() -> list[Question]:
     """The project's own questions: facts, advice, how-to, opinion, stories, maths, code, small talk, definitions,
     plans."""
-    text = resources.files("edgesteer.learn").joinpath("questions.txt").read_text("utf-8")
+    text = resources.files("edgesteer.generate").joinpath("questions.txt").read_text("utf-8")
     return [Question(line.strip()) for line in text.splitlines() if line.strip()]
 
 
