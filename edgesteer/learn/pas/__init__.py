@@ -3,7 +3,6 @@
 file --files--> Items --items--> train, validation, test --prompts, answers, scores--> Bundle, PasReport
 """
 
-from edgesteer.learn.pas.answers import KnownAnswers
 from edgesteer.learn.pas.files import FORMATS, SETS, read_items, set_path
 from edgesteer.learn.pas.items import Item, prepare
 from edgesteer.learn.pas.pipeline import pas
@@ -16,7 +15,6 @@ __all__ = [
     "STRENGTHS",
     "VARIANTS",
     "Item",
-    "KnownAnswers",
     "PasRecipe",
     "PasReport",
     "pas",

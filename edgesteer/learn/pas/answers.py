@@ -13,40 +13,22 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from hashlib import sha256
 
 import numpy as np
 
 from edgesteer.bundle import Bundle
 from edgesteer.errors import SteeringOverflow
 from edgesteer.generate.progress import Done
+from edgesteer.learn.part_file import PartFile
 from edgesteer.learn.pas.items import Item
 from edgesteer.learn.pas.prompts import F32, Prompts
 from edgesteer.learn.pas.scores import I8, OVERFLOWED, Cell
-from edgesteer.learn.pas.shelf import Shelf
 from edgesteer.plan import SteeringPlan
 from edgesteer.runtime import Lanes, SteeredLlama
 
 
-class KnownAnswers:
-    """Answers by everything they depend on: in memory, and on disk where there is a file to resume from."""
-
-    def __init__(self, file: Shelf | None = None) -> None:
-        self._file = Shelf() if file is None else file
-
-    def __len__(self) -> int:
-        return len(self._file)
-
-    def get(self, facts: tuple[object, ...], n: int, compute: Callable[[], I8]) -> I8:
-        """int8 [n]: the known answers under these facts, or else `compute()`, known from then on.
-
-        facts: what was computed, the prompt's tokens and how many choices count; `repr` tells them apart.
-        """
-        return self._file.remember(sha256(repr(facts).encode()).hexdigest(), n, compute)
-
-
 def unsteered_answers(
-    prompts: Prompts, items: Sequence[Item], known: KnownAnswers, done: Done = lambda part: None
+    prompts: Prompts, items: Sequence[Item], known: PartFile, done: Done = lambda part: None
 ) -> I8:
     """int8 [items]: the letters that the model answers with."""
     texts = [prompts.multiple_choice(item) for item in items]
@@ -54,7 +36,7 @@ def unsteered_answers(
     for group in prompts.chat.groups(texts, 0):
         part = slice(group.start, group.stop)
         facts = "unsteered", [(texts[i], len(items[i].choices)) for i in group]
-        answers[part] = known.get(facts, len(group), partial(_letters, prompts, items[part], texts[part]))
+        answers[part] = _known(known, facts, partial(_letters, prompts, items[part], texts[part]))
         done(group.stop / len(items))
     return answers
 
@@ -65,7 +47,7 @@ def steered_answers(
     bundles: Mapping[int, Bundle],
     cells: Sequence[Cell],
     scope: str,
-    known: KnownAnswers,
+    known: PartFile,
     done: Done = lambda part: None,
 ) -> I8:
     """int8 [items, cells]: the letters under each cell.
@@ -78,11 +60,11 @@ def steered_answers(
 
     def under_each(item: Item, text: list[int]) -> I8:
         facts = "steered", [plan.fingerprint for plan in plans], text, len(item.choices)
-        return known.get(facts, len(cells), lambda: _under_cells(prompts, item, text, bundles, cells))
+        return _known(known, facts, lambda: _under_cells(prompts, item, text, bundles, cells))
 
     def under_one(item: Item, text: list[int], plan: SteeringPlan) -> I8:
         facts = "steered", plan.fingerprint, text, len(item.choices)
-        return known.get(facts, 1, lambda: _under_plan(prompts, item, text, plan))
+        return _known(known, facts, lambda: _under_plan(prompts, item, text, plan))
 
     answers = np.zeros((len(items), len(cells)), dtype=np.int8)
     for i, item in enumerate(items):
@@ -93,6 +75,19 @@ def steered_answers(
             answers[i] = np.concatenate([under_one(item, text, plan) for plan in plans])
         done((i + 1) / len(items))
     return answers
+
+
+def _known(known: PartFile, facts: tuple[object, ...], compute: Callable[[], I8]) -> I8:
+    """The known answers under these facts, or else `compute()`, known from then on.
+
+    facts: everything that the answers depend on besides the facts of the file: the plans, each prompt's tokens, and
+        how many choices it has.
+    """
+    letters = known.get(repr(facts))
+    if letters is None:
+        letters = compute().tolist()
+        known.put(repr(facts), letters)
+    return np.array(letters, dtype=np.int8)
 
 
 def _under_cells(

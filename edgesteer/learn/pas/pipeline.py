@@ -23,7 +23,8 @@ from edgesteer.evaluate import held_out_questions
 from edgesteer.generate import Chat, measures
 from edgesteer.generate.chat import REPEAT_PENALTY, Reply
 from edgesteer.generate.progress import Done, portion
-from edgesteer.learn.pas.answers import KnownAnswers, steered_answers, unsteered_answers
+from edgesteer.learn.part_file import PartFile
+from edgesteer.learn.pas.answers import steered_answers, unsteered_answers
 from edgesteer.learn.pas.files import read_items, set_path
 from edgesteer.learn.pas.items import Item, prepare, with_shuffled_labels
 from edgesteer.learn.pas.prompts import F32, Prompts, contrast, vectors
@@ -55,7 +56,7 @@ def pas(
     name: str = "steering",
     license: str = "unspecified",
     source: str = "the data",
-    known: KnownAnswers | None = None,
+    known: PartFile | None = None,
     control: Sequence[Item] | None = None,
     questions: Sequence[str] | None = None,
     progress: Progress = lambda stage, fraction: None,
@@ -74,7 +75,7 @@ def pas(
     """
     started = time.monotonic()
     blocks = recipe.blocks_of(llm.model_info.n_layer)
-    run = _Run(llm, recipe, blocks, KnownAnswers() if known is None else known, name, license, progress)
+    run = _Run(llm, recipe, blocks, PartFile(None, {}) if known is None else known, name, license, progress)
     control = _control_items(recipe.seed) if control is None else control
     questions = held_out_questions()[:_N_QUESTIONS] if questions is None else questions
     kept, skipped = _that_fit(run, items)
@@ -110,7 +111,7 @@ class _Run:
     llm: SteeredLlama
     recipe: PasRecipe
     blocks: tuple[int, ...]
-    known: KnownAnswers
+    known: PartFile
     name: str
     license: str
     progress: Progress
