@@ -4,13 +4,13 @@
     llm = SteeredLlama("model.gguf", n_ctx=2048)
     llm.steer("pirate.steer", strength=1.2)
 
-Importing this loads neither torch, onnx, onnxruntime nor a server; llama_cpp is loaded when
-SteeredLlama is first asked for, so that what only reads bundles starts at once.
+Importing this loads the errors alone; every other name is imported when it is first used, so that the command
+line starts at once, and what only reads bundles does not load llama_cpp.
 """
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
-from edgesteer.bundle import Bundle
 from edgesteer.errors import (
     BundleError,
     EdgesteerError,
@@ -27,9 +27,10 @@ from edgesteer.errors import (
     SteeringUnavailable,
     TapError,
 )
-from edgesteer.plan import SteeringPlan
 
 if TYPE_CHECKING:
+    from edgesteer.bundle import Bundle
+    from edgesteer.plan import SteeringPlan
     from edgesteer.runtime import SteeredLlama
 
 __version__ = "0.1.0"
@@ -55,9 +56,10 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name == "SteeredLlama":
-        from edgesteer.runtime import SteeredLlama
+_HOMES = {"Bundle": "bundle", "SteeredLlama": "runtime", "SteeringPlan": "plan"}
 
-        return SteeredLlama
-    raise AttributeError(f"module 'edgesteer' has no attribute {name!r}")
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'edgesteer' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"edgesteer.{_HOMES[name]}"), name)

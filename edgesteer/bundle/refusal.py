@@ -6,22 +6,13 @@ In: four pieces of text, some of them from a hostile file. Out: a BundleError th
 from __future__ import annotations
 
 from edgesteer.errors import BundleError
+from edgesteer.text import one_line as one_line
+from edgesteer.text import visible
 
 FETCH_AGAIN = "fetch or build the file again"
 """The remedy for damage that only the producer of the file can undo."""
 
-_LONGEST = 160
-
-
-def one_line(text: object) -> str:
-    """Text from a file as it may stand in a message: printable, on one line, of bounded length."""
-    shown = "".join(
-        c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text)[:_LONGEST]
-    )
-    return shown if len(str(text)) <= _LONGEST else shown + "..."
-
 
 def refusal(where: str, found: str, expected: str, remedy: str = FETCH_AGAIN) -> BundleError:
     """The error to raise for the file (or `file: member`) `where`."""
-    path = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in where)
-    return BundleError(f"{path}: found {one_line(found)}; expected {one_line(expected)}; {remedy}")
+    return BundleError(f"{visible(where)}: found {one_line(found)}; expected {one_line(expected)}; {remedy}")

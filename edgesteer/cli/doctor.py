@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from edgesteer.cli.options import json_option, model_argument, print_json, resolve_model, threads_option
+from edgesteer.cli.steering import bundle_path
 
 
 @click.command()
@@ -27,10 +28,9 @@ def command(model: str, bundle: str | None, n_threads: int | None, as_json: bool
     """
     from edgesteer.cli.opening import default_threads
     from edgesteer.runtime.doctor import examine
-    from edgesteer_models import resolve_bundle
 
     path = str(resolve_model(model))
-    steered = str(resolve_bundle(bundle)) if bundle else None
+    steered = str(bundle_path(bundle)) if bundle else None
     report = examine(path, steered, n_threads or default_threads())
     if as_json:
         print_json(report)

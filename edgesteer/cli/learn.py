@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from edgesteer.cli.files import check_bundle_output, check_output
 from edgesteer.cli.options import (
+    FILE,
     Finite,
     bundle_options,
     count_option,
@@ -17,17 +19,21 @@ from edgesteer.cli.options import (
     llama_options,
     max_tokens_option,
     model_argument,
+    output_option,
+    path_of,
     print_json,
     resolve_model,
+    seed_option,
     sentiment_option,
+    temperature_option,
     template_options,
     unescaped,
 )
-from edgesteer.cli.progress import bar, check_bundle_output, check_output
+from edgesteer.cli.progress import bar
 
 if TYPE_CHECKING:
-    from edgesteer.learn import LearnSummary, ReplyStore, Trainer
     from edgesteer.generate import Question
+    from edgesteer.learn import LearnSummary, ReplyStore, Trainer
 
 AGAINST = ("A-Const", "S-PSR", "A-PSR")
 _METHODS = ("psr", "constant")  # learn.METHODS, which is not imported for a help text
@@ -53,7 +59,7 @@ _RECIPE += ("temperature", "seed", "coherence", "prune")
 @click.option(
     "--opposite", metavar="TEXT", help="The trait's opposite: learn from both, to steer in both directions."
 )
-@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The bundle to write.")
+@output_option("NAME.steer", "The bundle to write.")
 @click.option(
     "--method", type=click.Choice(_METHODS), default="psr", show_default=True, help="Per token, or constant."
 )
@@ -119,15 +125,11 @@ _RECIPE += ("temperature", "seed", "coherence", "prune")
 @click.option("--compare", is_flag=True, help="End with the head-to-head on held-out questions (minutes).")
 @count_option
 @sentiment_option
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Same seed, same bytes.")
+@seed_option
 @max_tokens_option(48)
-@click.option(
-    "--temperature", type=Finite(0), default=0.7, show_default=True, help="Of the replies learnt from."
-)
+@temperature_option(0.7)
 @template_options
-@click.option(
-    "--replies", type=click.Path(path_type=Path), help="Write the replies learnt from, as JSON Lines."
-)
+@click.option("--replies", type=FILE, metavar="FILE", help="Write the replies learnt from, as JSON Lines.")
 @bundle_options
 @llama_options
 @json_option
@@ -231,7 +233,7 @@ def _blocks(text: str) -> str | int:
 def _questions(given: str | None) -> str | list[Question] | None:
     from edgesteer.generate import read_questions
 
-    return given if given in (None, "auto") else read_questions(Path(str(given)))
+    return given if given in (None, "auto") else read_questions(path_of(str(given)))
 
 
 @contextlib.contextmanager

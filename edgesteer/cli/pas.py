@@ -8,9 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgesteer.cli.options import bundle_options, json_option, llama_options, model_argument, print_json
-from edgesteer.cli.page_files import check_page
-from edgesteer.cli.progress import bar, check_bundle_output
+from edgesteer.cli.files import check_bundle_output, check_page
+from edgesteer.cli.options import (
+    bundle_options,
+    html_option,
+    json_option,
+    llama_options,
+    model_argument,
+    output_option,
+    print_json,
+    seed_option,
+)
+from edgesteer.cli.progress import bar
 
 if TYPE_CHECKING:
     from edgesteer.learn.pas import Item, PasReport
@@ -28,7 +37,7 @@ _N_CTX, _LANES = 2048, 128
 @click.command()
 @model_argument
 @click.argument("data")
-@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The bundle to write.")
+@output_option("NAME.steer", "The bundle to write.")
 @click.option(
     "--format",
     "layout",
@@ -75,8 +84,8 @@ _N_CTX, _LANES = 2048, 128
     "--trials", type=click.IntRange(1, 1000), default=1, show_default=True, help="Seeds, each with its split."
 )
 @click.option("--shuffle-labels", is_flag=True, help="Test of the search: targets at random; expect no gain.")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Same seed, same bytes.")
-@click.option("--html", type=click.Path(path_type=Path), help="Write the report as one HTML file too.")
+@seed_option
+@html_option("Write the report as one page too.")
 @bundle_options
 @llama_options
 @json_option

@@ -17,8 +17,8 @@ import numpy as np
 
 from edgesteer.bundle import Bundle, encode_directions
 from edgesteer.bundle.container import zip_bytes
+from edgesteer.evaluate.way import Way
 from edgesteer.generate.chat import Chat, Tokens
-from edgesteer.evaluate.ways import Way
 from edgesteer.runtime import Lanes, SteeredLlama
 
 # Questions that are timed, and tokens behind each.
@@ -52,7 +52,7 @@ class Cost:
     context_tokens: by how much its prompts are longer than those of the first way, on average.
     first_token_seconds: median from a prompt alone in an empty context to its first token. token_seconds: median of
         each further one behind that prompt. None where nobody timed, or the context has no room for more.
-    artifact_bytes: the bundle's file as it is shipped; 0 where there is none.
+    artifact_bytes: the bundles' files as they are shipped; 0 where there is none.
     kv_bytes: what its context tokens take in the KV cache; None where the model does not say.
     """
 
@@ -74,7 +74,7 @@ def costs(chat: Chat, ways: Sequence[Way], *, timing: bool = True) -> list[Cost]
     for way, (first, each) in zip(ways, seconds, strict=True):
         more = added_tokens(way.prompts, ways[0].prompts)
         kv = None if per_token is None else more * per_token
-        out.append(Cost(more, first, each, artifact_bytes(way.bundle), kv))
+        out.append(Cost(more, first, each, sum(map(artifact_bytes, way.bundles)), kv))
     return out
 
 
@@ -83,10 +83,8 @@ def added_tokens(prompts: Sequence[Tokens], plain: Sequence[Tokens]) -> float:
     return float(np.mean([len(a) - len(b) for a, b in zip(prompts, plain, strict=True)]))
 
 
-def artifact_bytes(bundle: Bundle | None) -> int:
+def artifact_bytes(bundle: Bundle) -> int:
     """Bytes of the bundle as it is shipped: its file or folder, or the file that it would be."""
-    if bundle is None:
-        return 0
     if bundle.source is not None and (path := Path(bundle.source)).exists():
         files = path.iterdir() if path.is_dir() else [path]
         return sum(file.stat().st_size for file in files)

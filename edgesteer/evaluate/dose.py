@@ -22,6 +22,7 @@ from edgesteer.bundle import Bundle
 from edgesteer.errors import PlanError, SteeringOverflow
 from edgesteer.generate.chat import REPEAT_PENALTY, Chat, Tokens
 from edgesteer.generate.scoring import score
+from edgesteer.plan import SteeringPlan
 
 # Strengths are searched to this many digits behind the point: what a person would type.
 _DIGITS = 3
@@ -70,7 +71,7 @@ class Dose:
 
 def strength_at(
     chat: Chat,
-    bundle: Bundle,
+    source: Bundle | SteeringPlan,
     plain: Sequence[Tokens],
     prompted: Sequence[Tokens],
     target_coherence: float,
@@ -87,8 +88,9 @@ def strength_at(
     scope: str | None = None,
     progress: Callable[[float], None] = lambda fraction: None,
 ) -> Dose:
-    """The largest strength in lo..hi whose replies to `plain` have at most `target_coherence` (nats, lower is
-    more coherent; by the smooth curve) and at least `min_distinct2`.
+    """The largest strength in lo..hi of a bundle (in `scope`, or its own), or multiple of a plan, whose replies to
+    `plain` have at most `target_coherence` (nats, lower is more coherent; by the smooth curve) and at least
+    `min_distinct2`.
 
     Goes down from hi in `scan` equal steps to the first strength that will do, then halves the interval above
     it `steps` times: to (hi - lo) / scan / 2**steps. Between two steps of the scan a window that closes again
@@ -97,12 +99,13 @@ def strength_at(
     Raises PlanError for arguments that cannot be searched.
     """
     _check(plain, prompted, target_coherence, (lo, hi), (scan, steps, beyond))
+    unit = source if isinstance(source, SteeringPlan) else SteeringPlan.of([(source, 1.0, scope)])
 
     def measure(strength: float) -> Point:
         progress(min(1.0, len(search.curve) / (scan + 1 + steps)))
         rngs = [np.random.default_rng([seed, i]) for i in range(len(plain))]
         try:
-            with chat.llm.steered(bundle, strength, scope=scope):
+            with chat.llm.steered(unit * strength):
                 replies = chat.replies(plain, max_tokens, temperature, rngs, repeat_penalty=REPEAT_PENALTY)
         except SteeringOverflow:
             return Point(strength, math.nan, math.inf, 0.0)

@@ -24,7 +24,7 @@ MEASURES = ("trait", "coherence", "nll0", "distinct2")
 class Answers:
     """What one way to ask brought, before it is summed up.
 
-    strength: None where nothing steers. dose: how it was found; None where it was given.
+    strength: None where nothing steers. dose: how it was found; None where it was given. sources: as in Row.
     context_tokens: by how much its prompts are longer than the plain ones. sentiments: of each reply, or None.
     """
 
@@ -36,12 +36,15 @@ class Answers:
     scores: Scores
     sentiments: tuple[float, ...] | None = None
     first_token_seconds: float | None = None
+    sources: tuple[tuple[str, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
     """Means over the replies of one way to ask; see `measures` for each.
 
+    strength: of its bundle; of several, the number that multiplies the strengths asked for.
+    sources: name and strength of each bundle that was in force.
     Empty replies (the model said nothing, not even an end) have no tokens to score: they count in `empty`, in
     `words` as 0, and in `counts` as replies without a match. sentiment: mean of VADER's compound scores, or None.
     estimates: each measure with its 95 % interval over the questions. Besides those named here, for each count
@@ -66,6 +69,7 @@ class Row:
     minus_prompt: Mapping[str, Estimate]
     dose: Dose | None
     matched: Matched | None
+    sources: tuple[tuple[str, float], ...]
     replies: tuple[str, ...] = dataclasses.field(repr=False)
     scores: Scores = dataclasses.field(repr=False)
     first_token_seconds: float | None = dataclasses.field(compare=False)
@@ -134,6 +138,7 @@ def _row(
         minus_prompt={key: difference(sample, prompted[key]) for key, sample in own.items()},
         dose=answers.dose,
         matched=at,
+        sources=answers.sources,
         replies=answers.replies,
         scores=answers.scores,
         first_token_seconds=answers.first_token_seconds,

@@ -60,8 +60,8 @@ def compare(
     bundles = []
     for done, way in enumerate(others):
         told = work.telling(f"compare: learning {way}", done / len(others) / 2)
-        bundles.append((way, *_learnt(told, data, yardstick, way, untrained)))
-    bundles.append((own, bundle, bundle.strength.default))
+        bundles.append((way, [_learnt(told, data, yardstick, way, untrained)]))
+    bundles.append((own, [(bundle, bundle.strength.default)]))
     return head_to_head(
         work.chat,
         work.trait,

@@ -10,12 +10,9 @@ import unicodedata
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
+from edgesteer.text import visible as visible
+
 NEWLINE = "↵"
-_VISIBLE = {"\n": NEWLINE, "\t": "⇥", "\x7f": "␡"}
-# Joiners shape emoji, Persian and Indic text and move nothing, so they pass; every other format character,
-# such as a direction override, could make the terminal show tokens out of order.
-_JOINERS = "\u200c\u200d"
-_ESCAPED = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
 _EMOJI_STYLE = "\ufe0f"
 _ISOLATE, _END_ISOLATE = "\u2068", "\u2069"
 
@@ -27,21 +24,6 @@ class Glyph(NamedTuple):
     cells: int
     token: int
     ends_line: bool = False
-
-
-def visible(text: str) -> str:
-    """`text` with all that would control the terminal spelled out: '↵' for a newline, '␛', '\\u202e'."""
-    return "".join(map(_visible_char, text))
-
-
-def _visible_char(char: str) -> str:
-    if char in _VISIBLE:
-        return _VISIBLE[char]
-    if char < " ":
-        return chr(0x2400 + ord(char))
-    if unicodedata.category(char) in _ESCAPED and char not in _JOINERS:
-        return char.encode("ascii", "backslashreplace").decode()
-    return char
 
 
 def cells(text: str) -> int:
@@ -62,7 +44,7 @@ def glyphs(pieces: Iterable[str], first: int = 0) -> Iterator[Glyph]:
     for token, piece in enumerate(pieces, first):
         current = Glyph("", 0, token)
         for char in piece:
-            text = _visible_char(char)
+            text = visible(char)
             width = sum(_char_cells(c, current.cells) for c in text)
             on_top = width == 0 or char == _EMOJI_STYLE or current.text.endswith("\u200d")
             if current.text and on_top and not current.ends_line:

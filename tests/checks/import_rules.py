@@ -21,6 +21,7 @@ ROOMS = {"edgesteer": "edgesteer", "edgesteer_converters": "converters", "edgest
 
 LEVELS = {
     "edgesteer.errors": 0,
+    "edgesteer.text": 0,
     "edgesteer.bundle": 1,
     "edgesteer.scope": 2,
     "edgesteer.plan": 2,
@@ -41,7 +42,7 @@ NOT_AT_IMPORT = sorted(
     HEAVY | {"click", "edgesteer_converters", "edgesteer_models", "edgesteer.cli", "edgesteer.server"}
 )
 DOORS = {
-    "edgesteer.cli.bench_against",
+    "edgesteer.cli.bench",
     "edgesteer.cli.convert",
     "edgesteer.cli.learn",
     "edgesteer.cli.verify",

@@ -12,24 +12,28 @@ from typing import Any
 import numpy as np
 
 from edgesteer.errors import SteeringOverflow
+from edgesteer.bundle import Bundle, ModelInfo
 from edgesteer.generate import Reply
+from edgesteer.plan import SteeringPlan
 
 LENGTH = 41
+BUNDLE = Bundle.build(
+    name="any", directions={1: np.ones(8, np.float32)}, model=ModelInfo("llama", "fake", 8, 4, "F32")
+)
 Law = Callable[[float], float]
 
 
 class FakeLlama:
     def __init__(self) -> None:
         self.strength = 0.0
-        self.scopes: list[str | None] = []
+        self.scopes: list[str] = []
 
     @contextlib.contextmanager
-    def steered(
-        self, source: Any, strength: float | None = None, *, scope: str | None = None
-    ) -> Iterator[None]:
+    def steered(self, source: SteeringPlan | list[Any]) -> Iterator[None]:
         before = self.strength
-        self.strength = 0.0 if isinstance(source, list) else float(strength or 0)
-        self.scopes.append(scope)
+        terms = source.terms if isinstance(source, SteeringPlan) else ()
+        self.strength = sum(term.strength for term in terms)
+        self.scopes += [term.scope for term in terms]
         try:
             yield
         finally:

@@ -24,9 +24,9 @@ from edgesteer.evaluate.adaptation.lora import read_lora
 from edgesteer.evaluate.adaptation.reversal import plain_logits, reversal
 from edgesteer.evaluate.adaptation.scores import AXES, scores
 from edgesteer.evaluate.adaptation.values import Data, Drift, Effect, Memory, Reversal, Speed
-from edgesteer.evaluate.headtohead import head_to_head
+from edgesteer.evaluate.head_to_head import head_to_head
 from edgesteer.evaluate.intervals import Estimate
-from edgesteer.evaluate.ways import Way
+from edgesteer.evaluate.way import Way
 from tests.lora import write_lora
 
 TRAIT = "You talk like a pirate, arr."
@@ -68,7 +68,7 @@ def found(chat: Chat, tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> A
     return measure(
         chat,
         TRAIT,
-        [("constant", constant, 1.0), ("psr", psr, 1.0), ("zero", psr, 0.0)],
+        [("constant", [(constant, 1.0)]), ("psr", [(psr, 1.0)]), ("zero", [(psr, 0.0)])],
         lora=read_lora(write_lora(folder / "idle.gguf", tiny, scale=0), tiny),
         questions=ASKED,
         max_tokens=4,
@@ -234,7 +234,7 @@ def test_a_bundle_for_another_model_is_refused_before_anything_is_asked(
     other = Bundle.build(name="other", directions={1: np.ones(32, dtype=np.float32)}, model=info)
     monkeypatch.setattr(chat, "replies", None)
     with pytest.raises(IncompatibleError):
-        measure(chat, TRAIT, [("other", other, 1.0)], questions=ASKED)
+        measure(chat, TRAIT, [("other", [(other, 1.0)])], questions=ASKED)
 
 
 # -- scores, without a model ------------------------------------------------------------------

@@ -15,7 +15,7 @@ from edgesteer.errors import InputError
 from edgesteer.evaluate import Way, costs
 from edgesteer.generate import Chat
 from edgesteer.evaluate.cost import _cached_values, artifact_bytes, kv_bytes_per_token
-from edgesteer.evaluate.ways import prompts_of
+from edgesteer.evaluate.way import prompts_of
 from tests.tiny import tiny_model
 
 TRAIT = "You talk like a pirate, arr."
@@ -39,7 +39,7 @@ def bundle(chat: Chat) -> Bundle:
 
 def _ways(chat: Chat, bundle: Bundle) -> list[Way]:
     plain, prompted = prompts_of(chat, ASKED, TRAIT)
-    return [Way("unsteered", plain), Way("prompt", prompted), Way("drawn", plain, bundle, 0.5)]
+    return [Way("unsteered", plain), Way("prompt", prompted), Way.of("drawn", plain, [(bundle, 0.5)])]
 
 
 # -- bytes of the cache ----------------------------------------------------------------------------
@@ -145,7 +145,6 @@ def test_the_artifact_is_the_file_wherever_it_lies(bundle: Bundle, tmp_path: Pat
     save(bundle, file)
     save_directory(bundle, folder)
     bare.write_bytes(bundle.members["directions.gguf"])
-    assert artifact_bytes(None) == 0
     assert artifact_bytes(bundle) == artifact_bytes(load(file)) == file.stat().st_size
     assert artifact_bytes(load(folder)) == sum(each.stat().st_size for each in folder.iterdir())
     vector = load(bare)

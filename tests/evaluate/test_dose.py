@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 from edgesteer.errors import PlanError
 from edgesteer.evaluate import Dose, strength_at
 from edgesteer.evaluate.dose import Point, smoothed
-from tests.evaluate.fake import LENGTH, FakeChat
+from tests.evaluate.fake import BUNDLE, LENGTH, FakeChat
 
 PLAIN, PROMPTED = [[1], [2]], [[3], [4]]
 
 
 def dose(chat: FakeChat, target: float, **options: Any) -> Dose:
-    return strength_at(chat, object(), PLAIN, PROMPTED, target, **options)  # type: ignore[arg-type]
+    return strength_at(chat, BUNDLE, PLAIN, PROMPTED, target, **options)  # type: ignore[arg-type]
 
 
 @settings(max_examples=50, deadline=None)
@@ -87,7 +87,7 @@ def test_the_same_call_gives_the_same_dose_with_the_same_random_numbers() -> Non
 def test_the_scope_reaches_the_model_and_progress_ends() -> None:
     chat, seen = FakeChat(lambda s: s), []
     dose(chat, 1.1, scope="all", progress=seen.append)
-    assert set(chat.llm.scopes) == {"all", None}  # None: set aside while scoring
+    assert set(chat.llm.scopes) == {"all"}
     assert seen == sorted(seen)
     assert seen[-1] == 1
 
@@ -133,7 +133,7 @@ def test_what_cannot_be_searched_is_refused_before_anything_is_asked(
 @pytest.mark.parametrize(("plain", "prompted"), [([], []), ([[1]], []), ([[1]], [[1], [2]])])
 def test_prompts_that_do_not_pair_are_refused(plain: list[Any], prompted: list[Any]) -> None:
     with pytest.raises(PlanError, match="expected as many, not 0"):
-        strength_at(FakeChat(lambda s: s), object(), plain, prompted, 1.0)  # type: ignore[arg-type]
+        strength_at(FakeChat(lambda s: s), BUNDLE, plain, prompted, 1.0)  # type: ignore[arg-type]
 
 
 def test_a_dose_is_a_value() -> None:

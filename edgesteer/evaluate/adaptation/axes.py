@@ -16,9 +16,9 @@ from pathlib import Path
 from edgesteer.bundle import Bundle
 from edgesteer.evaluate.adaptation.lora import Lora
 from edgesteer.evaluate.adaptation.values import Data, Memory, Speed
-from edgesteer.generate.chat import Chat
 from edgesteer.evaluate.cost import Cost, costs, kv_bytes_per_token
-from edgesteer.evaluate.ways import Way
+from edgesteer.evaluate.way import Way
+from edgesteer.generate.chat import Chat
 from edgesteer.runtime import SteeredLlama
 
 # How often the model under a LoRA and the one without take turns.
@@ -89,7 +89,7 @@ def _speed(cost: Cost, base: Cost, max_tokens: int, own_context: bool) -> Speed 
 
 def memory(subject: Subject, cost: Cost) -> Memory:
     """What is held, by its size: what a process takes is another process's luck."""
-    llm, file, held = subject.chat.llm, cost.artifact_bytes, held_bytes(subject.way.bundle)
+    llm, file, held = subject.chat.llm, cost.artifact_bytes, sum(map(held_bytes, subject.way.bundles))
     kv: float | None = 0.0
     if subject.lora is not None:
         file = held = subject.lora.file_bytes
@@ -99,10 +99,8 @@ def memory(subject: Subject, cost: Cost) -> Memory:
     return Memory(file, held, kv, cost.context_tokens, Path(llm.model_path).stat().st_size)
 
 
-def held_bytes(bundle: Bundle | None) -> int:
+def held_bytes(bundle: Bundle) -> int:
     """Directions in float32, and the gate as it is read."""
-    if bundle is None:
-        return 0
     return sum(d.nbytes for d in bundle.directions.values()) + len(bundle.members.get("gate.onnx", b""))
 
 
@@ -112,14 +110,24 @@ def data(subject: Subject) -> Data | None:
         return Data(None, None, None, subject.lora.learnt_from or "not stated in the file")
     if subject.system is not None:
         return Data(_tokens(subject.chat, subject.system), None, 0, "its own words")
-    if subject.way.bundle is None:
-        return None
-    training = subject.way.bundle.training
-    trait, replies, tokens = training.get("trait"), training.get("kept"), training.get("tokens")
-    given = _tokens(subject.chat, trait) if isinstance(trait, str) else None
-    method = training.get("method")
-    told = f"method {method}" if isinstance(method, str) else "not stated in the manifest"
-    return Data(given, _whole(replies), _whole(tokens), told)
+    told = [_learnt(subject.chat, bundle) for bundle in subject.way.bundles]
+    if len(told) < 2:
+        return told[0] if told else None
+    sums = ([getattr(one, name) for one in told] for name in ("given_tokens", "replies", "tokens"))
+    given, replies, tokens = (None if None in each else sum(each) for each in sums)
+    return Data(given, replies, tokens, "; ".join(dict.fromkeys(one.told for one in told)))
+
+
+def _learnt(chat: Chat, bundle: Bundle) -> Data:
+    """What the manifest states."""
+    training = bundle.training
+    trait, method = training.get("trait"), training.get("method")
+    return Data(
+        _tokens(chat, trait) if isinstance(trait, str) else None,
+        _whole(training.get("kept")),
+        _whole(training.get("tokens")),
+        f"method {method}" if isinstance(method, str) else "not stated in the manifest",
+    )
 
 
 def _tokens(chat: Chat, text: str) -> int:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgesteer.bundle import Bundle, check_model
+from edgesteer.bundle import check_model
 from edgesteer.errors import InputError
 from edgesteer.evaluate.adaptation import axes
 from edgesteer.evaluate.adaptation.axes import Subject
@@ -25,13 +25,13 @@ from edgesteer.evaluate.adaptation.lora import Lora, opened_anew
 from edgesteer.evaluate.adaptation.reversal import plain_logits, reversal
 from edgesteer.evaluate.adaptation.scores import AXES, scores
 from edgesteer.evaluate.adaptation.values import LORA, UNADAPTED, Adapted, Effect
-from edgesteer.generate.chat import F32, REPEAT_PENALTY, Chat
-from edgesteer.evaluate.headtohead import head_to_head, held_out_questions
+from edgesteer.evaluate.head_to_head import head_to_head, held_out_questions, ways_of
 from edgesteer.evaluate.intervals import Sample, estimate
+from edgesteer.evaluate.table import Row, Table, plain_values
+from edgesteer.evaluate.way import Sources, Way
+from edgesteer.generate.chat import F32, REPEAT_PENALTY, Chat
 from edgesteer.generate.progress import Done, portion
 from edgesteer.generate.scoring import score
-from edgesteer.evaluate.table import Row, Table, plain_values
-from edgesteer.evaluate.ways import PROMPT, UNSTEERED, Way, prompts_of
 
 __all__ = ["Adaptation", "Adapted", "measure"]
 
@@ -64,7 +64,7 @@ _STAGES = {"replies": 0.55, LORA: 0.65, "specificity": 0.85, "reversal": 0.9, "c
 def measure(
     chat: Chat,
     trait: str,
-    bundles: Sequence[tuple[str, Bundle, float]],
+    rows: Sequence[tuple[str, Sources]],
     *,
     lora: Lora | None = None,
     questions: Sequence[str] | None = None,
@@ -73,9 +73,9 @@ def measure(
     passages: Sequence[Passage] | None = None,
     progress: Progress = lambda stage, fraction: None,
 ) -> Adaptation:
-    """Measure the unadapted model, the trait as system prompt, each (name, bundle, strength), and the LoRA.
+    """Measure the unadapted model, the trait as system prompt, each row, and the LoRA.
 
-    questions, max_tokens, at_prompt_coherence: as in `head_to_head`. passages: unrelated text; None for the
+    rows, questions, max_tokens, at_prompt_coherence: as in `head_to_head`. passages: unrelated text; None for the
     project's own. The never adapted model's logits are taken first: on a context that has not steered yet, they are
     that in the strict sense.
     Raises InputError as `head_to_head` does, and for a passage that does not fit the context; IncompatibleError for a
@@ -84,26 +84,26 @@ def measure(
     asked = list(held_out_questions() if questions is None else questions)
     texts = passages_of_the_project() if passages is None else passages
     _check(asked, texts)
-    for _, bundle, _ in bundles:
+    for bundle in [bundle for _, sources in rows for bundle, _ in sources]:
         check_model(bundle, chat.llm.model_info)
     never_adapted = plain_logits(chat, asked[0])
     with _under(chat, lora) as under_lora:  # what cannot be opened fails before the minutes of work
         table = head_to_head(
             chat,
             trait,
-            bundles,
+            rows,
             questions=asked,
             max_tokens=max_tokens,
             at_prompt_coherence=at_prompt_coherence,
             timing=False,
             progress=lambda stage, part: progress(stage, part * _STAGES["replies"]),
         )
-        work = _Work(chat, table, _subjects(chat, table, [bundle for _, bundle, _ in bundles]), progress)
+        work = _Work(chat, table, _subjects(chat, table, rows), progress)
         if lora is not None:
             work.add(Subject(Way(lora.name, work.subjects[0].way.prompts), under_lora, lora=lora))
-        rows = work.rows(texts, never_adapted)
+        adapted = work.rows(texts, never_adapted)
     progress("done", 1.0)
-    return Adaptation(Path(chat.llm.model_path).name, trait, tuple(asked), max_tokens, rows)
+    return Adaptation(Path(chat.llm.model_path).name, trait, tuple(asked), max_tokens, adapted)
 
 
 def _check(asked: Sequence[str], texts: Sequence[Passage]) -> None:
@@ -125,14 +125,14 @@ def _under(chat: Chat, lora: Lora | None) -> Iterator[Chat]:
         llm.close()
 
 
-def _subjects(chat: Chat, table: Table, bundles: Sequence[Bundle]) -> list[Subject]:
+def _subjects(chat: Chat, table: Table, rows: Sequence[tuple[str, Sources]]) -> list[Subject]:
     """In the order of the table's rows, at the strengths that it has."""
-    plain, prompted = prompts_of(chat, table.questions, table.trait)
-    steered = [
-        Subject(Way(row.name, plain, bundle, row.strength), chat)
-        for row, bundle in zip(table.rows[2:], bundles, strict=True)
+    unsteered, prompt, *steered = ways_of(chat, table, rows)
+    return [
+        Subject(unsteered, chat),
+        Subject(prompt, chat, table.trait),
+        *(Subject(way, chat) for way in steered),
     ]
-    return [Subject(Way(UNSTEERED, plain), chat), Subject(Way(PROMPT, prompted), chat, table.trait), *steered]
 
 
 @dataclass
@@ -207,6 +207,6 @@ def _named(subject: Subject) -> tuple[str, str]:
     way = subject.way
     if subject.lora is not None:
         return way.name, LORA
-    if way.bundle is None and subject.system is None:
+    if not way.unit and subject.system is None:
         return UNADAPTED, UNADAPTED
     return way.name, way.kind

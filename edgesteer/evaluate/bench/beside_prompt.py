@@ -14,11 +14,11 @@ import numpy as np
 
 from edgesteer.bundle import Bundle
 from edgesteer.evaluate.bench.timing import Table, no_progress
-from edgesteer.generate.chat import Chat
 from edgesteer.evaluate.cost import Cost, added_tokens, costs
-from edgesteer.evaluate.headtohead import held_out_questions
+from edgesteer.evaluate.head_to_head import held_out_questions
+from edgesteer.evaluate.way import PROMPT, UNSTEERED, Way, prompts_of
+from edgesteer.generate.chat import Chat
 from edgesteer.generate.progress import Done
-from edgesteer.evaluate.ways import PROMPT, UNSTEERED, Way, prompts_of
 
 EMPTY = "empty system prompt"
 _SECONDS = ("first_token_seconds", "token_seconds")
@@ -58,7 +58,7 @@ def _ways(chat: Chat, trait: str, bundles: Mapping[str, Bundle]) -> list[Way]:
     empty = [chat.prompt(question, "") for question in asked]
     if added_tokens(empty, plain) < 0:
         ways.append(Way(EMPTY, empty))
-    return ways + [Way(name, plain, bundle) for name, bundle in bundles.items()]
+    return ways + [Way.of(name, plain, [(bundle, None)]) for name, bundle in bundles.items()]
 
 
 def _row(runs: Sequence[Cost], plain: Sequence[Cost]) -> Table:

@@ -5,7 +5,7 @@ curves      trait and coherence over strength
 comparing   the door
 """
 
-from edgesteer.evaluate.comparison.comparing import Comparison, Method, compare, labels
+from edgesteer.evaluate.comparison.comparing import Comparison, Method, compare
 from edgesteer.evaluate.comparison.suite_file import Suite, read_suite
 
-__all__ = ["Comparison", "Method", "Suite", "compare", "labels", "read_suite"]
+__all__ = ["Comparison", "Method", "Suite", "compare", "read_suite"]

@@ -9,23 +9,21 @@ Beyond the head-to-head's replies this decodes what `curves` asks at other stren
 from __future__ import annotations
 
 import dataclasses
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import count
 from typing import Any
 
-from edgesteer.bundle import Bundle, ModelInfo
-from edgesteer.generate.chat import Chat
+from edgesteer.bundle import ModelInfo
 from edgesteer.evaluate.comparison.curves import Curves
 from edgesteer.evaluate.comparison.suite_file import Suite
 from edgesteer.evaluate.cost import Cost, costs, kv_bytes_per_token
 from edgesteer.evaluate.dose import Point
-from edgesteer.evaluate.headtohead import N_CALIBRATION, head_to_head
+from edgesteer.evaluate.head_to_head import N_CALIBRATION, head_to_head, ways_of
+from edgesteer.evaluate.table import Row, Table, plain_values
+from edgesteer.evaluate.way import PROMPT, UNSTEERED, Sources, Way
+from edgesteer.generate.chat import Chat
 from edgesteer.generate.progress import portion
 from edgesteer.generate.scoring import Spoken
-from edgesteer.evaluate.table import Row, Table, plain_values
-from edgesteer.evaluate.ways import PROMPT, UNSTEERED, Way, prompts_of
 from edgesteer.steering_map import join_pieces
 
 Progress = Callable[[str, float], None]
@@ -97,24 +95,25 @@ def compare(
     chat: Chat,
     suite: Suite,
     trait: str,
-    bundles: Sequence[tuple[Bundle, float]],
+    rows: Sequence[tuple[str, Sources]],
     *,
     at_prompt_coherence: bool = False,
     timing: bool = True,
     progress: Progress = lambda stage, fraction: None,
 ) -> Comparison:
-    """Ask the suite's questions unsteered, with the trait as system prompt, and under each (bundle, strength).
+    """Ask the suite's questions unsteered, with the trait as system prompt, and in each row: (name, sources) as in
+    `head_to_head`.
 
     at_prompt_coherence: find the strengths instead, as `head_to_head` does. The suite's own trait is not read:
     whose counts is the caller's decision. Raises what `head_to_head` raises.
     """
     max_tokens = suite.max_tokens or MAX_TOKENS
     curves = Curves(chat, suite, trait, max_tokens)
-    first = _share(len(suite.questions), curves.n_replies / 2, len(bundles), at_prompt_coherence)
+    first = _share(len(suite.questions), curves.n_replies / 2, len(rows), at_prompt_coherence)
     table = head_to_head(
         chat,
         trait,
-        [(name, *pair) for name, pair in zip(labels(bundles), bundles, strict=True)],
+        rows,
         questions=suite.questions,
         max_tokens=max_tokens,
         counts=suite.counts,
@@ -123,7 +122,7 @@ def compare(
         timing=False,
         progress=lambda stage, part: progress(stage if part < 1 else "cost", first * part),
     )
-    ways = _ways(chat, table, [bundle for bundle, _ in bundles])
+    ways = ways_of(chat, table, rows)
     spent = costs(chat, ways, timing=timing)
     methods = []
     for i, (way, cost, row) in enumerate(zip(ways, spent, table.rows, strict=True)):
@@ -142,34 +141,10 @@ def compare(
     )
 
 
-def labels(bundles: Sequence[tuple[Bundle, float]]) -> list[str]:
-    """A name for each that no other has: the bundle's, then with its strength, then with a number."""
-    often = Counter([UNSTEERED, PROMPT, *(bundle.name for bundle, _ in bundles)])
-    taken, out = {UNSTEERED, PROMPT}, []
-    for bundle, strength in bundles:
-        name = bundle.name if often[bundle.name] == 1 else f"{bundle.name} {strength:g}"
-        rest = (f"{name} ({i})" for i in count(2))
-        out.append(name if name not in taken else next(other for other in rest if other not in taken))
-        taken.add(out[-1])
-    return out
-
-
-def _share(n_questions: int, n_curve: float, n_bundles: int, calibrated: bool) -> float:
+def _share(n_questions: int, n_curve: float, n_rows: int, calibrated: bool) -> float:
     """The part of the work that the head-to-head is, by replies. A strength is found with some eight tries."""
-    asked = n_questions * (2 + n_bundles) + N_CALIBRATION * (2 + 8 * n_bundles) * calibrated
-    return asked / max(1, asked + n_curve * n_bundles)
-
-
-def _ways(chat: Chat, table: Table, bundles: Sequence[Bundle]) -> list[Way]:
-    """The table's rows as ways, with the strengths that were found."""
-    plain, prompted = prompts_of(chat, table.questions, table.trait)
-    unsteered, prompt, *steered = table.rows
-    rest = zip(steered, bundles, strict=True)
-    return [
-        Way(unsteered.name, plain),
-        Way(prompt.name, prompted),
-        *(Way(row.name, plain, bundle, row.strength, row.dose) for row, bundle in rest),
-    ]
+    asked = n_questions * (2 + n_rows) + N_CALIBRATION * (2 + 8 * n_rows) * calibrated
+    return asked / max(1, asked + n_curve * n_rows)
 
 
 def _method(chat: Chat, trait: str, way: Way, cost: Cost, row: Row, curve: tuple[Point, ...]) -> Method:

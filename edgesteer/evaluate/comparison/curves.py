@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import math
 import warnings
+from dataclasses import replace
 
-from edgesteer.bundle import Bundle
 from edgesteer.errors import EdgesteerWarning, SteeringOverflow
-from edgesteer.generate.chat import REPEAT_PENALTY, Chat
 from edgesteer.evaluate.comparison.suite_file import Suite
 from edgesteer.evaluate.dose import Point
+from edgesteer.evaluate.table import Row
+from edgesteer.evaluate.way import Way, prompts_of
+from edgesteer.generate.chat import REPEAT_PENALTY, Chat
 from edgesteer.generate.progress import Done, spread
 from edgesteer.generate.scoring import Scores, score
-from edgesteer.evaluate.table import Row
-from edgesteer.evaluate.ways import Way, prompts_of
 
 # So that three curves take half as long as the replies that are shown.
 N_CURVE, CURVE_TOKENS = 8, 32
@@ -43,27 +43,28 @@ class Curves:
 
     def of(self, way: Way, row: Row, unsteered: Row, progress: Done) -> tuple[Point, ...]:
         """The way's curve; what its row and the unsteered one hold is not asked again."""
-        if way.bundle is None:
+        if not way.unit:
             return (self._known(0.0, row),)
         assert row.strength is not None
         known = {0.0: self._known(0.0, unsteered)}
         known.setdefault(row.strength, self._known(row.strength, row))
-        asked = self._strengths or _around(row.strength or way.bundle.strength.max)
+        asked = self._strengths or _around(row.strength or way.range[1])
         missing = [strength for strength in asked if strength not in known]
         for i, strength in enumerate(missing):
             progress(i / len(missing))
-            known[strength] = self._measured(way.bundle, strength)
+            known[strength] = self._measured(replace(way, strength=strength))
         return tuple(known[strength] for strength in sorted(known))
 
     def _known(self, strength: float, row: Row) -> Point:
         return self._point(strength, row.scores.of(self.chosen))
 
-    def _measured(self, bundle: Bundle, strength: float) -> Point:
+    def _measured(self, way: Way) -> Point:
         plain, prompted = self._prompts
+        strength = way.strength or 0.0
         try:
             with warnings.catch_warnings():  # that a curve leaves the evaluated range is what it is for
                 warnings.simplefilter("ignore", EdgesteerWarning)
-                with self._chat.llm.steered(bundle, strength):
+                with way.steered(self._chat):
                     replies = self._chat.replies(plain, self.n_tokens, repeat_penalty=REPEAT_PENALTY)
         except SteeringOverflow:
             return Point(strength, math.nan, math.inf, 0.0)

@@ -17,18 +17,16 @@ from dataclasses import replace
 from functools import partial
 from importlib import resources
 
-from edgesteer.bundle import Bundle
 from edgesteer.errors import EdgesteerWarning, InputError, SteeringOverflow
-from edgesteer.evaluate import sentiment
-from edgesteer.evaluate import vocabulary
-from edgesteer.generate.chat import REPEAT_PENALTY, Chat, Tokens
+from edgesteer.evaluate import sentiment, vocabulary
 from edgesteer.evaluate.cost import Cost, costs
-from edgesteer.evaluate.dose import Dose, strength_at
+from edgesteer.evaluate.dose import strength_at
 from edgesteer.evaluate.matched import DISTINCT
+from edgesteer.evaluate.table import Answers, Row, Table, rows_of
+from edgesteer.evaluate.way import PROMPT, UNSTEERED, Sources, Way, prompts_of
+from edgesteer.generate.chat import REPEAT_PENALTY, Chat, Tokens
 from edgesteer.generate.progress import Done, portion, spread
 from edgesteer.generate.scoring import Scores, score
-from edgesteer.evaluate.table import Answers, Row, Table, rows_of
-from edgesteer.evaluate.ways import PROMPT, UNSTEERED, Way, prompts_of
 
 __all__ = ["Row", "Table", "head_to_head", "held_out_questions", "score"]
 
@@ -51,7 +49,7 @@ def held_out_questions() -> list[str]:
 def head_to_head(
     chat: Chat,
     trait: str,
-    bundles: Sequence[tuple[str, Bundle, float]],
+    rows: Sequence[tuple[str, Sources]],
     *,
     questions: Sequence[str] | None = None,
     max_tokens: int = 64,
@@ -63,15 +61,17 @@ def head_to_head(
     timing: bool = True,
     progress: Progress = lambda stage, fraction: None,
 ) -> Table:
-    """Ask every question unsteered, with the trait as system prompt, and under each (name, bundle, strength).
+    """Ask every question unsteered, with the trait as system prompt, and in each of the rows.
 
+    rows: (name, sources): the plan of the (bundle, strength) in `sources`, added up; names differ.
     questions: None for `held_out_questions`.
     counts: what to count in the replies: regular expressions, or names in vocabulary.WORDS.
-    at_prompt_coherence: instead of the strengths given, for each bundle the largest one within the range of its
-        file at which its replies are as coherent as the prompted ones and loop hardly more. It is found on
-        `calibration_questions` (None: some of the training questions), without those that are asked.
-    levels: multiples of each bundle's strength at which it is asked too, none of them 1, so that its row has
-        what it brings at the prompt's coherence on these very questions (`matched`).
+    at_prompt_coherence: instead of the strengths given, for each row the largest one within the ranges of its files
+        at which its replies are as coherent as the prompted ones and loop hardly more; several bundles keep the
+        ratios of their strengths. It is found on `calibration_questions` (None: some of the training questions),
+        without those that are asked.
+    levels: multiples of each row's strength at which it is asked too, none of them 1, so that it has what it brings
+        at the prompt's coherence on these very questions (`matched`).
     timing: whether to measure first_token_seconds.
     Raises InputError for no trait, no questions, levels that make no curve, a count that is no regular expression,
     or a prompt that does not fit the context; MissingExtra for sentiment without VADER; IncompatibleError for a bundle
@@ -80,17 +80,15 @@ def head_to_head(
     asked = _asked(trait, questions, max_tokens)
     check_counts(counts, with_sentiment)
     check_levels(levels)
-    _check_bundles(chat, [bundle for _, bundle, _ in bundles])
-    units = 2 + len(bundles) * (1 + len(levels) + _DOSE_UNITS * at_prompt_coherence)
+    check_rows(chat, rows)
+    units = 2 + len(rows) * (1 + len(levels) + _DOSE_UNITS * at_prompt_coherence)
     tell = _Units(progress, units)
     plain, prompted = prompts_of(chat, asked, trait)
-    ways = [Way(UNSTEERED, plain), Way(PROMPT, prompted)]
-    doses: list[Dose | None] = [None] * len(bundles)
+    steered = [Way.of(name, plain, sources) for name, sources in rows]
     if at_prompt_coherence:
         apart = _apart(asked, calibration_questions)
-        doses = [*_doses(chat, [b for _, b, _ in bundles], prompts_of(chat, apart, trait), max_tokens, tell)]
-    for (name, bundle, given), dose in zip(bundles, doses, strict=True):
-        ways.append(Way(name, plain, bundle, given if dose is None else dose.strength, dose))
+        steered = _dosed(chat, steered, prompts_of(chat, apart, trait), max_tokens, tell)
+    ways = [Way(UNSTEERED, plain), Way(PROMPT, prompted), *steered]
     spent = costs(chat, ways, timing=timing)
 
     def answers(way: Way, cost: Cost) -> Answers:
@@ -101,18 +99,30 @@ def head_to_head(
         _at_levels(way, levels, partial(answers, cost=cost)) for way, cost in zip(ways, spent, strict=True)
     ]
     progress("done", 1.0)
-    rows = rows_of(first, list(dict.fromkeys(counts)), prompt=1, unsteered=0, others=others)
-    return Table(trait, tuple(asked), max_tokens, rows)
+    found = rows_of(first, list(dict.fromkeys(counts)), prompt=1, unsteered=0, others=others)
+    return Table(trait, tuple(asked), max_tokens, found)
+
+
+def ways_of(chat: Chat, table: Table, rows: Sequence[tuple[str, Sources]]) -> list[Way]:
+    """The table's rows as ways to ask, at the strengths that it has."""
+    plain, prompted = prompts_of(chat, table.questions, table.trait)
+    steered = [
+        replace(Way.of(name, plain, sources), strength=row.strength, dose=row.dose)
+        for (name, sources), row in zip(rows, table.rows[2:], strict=True)
+    ]
+    return [Way(UNSTEERED, plain), Way(PROMPT, prompted), *steered]
 
 
 def _at_levels(way: Way, levels: Sequence[float], ask: Callable[[Way], Answers]) -> list[Answers]:
     """The way at multiples of its strength, without those that overflow; none where nothing steers. That a curve leaves
     the evaluated range is what it is for."""
-    found = []
-    for level in levels if way.strength else ():
+    found: list[Answers] = []
+    if not way.plan or way.strength is None:
+        return []
+    for level in levels:
         with warnings.catch_warnings(), contextlib.suppress(SteeringOverflow):
             warnings.simplefilter("ignore", EdgesteerWarning)
-            found.append(ask(replace(way, strength=level * (way.strength or 0.0))))
+            found.append(ask(replace(way, strength=level * way.strength)))
     return found
 
 
@@ -143,42 +153,47 @@ def _answers(
         scores=score(chat, replies, *prompts),
         sentiments=tuple(sentiment.compound(texts)) if with_sentiment else None,
         first_token_seconds=cost.first_token_seconds,
+        sources=way.sources,
     )
 
 
-def _doses(
+def _dosed(
     chat: Chat,
-    bundles: Sequence[Bundle],
+    ways: Sequence[Way],
     prompts: tuple[list[list[int]], list[list[int]]],
     max_tokens: int,
     tell: _Units,
-) -> list[Dose]:
-    """Each bundle's strength at the prompt's coherence."""
+) -> list[Way]:
+    """Each way at the strength that keeps the prompt's coherence. One that steers nothing stays as it is."""
     plain, prompted = prompts
     target = _scores(chat, prompted, prompts, max_tokens)
     if target.empty == len(prompted):
-        raise InputError(
-            "evaluation: every prompted reply is empty, expected some to compare the bundles with"
-        )
-    # No more is asked of a bundle than the unsteered model gives.
+        raise InputError("evaluation: every prompted reply is empty, expected some to compare the rows with")
+    # No more is asked of a row than the unsteered model gives.
     unsteered = _scores(chat, plain, prompts, max_tokens).mean("distinct2")
     least = min(DISTINCT * target.mean("distinct2"), unsteered)
-    return [
-        strength_at(
+
+    def dosed(way: Way) -> Way:
+        progress = tell("calibrate", _DOSE_UNITS)
+        if not way.unit:
+            return way
+        lo, hi = way.range
+        dose = strength_at(
             chat,
-            bundle,
+            way.unit,
             plain,
             prompted,
             target.mean("coherence"),
             min_distinct2=least,
-            lo=min(max(0.0, bundle.strength.min), bundle.strength.max),
-            hi=bundle.strength.max,
+            lo=lo,
+            hi=hi,
             steps=_STEPS,
             max_tokens=max_tokens,
-            progress=tell("calibrate", _DOSE_UNITS),
+            progress=progress,
         )
-        for bundle in bundles
-    ]
+        return replace(way, strength=dose.strength, dose=dose)
+
+    return [dosed(way) for way in ways]
 
 
 def _scores(
@@ -234,12 +249,16 @@ def check_counts(counts: Sequence[str], with_sentiment: bool) -> None:
         sentiment.analyzer()
 
 
-def _check_bundles(chat: Chat, bundles: Sequence[Bundle]) -> None:
-    """One for another model, or whose gate cannot be evaluated here, is refused before anything is asked: only steering
-    tells both. What is only odd is said when it is asked."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", EdgesteerWarning)
-        for bundle in bundles:
+def check_rows(chat: Chat, rows: Sequence[tuple[str, Sources]]) -> None:
+    """Refuses names that are not different, and, as only steering tells both, bundles for another model or with a gate
+    that cannot be evaluated here. Raises InputError, IncompatibleError, SteeringUnavailable."""
+    names = [UNSTEERED, PROMPT, *(name for name, _ in rows)]
+    if again := [name for name in names if names.count(name) > 1]:
+        raise InputError(f"evaluation: two rows are named {again[0]!r}, expected a name for each")
+    for name, sources in rows:
+        if not sources:
+            raise InputError(f"evaluation: row {name!r} has no bundle, expected at least one")
+        for bundle, _ in sources:
             with chat.llm.steered(bundle):
                 pass
 

@@ -15,7 +15,7 @@ from edgesteer.bundle import StrengthRange
 from edgesteer.errors import IncompatibleError, InputError, MissingExtra
 from edgesteer.evaluate import head_to_head
 from edgesteer.generate import Chat
-from edgesteer.evaluate.headtohead import N_CALIBRATION, _apart
+from edgesteer.evaluate.head_to_head import N_CALIBRATION, _apart
 
 TRAIT = "You talk like a pirate, arr."
 ASKED = ["Why is it so?", "Tell me a tale.", "What is a key?"]
@@ -34,7 +34,7 @@ def bundle(chat: Chat) -> Bundle:
 
 
 def test_strength_zero_is_the_unsteered_row(chat: Chat, bundle: Bundle) -> None:
-    ways = [("zero", bundle, 0.0), ("full", bundle, 3.0)]
+    ways = [("zero", [(bundle, 0.0)]), ("full", [(bundle, 3.0)])]
     table = head_to_head(chat, TRAIT, ways, questions=ASKED, max_tokens=8, counts=["e"])
     unsteered, prompt, zero, full = table.rows
     assert [row.name for row in table.rows] == ["unsteered", "prompt", "zero", "full"]
@@ -58,7 +58,7 @@ def test_strength_zero_is_the_unsteered_row(chat: Chat, bundle: Bundle) -> None:
 @pytest.mark.filterwarnings("ignore:drawn:edgesteer.EdgesteerWarning")
 def test_levels_give_each_bundle_a_reading_at_the_prompts_coherence(chat: Chat, bundle: Bundle) -> None:
     options: dict[str, Any] = {"questions": ASKED, "max_tokens": 6, "timing": False, "counts": ["e"]}
-    ways = [("x", bundle, 1.0), ("zero", bundle, 0.0), ("minus", bundle, -1.0)]
+    ways = [("x", [(bundle, 1.0)]), ("zero", [(bundle, 0.0)]), ("minus", [(bundle, -1.0)])]
     table = head_to_head(chat, TRAIT, ways, levels=(0.5, 2.0), **options)
     unsteered, prompt, x, zero, minus = table.rows
     assert (unsteered.matched, prompt.matched, zero.matched) == (None, None, None)  # nothing steers
@@ -66,7 +66,7 @@ def test_levels_give_each_bundle_a_reading_at_the_prompts_coherence(chat: Chat, 
     assert minus.matched is not None
     assert -2 <= minus.matched.strength <= 0 <= x.matched.strength <= 2
     assert x.matched.estimates.keys() == x.estimates.keys()
-    at_levels = [head_to_head(chat, TRAIT, [("x", bundle, s)], **options).rows[2] for s in (0.5, 2.0)]
+    at_levels = [head_to_head(chat, TRAIT, [("x", [(bundle, s)])], **options).rows[2] for s in (0.5, 2.0)]
     traits = [row.trait for row in (unsteered, x, *at_levels)]
     assert min(traits) - 1e-9 <= x.matched.estimates["trait"].value <= max(traits) + 1e-9
     alone = head_to_head(chat, TRAIT, ways, **options)
@@ -78,7 +78,7 @@ def test_a_level_that_overflows_or_leaves_the_range_does_not_cost_the_table(
     chat: Chat, bundle: Bundle
 ) -> None:
     options: dict[str, Any] = {"questions": ASKED, "max_tokens": 6, "timing": False}
-    ways = [("x", bundle, 2.0)]
+    ways = [("x", [(bundle, 2.0)])]
     # a warning is an error in these tests
     beyond = head_to_head(chat, TRAIT, ways, levels=(0.5, 2.0), **options).rows[2]
     one = head_to_head(chat, TRAIT, ways, levels=(0.5,), **options).rows[2]
@@ -91,13 +91,47 @@ def test_a_level_that_overflows_or_leaves_the_range_does_not_cost_the_table(
 @pytest.mark.parametrize("levels", [(1.0,), (0.5, 0.5), (0.5, 1.0), (0.0, 2.0), (-1.0, 2.0), (float("nan"),)])
 def test_levels_that_make_no_curve_are_refused(chat: Chat, bundle: Bundle, levels: tuple[float, ...]) -> None:
     with pytest.raises(InputError, match="levels .* expected different multiples"):
-        head_to_head(chat, TRAIT, [("x", bundle, 1.0)], questions=ASKED, levels=levels)
+        head_to_head(chat, TRAIT, [("x", [(bundle, 1.0)])], questions=ASKED, levels=levels)
 
 
 def test_a_row_does_not_depend_on_the_others(chat: Chat, bundle: Bundle) -> None:
     alone = head_to_head(chat, TRAIT, [], questions=ASKED, max_tokens=6, timing=False)
-    beside = head_to_head(chat, TRAIT, [("x", bundle, 2.0)], questions=ASKED, max_tokens=6, timing=False)
+    beside = head_to_head(chat, TRAIT, [("x", [(bundle, 2.0)])], questions=ASKED, max_tokens=6, timing=False)
     assert beside.rows[:2] == alone.rows
+
+
+def test_a_row_is_a_plan(chat: Chat, bundle: Bundle) -> None:
+    """Several bundles add up, as one bundle of their sum would; the dial multiplies all of them."""
+    other = dataclasses.replace(bundle, name="other", directions={n: -2 * v for n, v in bundle.directions.items()})
+    options: dict[str, Any] = {"questions": ASKED, "max_tokens": 6, "timing": False}
+    rows = [("sum", [(bundle, 3.0), (other, 0.5)]), ("same", [(bundle, 2.0)]), ("none", [(bundle, 2.0), (other, 1.0)])]
+    unsteered, _, both, same, none = head_to_head(chat, TRAIT, rows, **options).rows
+    assert both.replies == same.replies != unsteered.replies == none.replies
+    assert (both.strength, same.strength, none.sources) == (1.0, 2.0, ())
+    levels = head_to_head(chat, TRAIT, rows, levels=(0.5,), **options).rows
+    assert [row.matched is None for row in levels] == [True, True, False, False, True]
+    assert levels[2].matched.estimates == levels[3].matched.estimates  # type: ignore[union-attr]
+    found = head_to_head(
+        chat, TRAIT, rows, at_prompt_coherence=True, calibration_questions=APART, **options
+    ).rows
+    assert found[2].dose is not None
+    assert found[2].sources == ((bundle.name, pytest.approx(2.0 * found[2].dose.strength)),)
+    assert found[4].dose is None  # nothing to search
+
+
+@pytest.mark.parametrize(
+    ("names", "message"), [(["x", "x"], "two rows are named 'x'"), (["prompt"], "two rows are named 'prompt'")]
+)
+def test_names_that_are_alike_are_refused(
+    chat: Chat, bundle: Bundle, names: list[str], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        head_to_head(chat, TRAIT, [(name, [(bundle, 1.0)]) for name in names], questions=ASKED)
+
+
+def test_a_row_without_a_bundle_is_refused(chat: Chat) -> None:
+    with pytest.raises(InputError, match="row 'x' has no bundle"):
+        head_to_head(chat, TRAIT, [("x", [])], questions=ASKED)
 
 
 def test_the_plan_in_force_is_set_aside_and_returns(chat: Chat, bundle: Bundle) -> None:
@@ -116,7 +150,7 @@ def test_equal_coherence_finds_the_strength_on_other_questions(chat: Chat, bundl
         "calibration_questions": APART,
         "timing": False,
     }
-    table = head_to_head(chat, TRAIT, [("found", bundle, 99.0)], **options)
+    table = head_to_head(chat, TRAIT, [("found", [(bundle, 99.0)])], **options)
     row = table.rows[2]
     assert row.dose is not None
     assert row.strength == row.dose.strength
@@ -127,11 +161,11 @@ def test_equal_coherence_finds_the_strength_on_other_questions(chat: Chat, bundl
         at.coherence <= row.dose.target_coherence and at.distinct2 >= row.dose.min_distinct2
     )
     given = head_to_head(
-        chat, TRAIT, [("found", bundle, row.strength)], questions=ASKED[:2], max_tokens=6, timing=False
+        chat, TRAIT, [("found", [(bundle, row.strength)])], questions=ASKED[:2], max_tokens=6, timing=False
     )
     assert given.rows[2].scores == row.scores
     json.dumps(table.to_json(), allow_nan=False)
-    assert head_to_head(chat, TRAIT, [("found", bundle, 99.0)], **options) == table
+    assert head_to_head(chat, TRAIT, [("found", [(bundle, 99.0)])], **options) == table
 
 
 def test_the_questions_to_calibrate_on_are_not_those_asked() -> None:
@@ -169,7 +203,7 @@ def test_progress_goes_up_to_one(chat: Chat, bundle: Bundle) -> None:
     head_to_head(
         chat,
         TRAIT,
-        [("x", bundle, 1.0)],
+        [("x", [(bundle, 1.0)])],
         questions=ASKED[1:2],
         max_tokens=3,
         at_prompt_coherence=True,
@@ -207,7 +241,7 @@ def test_a_bundle_of_another_model_is_refused_before_anything_is_asked(
     other = Bundle.build(name="other", directions={1: np.ones(8, np.float32)}, model=info)
     monkeypatch.setattr(chat, "replies", None)
     with pytest.raises(IncompatibleError, match="other"):
-        head_to_head(chat, TRAIT, [("other", other, 1.0)], questions=ASKED)
+        head_to_head(chat, TRAIT, [("other", [(other, 1.0)])], questions=ASKED)
 
 
 def test_without_vader_nothing_is_asked(chat: Chat, monkeypatch: pytest.MonkeyPatch) -> None:
