@@ -75,7 +75,8 @@ def pas(
     """
     started = time.monotonic()
     blocks = recipe.blocks_of(llm.model_info.n_layer)
-    run = _Run(llm, recipe, blocks, PartFile(None, {}) if known is None else known, name, license, progress)
+    known = PartFile(None, {}) if known is None else known
+    run = _Run(llm, recipe, blocks, Prompts(llm), known, name, license, progress)
     control = _control_items(recipe.seed) if control is None else control
     questions = held_out_questions()[:_N_QUESTIONS] if questions is None else questions
     kept, skipped = _that_fit(run, items)
@@ -89,7 +90,7 @@ def pas(
         text = free_text(first.prompts.chat, bundle, chosen.strength, questions, done)
         done = portion(partial(progress, "control"), _TRIALS + _FREE_TEXT, 1 - _TRIALS - _FREE_TEXT, 1)
         cells = [Cell(chosen.block, 0.0), chosen]
-        answers = run.steered(Prompts(llm), control, first.bundles, cells, done)
+        answers = run.steered(run.prompts, control, first.bundles, cells, done)
     progress("done", 1.0)
     report = PasReport(
         recipe=recipe,
@@ -106,11 +107,12 @@ def pas(
 
 @dataclass(frozen=True)
 class _Run:
-    """What every step needs, and does not change."""
+    """What every step needs and none changes. prompts: without exemplars."""
 
     llm: SteeredLlama
     recipe: PasRecipe
     blocks: tuple[int, ...]
+    prompts: Prompts
     known: PartFile
     name: str
     license: str
@@ -155,8 +157,8 @@ def _control_items(seed: int) -> tuple[Item, ...]:
 
 def _that_fit(run: _Run, items: Sequence[Item]) -> tuple[list[Item], Skipped]:
     """The items that the context holds beside the grid's lanes, and how many it does not."""
-    prompts, room, shots = Prompts(run.llm), run.llm.n_ctx() - run.llm.n_seq_max, run.recipe.shots
-    lengths = [len(prompts.multiple_choice(item)) for item in items]
+    room, shots = run.llm.n_ctx() - run.llm.n_seq_max, run.recipe.shots
+    lengths = [len(run.prompts.multiple_choice(item)) for item in items]
     # Exemplars precede every item, with their replies, and each may be as long as the longest item that is kept.
     room = (room - _REPLY * shots) // (shots + 1)
     kept = [item for item, n in zip(items, lengths, strict=True) if n <= room]
@@ -226,10 +228,10 @@ def _trial(run: _Run, items: Sequence[Item], number: int, source: str) -> _Resul
 
 def _with_shots(run: _Run, train: Sequence[Item]) -> tuple[Prompts, Sequence[Item]]:
     """Prompts with exemplars, taken from the training items that are answered wrong, and the other items."""
-    prompts, n = Prompts(run.llm), run.recipe.shots
+    n = run.recipe.shots
     if not n:
-        return prompts, train
-    answers = unsteered_answers(prompts, train, run.known)
+        return run.prompts, train
+    answers = unsteered_answers(run.prompts, train, run.known)
     wrong = [item for item, correct in zip(train, right(train, answers), strict=True) if not correct]
     if len(wrong) <= n:
         raise LearnError(
@@ -243,7 +245,7 @@ def _shots(run: _Run, first: _Result) -> Shots | None:
     """What the exemplars alone do to the test split."""
     if not first.prompts.shots:
         return None
-    correct = right(first.test, unsteered_answers(Prompts(run.llm), first.test, run.known))
+    correct = right(first.test, unsteered_answers(run.prompts, first.test, run.known))
     questions = tuple(item.question for item in first.prompts.shots)
     return Shots(len(questions), float(correct.mean()), questions)
 
