@@ -110,7 +110,7 @@ class SteeringMap:
 
     def _repr_html_(self) -> str:
         """What a notebook shows: the tokens in colour, the blocks below."""
-        from edgesteer.report.fragment import fragment  # drawing is loaded by those who look
+        from edgesteer.report.map_page import fragment  # drawing is loaded by those who look
 
         return fragment(self)
 

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from edgesteer.report.bench_table import counted, milli
-from edgesteer.report.chart import Bar, Series, bars, lines, standalone
-from edgesteer.report.svg import shortened
+from edgesteer.report.charts import Bar, Series, bars, lines
+from edgesteer.report.svg import Drawing, shortened, standalone
 
 Table = dict[str, Any]
 _MORE = "percent more time than unsteered"
@@ -22,8 +22,8 @@ def picture(table: Table) -> str:
     return standalone(list(charts(table)))
 
 
-def charts(table: Table) -> Iterator[str]:
-    """The panels, each an SVG element."""
+def charts(table: Table) -> Iterator[Drawing]:
+    """The panels."""
     yield _cost(f"Time of a token: {_how(table)}", table["token"])
     yield _cost("Time of a prefill, by way of steering", table["prefill"])
     if table["memory"]:
@@ -45,7 +45,7 @@ def _how(table: Table) -> str:
     return f"{name}, {counted(settings)}, {threads} {'thread' if threads == 1 else 'threads'}"
 
 
-def _cost(title: str, ways: dict[str, Table]) -> str:
+def _cost(title: str, ways: dict[str, Table]) -> Drawing:
     rows = []
     for way, row in ways.items():
         low, high = map(_more, row["ratio_range"])
@@ -64,7 +64,7 @@ def _told(ratio: float, seconds: float) -> str:
     return f"{ratio:.3f} ({milli(seconds)} ms)"
 
 
-def _memory(ways: dict[str, Table], order: Iterable[str]) -> str:
+def _memory(ways: dict[str, Table], order: Iterable[str]) -> Drawing:
     """order: of the bars above, so that a way keeps its colour."""
     rows = [
         Bar(way, row["peak"] / 1e6, told=f"{row['peak'] / 1e6:.0f} ({row['added'] / 1e6:+.1f})")
@@ -73,7 +73,7 @@ def _memory(ways: dict[str, Table], order: Iterable[str]) -> str:
     return bars("Most memory of a process that runs the model this way", "MB", rows)
 
 
-def _study(study: Table, log_x: bool) -> str:
+def _study(study: Table, log_x: bool) -> Drawing:
     plain, *steered = study["ways"]
     series = [
         Series(
@@ -93,7 +93,7 @@ def _point(point: Table) -> str:
     return f"{point['x']}: {point['ratio']:.3f} ({low:.3f} to {high:.3f})"
 
 
-def _prompt(ways: dict[str, Table]) -> Iterator[str]:
+def _prompt(ways: dict[str, Table]) -> Iterator[Drawing]:
     for what, title in (("first_token", "Time to the first token"), ("token", "Time of each further token")):
         rows = [
             Bar(way, _more(row[f"{what}_ratio"]), told=_told(row[f"{what}_ratio"], row[f"{what}_seconds"]))
@@ -115,7 +115,7 @@ def _prompt(ways: dict[str, Table]) -> Iterator[str]:
         yield bars("Context that the way takes from every conversation", "KB in the KV cache", rows)
 
 
-def _repeng(part: Table) -> Iterator[str]:
+def _repeng(part: Table) -> Iterator[Drawing]:
     for what in ("token", "prefill"):
         rows = [Bar(way, 1e3 * row[what], told=milli(row[what])) for way, row in part["ways"].items()]
         yield bars(f"Time of a {what}: edgesteer and repeng", "milliseconds", rows)

@@ -6,12 +6,13 @@ In:  a Scan. Out: a document as text; it needs no network and no script.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from edgesteer.report.chart import heat
-from edgesteer.report.page import document, table, text
+from edgesteer.report.charts import heat
+from edgesteer.report.html import render
 from edgesteer.report.scan import about, column, fixed, legend, trait_limit, verdict
+from edgesteer.report.svg import Drawing
 
 if TYPE_CHECKING:
     from edgesteer.evaluate.scan.result import F64, Scan, Useful
@@ -19,52 +20,44 @@ if TYPE_CHECKING:
 
 def page(scan: Scan) -> str:
     """The whole file."""
-    return document(f"Steerability scan: {scan.name}", _parts(scan))
+    numbers_head, numbers = _numbers(scan)
+    return render(
+        "scan",
+        title=f"Steerability scan: {scan.name}",
+        about=[(head.strip(), content) for head, content in about(scan)],
+        verdict=list(verdict(scan)),
+        trait_map=None
+        if scan.gain is None
+        else _heat(scan, "Trait, nats a token", scan.gain, trait_limit(scan.gain)),
+        kl_map=_heat(scan, "KL, nats", scan.kl),
+        legend=legend(scan),
+        useful=_rows(scan, scan.useful),
+        numbers_head=numbers_head,
+        numbers=numbers,
+        questions=scan.questions,
+    )
 
 
-def _parts(scan: Scan) -> Iterator[str]:
-    yield "\n".join(f'<p class="dim">{head.strip()}: {text(told)}</p>' for head, told in about(scan))
-    for told in verdict(scan):
-        yield f"<p>{text(told)}</p>"
-    if scan.gain is not None:
-        yield _heat(scan, "Trait, nats a token", scan.gain, trait_limit(scan.gain))
-        yield '<p class="dim">Orange: more of the trait than before; blue: less than before.</p>'
-    yield _heat(scan, "KL, nats", scan.kl)
-    yield f'<p class="dim">{text(legend(scan))}</p>'
-    if scan.useful:
-        yield "<h2>Blocks that gain the trait</h2>"
-        yield table(
-            "Each at its best norm, the best block first; brackets are 95 % intervals over the questions.",
-            ("block", "norm", "strength", "trait", "KL", "trait / √KL"),
-            _rows(scan, scan.useful),
-        )
-    yield _numbers(scan)
-    yield "<h2>Questions</h2>"
-    yield "<ul>" + "".join(f"<li>{text(question)}</li>" for question in scan.questions) + "</ul>"
-
-
-def _heat(scan: Scan, title: str, values: F64, limit: float | None = None) -> str:
+def _heat(scan: Scan, title: str, values: F64, limit: float | None = None) -> Drawing:
     """Norms downward, the largest on top; blocks across."""
     cells = [[float(v) if math.isfinite(v) else None for v in row] for row in values.T[::-1]]
     names = [column(scan, size) for size in reversed(scan.sizes)]
-    drawn = heat(title, names, [str(n) for n in scan.blocks], cells, x="block", y="norm", limit=limit)
-    return f'<div class="wide">{drawn}</div>'
+    return heat(title, names, [str(n) for n in scan.blocks], cells, x="block", y="norm", limit=limit)
 
 
-def _numbers(scan: Scan) -> str:
-    names = [column(scan, size) for size in scan.sizes]
-    measures = {"trait": scan.gain, "KL": scan.kl}
-    shown = {name: values for name, values in measures.items() if values is not None}
-    head = ("block", "mean |h|", *(f"{name} {size}" for name in shown for size in names))
+def _numbers(scan: Scan) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Head and rows of every number, a row per block."""
+    measured = [(name, v) for name, v in (("trait", scan.gain), ("KL", scan.kl)) if v is not None]
+    head = (
+        "block",
+        "mean |h|",
+        *(f"{name} {column(scan, size)}" for name, _ in measured for size in scan.sizes),
+    )
     rows = [
-        (
-            str(block),
-            fixed(scan.streams[i]),
-            *(fixed(v) for a in shown.values() for v in a[i]),
-        )
+        (str(block), fixed(scan.streams[i]), *(fixed(v) for _, values in measured for v in values[i]))
         for i, block in enumerate(scan.blocks)
     ]
-    return f"<details><summary>All numbers</summary>{table('In nats a token.', head, rows)}</details>"
+    return head, rows
 
 
 def _rows(scan: Scan, useful: Sequence[Useful]) -> list[tuple[str, ...]]:

@@ -80,8 +80,8 @@ def test_every_score_and_every_number_is_in_the_table() -> None:
             assert score is not None
             assert f"{score:.2f}" in cells
     for figure in figures((BASE, *rows)):
-        assert len(figure.told) == 3
-        assert set(figure.told) <= set(cells)
+        assert len(figure.cells) == 3
+        assert {cell.text + cell.note for cell in figure.cells} <= set(cells)
         assert figure.name in shown.texts["th"]
     assert any("2.5" in cell for cell in cells)
     for axis in AXES:

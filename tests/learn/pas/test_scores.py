@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from fractions import Fraction
+from itertools import product
 
 import numpy as np
 import pytest
@@ -12,11 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgesteer.learn.pas import Item
-from edgesteer.learn.pas.answers import I8, OVERFLOWED
-from edgesteer.learn.pas.judge import balanced, right, scores
-from tests.learn.pas.support import holds, item
+from edgesteer.learn.pas.scores import I8, MEASURES, OVERFLOWED, Cell, balanced, cells_of, grid, right, scores
+from tests.learn.pas.support import a_trial, holds, item
 
-quick = settings(max_examples=25, deadline=None)
+quick = settings(max_examples=20, deadline=None)
 
 
 @st.composite
@@ -167,3 +167,90 @@ def test_groups_are_resampled_whole_and_items_without_one_are_their_own() -> Non
     assert scores(alone, before, after).over_groups is None
     told = found.to_json()
     assert told["gain_over_groups"][0] == 0.125
+
+
+# -- the grid --------------------------------------------------------------------------------------
+
+
+def test_cells_are_the_grid_behind_one_unsteered_cell() -> None:
+    cells = cells_of([4, 2], [1.0, -3.0])
+    assert cells == [Cell(4, 0.0), Cell(4, 1.0), Cell(4, -3.0), Cell(2, 1.0), Cell(2, -3.0)]
+
+
+Axes = tuple[list[int], list[float]]
+
+
+@st.composite
+def axes(draw: st.DrawFn) -> Axes:
+    blocks = draw(st.lists(st.integers(1, 30), min_size=1, max_size=4, unique=True))
+    one = st.sampled_from([-4.0, -1.0, 0.25, 0.5, 1.0, 4.0, 32.0])
+    return blocks, draw(st.lists(one, min_size=1, max_size=5, unique=True))
+
+
+@st.composite
+def searched(draw: st.DrawFn) -> tuple[list[Item], Axes, I8]:
+    (blocks, strengths), n = draw(axes()), draw(st.integers(1, 12))
+    items = [item(i, 3, draw(st.integers(0, 2))) for i in range(n)]
+    cells = 1 + len(blocks) * len(strengths)
+    rows = draw(
+        st.lists(st.lists(st.integers(OVERFLOWED, 2), min_size=cells, max_size=cells), min_size=n, max_size=n)
+    )
+    return items, (blocks, strengths), np.array(rows, dtype=np.int8)
+
+
+@quick
+@given(searched())
+def test_each_cell_of_the_grid_is_judged_by_its_own_column(drawn: tuple[list[Item], Axes, I8]) -> None:
+    items, (blocks, strengths), answered = drawn
+    found = grid(items, blocks, strengths, answered)
+    cells = cells_of(blocks, strengths)
+    assert len(cells) == answered.shape[1] == len(set(cells))
+    assert cells[0].strength == 0
+    for j, cell in enumerate(cells):
+        correct = right(items, answered[:, j])
+        values = {"accuracy": correct.mean(), "balanced": balanced(items, correct)}
+        for measure in MEASURES:
+            told = found.unsteered[measure] if j == 0 else found.at(cell, measure)
+            assert told == pytest.approx(float(values[measure]))
+    assert found.overflowed == (answered == OVERFLOWED).sum()
+
+
+@quick
+@given(searched())
+def test_the_best_cell_and_ties_to_the_smaller_strength_then_the_earlier_block(
+    drawn: tuple[list[Item], Axes, I8],
+) -> None:
+    items, (blocks, strengths), answered = drawn
+    found = grid(items, blocks, strengths, answered)
+    for measure in MEASURES:
+        best, reached = found.best(measure), found.at(found.best(measure), measure)
+        for block, strength in product(blocks, strengths):
+            value = found.at(Cell(block, strength), measure)
+            assert value <= reached + 1e-9
+            if value > reached - 1e-9:
+                assert (abs(best.strength), best.block) <= (abs(strength), block)
+
+
+def test_rounding_breaks_no_tie() -> None:
+    """(0.1 + 0.2) / 2 is above (0.3 + 0) / 2 in floating point: equal all the same."""
+    items = [item(i, 2, i % 2) for i in range(20)]
+    of = {0: [i for i in range(20) if i % 2 == 0], 1: [i for i in range(20) if i % 2 == 1]}
+
+    def answers(n_a: int, n_b: int) -> list[int]:
+        ok = {*of[0][:n_a], *of[1][:n_b]}
+        return [one.answer if i in ok else 1 - one.answer for i, one in enumerate(items)]
+
+    columns = [answers(3, 0), answers(3, 0), answers(1, 2)]
+    answered = np.array(columns, dtype=np.int8).T
+    assert grid(items, [5], [1.0, 4.0], answered).best("balanced") == Cell(5, 1.0)
+    assert grid(items, [5], [4.0, 1.0], answered[:, [0, 2, 1]]).best("balanced") == Cell(5, 1.0)
+    found = grid(items, [5], [1.0], answered[:, [0, 2]])
+    assert found.at(Cell(5, 1.0), "balanced") == found.unsteered["balanced"]
+
+
+def test_a_cell_improves_if_it_is_better_than_unsteered_not_as_good() -> None:
+    trial = a_trial()
+    best = float(trial.grid.values["accuracy"].max())
+    for base, improves in ((best, False), (best - 0.01, True), (1.0, False)):
+        trial.grid.unsteered["accuracy"] = base
+        assert trial.improves is improves

@@ -1,6 +1,6 @@
-"""The charts: lines, bars with intervals, radar, heat. All of edgesteer's figures are drawn here.
+"""The charts: lines, bars with intervals, radar, heat map. All of edgesteer's figures are drawn here.
 
-In:  series of numbers and their labels. Out: one SVG element as text, to stand in a page or, `standalone`, in a file.
+In:  series of numbers and their labels. Out: a Drawing, for a page's template or, with `svg.standalone`, for a file.
 
 What has no number (None, NaN, infinity) is left out. Series differ in colour, dash and mark, so that they can be
 told apart on paper. Raises ValueError where there is nothing to draw.
@@ -12,10 +12,12 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from markupsafe import Markup
+
 from edgesteer.report.palette import Scale, number
 from edgesteer.report.svg import (
     Axis,
-    chart,
+    Drawing,
     color,
     dash,
     element,
@@ -24,12 +26,9 @@ from edgesteer.report.svg import (
     path,
     short,
     shortened,
-    standalone,
     text_width,
     tooltip,
 )
-
-__all__ = ["Bar", "Series", "bars", "heat", "lines", "radar", "standalone"]
 
 _WIDTH = 640.0
 _TOP = 34.0  # under the title
@@ -64,7 +63,7 @@ def lines(
     log_x: bool = False,
     log_y: bool = False,
     x_ticks: Sequence[float] | None = None,
-) -> str:
+) -> Drawing:
     """x, y: what the axes are. series: points joined in their order; marks: points alone."""
     every = [*series, *marks]
     left, bottom = 64.0, _TOP + 270
@@ -76,10 +75,10 @@ def lines(
     for i, each in enumerate(every):
         parts += _series(i, each, across, upward, joined=i < len(series))
         parts += _key(i, each.label, right + 16, _TOP + 12 + 20 * i, joined=i < len(series))
-    return chart(title, _WIDTH, max(bottom + 48, _TOP + 20 * len(every) + 12), parts)
+    return Drawing(title, _WIDTH, max(bottom + 48, _TOP + 20 * len(every) + 12), parts)
 
 
-def _grid(across: Axis, upward: Axis, x_ticks: Sequence[float] | None) -> Iterator[str]:
+def _grid(across: Axis, upward: Axis, x_ticks: Sequence[float] | None) -> Iterator[Markup]:
     left, right, bottom, top = across.start, across.end, upward.start, upward.end
     for value in upward.ticks():
         at = upward.at(value)
@@ -91,13 +90,13 @@ def _grid(across: Axis, upward: Axis, x_ticks: Sequence[float] | None) -> Iterat
         yield label(at, bottom + 18, short(value), "middle", "dim")
 
 
-def _axis_names(x: str, y: str, across: Axis, upward: Axis) -> Iterator[str]:
+def _axis_names(x: str, y: str, across: Axis, upward: Axis) -> Iterator[Markup]:
     middle = (upward.start + upward.end) / 2
     yield label((across.start + across.end) / 2, upward.start + 38, x, "middle")
     yield label(16, middle, y, "middle", turn=-90)
 
 
-def _series(i: int, series: Series, across: Axis, upward: Axis, joined: bool) -> Iterator[str]:
+def _series(i: int, series: Series, across: Axis, upward: Axis, joined: bool) -> Iterator[Markup]:
     shown = [
         (across.at(a), upward.at(b), series.names[k] if k < len(series.names) else f"{short(a)}, {short(b)}")
         for k, (a, b) in enumerate(series.points)
@@ -110,7 +109,7 @@ def _series(i: int, series: Series, across: Axis, upward: Axis, joined: bool) ->
         yield mark(i, a, b, f"{series.label}: {name}")
 
 
-def _key(i: int, text: str, x: float, y: float, joined: bool) -> Iterator[str]:
+def _key(i: int, text: str, x: float, y: float, joined: bool) -> Iterator[Markup]:
     if joined:
         yield element(
             "line", x1=x - 8, x2=x + 8, y1=y - 4, y2=y - 4, class_="line", stroke=color(i),
@@ -120,7 +119,7 @@ def _key(i: int, text: str, x: float, y: float, joined: bool) -> Iterator[str]:
     yield label(x + 12, y, shortened(text, _LABEL))
 
 
-def bars(title: str, unit: str, rows: Sequence[Bar]) -> str:
+def bars(title: str, unit: str, rows: Sequence[Bar]) -> Drawing:
     """Horizontal bars from zero, each with its interval where it has one."""
     height, left = 26.0, max([60.0, *(min(_LABEL, text_width(bar.label)) + 16 for bar in rows)])
     ends = [v for bar in rows for v in (bar.value, bar.low, bar.high) if v is not None and math.isfinite(v)]
@@ -139,10 +138,10 @@ def bars(title: str, unit: str, rows: Sequence[Bar]) -> str:
         parts += _bar(i, bar, across, _TOP + height * i, height)
     parts.append(element("line", x1=across.at(0), x2=across.at(0), y1=_TOP, y2=bottom, class_="axis"))
     parts.append(label((across.start + across.end) / 2, bottom + 36, unit, "middle"))
-    return chart(title, _WIDTH, bottom + 46, parts)
+    return Drawing(title, _WIDTH, bottom + 46, parts)
 
 
-def _bar(i: int, bar: Bar, across: Axis, top: float, height: float) -> Iterator[str]:
+def _bar(i: int, bar: Bar, across: Axis, top: float, height: float) -> Iterator[Markup]:
     middle = top + height / 2
     yield label(across.start - 8, middle + 4, shortened(bar.label, _LABEL), "end")
     if bar.value is None or not math.isfinite(bar.value):
@@ -163,7 +162,7 @@ def _whisker(a: float, b: float, y: float) -> str:
     return f"M{a:.1f} {y - 4:.1f}V{y + 4:.1f}M{a:.1f} {y:.1f}H{b:.1f}M{b:.1f} {y - 4:.1f}V{y + 4:.1f}"
 
 
-def radar(title: str, axes: Sequence[str], series: Sequence[tuple[str, Sequence[float | None]]]) -> str:
+def radar(title: str, axes: Sequence[str], series: Sequence[tuple[str, Sequence[float | None]]]) -> Drawing:
     """values: 0 (centre) to 1 (rim) for each axis; None where not measured, and then no mark.
 
     Raises ValueError for fewer than three axes, or values that are not one for each axis in 0..1.
@@ -195,10 +194,10 @@ def radar(title: str, axes: Sequence[str], series: Sequence[tuple[str, Sequence[
             parts.append(mark(i, *point, f"{name}: {axes[k]} {short(v)}"))
         parts += _key(i, name, names, _TOP + 12 + 20 * i, joined=True)
     width = max(_WIDTH, names + 24 + max(min(_LABEL, text_width(name)) for name, _ in series))
-    return chart(title, width, _TOP + 360, parts)
+    return Drawing(title, width, _TOP + 360, parts)
 
 
-def _rings(axes: Sequence[str], centre: tuple[float, float], radius: float) -> Iterator[str]:
+def _rings(axes: Sequence[str], centre: tuple[float, float], radius: float) -> Iterator[Markup]:
     n = len(axes)
     for share in (0.25, 0.5, 0.75, 1.0):
         corners = [_on_ray(centre, radius * share, k, n) for k in range(n)]
@@ -225,7 +224,7 @@ def heat(
     x: str = "",
     y: str = "",
     limit: float | None = None,
-) -> str:
+) -> Drawing:
     """values[row][column], warm above zero and cold below. limit: what is full colour; None for the 95th
     percentile of the magnitudes.
 
@@ -252,10 +251,10 @@ def heat(
     parts.append(label(left + cell * len(columns) / 2, bottom + 20, x, "middle"))
     parts.append(label(14, (top + bottom) / 2, y, "middle", turn=-90))
     parts.append(label(left, bottom + 40, f"Full colour: {number(full)} and more", kind="dim"))
-    return chart(title, max(_WIDTH, left + cell * len(columns) + 8), bottom + 48, parts)
+    return Drawing(title, max(_WIDTH, left + cell * len(columns) + 8), bottom + 48, parts)
 
 
-def _cell(at: tuple[float, float, float, float], value: float | None, full: float, name: str) -> str:
+def _cell(at: tuple[float, float, float, float], value: float | None, full: float, name: str) -> Markup:
     x, y, width, height = at
     if value is None or not math.isfinite(value):
         told, style = "not measured", "fill: none"

@@ -11,8 +11,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from edgesteer.errors import LearnError
-from edgesteer.learn.pas.items import Item
-from edgesteer.learn.pas.split import Split, prepare, with_shuffled_labels
+from edgesteer.learn.pas.items import Item, Split, prepare, with_shuffled_labels
 
 
 def make(index: int, size: int = 4, group: str | None = None) -> Item:
@@ -50,7 +49,7 @@ sizes = st.lists(st.integers(2, 6), min_size=20, max_size=70)
 seeds = st.integers(0, 2**32)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(sizes=sizes, seed=seeds)
 def test_every_item_is_in_one_part_with_its_target(sizes: list[int], seed: int) -> None:
     items = [make(index, size) for index, size in enumerate(sizes)]
@@ -61,7 +60,7 @@ def test_every_item_is_in_one_part_with_its_target(sizes: list[int], seed: int) 
         assert abs(len(part) - share * len(items)) < 1
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(sizes=sizes, seed=seeds)
 def test_in_each_part_each_letter_is_the_targets_equally_often(sizes: list[int], seed: int) -> None:
     split = prepare([make(index, size) for index, size in enumerate(sizes)], seed)
@@ -69,7 +68,7 @@ def test_in_each_part_each_letter_is_the_targets_equally_often(sizes: list[int],
     assert all(balanced(part) for part in parts(with_shuffled_labels(split, seed)))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(groups=st.lists(st.integers(1, 15), min_size=3, max_size=30), single=st.integers(0, 20), seed=seeds)
 def test_groups_stay_whole_and_no_part_is_empty(groups: list[int], single: int, seed: int) -> None:
     names = [f"g{group}" for group, count in enumerate(groups) for _ in range(count)] + [None] * single
@@ -106,12 +105,12 @@ def test_which_item_gets_which_letter_is_random() -> None:
     items = many(20, 2)
     came = Counter(
         i.letter
-        for seed in range(200)
+        for seed in range(100)
         for i in everything(prepare(items, seed))
         if i.question == "question 0"
     )
     assert set(came) == {"A", "B"}
-    assert min(came.values()) > 60
+    assert min(came.values()) > 30
 
 
 def test_which_letter_comes_once_more_is_random() -> None:
@@ -146,7 +145,6 @@ def test_shuffled_labels_change_the_target_alone() -> None:
     same = sum(before.answer == after.answer for before, after in pairs)
     assert 50 < same < 150  # a quarter of 400 by chance
     assert shuffled.duplicates == split.duplicates
-    assert with_shuffled_labels(split.train, 0) == shuffled.train
 
 
 @pytest.mark.parametrize(

@@ -12,10 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgesteer.errors import LearnError
-from edgesteer.learn.pas.formats import FORMATS, read_items
+from edgesteer.errors import InputError
+from edgesteer.learn.pas.files import ETHICS_CHOICES, FORMATS, read_items, without_letters
 from edgesteer.learn.pas.items import Item
-from edgesteer.learn.pas.layouts import ETHICS_CHOICES, without_letters
 
 PLAIN = {"question": "Sky?", "choices": ["red", "blue"], "answer": 1}
 BBQ = {
@@ -95,7 +94,7 @@ def read(tmp_path: Path, row: Any, format: str = "plain") -> Item:
 
 
 def refused(path: Path, format: str = "plain") -> str:
-    with pytest.raises(LearnError) as error:
+    with pytest.raises(InputError) as error:
         read_items(path, format)
     message = str(error.value)
     assert str(path) in message
@@ -289,7 +288,7 @@ def test_a_plain_item_that_is_none_is_refused(tmp_path: Path, row: dict[str, Any
         ("persona", YES_NO | {"answer_matching_behavior": " (A)"}, "expected lines that begin with (A)"),
         ("persona", RISK | {"answer_matching_behavior": " (C)"}, "letters of the 2 choices"),
         ("persona", RISK | {"answer_matching_behavior": " (A)"}, "letters of the 2 choices"),
-        ("persona", RISK | {"question": RISK["question"] + "\n\nMind the gap."}, "after the choices stands"),
+        ("persona", RISK | {"question": RISK["question"] + "\n\nMind the gap."}, "follows the choices"),
         ("persona", RISK | {"question": "Choices:\n (A) No\n (B) Yes"}, "the question before its choices"),
         ("persona", RISK | {"question": "Go?\n (A) No\n (C) Yes"}, "has the choices"),
         ("persona", RISK | {"question": "Go?\n (A) \n (B) Yes"}, "choice (A)"),
@@ -317,7 +316,7 @@ def test_a_published_item_that_is_damaged_is_refused(
             "'frage', 'auswahl', 'antwort'; expected quest",
         ),
         ([PLAIN, {"frage": "?", "auswahl": ["a", "b"], "antwort": 0}], "plain", ":2: the keys are 'frage'"),
-        ([PLAIN, BBQ], "plain", "one layout a file"),
+        ([PLAIN, BBQ], "plain", "a file has one layout"),
         ([{}], "plain", "the keys are none"),
         ([BBQ], "plain", "--format bbq"),
         ([ETHICS], "plain", "--format ethics"),
@@ -386,7 +385,7 @@ def test_what_is_no_file_or_format_is_refused(tmp_path: Path) -> None:
     assert "No such file" in refused(tmp_path / "none.jsonl")
     (tmp_path / "d.json").mkdir()
     refused(tmp_path / "d.json")
-    with pytest.raises(LearnError, match="format 'mmlu', expected one of plain, bbq"):
+    with pytest.raises(InputError, match="format 'mmlu', expected one of plain, bbq"):
         read_items(write(tmp_path, PLAIN), "mmlu")
 
 
@@ -407,7 +406,7 @@ VALUES = (
 )
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(data=st.data())
 def test_any_damage_to_any_layout_is_read_or_refused(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
@@ -416,11 +415,10 @@ def test_any_damage_to_any_layout_is_read_or_refused(
     row[data.draw(st.sampled_from(sorted(row)))] = data.draw(VALUES)
     path = tmp_path_factory.getbasetemp() / data.draw(st.sampled_from(["any.jsonl", "any.csv"]))
     path.write_text(json.dumps(row) if path.suffix == ".jsonl" else table(row), encoding="utf-8")
-    for format in FORMATS:
-        _read_or_refused(path, format)
+    _read_or_refused(path, data.draw(st.sampled_from(FORMATS)))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(content=st.binary(max_size=40) | st.text(max_size=40).map(str.encode))
 def test_any_file_is_read_or_refused(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
     for name in ("any.json", "any.csv"):
@@ -440,7 +438,7 @@ def table(row: dict[str, Any]) -> str:
 def _read_or_refused(path: Path, format: str) -> None:
     try:
         items = read_items(path, format)
-    except LearnError as error:
+    except InputError as error:
         assert str(path) in str(error)
         assert "\n" not in str(error)
     else:
