@@ -28,6 +28,7 @@ from edgesteer.errors import (
     TapError,
 )
 from edgesteer.plan import SteeringPlan
+from edgesteer.steering_map import SteeringMap
 
 if TYPE_CHECKING:
     from edgesteer.runtime import SteeredLlama
@@ -61,3 +62,12 @@ def __getattr__(name: str) -> Any:
 
         return SteeredLlama
     raise AttributeError(f"module 'edgesteer' has no attribute {name!r}")
+
+
+def _as_html(steering_map: SteeringMap) -> str:
+    from edgesteer.report.map_page import fragment
+
+    return fragment(steering_map)
+
+
+SteeringMap.draw = _as_html

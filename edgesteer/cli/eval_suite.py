@@ -77,7 +77,7 @@ def print_table(
     from edgesteer.evaluate import head_to_head
     from edgesteer.evaluate.comparison.comparing import MAX_TOKENS
     from edgesteer.evaluate.matched import LEVELS
-    from edgesteer.report.table import lines
+    from edgesteer.report.headtohead import lines
 
     with bar() as progress:
         table = head_to_head(
@@ -112,7 +112,7 @@ def write_comparison(
     """Measure, write both files, print the table or the JSON."""
     from edgesteer.evaluate import compare
     from edgesteer.report.comparison_page import page
-    from edgesteer.report.table import lines
+    from edgesteer.report.headtohead import lines
 
     with bar() as progress:
         comparison = compare(

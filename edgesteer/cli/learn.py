@@ -323,7 +323,7 @@ def _print(output: Path, summary: LearnSummary) -> None:
             "a trait that this model hardly heeds as a prompt: for more of it turn the strength up, at some coherence"
         )
     if summary.table is not None:
-        from edgesteer.report.table import lines
+        from edgesteer.report.headtohead import lines
 
         click.echo()
         for line in lines(summary.table):

@@ -172,7 +172,7 @@ def test_what_is_stopped_leaves_nothing(
     def stop(*_: Any) -> None:
         raise stopped_by
 
-    for place in ("edgesteer.evaluate.bench.costs.interleaved", "edgesteer.report.bench_chart.picture"):
+    for place in ("edgesteer.evaluate.bench.costs.interleaved", "edgesteer.report.bench.picture"):
         with monkeypatch.context() as patched:
             patched.setattr(place, stop)
             result = bench("-o", "cost.json")
