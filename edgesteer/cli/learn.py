@@ -285,7 +285,7 @@ def _print(output: Path, summary: LearnSummary) -> None:
             "coherence"
         )
     if summary.table is not None:
-        from edgesteer.report.table import lines
+        from edgesteer.report.head_to_head import lines
 
         click.echo()
         for line in lines(summary.table):

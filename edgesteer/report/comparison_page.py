@@ -7,17 +7,15 @@ there without a script.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
+from edgesteer.evaluate import Comparison, Method, Row
+from edgesteer.evaluate.intervals import Estimate
 from edgesteer.report import charts
+from edgesteer.report.head_to_head import extra, notes
 from edgesteer.report.html import Cell, render
 from edgesteer.report.palette import LEVELS, Scale
 from edgesteer.report.svg import Drawing
-from edgesteer.report.table import extra, notes
-
-if TYPE_CHECKING:
-    from edgesteer.evaluate import Comparison, Method, Row
-    from edgesteer.evaluate.intervals import Estimate
 
 # What a reader must know of each figure; the long form is generate.measures.
 _SEES = {

@@ -1,10 +1,8 @@
 """Who may import what. Reads the source with `ast`; run by `make check`: prints each violation, exits 1.
 
-    errors < bundle < plan, report < runtime < generate < evaluate < learn < cli, server
+    errors < bundle < plan < runtime < generate < evaluate < learn < report < cli, server
 
-A room imports from its own level and from those before it. report stands low because it draws values and runs
-nothing: it knows the results of learning and evaluation by their types alone, so that a value which lies below them
-(a steering map in a notebook) can be drawn too. On top of that: torch stays in converters;
+A room imports from its own level and from those before it. On top of that: torch stays in converters;
 what is heavy is imported where it is used, not when edgesteer is; llama.cpp's private and C names stay in
 the runtime; click stays in the command line.
 """
@@ -28,14 +26,13 @@ LEVELS = {
     "edgesteer.interference": 2,
     "edgesteer.norms": 2,
     "edgesteer.steering_map": 2,  # a value that the runtime fills in, like the plan that it reads
-    "edgesteer.report": 2,  # draws values; those of learn and evaluate are imported for type checking alone
-    "edgesteer.report.adaptation_page": 5,  # but for this one, which asks evaluate for the scores that it draws
     "edgesteer.runtime": 3,
     "edgesteer.generate": 4,
     "edgesteer.evaluate": 5,
     "edgesteer.learn": 6,
-    "edgesteer.cli": 7,
-    "edgesteer.server": 7,
+    "edgesteer.report": 7,
+    "edgesteer.cli": 8,
+    "edgesteer.server": 8,
 }
 HEAVY = {"torch", "transformers", "safetensors", "onnx", "onnxruntime", "fastapi", "starlette", "uvicorn"}
 NOT_AT_IMPORT = sorted(

@@ -8,33 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgesteer.report.cells import visible
 from edgesteer.report.html import Cell, environment, render, tint
-from tests.report.html_pages import Page, self_contained
+from edgesteer.text import visible
+from tests.report.html_pages import NASTY, Page, printable, self_contained
 
-quick = settings(max_examples=60, deadline=None)
-NASTY = [
-    "<script>alert(1)</script>",
-    "</title></head><body onload=alert(1)>",
-    '"><img src=x onerror=alert(1)>',
-    "&lt;b&gt; &amp; &",
-    "{{ 1 + 1 }}{% raw %}",
-    "<!-- ",
-    "]]>",
-    "\x1b[2J\x07\x00",
-    "\ud800 alone",
-    "\u202eevil\u2066",
-    "שלום עולם",
-    "first\nsecond\r\nthird\u2028fourth",
-    "茶" * 30,
-    "",
-]
+quick = settings(max_examples=40, deadline=None)
 texts = st.one_of(st.sampled_from(NASTY), st.text(max_size=40))
-
-
-def printable(text: str) -> str:
-    """As a page shows it: line breaks kept, other control characters spelled out."""
-    return "\n".join(map(visible, text.split("\n")))
 
 
 @quick

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 
 from edgesteer.evaluate.intervals import Estimate
 from edgesteer.learn.pas import PasReport
-from edgesteer.report.cells import cells, visible
+from edgesteer.report.cells import cells
 from edgesteer.report.pas import heat_lines, lines
 from edgesteer.report.pas_page import page
+from edgesteer.text import visible
 from tests.learn.pas.support import a_grid, a_report
 from tests.report.html_pages import self_contained
 from tests.report.test_page import texts
