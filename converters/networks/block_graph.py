@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from edgesteer.bundle.gate import OPERATORS
+from edgesteer.bundle.onnx_rules import OPERATORS
 from edgesteer.bundle.refusal import refusal
 
 Array = npt.NDArray[Any]

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgesteer.bundle.gate_build import finished, row_of_layer, sealed
+from edgesteer.bundle.onnx_write import finished, row_of_layer, sealed
 from edgesteer.bundle.refusal import refusal
 from edgesteer_converters.extras import need_onnx
 from edgesteer_converters.networks.block_graph import BlockGraph

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgesteer.bundle import ModelInfo
-from edgesteer.bundle.gate_build import check_weights
+from edgesteer.bundle.gate import check_weights
 from edgesteer.bundle.refusal import refusal
 from edgesteer_converters.artifact import Artifact, Choice
 from edgesteer_converters.extras import need_torch

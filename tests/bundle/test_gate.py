@@ -29,7 +29,7 @@ from edgesteer.bundle import (
     read_gate_gguf,
     verify,
 )
-from edgesteer.bundle import onnx_schema as schema
+from edgesteer.bundle import onnx_format as schema
 from edgesteer.errors import BundleError, MissingExtra
 from tests.bundle.samples import (
     LAYERS,
@@ -327,9 +327,8 @@ def test_a_gate_outside_the_rules(case: str) -> None:
     refused(lambda: check(make()), "x.steer: gate.onnx", part)
 
 
-def test_a_gate_that_is_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edgesteer.bundle.gate.MAX_GATE_BYTES", 10)
-    refused(lambda: check(gate_model()), "at most 10")
+def test_a_gate_that_is_too_large() -> None:
+    refused(lambda: check_gate(bytes(2**26 + 1), LAYERS, N_EMBD, SHA), "at most 67108864")
 
 
 @settings(max_examples=400, deadline=None)

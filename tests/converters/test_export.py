@@ -11,8 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from edgesteer.bundle import build_gate, check_gate, probe_gate
-from edgesteer.bundle.gate_fold import fold_layer
+from edgesteer.bundle import build_gate, check_gate, fold_layer, probe_gate
 from edgesteer.errors import BundleError
 from edgesteer_converters.networks.coefficients import asking
 from edgesteer_converters.networks.export import export_gate
