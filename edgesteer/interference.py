@@ -98,7 +98,10 @@ class Pair:
 
 @dataclass(frozen=True, eq=False)
 class Interference:
-    """The terms as given (those of strength 0 or of zero directions left out), every block that any of them steers, every pair."""
+    """The terms that act, as given; every block that any of them steers; every pair.
+
+    A term of strength 0, or whose directions are all zeros, is left out.
+    """
 
     terms: tuple[Term, ...]
     blocks: tuple[Block, ...]

@@ -50,11 +50,11 @@ def _check_equal(graphs: Mapping[int, BlockGraph]) -> None:
     first, *others = sorted(graphs)
     for n in others:
         if graphs[n].architecture() != graphs[first].architecture():
-            found = f"block {n}: {_spoken(graphs[n])}; block {first}: {_spoken(graphs[first])}"
+            found = f"block {n}: {_as_text(graphs[n])}; block {first}: {_as_text(graphs[first])}"
             raise refusal("gate", found, "one architecture in all blocks", "give all blocks one shape")
 
 
-def _spoken(graph: BlockGraph) -> str:
+def _as_text(graph: BlockGraph) -> str:
     shapes = [list(value.shape) for value in graph.constants.values() if value.ndim > 1]
     return f"{', '.join(node.operator for node in graph.nodes)} with weights {shapes}"
 
@@ -155,14 +155,3 @@ class Parts:
 
     def finish(self, n_embd: int, layers: Sequence[int]) -> bytes:
         return finished(self.onnx, self.nodes, self.initializers, n_embd, layers, _NO_DIGEST)
-
-
-def renumbered(gate: bytes, to: Mapping[int, int]) -> bytes:
-    """`gate` with its blocks under other numbers, in the same order."""
-    onnx = need_onnx()
-    model, layers = onnx.load_from_string(gate), sorted(to.values())
-    lookup = row_of_layer(layers)
-    for tensor in model.graph.initializer:
-        if tensor.name == "row_of_layer":
-            tensor.CopyFrom(onnx.numpy_helper.from_array(lookup, "row_of_layer"))
-    return sealed(onnx, model, layers, _NO_DIGEST)

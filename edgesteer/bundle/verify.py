@@ -61,12 +61,12 @@ def gate_session(gate: bytes, where: str = "gate.onnx") -> Coefficients:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 4
-    with _refused(where):
+    with refused_graph(where):
         session = onnxruntime.InferenceSession(gate, options, providers=["CPUExecutionProvider"])
 
     def run(activation: F32, layer: int) -> F32:
         rows = np.ascontiguousarray(activation, np.float32)
-        with _refused(where):
+        with refused_graph(where):
             result: F32 = session.run(
                 ["coefficient"], {"activation": rows, "layer": np.array(layer, np.int64)}
             )[0]
@@ -76,7 +76,7 @@ def gate_session(gate: bytes, where: str = "gate.onnx") -> Coefficients:
 
 
 @contextmanager
-def _refused(where: str) -> Iterator[None]:
+def refused_graph(where: str) -> Iterator[None]:
     """ONNX Runtime's errors, which share no public base, as a BundleError."""
     try:
         yield

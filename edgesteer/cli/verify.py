@@ -12,7 +12,7 @@ from edgesteer.cli.options import json_option, print_json, resolve_model, thread
 from edgesteer.errors import EdgesteerError
 
 if TYPE_CHECKING:
-    from edgesteer_converters.converted import Converted
+    from edgesteer_converters.artifact import Converted
 
 
 @click.command()

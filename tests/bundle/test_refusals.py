@@ -235,7 +235,7 @@ def test_json_that_is_not_strict(path: Path, edit: Any, part: str) -> None:
     refused_file(_with_manifest_text(path, edit), "manifest.json", part)
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     key=st.sampled_from(sorted(vector().manifest)),
     value=st.recursive(
@@ -245,6 +245,7 @@ def test_json_that_is_not_strict(path: Path, edit: Any, part: str) -> None:
         | st.floats(allow_nan=False, allow_infinity=False)
         | st.text(),
         lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+        max_leaves=5,
     ),
 )
 def test_any_value_at_any_key_is_read_or_refused(path: Path, key: str, value: Any) -> None:

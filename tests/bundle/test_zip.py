@@ -77,6 +77,11 @@ def lies(true: int, code: str) -> Iterator[int]:
     yield from sorted(value for value in values if 0 <= value <= top and value != true)
 
 
+def a_plain_file(attributes: int) -> bool:
+    """For Unix, or without a type there; and for DOS neither a directory nor a label."""
+    return stat.S_IFMT(attributes >> 16) in (0, stat.S_IFREG) and not attributes & 0x18
+
+
 def reads_alike(path: Path, data: bytes) -> None:
     path.write_bytes(data)
     assert load(path).members == vector().members
@@ -90,10 +95,8 @@ def test_a_field_that_says_anything_else(path: Path, kind: str, field: str) -> N
     for at in (at for found, at in records(WHOLE) if found == kind):
         for value in lies(value_of(WHOLE, at, kind, field), place(kind, field)[1]):
             data = patched(WHOLE, at, kind, field, value)
-            if (kind, field) in FREE:
+            if (kind, field) in FREE or ((kind, field) == ("central", "external") and a_plain_file(value)):
                 reads_alike(path, data)
-            elif (kind, field) == ("central", "external") and value in (0, 1):
-                reads_alike(path, data)  # no attributes, or those of a file that is read only
             else:
                 path.write_bytes(data)
                 refused_file(path)
@@ -173,11 +176,16 @@ def zip64(*, record: bool, locator: bool, pointing: bool) -> bytes:
     return archive.bytes()
 
 
+class Pipe(io.BytesIO):
+    """What cannot go back, so that sizes stand behind the members."""
+
+    def seek(self, *_: Any) -> int:
+        raise OSError
+
+
 def by_python(**options: Any) -> bytes:
     """As Python's own writer does it: with ZIP64's extra fields, or streamed."""
-    buffer = io.BytesIO()
-    if options.pop("streamed", False):
-        buffer.seekable = lambda: False  # type: ignore[method-assign]
+    buffer = Pipe() if options.pop("streamed", False) else io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         for name, data in in_order(dict(vector().members)):
             with archive.open(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), "w", **options) as file:
