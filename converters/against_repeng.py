@@ -108,24 +108,27 @@ def against_repeng(
     bundle: of kind vector; it acts on every token, as repeng's do.
     Raises MissingExtra without repeng, Torch or transformers, ModelError for a model that these cannot run.
     """
+    replies = timed_replies(model, bundle, questions, n_tokens, n_threads, progress)
+    strength = bundle.strength.default
+    facts = {"bundle": bundle.name, "strength": strength, "prompts": len(questions), "tokens": n_tokens}
+    return {**facts, **summary(replies)}
+
+
+def timed_replies(
+    model: str,
+    bundle: Bundle,
+    questions: Sequence[str],
+    n_tokens: int,
+    n_threads: int,
+    progress: Done = no_progress,
+) -> dict[str, list[TimedReply]]:
+    """Way ("edgesteer steered" and so on) -> its greedy reply to each question; raises as `against_repeng`."""
     repeng = need_repeng()
     plan = SteeringPlan.of([(bundle, None, "all")])
-    strength = plan.terms[0].strength if plan else 0.0
-    options: dict[str, Any] = {
-        "n_ctx": _ROOM + n_tokens,
-        "n_threads": n_threads,
-        "n_threads_batch": n_threads,
-    }
-    with contextlib.closing(SteeredLlama(model, **options)) as llm, _torch_threads(n_threads):
-        theirs = _Repeng(repeng, model, bundle, strength)
-        replies = _in_turns(_four(llm, plan, theirs), _prompts(llm, questions), n_tokens, progress)
-    facts: Table = {
-        "bundle": bundle.name,
-        "strength": strength,
-        "prompts": len(questions),
-        "tokens": n_tokens,
-    }
-    return {**facts, **_table(replies)}
+    room, threads = _ROOM + n_tokens, {"n_threads": n_threads, "n_threads_batch": n_threads}
+    with contextlib.closing(SteeredLlama(model, n_ctx=room, **threads)) as llm, _torch_threads(n_threads):
+        theirs = _Repeng(repeng, model, bundle, bundle.strength.default)
+        return _in_turns(_four(llm, plan, theirs), prompts(llm, questions), n_tokens, progress)
 
 
 @contextlib.contextmanager
@@ -149,7 +152,7 @@ def _four(llm: SteeredLlama, plan: SteeringPlan, theirs: _Repeng) -> dict[str, G
     }
 
 
-def _prompts(llm: SteeredLlama, questions: Sequence[str]) -> list[list[int]]:
+def prompts(llm: SteeredLlama, questions: Sequence[str]) -> list[list[int]]:
     """In the model's chat template, or as they stand where it has none."""
     if llm.metadata.get("tokenizer.chat_template"):
         chat = Chat(llm)
@@ -158,21 +161,21 @@ def _prompts(llm: SteeredLlama, questions: Sequence[str]) -> list[list[int]]:
 
 
 def _in_turns(
-    ways: Mapping[str, Generate], prompts: Sequence[Prompt], n: int, progress: Done
+    ways: Mapping[str, Generate], questions: Sequence[Prompt], n: int, progress: Done
 ) -> dict[str, list[TimedReply]]:
     """Each way once to warm up, then all ways at each prompt, in a random order."""
     for generate in ways.values():
-        generate(prompts[0][:2], 2)
+        generate(questions[0][:2], 2)
     replies: dict[str, list[TimedReply]] = {name: [] for name in ways}
     rng, names = np.random.default_rng(0), list(ways)
-    for done, prompt in enumerate(prompts):
-        progress(done / len(prompts))
+    for done, prompt in enumerate(questions):
+        progress(done / len(questions))
         for i in rng.permutation(len(names)):
             replies[names[i]].append(ways[names[i]](prompt, n))
     return replies
 
 
-def _table(replies: Mapping[str, Sequence[TimedReply]]) -> Table:
+def summary(replies: Mapping[str, Sequence[TimedReply]]) -> Table:
     prefill = {name: np.array([one.prefill for one in each]) for name, each in replies.items()}
     token = {name: np.array([np.median(one.each) for one in each]) for name, each in replies.items()}
     return {

@@ -113,7 +113,7 @@ def _opened(model: Path, n_threads: int) -> AbstractContextManager[SteeredLlama]
 
 
 def accepted(artifact: Artifact, seen: Activations, info: ModelInfo, settings: Settings) -> Converted:
-    """A network's bundle: of mean 1 over `seen`, in as many bits as asked for, compared with Torch."""
+    """A network's bundle: with mean coefficient 1 over `seen`, in `settings.weights`, compared with Torch."""
     from edgesteer_converters.networks.normalise import normalise
     from edgesteer_converters.networks.quantize import quantize, to_ort
 
@@ -154,7 +154,7 @@ def against(
     n_threads: int,
     progress: Progress = lambda stage, part: None,
 ) -> Converted:
-    """The figures of `convert` for a bundle that exists and the source that it is said to come from.
+    """The figures of `convert` for an existing bundle and the source that it should come from.
 
     A gate in fewer bits has a loss, which the law of `model_parity` judges.
 

@@ -16,15 +16,24 @@ from edgesteer_converters.vectors.torch_files import PERSONA_VECTORS, REPENG, ST
 
 PRODUCERS: Mapping[str, Producer] = {
     producer.name: producer
-    for producer in (REPENG, CVECTOR_GENERATOR, JUKOFYORK, PERSONA_VECTORS, STEERING_VECTORS, PLAIN, PSR, REFT)
+    for producer in (
+        REPENG,
+        CVECTOR_GENERATOR,
+        JUKOFYORK,
+        PERSONA_VECTORS,
+        STEERING_VECTORS,
+        PLAIN,
+        PSR,
+        REFT,
+    )
 }
 
 
 def recognise(paths: Sequence[Path]) -> str:
-    """The name of the one producer that all files tell of; nothing is guessed.
+    """The name of the one producer of which all files show the marks; nothing is guessed.
 
     Raises:
-        BundleError: a file cannot be read, holds a program, or does not tell, or several producers are told of.
+        BundleError: a file cannot be read, holds a program, or shows no producer or several.
     """
     if not paths:
         raise refusal("convert", "no file", "at least one", "name a file")

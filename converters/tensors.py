@@ -216,5 +216,7 @@ def check_archive(data: bytes, where: str) -> None:
 
 def torchscript(where: str) -> BundleError:
     """The error to raise for a TorchScript file."""
-    remedy = "save the network's state dict as docs/converting.md names it, or pass its nn.Module to from_modules"
+    remedy = (
+        "save the network's state dict as docs/converting.md names it, or pass its nn.Module to from_modules"
+    )
     return refusal(where, "TorchScript, which is code", "a file that is data alone", remedy)

@@ -1,7 +1,7 @@
 """A frozen language model in Torch, for what needs gradients and for comparing a runtime with its source.
 
-In:  a GGUF file, whose weights transformers dequantizes, or a folder in Hugging Face's layout.
-Out: a TorchModel: logits, the output of every decoder block, and a place to intervene there.
+From a GGUF file, whose weights transformers dequantizes, or from a folder in Hugging Face's layout: logits, the output
+of every decoder block, and a place to intervene there.
 
 Blocks are counted from 0, as llama.cpp does; what an intervention gets is llama.cpp's `l_out-N`. Nothing of a
 folder is executed, and its weights are read from safetensors alone. Memory: the weights in `dtype`, whatever the

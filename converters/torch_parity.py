@@ -43,7 +43,7 @@ def scales(artifact: Artifact, bundle: Bundle) -> dict[int, float]:
         raise refusal(bundle.name, f"kind {bundle.kind}", "the source's kind", _ANOTHER)
     _check_blocks(artifact, bundle)
     found = {}
-    for n in bundle.layers:
+    for n in bundle.acting:
         theirs, mine = (d.astype(np.float64) for d in (artifact.directions[n], bundle.directions[n]))
         found[n] = float(theirs @ mine / (mine @ mine))
         if np.linalg.norm(theirs - found[n] * mine) > _SAME_DIRECTION * np.linalg.norm(theirs):
@@ -55,7 +55,7 @@ def scales(artifact: Artifact, bundle: Bundle) -> dict[int, float]:
 
 def _check_blocks(artifact: Artifact, bundle: Bundle) -> None:
     """The same blocks; a network's may lack those whose mean coefficient was 0, as the manifest tells."""
-    theirs, mine = artifact.directions.keys(), set(bundle.layers)
+    theirs, mine = artifact.directions.keys(), set(bundle.acting)
     if missing := sorted(mine - theirs):
         found = f"blocks {spans(missing)}, which the source has not"
         raise refusal(bundle.name, found, "its blocks", _ANOTHER)
@@ -76,7 +76,8 @@ def against_torch(
     """
     assert bundle.gate is not None
     ask, factors = torch_coefficients(artifact), scales(artifact, bundle)
-    found = same_coefficients(lambda n, h: ask(n, h) * np.float32(factors[n]), bundle.gate, rows)
+    acting = {n: rows[n] for n in factors}
+    found = same_coefficients(lambda n, h: ask(n, h) * np.float32(factors[n]), bundle.gate, acting)
     if bounded:
         require(found, "gate.onnx")
     return found

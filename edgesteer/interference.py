@@ -171,9 +171,7 @@ def _of(terms: Sequence[Term]) -> Interference:
 def _block(layer: int, terms: Sequence[Term]) -> Block:
     """float64 throughout: products of float32 numbers neither overflow nor vanish there."""
     here = {
-        i: t.bundle.directions[layer].astype(np.float64)
-        for i, t in enumerate(terms)
-        if layer in t.layers
+        i: t.bundle.directions[layer].astype(np.float64) for i, t in enumerate(terms) if layer in t.layers
     }
     lengths = {i: float(np.linalg.norm(v)) for i, v in here.items()}
     pairs = list(combinations(here, 2))

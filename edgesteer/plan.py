@@ -58,7 +58,7 @@ class Term:
     @cached_property
     def layers(self) -> tuple[int, ...]:
         """The blocks that it acts in: a direction of zeros is no intervention."""
-        return tuple(n for n in self.bundle.layers if self.bundle.directions[n].any())
+        return self.bundle.acting
 
     @cached_property
     def sign(self) -> int:

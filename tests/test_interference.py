@@ -66,10 +66,6 @@ def test_cosines_do_not_ask_how_strong(a: Bundle, b: Bundle, x: float, y: float,
         assert opposite.cosines == {p: -c for p, c in block.cosines.items()}
 
 
-def acting(v: Bundle) -> list[int]:
-    return [n for n in v.layers if v.directions[n].any()]
-
-
 @given(bundles, strengths)
 @example(bundle({1: np.zeros(WIDTH)}), 1.0)
 @example(bundle({1: np.zeros(WIDTH), 2: -axis(0)}), 1.0)
@@ -77,9 +73,9 @@ def test_a_bundle_and_its_negative_leave_nothing(v: Bundle, strength: float) -> 
     negative = bundle({n: -d for n, d in v.directions.items()}, "negative")
     for items in ([(v, strength), (v, -strength)], [(v, strength), (negative, strength)]):
         shown = interference(items)
-        assert [block.joint for block in shown.blocks] == [0.0] * len(acting(v))
+        assert [block.joint for block in shown.blocks] == [0.0] * len(v.acting)
         assert all(c == pytest.approx(-1) for b in shown.blocks for c in b.cosines.values())
-        assert ["cancel" in note for note in shown.notes] == ([True] if acting(v) else [])
+        assert ["cancel" in note for note in shown.notes] == ([True] if v.acting else [])
 
 
 @given(st.lists(strengths, min_size=1, max_size=5))
@@ -113,13 +109,13 @@ def test_the_mean_counts_blocks_by_their_norms() -> None:
 @example(bundle({1: axis(0), 2: axis(0)}), bundle({1: np.zeros(WIDTH)}), 1.0, 1.0)
 def test_a_direction_of_zeros_is_as_if_it_were_not_there(a: Bundle, b: Bundle, x: float, y: float) -> None:
     def without(v: Bundle) -> Bundle | None:
-        return bundle({n: v.directions[n] for n in acting(v)}, v.name) if acting(v) else None
+        return bundle({n: v.directions[n] for n in v.acting}, v.name) if v.acting else None
 
     bare = [(kept, s) for v, s in ((a, x), (b, y)) if (kept := without(v)) is not None]
     full, plan = interference([(a, x), (b, y)]), SteeringPlan.of([(a, x, "all"), (b, y, "all")])
     assert full.to_json() == interference(bare).to_json()
     assert plan == SteeringPlan.of([(v, s, "all") for v, s in bare])
-    assert set(plan.layers) == set(plan.slots) <= {*acting(a), *acting(b)}
+    assert set(plan.layers) == set(plan.slots) <= {*a.acting, *b.acting}
 
 
 def test_a_plan_of_zeros_alone_is_no_intervention() -> None:

@@ -1,4 +1,4 @@
-"""Knows one block's network as a small graph: allowed operators, constants, one signal from start to end.
+"""One block's network as a small graph: allowed operators, constants, one signal from start to end.
 
 In: an ONNX model with the input `activation` and one output. Out: a BlockGraph with canonical names, so that two
 blocks of equal architecture differ in their constants alone. What depends on constants is computed here, and what

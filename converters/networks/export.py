@@ -1,7 +1,7 @@
 """From Torch modules to a gate: weights where they are chains of ReLU layers, else the bytes of one gate.onnx.
 
 Torch's older exporter writes opset 17 by itself; the newer one needs onnxscript and begins at opset 18. It traces: it
-follows one branch and says so in a warning; then torch.export, which follows symbols, is asked whether the branch
+follows one branch and says so in a warning; then torch.export, which follows symbols, tells whether the branch
 depends on the data. A module for all blocks is traced once per block with `layer` fixed. The result is checked with
 onnx.checker, against the format's rules, and against Torch on random activations.
 """
@@ -98,7 +98,7 @@ class Block(nn.Module):  # type: ignore[misc]
         self.flat = self._shape() == (_TOKENS,)
 
     def train(self, mode: bool = True) -> Block:
-        return self  # `_own` has switched to evaluation, and an exported program refuses to be asked
+        return self  # `_own` has switched to evaluation, and an exported program refuses to switch
 
     def forward(self, activation: torch.Tensor) -> Any:
         return self.module(activation, *self.layer)
@@ -173,7 +173,7 @@ def _trace(block: Block) -> Any:
         BundleError: the network branches on values, or has an operation that ONNX cannot say.
     """
     onnx, buffer = need_onnx(), io.BytesIO()
-    with warnings.catch_warnings(record=True) as told, torch.no_grad():
+    with warnings.catch_warnings(record=True) as caught, torch.no_grad():
         warnings.simplefilter("always")
         try:
             torch.onnx.export(
@@ -185,7 +185,7 @@ def _trace(block: Block) -> Any:
             raise refusal(
                 block.where, _first_line(error), "a network that torch.onnx can write", _REMEDY
             ) from None
-    hidden = [str(w.message) for w in told if issubclass(w.category, torch.jit.TracerWarning)]
+    hidden = [str(w.message) for w in caught if issubclass(w.category, torch.jit.TracerWarning)]
     if hidden:
         _check_branches(block, hidden[0])
     return onnx.load_from_string(buffer.getvalue())

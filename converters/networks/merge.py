@@ -1,7 +1,7 @@
-"""Knows how the graphs of several blocks become one gate.onnx: constants that differ are rows of a table.
+"""One gate.onnx from the graphs of several blocks: constants that differ between blocks are rows of a table.
 
-In: per block a BlockGraph; later, a gate's bytes. Out: bytes that keep the format's rules, the same every time.
-`layer` chooses the row, so a call costs one block's work whatever the number of blocks.
+`layer` chooses the row, so a call costs one block's work whatever the number of blocks. The bytes keep the format's
+rules and are the same every time.
 """
 
 from __future__ import annotations

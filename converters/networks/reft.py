@@ -101,9 +101,7 @@ def _loreft(loaded: Sequence[TensorFile], model: ModelInfo, choice: Choice) -> A
     gate = merge({n: _affine(W, b) for n, (_, W, b) in taken.items()}, model.n_embd, flat=False)
     network = {n: _module(W, b) for n, (_, W, b) in taken.items()}
     facts = _facts(directions, loaded, sites, left, [_POSITIONS])
-    return Artifact(
-        "reft", directions, gate, facts={**facts, "method": "LoReFT", "rank": 1}, network=network
-    )
+    return Artifact("reft", directions, gate, facts={**facts, "method": "LoReFT", "rank": 1}, network=network)
 
 
 def _check_choice(loaded: Sequence[TensorFile], choice: Choice) -> None:

@@ -1,4 +1,4 @@
-"""From a producer's vectors to an Artifact: which vectors can steer, where they act, and what is told of them."""
+"""From a producer's vectors to an Artifact: which vectors can steer, where they act, and the facts of their origin."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def one_file(paths: Sequence[Path], producer: str) -> Path:
 
 
 def chosen_blocks(choice: Choice, model: ModelInfo, where: str) -> range | None:
-    """The blocks of the model that were asked for; None for all."""
+    """The chosen blocks of the model; None for all."""
     if choice.block is not None and choice.blocks is not None:
         raise refusal(where, "a block and blocks chosen", "one of the two", "leave one out")
     first, last = choice.blocks or (choice.block, choice.block)

@@ -19,7 +19,7 @@ TORCH = (".pt", ".pth", ".bin")
 # repeng (vgel/repeng): a GGUF by `export_gguf`, or its `directions` in a .pt. Layer N is block N counted from 0: it is
 # trained on `hidden_states[N + 1]` and added to the output of `model.layers[N]`, just as llama.cpp does with
 # `direction.N`. Nothing is shifted. `train` counts from the end but writes numbers from 0, so a negative one comes
-# from elsewhere and is refused. Block 0 is trained only where someone asked for it, so it is not dropped silently.
+# from elsewhere and is refused. Block 0 is trained only by choice, so it is not dropped silently.
 # `hidden_states[-1]` comes after the model's final norm, so the last block's direction does too. Each direction has
 # unit norm until someone scales it.
 _DIRECTIONS = "directions."
@@ -45,7 +45,9 @@ def _read_repeng(paths: Sequence[Path], model: ModelInfo, choice: Choice) -> Art
         BundleError: not such a file, or its directions do not fit the model.
     """
     path = one_file(paths, "repeng")
-    directions, hint, dtypes, digest = _repeng_gguf(path) if path.suffix.lower() == ".gguf" else _repeng_torch(path)
+    directions, hint, dtypes, digest = (
+        _repeng_gguf(path) if path.suffix.lower() == ".gguf" else _repeng_torch(path)
+    )
     notes = [f"model_type: {hint}"] if hint else []
     source = Source(
         "repeng",

@@ -37,7 +37,7 @@ class Bundle:
     Attributes:
         layers: the blocks that have a direction, ascending; 0-based, block 0 cannot occur.
         directions: block -> read-only float32 [n_embd], added to the residual stream after that block. One of zeros
-            is carried, and counts as no intervention in that block.
+            is carried, and counts as no intervention: see `acting`.
         strength: the default, and the range in which the bundle was evaluated.
         model: the model it was made for.
         architecture_hint: the architecture that directions.gguf names, if it does.
@@ -81,6 +81,11 @@ class Bundle:
     def n_embd(self) -> int:
         """Width of the residual stream."""
         return int(self.directions[self.layers[0]].shape[0])
+
+    @property
+    def acting(self) -> tuple[int, ...]:
+        """The blocks in which it is an intervention: those whose direction is not all zeros."""
+        return tuple(n for n in self.layers if self.directions[n].any())
 
     @property
     def manifest(self) -> dict[str, Any]:

@@ -40,6 +40,7 @@ _REPACK = "extract it, check it, and save it again with edgesteer"
 _LOCAL, _CENTRAL, _END = struct.Struct("<4s5H3I2H"), struct.Struct("<4s6H3I5H2I"), struct.Struct("<4s4H2IH")
 _DATE = 1 << 5 | 1  # 1980-01-01
 _NEEDED = 20  # version 2.0 of the format; ZIP64 is 4.5
+_MAX_WHOLE = 2**32 - 2**16
 _NO_FILE = 0x18  # DOS: a directory or a volume's label
 
 
@@ -80,8 +81,11 @@ def _check_size(where: str, name: str, size: int) -> None:
 
 
 class _Entry(NamedTuple):
-    """What the ZIP's records say of a member. The last four carry no meaning for us but must agree with themselves:
-    who made the archive, which version of the format it needs, and attributes."""
+    """What the records of a ZIP say of a member.
+
+    The last four do not matter to a reader of bundles: which program made the archive, the version of ZIP that it
+    needs (the same in header and index), whether the member is text, and its permissions.
+    """
 
     name: str
     crc: int
@@ -109,8 +113,16 @@ def zip_bytes(members: Mapping[str, bytes]) -> bytes:
     """The ZIP of these members: the same bytes on every platform."""
     names = [name for name in MEMBERS if name in members]
     entries = [_Entry(name, zlib.crc32(members[name]), len(members[name])) for name in names]
+    _check_whole("bundle", sum(entry.size for entry in entries))
     parts = [part for entry in entries for part in (entry.local(), members[entry.name])]
     return b"".join([*parts, _index(entries)])
+
+
+def _check_whole(where: str, size: int) -> None:
+    if size > _MAX_WHOLE:
+        raise refusal(
+            where, f"{size} bytes", f"at most {_MAX_WHOLE}, as ZIP has it without ZIP64", "make it smaller"
+        )
 
 
 def _index(entries: Sequence[_Entry]) -> bytes:
@@ -123,14 +135,15 @@ def _index(entries: Sequence[_Entry]) -> bytes:
 
 
 def read_zip(data: bytes, where: str) -> dict[str, bytes]:
-    """The members of a ZIP of the format's form, in which every record can be told from the members.
+    """The members of a ZIP.
 
-    The index is read for the members' names, then every record is made anew and compared: what says anything else,
-    in whatever field, is refused.
+    The index is read for the members' names and sizes; then every record is written anew and compared with the file.
+    So a field that contradicts the members, or the format, is refused wherever it stands.
 
     Raises:
         BundleError: not a ZIP, or one that breaks a rule of the format.
     """
+    _check_whole(where, len(data))
     entries = _entries(data, where)
     names = [entry.name for entry in entries]
     if names != [name for name in MEMBERS if name in names]:
@@ -170,14 +183,14 @@ def _entries(data: bytes, where: str) -> list[_Entry]:
         start, at = at + _CENTRAL.size, at + _CENTRAL.size + sum(row[7:10])
         name = data[start : start + row[7]].decode("utf-8", "backslashreplace")
         entry = _Entry(name, row[4], row[6], made, needed, internal, external)
-        _check_entry_of_zip(where, entry, row)
+        _check_zip_entry(where, entry, row)
         if name in entries:
             raise refusal(where, f"the duplicate member {name}", "each name once", FETCH_AGAIN)
         entries[name] = entry
     return list(entries.values())
 
 
-def _check_entry_of_zip(where: str, entry: _Entry, row: Sequence[int]) -> None:
+def _check_zip_entry(where: str, entry: _Entry, row: Sequence[int]) -> None:
     flags, method, time, date, _, packed, size, _, n_extra, n_comment, disk = row
     name = entry.name
     if name not in MEMBERS:

@@ -147,6 +147,7 @@ def test_a_bundle_carries_a_direction_of_zeros(tmp_path: Path) -> None:
     save(bundle, tmp_path / "a.steer")
     assert load(tmp_path / "a.steer") == bundle
     assert load(tmp_path / "a.steer").layers == (1, 2, 4)
+    assert load(tmp_path / "a.steer").acting == (1, 4)
 
 
 def test_other_alignments_and_versions_are_read(path: Path) -> None:

@@ -149,7 +149,9 @@ class Squeezed(nn.Module):
 def test_a_relu_chain_is_recognised_however_it_is_written(module: nn.Module) -> None:
     gate = export_gate(module, [2], WIDTH)
     assert not isinstance(gate, bytes)
-    assert np.abs(coefficients_of(gate)(2, activations()[2]) - torch_says(module, activations()[2])).max() < 1e-5
+    assert (
+        np.abs(coefficients_of(gate)(2, activations()[2]) - torch_says(module, activations()[2])).max() < 1e-5
+    )
 
 
 @pytest.mark.parametrize(
@@ -165,7 +167,9 @@ def test_a_relu_chain_is_recognised_however_it_is_written(module: nn.Module) -> 
 def test_what_is_no_relu_chain_is_not_taken_for_one(module: nn.Module) -> None:
     gate = export_gate(module, [1], WIDTH)
     assert isinstance(gate, bytes)
-    assert np.abs(coefficients_of(gate)(1, activations()[1]) - torch_says(module, activations()[1])).max() < 1e-5
+    assert (
+        np.abs(coefficients_of(gate)(1, activations()[1]) - torch_says(module, activations()[1])).max() < 1e-5
+    )
 
 
 @pytest.mark.parametrize("embedding", [False, True])
@@ -192,7 +196,9 @@ def test_a_module_that_takes_no_block_serves_all_alike() -> None:
     gate = export_gate(module, BLOCKS, WIDTH)
     assert isinstance(gate, bytes)
     check_gate(gate, BLOCKS, WIDTH, "0" * 64)
-    assert np.array_equal(coefficients_of(gate)(1, activations()[1]), coefficients_of(gate)(4, activations()[1]))
+    assert np.array_equal(
+        coefficients_of(gate)(1, activations()[1]), coefficients_of(gate)(4, activations()[1])
+    )
 
 
 def test_control_flow_on_values_is_refused() -> None:

@@ -197,7 +197,9 @@ def test_torchscript_is_code_and_is_refused_with_what_to_do_instead(tmp_path: Pa
     path = tmp_path / name
     torch.jit.save(torch.jit.script(Own().eval()), path)
     for read in (lambda: psr.read([path], MODEL, ANY), lambda: recognise([path])):
-        with pytest.raises(BundleError, match=r"TorchScript, which is code.*state dict.*from_modules") as refused:
+        with pytest.raises(
+            BundleError, match=r"TorchScript, which is code.*state dict.*from_modules"
+        ) as refused:
             read()
         assert "\n" not in str(refused.value)
     with pytest.raises(BundleError, match=r"a TorchScript module; expected an nn\.Module"):

@@ -77,7 +77,11 @@ def stage(error: BaseException) -> str:
         error = error.__context__
     place = _frames(error.__traceback__)[-1]
     text = str(error)
-    told = next((part for part in _TOLD_APART if part in text), None) if place == "onnx_rules.check_gate" else None
+    told = (
+        next((part for part in _TOLD_APART if part in text), None)
+        if place == "onnx_rules.check_gate"
+        else None
+    )
     return f"{place}: {told}" if told else place
 
 

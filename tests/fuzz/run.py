@@ -33,7 +33,7 @@ _MORE_MEMORY = 3 * 2**30  # what a child may take beyond its start, so that a bo
 STAGES = (
     "read: vector", "read: psr", "read: control vector", "read: model",
     "refused by store.", "refused by container.read_zip", "refused by container._entries",
-    "refused by container._check_entry_of_zip", "refused by container._check_entry", "refused by strict_json.parse_json",
+    "refused by container._check_zip_entry", "refused by container._check_entry", "refused by strict_json.parse_json",
     "refused by strict_json._unique", "refused by strict_json._not_finite", "refused by manifest.refuse",
     "refused by manifest.done", "refused by agreement.check_files", "refused by agreement.check_names",
     "refused by agreement.check_directions", "refused by agreement.check_texts", "refused by directions._block",
