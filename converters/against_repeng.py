@@ -125,8 +125,8 @@ def timed_replies(
     """Way ("edgesteer steered" and so on) -> its greedy reply to each question; raises as `against_repeng`."""
     repeng = need_repeng()
     plan = SteeringPlan.of([(bundle, None, "all")])
-    room, threads = _ROOM + n_tokens, {"n_threads": n_threads, "n_threads_batch": n_threads}
-    with contextlib.closing(SteeredLlama(model, n_ctx=room, **threads)) as llm, _torch_threads(n_threads):
+    options: dict[str, Any] = {"n_threads": n_threads, "n_threads_batch": n_threads}
+    with contextlib.closing(SteeredLlama(model, n_ctx=_ROOM + n_tokens, **options)) as llm, _torch_threads(n_threads):
         theirs = _Repeng(repeng, model, bundle, bundle.strength.default)
         return _in_turns(_four(llm, plan, theirs), prompts(llm, questions), n_tokens, progress)
 

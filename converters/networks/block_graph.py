@@ -114,7 +114,7 @@ class _Work:
             raise self.refuse(f"operator '{proto.op_type}' on constants ({error})") from None
 
     def _changes_nothing(self, operator: str, inputs: Sequence[str], attributes: dict[str, Any]) -> bool:
-        """A Flatten of what is flat; a Slice of all, which TorchScript writes for the colon of `h[:, 0]`."""
+        """A Flatten of what is flat; a Slice of all, which is how exporters may write the colon of `h[:, 0]`."""
         if operator == "Flatten":
             return attributes.get("axis", 1) == 1 and len(self.shapes.get(inputs[0], ())) == 2
         if operator != "Slice" or not all(name in self.constants for name in inputs[1:]):
