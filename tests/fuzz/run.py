@@ -42,7 +42,7 @@ STAGES = (
     "refused by gguf._skip_array", "refused by gguf._skip_strings", "refused by gguf._keys",
     "refused by gguf.check_layout", "refused by gate._by_block", "refused by gate._chain",
     "refused by gate.read_gate_gguf", "refused by onnx_format._decode", "refused by onnx_format._convert",
-    "refused by onnx_format._text", "refused by onnx_format._fields", "refused by onnx_format._size",
+    "refused by onnx_format._text", "refused by onnx_format.fields", "refused by onnx_format._size",
     "refused by onnx_format._varint", "refused by onnx_format.spend", "refused by onnx_rules.check_gate: IR version",
     "refused by onnx_rules.check_gate: operator sets", "refused by onnx_rules.check_gate: operator '",
     "refused by onnx_rules.check_gate: subgraph", "refused by onnx_rules.check_gate: external data",
