@@ -21,7 +21,7 @@ ISOLATES = re.compile("[\u2068\u2069]")
 
 @st.composite
 def pictures(draw: st.DrawFn) -> Interference:
-    values = st.lists(st.floats(-1e6, 1e6, width=32), min_size=4, max_size=4)
+    values = st.lists(st.floats(-1e6, 1e6, width=32), min_size=4, max_size=4).filter(any)
     rows = st.dictionaries(st.integers(1, 129), values, min_size=1, max_size=4)
     name = st.one_of(st.text(max_size=30), st.sampled_from(["\x1b[2J", "a\nb", "茶" * 30, "שלום", "\u202ex"]))
     items = draw(st.lists(st.tuples(rows, name, st.floats(-1e30, 1e30)), max_size=5))
