@@ -3,8 +3,8 @@
 In:  `gate.N.I.weight` [out, in], `gate.N.I.bias` [out] and `direction.N` [n_embd] in .pt or .safetensors files; or
      nn.Modules and torch.export programs with their directions. Out: an Artifact.
 
-State dicts are read as data (safetensors, or torch's weights-only reader). Files that hold a program are refused: who
-trusts one loads it and hands its module to `from_modules`.
+State dicts are read as data (safetensors, or torch's weights-only reader). Files that hold a program are refused; a
+torch.export program that you trust can be loaded and passed to `from_modules`.
 """
 
 from __future__ import annotations
