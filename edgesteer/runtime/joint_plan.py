@@ -32,7 +32,7 @@ class _Column:
 
 
 def _in_tap(plan: SteeringPlan, term: Term) -> tuple[int, ...]:
-    return tuple(n for n in term.bundle.layers if n not in plan.slots)
+    return tuple(n for n in term.layers if n not in plan.slots)
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,7 +14,7 @@ from typing import Any
 import llama_cpp.llama_cpp as llama_h
 import numpy as np
 
-from edgesteer.bundle.gate_fold import fold_layer
+from edgesteer.bundle import fold_layer
 from edgesteer.errors import BundleError, TapError
 from edgesteer.runtime import library
 from edgesteer.runtime.tap import F32, Announcement, TapOperation, failure

@@ -368,7 +368,7 @@ class Session:
                     out[i] = coefficients[column, here] * strength[i][:, None]
         for layer in plan.slots:  # what stands in a slot, or would if no other plan were here, has coefficient 1
             for i, term in enumerate(plan.terms):
-                if layer in term.bundle.directions:
+                if layer in term.layers:
                     out[i, :, layer] = strength[i]
         return out
 

@@ -100,8 +100,7 @@ def onnxruntime_library() -> Path | None:
 
 def write_gate(folder: Path) -> None:
     """gate.onnx, the same folded for each block, and its weights in the form that drive_ort.c reads."""
-    from edgesteer.bundle import build_gate
-    from edgesteer.bundle.gate_fold import fold_layer
+    from edgesteer.bundle import build_gate, fold_layer
 
     rng = np.random.default_rng(5)
     draw = lambda *shape: rng.standard_normal(shape).astype(np.float32)  # noqa: E731

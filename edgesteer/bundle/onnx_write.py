@@ -1,7 +1,4 @@
-"""Knows how a trained gate becomes gate.onnx: the graph with the least work per call in ONNX Runtime.
-
-In: per block the layers of a ReLU network, NumPy float32. Out: the bytes of an ONNX model, the same every
-time. Needs the `onnx` package, imported when called.
+"""Writes gate.onnx: from a ReLU network per block, and, for the runtime, with the block fixed.
 
 The last layer, which has a single unit, works transposed: Gemm(w, x^T) with w [1, n_in] is a matrix-vector
 product whatever the number of tokens. For 576 inputs it takes 4.6 us a call for one block and 5.7 us with tables
@@ -12,20 +9,27 @@ where ONNX Runtime packs a constant one-column matrix. Wider layers are fastest 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from itertools import pairwise
-from typing import Any
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from edgesteer.bundle import onnx_format as schema
+from edgesteer.bundle.gate import GateWeights, check_weights
+from edgesteer.bundle.onnx_format import Message, append_field, decode, fields
 from edgesteer.bundle.refusal import refusal
 from edgesteer.errors import MissingExtra
 
-_FIX = "correct the network"
+_GRAPH, _NODE, _INITIALIZER, _INPUT, _OUTPUT = 7, 1, 5, 11, 12  # fields of ModelProto and GraphProto
+_VARINT, _LEN = 0, 2
+_FLOAT, _INT64 = 1, 7
+_COEFFICIENT = "coefficient"
 
-GateWeights = Mapping[int, Sequence[tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]]]
-"""Block -> its layers [(W [n_in, k], b [k]), ...], each relu(x W + b); the last has k = 1. All float32."""
+Shape = Literal["rows", "row", "column"]
+"""[tokens], [1, tokens] or [tokens, 1]: one number after the other in all three."""
 
 
 def build_gate(weights: GateWeights, directions_sha256: str) -> bytes:
@@ -56,31 +60,6 @@ def build_gate(weights: GateWeights, directions_sha256: str) -> bytes:
     graph.node("Squeeze", [signal, graph.constant("unit", np.array([0], np.int64))], "coefficient")
     width = shapes[layers[0]][0][0]
     return finished(onnx, graph.nodes, graph.initializers, width, layers, directions_sha256)
-
-
-def check_weights(weights: GateWeights) -> dict[int, list[tuple[int, int]]]:
-    """Block -> [(n_in, k), ...] of well-formed weights.
-
-    Raises:
-        BundleError: no block, no layer, shapes that do not chain or end in width 1, NaN or infinity.
-    """
-    shapes = {n: [_shape(n, w, b) for w, b in layers] for n, layers in weights.items()}
-    for n, chain in shapes.items():
-        links = all(left[1] == right[0] for left, right in pairwise(chain))
-        if not chain or not links or chain[-1][1] != 1:
-            raise refusal("gate", f"layers {chain} at block {n}", "a chain ending in width 1", _FIX)
-    if not shapes or len({chain[0][0] for chain in shapes.values()}) != 1:
-        raise refusal("gate", "no blocks or several input widths", "one n_embd", _FIX)
-    return shapes
-
-
-def _shape(block: int, weight: npt.NDArray[np.float32], bias: npt.NDArray[np.float32]) -> tuple[int, int]:
-    if weight.ndim != 2 or weight.size == 0 or bias.shape != weight.shape[1:]:
-        found = f"W {weight.shape}, b {bias.shape} at block {block}"
-        raise refusal("gate", found, "W [n_in, k], b [k]", _FIX)
-    if not (np.isfinite(weight).all() and np.isfinite(bias).all()):
-        raise refusal("gate", f"NaN or infinity at block {block}", "finite weights", "train again")
-    return int(weight.shape[0]), int(weight.shape[1])
 
 
 class _Graph:
@@ -164,3 +143,92 @@ def sealed(onnx: Any, model: Any, layers: Sequence[int], digest: str) -> bytes:
     )
     encoded: bytes = model.SerializeToString(deterministic=True)
     return encoded
+
+
+@dataclass(frozen=True)
+class Folded:
+    model: bytes
+    shape: Shape
+
+
+def fold_layer(gate: bytes, layer: int) -> Folded:
+    """`gate` with `layer` fixed. Raises WireError for bytes that are no protobuf."""
+    parts = list(fields(memoryview(gate)))
+    graph = next(
+        (v for number, _, v in parts if number == _GRAPH and isinstance(v, memoryview)), memoryview(b"")
+    )
+    ends_in = _closing_squeeze(decode(graph, schema.GRAPH))
+    out = bytearray()
+    for number, wire, value in parts:
+        append_field(out, number, wire, _fold_graph(graph, layer, ends_in) if number == _GRAPH else value)
+    return Folded(bytes(out), ends_in[1] if ends_in else "rows")
+
+
+def _closing_squeeze(graph: Message) -> tuple[str, Shape] | None:
+    """What a Squeeze that ends the graph is fed with, and that tensor's shape if it has two dimensions."""
+    last = graph["node"][-1] if graph.get("node") else {}
+    if last.get("op_type") != "Squeeze" or last.get("output") != [_COEFFICIENT] or len(last["input"]) != 2:
+        return None
+    source, axes = last["input"]
+    made_once = sum(source in node.get("input", []) for node in graph["node"]) == 1
+    made_here = any(source in node.get("output", []) for node in graph["node"])
+    shape = _AXES.get(next((_raw(t) for t in graph.get("initializer", []) if t.get("name") == axes), b""))
+    return (source, shape) if shape and made_once and made_here else None
+
+
+_SHAPES: dict[int, Shape] = {0: "row", -2: "row", 1: "column", -1: "column"}
+_AXES = {struct.pack("<q", axis): shape for axis, shape in _SHAPES.items()}
+
+
+def _raw(tensor: Message) -> bytes:
+    return bytes(tensor.get("raw_data", b"")) if tensor.get("data_type") == _INT64 else b""
+
+
+def _fold_graph(graph: memoryview, layer: int, ends_in: tuple[str, Shape] | None) -> bytes:
+    out = bytearray()
+    for number, wire, value in fields(graph):
+        kept = _kept(number, value, ends_in) if isinstance(value, memoryview) else value
+        if kept is not None:
+            append_field(out, number, wire, kept)
+    append_field(out, _INITIALIZER, _LEN, _scalar("layer", layer))
+    return bytes(out)
+
+
+def _kept(number: int, value: memoryview, ends_in: tuple[str, Shape] | None) -> bytes | memoryview | None:
+    """A field of the graph as it is in the folded one; None for what is left out."""
+    if number == _INPUT and decode(value, schema.VALUE).get("name") == "layer":
+        return None
+    if number == _OUTPUT:
+        return _shapeless_output()
+    return _renamed(value, ends_in[0]) if number == _NODE and ends_in else value
+
+
+def _renamed(node: memoryview, source: str) -> bytes | None:
+    """The node that makes `source` makes the coefficient instead; None for the Squeeze that made it."""
+    outputs = decode(node, schema.NODE).get("output", [])
+    if outputs == [_COEFFICIENT]:
+        return None
+    out = bytearray()
+    for number, wire, value in fields(node):
+        mine = number == 2 and isinstance(value, memoryview) and str(value, "utf-8") == source
+        append_field(out, number, wire, _COEFFICIENT.encode() if mine else value)
+    return bytes(out)
+
+
+def _shapeless_output() -> bytes:
+    """A ValueInfoProto: the coefficient, float32 of whatever shape."""
+    out, kind, tensor = bytearray(), bytearray(), bytearray()
+    append_field(tensor, 1, _VARINT, _FLOAT)
+    append_field(kind, 1, _LEN, bytes(tensor))
+    append_field(out, 1, _LEN, _COEFFICIENT.encode())
+    append_field(out, 2, _LEN, bytes(kind))
+    return bytes(out)
+
+
+def _scalar(name: str, value: int) -> bytes:
+    """A TensorProto: int64, no dimensions, raw little-endian data."""
+    tensor = bytearray()
+    append_field(tensor, 2, _VARINT, _INT64)
+    append_field(tensor, 8, _LEN, name.encode())
+    append_field(tensor, 9, _LEN, struct.pack("<q", value))
+    return bytes(tensor)

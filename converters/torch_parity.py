@@ -1,6 +1,6 @@
-"""Knows what a source means in Torch, and whether a bundle means the same: blocks, directions, coefficients, KL.
+"""Does a bundle mean what its source means in Torch? Blocks, directions, coefficients, and the KL of the models.
 
-In:  an Artifact, a Bundle, and the model's GGUF for the KL. Out: figures, or BundleError. Torch is imported inside.
+Torch is imported when it is needed.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from edgesteer.runtime import SteeredLlama
 from edgesteer_converters.artifact import Artifact
 from edgesteer_converters.extras import need_torch
 from edgesteer_converters.model_parity import ModelParity, Reference, Text, model_parity
-from edgesteer_converters.parity import Parity, require, same_coefficients
+from edgesteer_converters.parity import Coefficients, Parity, require, same_coefficients
 
 F32 = npt.NDArray[np.float32]
 
@@ -43,7 +43,7 @@ def scales(artifact: Artifact, bundle: Bundle) -> dict[int, float]:
         raise refusal(bundle.name, f"kind {bundle.kind}", "the source's kind", _ANOTHER)
     _check_blocks(artifact, bundle)
     found = {}
-    for n in bundle.layers:
+    for n in bundle.acting:
         theirs, mine = (d.astype(np.float64) for d in (artifact.directions[n], bundle.directions[n]))
         found[n] = float(theirs @ mine / (mine @ mine))
         if np.linalg.norm(theirs - found[n] * mine) > _SAME_DIRECTION * np.linalg.norm(theirs):
@@ -55,12 +55,12 @@ def scales(artifact: Artifact, bundle: Bundle) -> dict[int, float]:
 
 def _check_blocks(artifact: Artifact, bundle: Bundle) -> None:
     """The same blocks; a network's may lack those whose mean coefficient was 0, as the manifest tells."""
-    theirs, mine = artifact.directions.keys(), set(bundle.layers)
+    theirs, mine = artifact.directions.keys(), set(bundle.acting)
     if missing := sorted(mine - theirs):
         found = f"blocks {spans(missing)}, which the source has not"
         raise refusal(bundle.name, found, "its blocks", _ANOTHER)
-    told = bundle.training.get("dropped_blocks") if bundle.kind == "psr" else None
-    dropped = {n for n in told if isinstance(n, int)} if isinstance(told, list | tuple) else set()
+    known = bundle.training.get("dropped_blocks") if bundle.kind == "psr" else None
+    dropped = {n for n in known if isinstance(n, int)} if isinstance(known, list | tuple) else set()
     if lacking := sorted(theirs - mine - dropped):
         raise refusal(
             bundle.name, f"no blocks {spans(lacking)}, which the source has", "its blocks", _ANOTHER
@@ -76,18 +76,15 @@ def against_torch(
     """
     assert bundle.gate is not None
     ask, factors = torch_coefficients(artifact), scales(artifact, bundle)
-
-    def asked(n: int) -> Callable[[F32], F32]:
-        return lambda h: (ask(n, h) * np.float32(factors[n])).astype(np.float32)
-
-    found = same_coefficients({n: asked(n) for n in rows}, bundle.gate, rows)
+    acting = {n: rows[n] for n in factors}
+    found = same_coefficients(lambda n, h: ask(n, h) * np.float32(factors[n]), bundle.gate, acting)
     if bounded:
         require(found, "gate.onnx")
     return found
 
 
-def torch_coefficients(artifact: Artifact) -> Callable[[int, F32], F32]:
-    """The producer's network as Torch computes it: (block, h [rows, n_embd]) -> [rows].
+def torch_coefficients(artifact: Artifact) -> Coefficients:
+    """The producer's network as Torch computes it.
 
     Raises BundleError for a gate in bytes without its network: nothing may be compared with itself.
     """
@@ -141,9 +138,9 @@ def compared(
     return found
 
 
-def check_memory(model: Path) -> None:
-    """Refuse a model whose weights in float32 do not fit into the memory that is free. Raises BundleError."""
-    needed, free = float32_bytes(model), free_memory()
+def check_memory(model: Path, free: int | None) -> None:
+    """Refuse a model whose weights in float32 do not fit into `free` bytes (None: not known). Raises BundleError."""
+    needed = float32_bytes(model)
     if free is not None and needed > free:
         found = f"a comparison in Torch that takes about {needed / 2**30:.1f} GiB"
         remedy = f"{_WITHOUT}, or where there is more memory"

@@ -1,9 +1,8 @@
-"""Knows what a gate's graph would cost to run: element types and shapes, followed from node to node.
+"""What a gate's graph would cost to run: element types and shapes, followed from node to node.
 
-In: a decoded graph of allowed operators. Out: objections (found, expected). The operators are harmless one by
-one, but a file of a few KB can broadcast a row and a column into gigabytes, and ONNX Runtime ends the process
-when the least integer is divided by -1. Nothing is computed here, and a graph that is wrong in another way is
-left for ONNX Runtime to refuse: where a shape cannot be told, the largest possible one counts.
+The operators are harmless one by one, but a file of a few KB can broadcast a row and a column into gigabytes, and
+ONNX Runtime ends the process when the least integer is divided by -1. Nothing is computed here, and a graph that is
+wrong in another way is left for ONNX Runtime to refuse: where a shape cannot be told, the largest possible one counts.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any
 
-from edgesteer.bundle.protobuf import Message, WireError, packed_integers
+from edgesteer.bundle.onnx_format import Message, WireError, packed_integers
 
 MAX_WORK = {1: 2**24, 512: 2**27}
 """Tokens -> elements written in one run, all nodes together; a product counts more, see `_work`. A gate with 64
