@@ -245,7 +245,8 @@ def _command(words: list[str], whole: bool) -> Iterator[str]:
 
 
 def _every_option() -> set[str]:
-    found, groups = {"--help", "--version"}, [main]
+    found = {"--help", "--version"}
+    groups: list[click.Group] = [main]
     while groups:
         group = groups.pop()
         for name in group.list_commands(click.Context(group)):
