@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
+from tests import suite
 from tests.checks import readme
 
 CONSTANT = "from edgesteer import SteeredLlama, SteeringPlan\nllm = SteeredLlama('m.gguf')\n"
@@ -65,3 +67,9 @@ def test_long_lines_long_readmes_and_pages_without_an_opening_are_found(tmp_path
     assert list(readme.check_opening(page)) == []
     page.write_text("# Title\n\nIt begins somewhere.\n")
     assert list(readme.check_opening(page))
+
+
+def test_the_results_page_shows_what_the_suite_measured() -> None:
+    docs = readme.ROOT / "docs"
+    page = (docs / "results.md").read_text("utf-8")
+    assert suite.with_tables(page, json.loads((docs / "suite.json").read_text("utf-8"))) == page
