@@ -1,16 +1,47 @@
-"""How the test suite itself is set up: whose warnings fail a test, and which examples property tests draw."""
+"""How the project tests itself: locked versions, whose warnings fail a test, which examples property tests draw."""
 
 import os
+import re
 import subprocess
 import sys
+import tomllib
 import warnings
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 from edgesteer.errors import EdgesteerWarning
 
 ROOT = Path(__file__).resolve().parents[2]
+
+
+def requirements() -> list[Requirement]:
+    """What pyproject.toml asks for: to run, for each extra, and to build."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+    groups = [project["project"]["dependencies"], *project["project"]["optional-dependencies"].values()]
+    groups += [*project["dependency-groups"].values(), project["build-system"]["requires"]]
+    return [Requirement(text) for group in groups for text in group if not text.startswith("edgesteer[")]
+
+
+def locked() -> dict[str, str]:
+    lines = re.findall(r"^([a-z0-9-]+)==(\S+)", (ROOT / "constraints.txt").read_text("utf-8"), re.MULTILINE)
+    return dict(lines)
+
+
+@pytest.mark.parametrize("requirement", requirements(), ids=str)
+def test_the_locked_version_is_one_that_pyproject_allows(requirement: Requirement) -> None:
+    assert locked()[requirement.name.lower()] in requirement.specifier, "run `make lock`"
+
+
+def test_the_lock_names_no_index() -> None:
+    assert "://" not in (ROOT / "constraints.txt").read_text("utf-8")
+
+
+def test_what_users_install_has_bounds_at_both_ends() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    for requirement in map(Requirement, project["dependencies"]):
+        assert {spec.operator for spec in requirement.specifier} == {">=", "<"}, str(requirement)
 
 
 def warn_from(module: str, category: type[Warning]) -> None:
