@@ -17,6 +17,7 @@ INSTALL := $(PIP) install -qq -c $(LOCK)
 STAMPS := $(VENV)/stamps
 UV := build/uv/bin/uv
 WORKERS := 2
+PARALLEL = -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 FUZZ_ROUNDS := 5
 NATIVE := $(wildcard edgesteer/runtime/native/*.c edgesteer/runtime/native/*.h)
 
@@ -55,7 +56,7 @@ demo: $(STAMPS)/doctor ## set everything up, fetch a small model and steer it
 setup: $(STAMPS)/runtime ## set up .venv and run nothing
 
 test: $(STAMPS)/test $(STAMPS)/doctor ## set everything up and run all tests
-	@$(PY) -m pytest -n $(WORKERS) $(PYTEST_ARGS)
+	@$(PY) -m pytest $(PARALLEL) $(PYTEST_ARGS)
 
 # Each in an environment of its own, .venv-oldest and .venv-latest.
 test-oldest: $(UV) ## run all tests with the oldest dependencies that pyproject.toml allows
@@ -78,7 +79,7 @@ fuzz: $(STAMPS)/test ## look for new counterexamples (FUZZ_ARGS="--cases N --fir
 	@$(PY) -m tests.fuzz.run $(FUZZ_ARGS)
 	@round=1; while [ $$round -le $(FUZZ_ROUNDS) ]; do \
 	    echo "edgesteer: property tests, round $$round of $(FUZZ_ROUNDS)"; \
-	    $(PY) -m pytest -q -n $(WORKERS) -m hypothesis --hypothesis-profile=fuzz $(PYTEST_ARGS) || exit 1; \
+	    $(PY) -m pytest -q $(PARALLEL) -m hypothesis --hypothesis-profile=fuzz $(PYTEST_ARGS) || exit 1; \
 	    round=$$((round + 1)); \
 	done
 

@@ -90,10 +90,10 @@ def _within(module: str, room: str) -> bool:
     return module == room or module.startswith(room + ".")
 
 
-def complaints(module: str, found: Import) -> Iterator[str]:
-    """What is wrong with `module` importing `found`."""
-    target = found.target
-    top = found.module.split(".")[0]
+def complaints(module: str, item: Import) -> Iterator[str]:
+    """What is wrong with this import in `module`."""
+    target = item.target
+    top = item.module.split(".")[0]
     in_edgesteer = _within(module, "edgesteer")
     in_cli = _within(module, "edgesteer.cli")
     if in_edgesteer and top == "edgesteer" and module != "edgesteer":
@@ -107,27 +107,27 @@ def complaints(module: str, found: Import) -> Iterator[str]:
     if in_edgesteer:
         if top == "torch":
             yield f"imports {target}: torch stays in the converters"
-        if top == "edgesteer_converters" and not (in_cli and not found.at_import):
+        if top == "edgesteer_converters" and not (in_cli and not item.at_import):
             yield f"imports {target}: only commands import the converters, inside a function"
-        if top in HEAVY and found.at_import and not _within(module, "edgesteer.server"):
+        if top in HEAVY and item.at_import and not _within(module, "edgesteer.server"):
             yield f"imports {target} at module level: import it where it is used"
     if top == "click" and not in_cli:
         yield "imports click: only the command line does"
-    if _is_private_llama(found) and not _within(module, "edgesteer.runtime"):
+    if _is_private_llama(item) and not _within(module, "edgesteer.runtime"):
         yield f"imports {target}: llama.cpp's private and C names stay in edgesteer.runtime"
-    if _within(module, "edgesteer_models") and top == "edgesteer" and found.module != "edgesteer.errors":
+    if _within(module, "edgesteer_models") and top == "edgesteer" and item.module != "edgesteer.errors":
         yield f"imports {target}: the models know edgesteer's errors alone"
     if top == "edgesteer_models" and in_edgesteer and not in_cli:
         yield f"imports {target}: names are resolved in the command line"
 
 
-def _is_private_llama(found: Import) -> bool:
-    if found.module in ("ctypes", "_ctypes") or found.module.startswith("ctypes."):
+def _is_private_llama(item: Import) -> bool:
+    if item.module in ("ctypes", "_ctypes") or item.module.startswith("ctypes."):
         return True
-    if found.module == "llama_cpp":
-        dotted = f"llama_cpp.{found.name}"
-        return found.name.startswith((*C_PREFIXES, "_")) and dotted not in PUBLIC_LLAMA_MODULES
-    return found.module.startswith("llama_cpp.") and found.module not in (
+    if item.module == "llama_cpp":
+        dotted = f"llama_cpp.{item.name}"
+        return item.name.startswith((*C_PREFIXES, "_")) and dotted not in PUBLIC_LLAMA_MODULES
+    return item.module.startswith("llama_cpp.") and item.module not in (
         *PUBLIC_LLAMA_MODULES,
         "llama_cpp.llama",
     )
@@ -151,22 +151,22 @@ def attribute_complaints(tree: ast.Module, module: str) -> Iterator[tuple[int, s
 def check_source(source: str, module: str, is_package: bool = False) -> list[tuple[int, str]]:
     """(line, complaint) for one module's source."""
     tree = ast.parse(source)
-    found = [
+    by_import = [
         (item.line, text)
         for item in imports_of(tree, module, is_package)
         for text in complaints(module, item)
     ]
-    return sorted(set(found) | set(attribute_complaints(tree, module)))
+    return sorted(set(by_import) | set(attribute_complaints(tree, module)))
 
 
 def modules(root: Path = ROOT) -> dict[str, Path]:
     """Every module of every room by its import name; a package by the name of its folder."""
-    found = {}
+    paths = {}
     for package, folder in ROOMS.items():
         for path in sorted((root / folder).rglob("*.py")):
             parts = path.relative_to(root / folder).with_suffix("").parts
-            found[".".join((package, *(parts[:-1] if parts[-1] == "__init__" else parts)))] = path
-    return found
+            paths[".".join((package, *(parts[:-1] if parts[-1] == "__init__" else parts)))] = path
+    return paths
 
 
 def check_tree(root: Path = ROOT) -> list[str]:
@@ -206,19 +206,19 @@ def circles(graph: Mapping[str, set[str]]) -> list[list[str]]:
 def check_loaded() -> list[str]:
     """What a fresh interpreter has loaded after `import edgesteer` although it must not."""
     code = f"import sys, edgesteer; print(*[name for name in {NOT_AT_IMPORT!r} if name in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
-    if done.returncode:
-        return [f"import edgesteer fails: {done.stderr.strip().splitlines()[-1]}"]
-    return [f"import edgesteer loads {name}" for name in done.stdout.split()]
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
+    if result.returncode:
+        return [f"import edgesteer fails: {result.stderr.strip().splitlines()[-1]}"]
+    return [f"import edgesteer loads {name}" for name in result.stdout.split()]
 
 
 def main() -> int:
-    found = check_tree() + check_loaded()
-    for line in found:
+    violations = check_tree() + check_loaded()
+    for line in violations:
         print(line, file=sys.stderr)
-    count = f"{len(found)} violation" + ("" if len(found) == 1 else "s")
-    print(f"import rules: {count}" if found else "import rules: kept")
-    return bool(found)
+    count = f"{len(violations)} violation" + ("" if len(violations) == 1 else "s")
+    print(f"import rules: {count}" if violations else "import rules: kept")
+    return bool(violations)
 
 
 if __name__ == "__main__":
