@@ -1,4 +1,4 @@
-"""The tiny models are what the other tests take them for: loadable, reproducible, well behaved, able to chat."""
+"""The tiny models load, are reproducible, give sensible logits, and can chat."""
 
 from collections.abc import Iterator
 from pathlib import Path
