@@ -1,10 +1,8 @@
-"""The checkers see what they are for, and the tree passes them."""
-
-from pathlib import Path
+"""The import rules find what they forbid, pass what they allow, and the tree keeps them."""
 
 import pytest
 
-from tests.checks import import_rules, readme
+from tests.checks import import_rules
 
 RULES = {
     "a room that lies above": ("edgesteer.plan", "from edgesteer.runtime import SteeredLlama"),
@@ -15,6 +13,15 @@ RULES = {
     "the converters in edgesteer": ("edgesteer.learn.x", "def f():\n    import edgesteer_converters"),
     "onnx at module level": ("edgesteer.learn.x", "try:\n    import onnx\nexcept ImportError:\n    pass"),
     "onnxruntime in a class body": ("edgesteer.runtime.x", "class A:\n    import onnxruntime"),
+    "the converters at a command's import": ("edgesteer.cli.x", "import edgesteer_converters"),
+    "a room above, for types alone": (
+        "edgesteer.bundle.x",
+        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import edgesteer.runtime",
+    ),
+    "learning in evaluation": ("edgesteer.evaluate.x", "def f():\n    from edgesteer.learn import learn"),
+    "a page in a plan": ("edgesteer.plan", "from edgesteer.report import terminal"),
+    "the package's own door": ("edgesteer.learn.x", "from edgesteer import SteeredLlama"),
+    "a room on no floor": ("edgesteer.attic", "from edgesteer.errors import BundleError"),
     "click outside the command line": ("edgesteer.learn.x", "import click"),
     "C names": ("edgesteer.learn.x", "from llama_cpp import llama_decode"),
     "C names by attribute": ("edgesteer.evaluate.x", "import llama_cpp\nllama_cpp.llama_decode(1, 2)"),
@@ -40,16 +47,24 @@ def test_a_forbidden_import_is_found(module: str, source: str) -> None:
             "import ctypes\nimport llama_cpp.llama_cpp\ndef f():\n    import onnxruntime",
         ),
         (
-            "edgesteer.bundle.x",
-            "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import edgesteer.runtime",
+            "edgesteer.learn.x",
+            "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import onnx\n    import edgesteer.bundle",
         ),
+        ("edgesteer.learn.x", "from edgesteer.evaluate import intervals"),
+        ("edgesteer.report.x", "from edgesteer.learn import learn"),
+        ("edgesteer", "from edgesteer.learn import learn"),
         ("edgesteer.learn.x", "from llama_cpp import Llama, llama_chat_format"),
         ("edgesteer_converters.x", "import torch\nfrom edgesteer.bundle import Bundle"),
-        ("edgesteer.cli.convert", "import edgesteer_converters"),
+        ("edgesteer.cli.anything", "def f():\n    import edgesteer_converters"),
     ],
 )
 def test_an_allowed_import_passes(module: str, source: str) -> None:
     assert import_rules.check_source(source, module) == []
+
+
+def test_a_circle_of_modules_is_found() -> None:
+    graph = {"a": {"b", "z"}, "b": {"c"}, "c": {"a"}, "d": {"a", "e"}, "e": {"e2"}, "e2": {"e"}}
+    assert import_rules.circles(graph) == [["a", "b", "c"], ["e", "e2"]]
 
 
 def test_the_tree_keeps_the_rules() -> None:
@@ -58,32 +73,3 @@ def test_the_tree_keeps_the_rules() -> None:
 
 def test_importing_edgesteer_loads_nothing_heavy() -> None:
     assert import_rules.check_loaded() == []
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "[gone](docs/nowhere.md)",
-        "# Here\n[gone](#there)",
-        "```python\nfrom edgesteer import NoSuchName\n```",
-        "```python\nif\n```",
-        "```sh\nmake nothing\n```",
-        "```sh\nedgesteer nothing\n```",
-        "```console\n$ edgesteer models list --nothing\n```",
-        "```sh\nedgesteer inspect x \\\n  --nothing\n```",
-    ],
-)
-def test_a_page_that_names_what_is_not_there_is_found(tmp_path: Path, text: str) -> None:
-    page = tmp_path / "page.md"
-    page.write_text(text)
-    assert list(readme.check_page(page))
-
-
-def test_a_page_that_names_what_is_there_passes(tmp_path: Path) -> None:
-    page = tmp_path / "page.md"
-    page.write_text(
-        "# One heading\n[it](#one-heading) [self](page.md) [web](https://example.org/x)\n"
-        "```python\nfrom edgesteer.errors import BundleError\n```\n"
-        "```sh\nmake test PYTEST_ARGS=-x\nedgesteer models list --json  # all of them\nls --nothing\n```\n"
-    )
-    assert list(readme.check_page(page)) == []
