@@ -8,28 +8,52 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 import numpy as np
 
 from edgesteer.errors import PlanError
 from edgesteer.norms import NormReport, norm_report
+from edgesteer.plan import SteeringPlan
 from edgesteer.runtime.sequence import Recorded
-from edgesteer.runtime.session import Rows
+from edgesteer.runtime.session import Blocks, Rows, Session
 from edgesteer.runtime.tap import F32
 from edgesteer.scope import scope_bits
 from edgesteer.steering_map import SteeringMap
-
-if TYPE_CHECKING:
-    from edgesteer.runtime.llama import SteeredLlama
 
 # Rows whose logits llama.cpp must hold at once when the last block is captured: with a vocabulary
 # of 262144 each takes 1 MB.
 _CAPTURE_ROWS = 64
 
 
+class Context(Protocol):
+    """llama_cpp's context, as a SteeredLlama has it."""
+
+    def decode_rows(self, rows: Rows, batch: Any, capture: Blocks, replace: Blocks) -> None: ...
+
+
+class Model(Protocol):
+    """The part of a SteeredLlama that is needed to look inside."""
+
+    n_batch: int
+    _session: Session
+    _batch: Any
+
+    @property
+    def _ctx(self) -> Context: ...
+
+    @property
+    def steering(self) -> SteeringPlan: ...
+
+    def n_ctx(self) -> int: ...
+
+    def _empty(self) -> None: ...
+
+    def detokenize(self, tokens: list[int], *, special: bool) -> bytes: ...
+
+
 def capture(
-    llm: SteeredLlama,
+    llm: Model,
     tokens: Sequence[int],
     layers: Iterable[int] | None,
     replace: Mapping[int, F32] | None = None,
@@ -71,7 +95,7 @@ def capture(
     return out
 
 
-def _check(llm: SteeredLlama, tokens: list[int], blocks: list[int], forced: Mapping[int, F32]) -> None:
+def _check(llm: Model, tokens: list[int], blocks: list[int], forced: Mapping[int, F32]) -> None:
     session = llm._session
     if not tokens or len(tokens) > llm.n_ctx():
         raise PlanError(f"capture: {len(tokens)} tokens, expected 1 to {llm.n_ctx()} (n_ctx)")
@@ -85,7 +109,7 @@ def _check(llm: SteeredLlama, tokens: list[int], blocks: list[int], forced: Mapp
 
 
 @contextlib.contextmanager
-def recording(llm: SteeredLlama) -> Iterator[list[Recorded]]:
+def recording(llm: Model) -> Iterator[list[Recorded]]:
     """The list to which every decode of the model's own sequence adds, for the length of the `with`."""
     recorded: list[Recorded] = []
     recorders = llm._session.main.recorders
@@ -96,7 +120,7 @@ def recording(llm: SteeredLlama) -> Iterator[list[Recorded]]:
         recorders[:] = [r for r in recorders if r is not recorded]
 
 
-def norms(llm: SteeredLlama, tokens: Sequence[int], prompt_len: int | None) -> NormReport:
+def norms(llm: Model, tokens: Sequence[int], prompt_len: int | None) -> NormReport:
     """See `SteeredLlama.norms`."""
     plan, tokens = llm.steering, list(tokens)
     if not plan:
@@ -108,7 +132,7 @@ def norms(llm: SteeredLlama, tokens: Sequence[int], prompt_len: int | None) -> N
     return norm_report(plan.terms, plan.row_strengths(bits), coefficients, seen)
 
 
-def fill(steering_map: SteeringMap, recorded: Sequence[Recorded], llm: SteeredLlama) -> None:
+def fill(steering_map: SteeringMap, recorded: Sequence[Recorded], llm: Model) -> None:
     """Put what was recorded into an empty map. A position decoded twice counts once, as it was last."""
     rows: dict[int, tuple[int, F32]] = {}
     for part in recorded:

@@ -5,13 +5,12 @@ Out: int8 arrays of letters, OVERFLOWED where steering left float32.
 
 An answer is the letter with the highest logit at the prompt's last position, among those of the item's choices.
 With scope `response` the prompt is computed once, unsteered: an item's cells are lanes of one token on copies of the
-same KV, each under its own strength.
+same KV, each under its own plan.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import numpy as np
@@ -24,7 +23,7 @@ from edgesteer.learn.pas.items import Item
 from edgesteer.learn.pas.prompts import F32, Prompts
 from edgesteer.learn.pas.scores import I8, OVERFLOWED, Cell
 from edgesteer.plan import SteeringPlan
-from edgesteer.runtime import Lanes, SteeredLlama
+from edgesteer.runtime import Lanes
 
 
 def unsteered_answers(
@@ -60,7 +59,7 @@ def steered_answers(
 
     def under_each(item: Item, text: list[int]) -> I8:
         facts = "steered", [plan.fingerprint for plan in plans], text, len(item.choices)
-        return _known(known, facts, lambda: _under_cells(prompts, item, text, bundles, cells))
+        return _known(known, facts, lambda: _under_cells(prompts, item, text, plans))
 
     def under_one(item: Item, text: list[int], plan: SteeringPlan) -> I8:
         facts = "steered", plan.fingerprint, text, len(item.choices)
@@ -90,37 +89,16 @@ def _known(known: PartFile, facts: tuple[object, ...], compute: Callable[[], I8]
     return np.array(letters, dtype=np.int8)
 
 
-def _under_cells(
-    prompts: Prompts, item: Item, text: list[int], bundles: Mapping[int, Bundle], cells: Sequence[Cell]
-) -> I8:
-    """int8 [cells]: one item's letters; a part that overflows is halved until the cell is found that does."""
-    n, most = len(cells), prompts.llm.n_seq_max
-    if n > most:
-        parts = [cells[i : i + most] for i in range(0, n, most)]
-    else:
-        try:
-            with _lanes(prompts.llm, text, bundles, cells) as lanes:
-                rows = lanes.feed(dict.fromkeys(range(n), text[-1:]))
-                return np.array([_letter(prompts, item, logits) for _, logits in rows], dtype=np.int8)
-        except SteeringOverflow:
-            if n == 1:
-                return np.array([OVERFLOWED], dtype=np.int8)
-            parts = [cells[: n // 2], cells[n // 2 :]]
-    return np.concatenate([_under_cells(prompts, item, text, bundles, part) for part in parts])
-
-
-@contextmanager
-def _lanes(
-    llm: SteeredLlama, text: list[int], bundles: Mapping[int, Bundle], cells: Sequence[Cell]
-) -> Iterator[Lanes]:
-    """A lane for each cell, all on one unsteered prompt, each steered from the prompt's last token on."""
-    plan = SteeringPlan.of([(bundles[block], 1.0, "response") for block in {cell.block for cell in cells}])
-    column = {term.bundle.layers[0]: i for i, term in enumerate(plan.terms)}
-    doses = np.zeros((len(cells), len(column)), dtype=np.float32)
-    for i, cell in enumerate(cells):
-        doses[i, column[cell.block]] = cell.strength
-    with llm.steered(plan), Lanes(llm, [text] * len(cells), doses=doses) as lanes:
-        yield lanes
+def _under_cells(prompts: Prompts, item: Item, text: list[int], plans: Sequence[SteeringPlan]) -> I8:
+    """int8 [plans]: one item's letters. A lane for each plan, steered from the prompt's last token on, all on one
+    unsteered prompt."""
+    answers = np.zeros(len(plans), dtype=np.int8)
+    for first in range(0, len(plans), prompts.llm.n_seq_max):
+        part = plans[first : first + prompts.llm.n_seq_max]
+        with Lanes(prompts.llm, [text] * len(part), plans=part) as lanes:
+            for i, logits in lanes.feed(dict.fromkeys(range(len(part)), text[-1:]), lenient=True):
+                answers[first + i] = _letter(prompts, item, logits)
+    return answers
 
 
 def _under_plan(prompts: Prompts, item: Item, text: list[int], plan: SteeringPlan) -> I8:
@@ -141,7 +119,6 @@ def _letters(prompts: Prompts, items: Sequence[Item], texts: Sequence[list[int]]
 
 
 def _letter(prompts: Prompts, item: Item, logits: F32) -> int:
-    """Index of the item's choice with the highest logit. The runtime looks for an overflow in a batch's last row
-    only, so each row is checked here."""
+    """Index of the item's choice with the highest logit."""
     own = logits[prompts.letters[: len(item.choices)]]
     return int(np.argmax(own)) if np.isfinite(own).all() else OVERFLOWED
