@@ -1,9 +1,9 @@
 """A file that a stopped run is resumed from: what it has computed so far, by key.
 
-In:  facts that determine every result, keys, and results as plain JSON values. Out: the same results, or None.
+In:  facts that determine every result, keys, and results as plain JSON values. Out: the same results.
 
-JSON Lines: a header with the digest of each fact, then one result a line with its checksum. A line that was cut off
-or damaged counts as missing: it costs the time to compute it again, and nothing else.
+JSON Lines: a header with the digest of each fact, then one result a line with its checksum. A line that was
+cut off or damaged counts as missing: it costs the time to compute it again, and nothing else.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ class PartFile:
     facts: everything that determines the results (model, arguments, threads), as plain JSON values.
     replace: a file that other facts left is replaced; otherwise it is refused.
     The file appears, and what is damaged or replaced goes, with the first `put`.
-    Raises OutputError for a file that other facts left, that is none of these files, or that cannot be written.
+    Raises OutputError for a file that other facts left, that is none of these files, or that cannot be
+    written.
     """
 
     def __init__(
@@ -71,23 +72,26 @@ class PartFile:
             return
         except OSError as error:
             raise _unusable(path, error) from None
-        header, end, rest = data.partition(b"\n")
-        if header[: len(_BEGIN)] != _BEGIN[: len(header)] or (end and (facts := _facts(header)) is None):
+        header, end, _ = data.partition(b"\n")
+        facts = _facts(header) if end else None
+        if header[: len(_BEGIN)] != _BEGIN[: len(header)] or (end and facts is None):
             raise OutputError(
-                f"{path}: found something other than the file of a stopped run, expected that or none; move it away"
+                f"{path}: found something other than the file of a stopped run, expected that or none; move "
+                "it away"
             )
-        if not end:
+        if facts is None:
             return
         if facts != self._facts:
             if not replace:
                 names = sorted(n for n in {*facts, *self._facts} if facts.get(n) != self._facts.get(n))
                 raise OutputError(
-                    f"{path}: found results of another run (other {', '.join(names)}), expected those of this one; "
-                    "remove it, or give the arguments that it was made with"
+                    f"{path}: found results of another run (other {', '.join(names)}), expected those of "
+                    "this one; remove it, or give the arguments that it was made with"
                 )
             return
         self._size = data.rfind(b"\n") + 1
-        self._results = dict(entry for entry in map(_entry, rest.split(b"\n")) if entry is not None)
+        lines = data[len(header) : self._size].split(b"\n")
+        self._results = dict(entry for entry in map(_entry, lines) if entry is not None)
 
     def _append(self, path: Path, line: bytes) -> None:
         try:
@@ -142,6 +146,6 @@ def _entry(line: bytes) -> tuple[str, Any] | None:
 
 def _unusable(path: Path, error: OSError) -> OutputError:
     return OutputError(
-        f"{path}: cannot be written ({error.strerror}), expected a writable file with space; free some, or give "
-        "another name"
+        f"{path}: cannot be written ({error.strerror}), expected a writable file with space; free some, or "
+        "give another name"
     )

@@ -1,4 +1,4 @@
-"""A PAS run as lines and as a page: the figures of the report, within the width, and nothing that drives a reader."""
+"""A PAS run as lines and as a page: the figures of the report, within the width, and safe."""
 
 from __future__ import annotations
 
@@ -142,9 +142,9 @@ def test_what_did_not_happen_is_not_told() -> None:
 def test_a_vector_that_moved_nothing_is_not_praised() -> None:
     report = a_report()
     trial = report.trials[0]
-    assert "no block and strength beat" not in told()
+    assert "no cell beats" not in told()
     trial.grid.unsteered[trial.by] = 1.0
-    assert "no block and strength beat" in "\n".join(lines(report, False))
+    assert "no cell beats" in "\n".join(lines(report, False))
     assert "No cell beats" in page("x", report)
 
 

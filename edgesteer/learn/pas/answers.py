@@ -3,9 +3,9 @@
 In:  Prompts, items; for each block a bundle of one vector; cells.
 Out: int8 arrays of letters, OVERFLOWED where steering left float32.
 
-An answer is the letter with the highest logit at the prompt's last position, among those of the item's choices.
-With scope `response` the prompt is computed once, unsteered: an item's cells are lanes of one token on copies of the
-same KV, each under its own strength.
+An answer is the letter with the highest logit at the prompt's last position, among those of the item's
+choices. With scope `response` the prompt is computed once, unsteered: an item's cells are lanes of one token
+on copies of the same KV, each under its own strength.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ def steered_answers(
     """int8 [items, cells]: the letters under each cell.
 
     bundles: for each block of the cells a vector there, at strength 1.
-    scope: with `response` the cells share an item's unsteered prompt; with any other the prompt is steered too, and
-        every cell computes it anew.
+    scope: with `response` the cells share an item's unsteered prompt; with any other, every cell computes
+        it anew.
     """
     plans = [SteeringPlan.of([(bundles[cell.block], cell.strength, scope)]) for cell in cells]
 
@@ -80,8 +80,8 @@ def steered_answers(
 def _known(known: PartFile, facts: tuple[object, ...], compute: Callable[[], I8]) -> I8:
     """The known answers under these facts, or else `compute()`, known from then on.
 
-    facts: everything that the answers depend on besides the facts of the file: the plans, each prompt's tokens, and
-        how many choices it has.
+    facts: everything that the answers depend on besides the facts of the file: the plans, each prompt's
+        tokens, and how many choices it has.
     """
     letters = known.get(repr(facts))
     if letters is None:
@@ -93,7 +93,7 @@ def _known(known: PartFile, facts: tuple[object, ...], compute: Callable[[], I8]
 def _under_cells(
     prompts: Prompts, item: Item, text: list[int], bundles: Mapping[int, Bundle], cells: Sequence[Cell]
 ) -> I8:
-    """int8 [cells]: one item's letters; a part that overflows is halved until the cell is found that does."""
+    """int8 [cells]: one item's letters. A part that overflows is halved until the cell is isolated."""
     n, most = len(cells), prompts.llm.n_seq_max
     if n > most:
         parts = [cells[i : i + most] for i in range(0, n, most)]
@@ -141,7 +141,7 @@ def _letters(prompts: Prompts, items: Sequence[Item], texts: Sequence[list[int]]
 
 
 def _letter(prompts: Prompts, item: Item, logits: F32) -> int:
-    """Index of the item's choice with the highest logit. The runtime looks for an overflow in a batch's last row
-    only, so each row is checked here."""
+    """Index of the item's choice with the highest logit. The runtime looks for an overflow in a batch's last
+    row only, so each row is checked here."""
     own = logits[prompts.letters[: len(item.choices)]]
     return int(np.argmax(own)) if np.isfinite(own).all() else OVERFLOWED

@@ -62,9 +62,11 @@ BRIEF: dict[str, Any] = {"control": (item(901, 4), item(902, 4)), "questions": (
 
 
 class Answers(PartFile):
-    """The answers of a run in the order in which they were computed, each with the question and the number of cells.
+    """The answers of a run in the order in which they were computed.
 
-    letters: called with what the model is shown and the number of cells, in place of the model; None asks the model.
+    asked: of each, whether steered, what the model was shown, the number of cells.
+
+    letters: called with what the model is shown and the number of cells, and answers in its place.
     """
 
     def __init__(self, llm: SteeredLlama, letters: Callable[[str, int], list[int]] | None = None) -> None:

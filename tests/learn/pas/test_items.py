@@ -101,7 +101,7 @@ def test_each_item_has_an_order_of_its_own() -> None:
 
 
 def test_which_item_gets_which_letter_is_random() -> None:
-    """Neither the answer in the file nor the place in it decides: over seeds each letter comes about as often."""
+    """Neither the answer in the file nor the place in it decides: each letter comes about as often."""
     items = many(20, 2)
     came = Counter(
         i.letter

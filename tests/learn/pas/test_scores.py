@@ -16,7 +16,7 @@ from edgesteer.learn.pas import Item
 from edgesteer.learn.pas.scores import I8, MEASURES, OVERFLOWED, Cell, balanced, cells_of, grid, right, scores
 from tests.learn.pas.support import a_trial, holds, item
 
-quick = settings(max_examples=20, deadline=None)
+quick = settings(max_examples=12, deadline=None)
 
 
 @st.composite
@@ -128,7 +128,7 @@ def test_before_and_after_exchanged_is_the_loss(drawn: tuple[list[Item], I8]) ->
 @quick
 @given(st.lists(st.integers(0, 1), min_size=2, max_size=30).filter(lambda t: len(set(t)) == 2))
 def test_a_vector_that_only_prefers_a_letter_gains_no_balanced_accuracy(targets: list[int]) -> None:
-    """Always A, then always B: the accuracy may rise as far as the letters are uneven, the balanced one never."""
+    """Always A, then always B: accuracy may rise where letters are uneven, balanced accuracy never."""
     items = [item(i, 2, target) for i, target in enumerate(targets)]
     a, b = (np.full(len(items), letter, dtype=np.int8) for letter in (0, 1))
     found = scores(items, a, b)
@@ -138,7 +138,7 @@ def test_a_vector_that_only_prefers_a_letter_gains_no_balanced_accuracy(targets:
 
 
 def test_resampling_draws_within_a_letter() -> None:
-    """All targets A right, all B wrong: whatever is drawn, half is right; the letters were fixed by the split."""
+    """All targets A right, all B wrong: whatever is drawn, half is right."""
     items = [item(i, 2, i % 2) for i in range(20)]
     found = scores(items, np.zeros(20, dtype=np.int8), np.zeros(20, dtype=np.int8))
     assert (found.accuracy[0].low, found.accuracy[0].high) == (0.5, 0.5)
