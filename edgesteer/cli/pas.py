@@ -1,4 +1,4 @@
-"""`edgesteer pas`: from a labelled multiple-choice file to a bundle. Parses options, opens the model, saves."""
+"""`edgesteer pas`: from a labelled multiple-choice file to a bundle. Parses, opens, saves; learns nothing."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ _N_CTX, _LANES = 2048, 128
     type=click.Choice(_FORMATS),
     default="plain",
     show_default=True,
-    help="Layout of DATA; plain has question, choices, answer (index or text), and optionally context, group.",
+    help="Layout of DATA; plain has question, choices, answer (index or text), maybe context and group.",
 )
 @click.option(
     "--variant",
@@ -116,11 +116,11 @@ def command(
 ) -> None:
     """Learn a steering vector for MODEL from labelled multiple-choice items (Painless Activation Steering).
 
-    DATA is a JSONL, JSON, CSV or TSV file, or the name of a set that ships: agreement, helpfulness and sharing, in few
-    words for small models; agreeableness, risk-taking, self-interest, optimism, helpful-yes-no; control. The items
-    are split 60/20/20: the first part gives the vectors, from what the model gets wrong; the second chooses block and
-    strength; the third tests the result, once. Answers are kept in OUTPUT.part until the bundle is written: after
-    Ctrl-C the same command resumes from there.
+    DATA is a JSONL, JSON, CSV or TSV file, or the name of a set that ships: agreement, helpfulness and
+    sharing, in few words for small models; agreeableness, risk-taking, self-interest, optimism,
+    helpful-yes-no; control. The items are split 60/20/20: the first part gives the vectors, from what the
+    model gets wrong; the second chooses block and strength; the third tests the result, once. Answers are
+    kept in OUTPUT.part until the bundle is written: after Ctrl-C the same command resumes from there.
 
     \b
     Examples:

@@ -39,7 +39,7 @@ def lines(report: PasReport, colored: bool) -> Iterator[str]:
 
 
 def heat_lines(grid: Grid, measure: str, colored: bool) -> Iterator[str]:
-    """Validation gain over the unsteered model in points: blocks downward, strengths across; `*` marks the best."""
+    """Validation gain over the unsteered model in points, blocks by strengths; `*` marks the best cell."""
     base, heads = grid.unsteered[measure], [f"{strength:g}" for strength in grid.strengths]
     gains = 100 * (grid.values[measure] - base)
     scale, texts = Scale(max(1.0, float(abs(gains).max()))), _texts(grid, measure)
@@ -81,7 +81,8 @@ def _data(report: PasReport, trial: Trial) -> Iterator[str]:
         yield f"           {trial.duplicates} left out: duplicates"
     if report.skipped.items:
         room = report.skipped.room
-        yield f"           {report.skipped.items} left out: longer than {room} tokens (a larger -c holds them)"
+        skipped = report.skipped.items
+        yield f"           {skipped} left out: longer than {room} tokens (a larger -c holds them)"
     positive, negative = trial.texts
     yield (
         f"vectors    {report.recipe.variant} from {trial.wrong} training items answered wrong "
@@ -98,7 +99,7 @@ def _chosen(trial: Trial) -> Iterator[str]:
         yield f"by {measure:<9} block {cell.block}, strength {cell.strength:g} ({mark})"
         yield f"{'':12} test accuracy {points(tested.accuracy[2])}, balanced {points(tested.balanced[2])}"
     if not trial.improves:
-        yield "no block and strength beat the unsteered model on validation: these items do not move this model"
+        yield "no cell beats the unsteered model on validation: these items do not move this model"
     elif trial.tested.balanced[2].high < 0:
         yield "on the test split it is worse than no steering"
     elif trial.tested.balanced[2].low <= 0:
@@ -112,7 +113,8 @@ def _test(scores: Scores) -> Iterator[str]:
         yield f"{name:<20}{percent(before):>23}{percent(after):>24}{points(gain):>26}"
     if scores.over_groups is not None:
         yield f"{'over groups':<20}{points(scores.over_groups):>70}"
-    yield f"flips               {scores.wrong_to_right} wrong to right, {scores.right_to_wrong} right to wrong"
+    flips = f"{scores.wrong_to_right} wrong to right, {scores.right_to_wrong} right to wrong"
+    yield f"{'flips':<20}{flips}"
     for letter, (n, was, now) in scores.by_letter.items():
         before, after = scores.answered[letter]
         yield (
@@ -131,7 +133,8 @@ def _seeds(report: PasReport) -> Iterator[str]:
 def _cost(report: PasReport) -> Iterator[str]:
     (control, steered, gain), text = report.control.accuracy, report.free_text
     if report.shots is not None:
-        yield f"without exemplars and steering the test accuracy is {100 * report.shots.accuracy_without:.1f} %"
+        plain = 100 * report.shots.accuracy_without
+        yield f"without exemplars and steering the test accuracy is {plain:.1f} %"
     yield (
         f"control    {report.control.n} general questions: {100 * control.value:.1f} % before, "
         f"{100 * steered.value:.1f} % after ({points(gain)})"

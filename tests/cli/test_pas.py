@@ -1,4 +1,4 @@
-"""`edgesteer pas` as a user types it, on a tiny model: what is said where, what is written, what is refused."""
+"""`edgesteer pas` as a user types it, on a tiny model: output, files, refusals."""
 
 from __future__ import annotations
 
@@ -71,17 +71,18 @@ def test_a_bundle_is_written_and_the_report_is_plain_text(run: Run, here: Path) 
     assert (bundle.name, bundle.scope, bundle.kind) == ("x", "response", "vector")
     assert not (here / "x.steer.part").exists()
     assert "\x1b" not in done.stdout
-    assert all(cells(line) <= 100 for line in done.stdout.splitlines())
-    assert f"x.steer: iPASwo, block {bundle.layers[0]}, default strength" in done.stdout
+    head, *rest = done.stdout.splitlines()
+    assert all(cells(line) <= 100 for line in rest)  # the first has the whole path
+    assert f"x.steer: iPASwo, block {bundle.layers[0]}, default strength" in head
 
 
 def test_json_is_one_object_and_nothing_else(run: Run, here: Path) -> None:
     done = pas(run, "--json", "--name", "named", "--license", "MIT", "--variant", "iPASa", "--seed", 7)
     assert (done.exit_code, done.stderr) == (0, ""), done.output
-    told = json.loads(done.stdout, parse_constant=pytest.fail)
+    reported = json.loads(done.stdout, parse_constant=pytest.fail)
     bundle = load(here / "x.steer")
-    assert (Path(told["output"]), told["digest"]) == (here / "x.steer", bundle.digest)
-    assert (told["variant"], told["seed"], told["blocks"], told["strengths"]) == (
+    assert (Path(reported["output"]), reported["digest"]) == (here / "x.steer", bundle.digest)
+    assert (reported["variant"], reported["seed"], reported["blocks"], reported["strengths"]) == (
         "iPASa",
         7,
         [1, 2],
@@ -175,7 +176,7 @@ def test_a_set_that_ships_is_found_by_its_name(
 
 
 @pytest.mark.parametrize(
-    ("words", "how", "said"),
+    ("words", "how", "excerpt"),
     [
         ((), {"data": "missing.jsonl"}, ("missing.jsonl",)),
         ((), {"data": "agreeable"}, ("agreeable", "not a set that ships", "agreeableness")),
@@ -201,19 +202,19 @@ def test_a_set_that_ships_is_found_by_its_name(
     ],
 )
 def test_bad_input_is_one_line_and_nothing_is_written(
-    run: Run, here: Path, words: tuple[str, ...], how: dict[str, str], said: tuple[str, ...]
+    run: Run, here: Path, words: tuple[str, ...], how: dict[str, str], excerpt: tuple[str, ...]
 ) -> None:
     before = contents(here)
     done = pas(run, *words, **how)
     assert (done.exit_code, done.stdout) == (1, ""), done.output
     (line,) = done.stderr.splitlines()
     assert line.startswith("edgesteer: error: ")
-    assert all(word in line for word in said), line
+    assert all(word in line for word in excerpt), line
     assert contents(here) == before
 
 
 @pytest.mark.parametrize(
-    ("words", "how", "said"),
+    ("words", "how", "excerpt"),
     [
         *(
             (("--blocks", text), {}, "--blocks")
@@ -235,13 +236,13 @@ def test_bad_input_is_one_line_and_nothing_is_written(
         (("-c", "255"), {}, "at least 256"),
     ],
 )
-def test_wrong_usage_is_said_and_nothing_is_written(
-    run: Run, here: Path, words: tuple[str, ...], how: dict[str, str], said: str
+def test_wrong_usage_is_reported_and_nothing_is_written(
+    run: Run, here: Path, words: tuple[str, ...], how: dict[str, str], excerpt: str
 ) -> None:
     before = contents(here)
     done = pas(run, *words, **how)
     assert (done.exit_code, done.stdout) == (2, ""), done.output
-    assert said in done.stderr.splitlines()[-1]
+    assert excerpt in done.stderr.splitlines()[-1]
     assert contents(here) == before
 
 

@@ -3,9 +3,9 @@
 In:  Prompts, items; for each block a bundle of one vector; cells.
 Out: int8 arrays of letters, OVERFLOWED where steering left float32.
 
-An answer is the letter with the highest logit at the prompt's last position, among those of the item's choices.
-With scope `response` the prompt is computed once, unsteered: an item's cells are lanes of one token on copies of the
-same KV, each under its own plan.
+An answer is the letter with the highest logit at the prompt's last position, among those of the item's
+choices. With scope `response` the prompt is computed once, unsteered: an item's cells are lanes of one token
+on copies of the same KV, each under its own plan.
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ def steered_answers(
     """int8 [items, cells]: the letters under each cell.
 
     bundles: for each block of the cells a vector there, at strength 1.
-    scope: with `response` the cells share an item's unsteered prompt; with any other the prompt is steered too, and
-        every cell computes it anew.
+    scope: with `response` the cells share an item's unsteered prompt; with any other, every cell computes
+        it anew.
     """
     plans = [SteeringPlan.of([(bundles[cell.block], cell.strength, scope)]) for cell in cells]
 
@@ -79,8 +79,8 @@ def steered_answers(
 def _known(known: PartFile, facts: tuple[object, ...], compute: Callable[[], I8]) -> I8:
     """The known answers under these facts, or else `compute()`, known from then on.
 
-    facts: everything that the answers depend on besides the facts of the file: the plans, each prompt's tokens, and
-        how many choices it has.
+    facts: everything that the answers depend on besides the facts of the file: the plans, each prompt's
+        tokens, and how many choices it has.
     """
     letters = known.get(repr(facts))
     if letters is None:

@@ -1,17 +1,18 @@
 """Labelled multiple-choice files: read, checked, and turned into Items. Also the sets that ship.
 
-In:  a path and the name of its layout. A file is JSON Lines or one JSON array of objects (`.jsonl`, `.json`), or a
-     table with a header row (`.csv`, `.tsv`).
-Out: Items in the file's order, checked: texts that are not empty, 2 to 26 different choices, a target among them.
-     Whatever is wrong is an InputError of one line that names the place, what is there and what was expected.
+In:  a path and the name of its layout. A file is JSON Lines or one JSON array of objects (`.jsonl`, `.json`),
+     or a table with a header row (`.csv`, `.tsv`).
+Out: Items in the file's order, checked: texts that are not empty, 2 to 26 different choices, a target among
+     them. Whatever is wrong is an InputError of one line that names the place, what is there and what was
+     expected.
 
     plain       question, choices, answer; context and group if there are any
     bbq         BBQ (arXiv 2110.08193): the variants of one template are a group
     ethics      ETHICS, commonsense morality (arXiv 2008.02275): label 1 is wrong, 0 not wrong
     truthfulqa  TruthfulQA MC1 (arXiv 2109.07958)
-    persona     model-written evaluations (arXiv 2212.09251): Yes or No, or choices inside the question; group if any
+    persona     model-written evaluations (arXiv 2212.09251): Yes or No, or choices inside the question
     sycophancy  the same with a biography in front: biographies before one question are a group
-    lsat        AR-LSAT (arXiv 2104.06598) and AGIEval (arXiv 2304.06364): the questions on a passage are a group
+    lsat        AR-LSAT (arXiv 2104.06598) and AGIEval (arXiv 2304.06364): one group a passage
 """
 
 from __future__ import annotations
@@ -69,10 +70,10 @@ def read_items(path: str | os.PathLike[str], format: str = "plain") -> list[Item
 
 
 def set_path(name: str) -> Path:
-    """The file of a set that ships, one JSON object a line. Raises InputError for a name that is not one of SETS.
+    """The file of a set that ships. Raises InputError for a name that is not one of SETS.
 
-    The behaviour sets have the layout `persona`, the control set `plain`. tests/make_sets.py writes the behaviour
-    sets from hand-written templates.
+    The behaviour sets have the layout `persona`, the control set `plain`. tests/make_sets.py writes the
+    behaviour sets from hand-written templates.
     """
     if name not in SETS:
         raise InputError(f"{name!r} is not a set that ships, expected one of {', '.join(SETS)}")
@@ -210,8 +211,8 @@ def _header(cells: list[str], where: str) -> list[str]:
 
 
 def _fields(cells: dict[str, str]) -> dict[str, Any]:
-    """The cells, with the columns A, B, ... or choice_0, choice_1, ... gathered as "choices". An item with fewer
-    choices leaves the last columns empty."""
+    """The cells, with the columns A, B, ... or choice_0, choice_1, ... gathered as "choices". An item with
+    fewer choices leaves the last columns empty."""
     columns = _series(cells, string.ascii_uppercase) or _series(cells, [f"choice_{n}" for n in range(27)])
     if not columns or "choices" in cells:
         return cells
@@ -277,7 +278,7 @@ def _distinct(row: Row, choices: list[str]) -> tuple[str, ...]:
 
 
 def without_letters(choices: list[str]) -> list[str]:
-    """The choices without "(A) ", "A. ", "A) " or "A: " in front, if each of them begins with its own letter."""
+    """The choices without "(A) ", "A. ", "A) " or "A: " in front, if each begins with its own letter."""
     marks = [
         re.match(rf"(?:\({letter}\)\s*|{letter}[.):]\s+)(?=\S)", choice)
         for letter, choice in zip(LETTERS, choices, strict=False)
@@ -288,8 +289,8 @@ def without_letters(choices: list[str]) -> list[str]:
 
 
 def _answer(row: Row, key: str, choices: list[str]) -> int:
-    """Index of the target, which the row names by its text, its letter or its index. A name that fits two choices
-    is refused: a wrong target would go unnoticed."""
+    """Index of the target, which the row names by its text, its letter or its index. A name that fits two
+    choices is refused: a wrong target would go unnoticed."""
     value, number = row.fields.get(key), row.number(key)
     named = set() if number is None else {number}
     if isinstance(value, str):
@@ -378,8 +379,8 @@ def _answers(row: Row, key: str) -> list[str]:
 
 
 def _embedded(row: Row, text: str, matching: list[str], others: list[str]) -> Item:
-    """An item whose choices are part of the question. Of several matching answers the first is the target and the
-    rest are left out, so that no other choice is as right."""
+    """An item whose choices are part of the question. Of several matching answers the first is the target and
+    the rest are left out, so that no other choice is as right."""
     question, choices = _take_choices(row, text)
     named = [_letter_index(answer) for answer in [*matching, *others]]
     if any(index is None or index >= len(choices) for index in named) or len(set(named)) < len(named):

@@ -1,4 +1,4 @@
-"""Multiple-choice items, and their split: without duplicates, in three parts, each item's choices in random order.
+"""Multiple-choice items, and their split into three parts, without duplicates and with shuffled choices.
 
 The same items in the same order with the same seed give the same Split. Pure.
 """
@@ -25,7 +25,7 @@ SHARES = (0.6, 0.2, 0.2)
 class Item:
     """One question with its choices in the order in which they are shown: choice i has the letter LETTERS[i].
 
-    choices: 2 to 26, all different. answer: index of the target. context: text in front of the question, or "".
+    choices: 2 to 26, all different. answer: index of the target. context: text in front of it, or "".
     group: items of one group never end up in different parts of a split; None for an item on its own.
     """
 
@@ -60,11 +60,11 @@ class Split:
 
 
 def prepare(items: Iterable[Item], seed: int, source: str = "the data") -> Split:
-    """Drop duplicates, split 60/20/20 with groups kept whole, and shuffle each item's choices so that within each
-    part every letter is the target's equally often.
+    """Drop duplicates, split 60/20/20 with groups kept whole, and shuffle each item's choices so that within
+    each part every letter is the target's equally often.
 
-    source: what messages call the items, such as their file. Raises LearnError for too few items or groups, or
-    where every item has the same target.
+    source: what messages call the items, such as their file. Raises LearnError for too few items or
+    groups, or where every item has the same target.
     """
     given = list(items)
     kept = _distinct(given)
@@ -87,7 +87,7 @@ def with_shuffled_labels(split: Split, seed: int) -> Split:
 
 
 def _distinct(items: list[Item]) -> list[Item]:
-    """The first of several that agree in question, context and set of choices, whatever case, spaces and target."""
+    """The first of those that agree in question, context and choices, whatever case, spaces and target."""
     first: dict[object, Item] = {}
     for item in items:
         first.setdefault((_plain(item.question), _plain(item.context), _choices(item)), item)
@@ -123,15 +123,15 @@ def _parts(items: list[Item], rng: np.random.Generator, source: str) -> list[lis
         groups[index if item.group is None else item.group].append(item)
     if len(groups) < len(SHARES):
         raise LearnError(
-            f"{source}: {len(groups)} group(s) of items that belong together, expected at least {len(SHARES)}, "
-            "one for each part; add items of other groups"
+            f"{source}: {len(groups)} group(s) of items that belong together, expected at least "
+            f"{len(SHARES)}, one for each part; add items of other groups"
         )
     shuffled = [list(groups.values())[index] for index in rng.permutation(len(groups))]
     return _filled(sorted(shuffled, key=len, reverse=True), len(items))
 
 
 def _filled(groups: list[list[Item]], total: int) -> list[list[Item]]:
-    """Give each group, the largest first, to the part that lacks most; the last ones to parts that are still empty."""
+    """Each group, the largest first, goes to the part that lacks most, the last ones to empty parts."""
     parts: list[list[Item]] = [[] for _ in SHARES]
     lacking = [share * total for share in SHARES]
     for index, group in enumerate(groups):
@@ -144,7 +144,7 @@ def _filled(groups: list[list[Item]], total: int) -> list[list[Item]]:
 
 
 def _permuted(items: list[Item], rng: np.random.Generator) -> tuple[Item, ...]:
-    """The items in random order, each with its target at a place from `_places` and its other choices shuffled."""
+    """The items in random order, each with its target at its place and its other choices shuffled."""
     shuffled = [items[index] for index in rng.permutation(len(items))]
     return tuple(
         _arranged(item, place, rng) for item, place in zip(shuffled, _places(shuffled, rng), strict=True)
@@ -158,8 +158,8 @@ def _arranged(item: Item, place: int, rng: np.random.Generator) -> Item:
 
 
 def _places(items: Sequence[Item], rng: np.random.Generator) -> list[int]:
-    """A place for each item's target. Among items with the same number of choices every place occurs equally often,
-    up to one; which places occur once more is random too."""
+    """A place for each item's target. Among items with the same number of choices every place occurs equally
+    often, up to one; which places occur once more is random too."""
     places = [0] * len(items)
     for size in sorted({len(item.choices) for item in items}):
         members = [index for index, item in enumerate(items) if len(item.choices) == size]

@@ -1,11 +1,11 @@
-"""Painless Activation Steering from labelled items to a bundle: split, introspect, contrast, search, and test once.
+"""Painless Activation Steering from labelled items to a bundle: split, introspect, contrast, search, test.
 
-    items --split--> train --what the model gets wrong--> vectors --validation grid--> a cell --test--> PasReport
+    items --split--> train --wrong answers--> vectors --validation grid--> a cell --test--> PasReport
 
-In:  a model, items, a PasRecipe. Out: a Bundle and a PasReport. The same model file, items, arguments and thread
-count give the same bytes.
+In:  a model, items, a PasRecipe. Out: a Bundle and a PasReport. The same model file, items, arguments and
+     thread count give the same bytes.
 
-The order is the method: no test item is shown to the model before the cell is chosen, and then each is shown once.
+The order is the method: no test item is shown to the model before the cell is chosen, and then each once.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def pas(
         llm: its own steering is set aside meanwhile; `n_seq_max` above 1 makes everything faster.
         items: as `read_items` gives them; each trial splits them and shuffles their choices anew.
         source: what messages call the items, such as their file.
-        known: answers of a stopped run, from which this one goes on; this run's are added.
+        known: answers of a stopped run, which are not computed again; this run's are added.
         control: items of general ability that the vector should not cost; None for the set that ships.
         questions: for steered and unsteered free text; None for ten held-out ones.
         progress: called with the stage and the fraction of the whole that is done, 0..1.
@@ -159,13 +159,13 @@ def _that_fit(run: _Run, items: Sequence[Item]) -> tuple[list[Item], Skipped]:
     """The items that the context holds beside the grid's lanes, and how many it does not."""
     room, shots = run.llm.n_ctx() - run.llm.n_seq_max, run.recipe.shots
     lengths = [len(run.prompts.multiple_choice(item)) for item in items]
-    # Exemplars precede every item, with their replies, and each may be as long as the longest item that is kept.
+    # Exemplars precede every item, with their replies; each may be as long as the longest item kept.
     room = (room - _REPLY * shots) // (shots + 1)
     kept = [item for item, n in zip(items, lengths, strict=True) if n <= room]
     if items and not kept:
         raise LearnError(
-            f"all {len(items)} items are longer than the context leaves room for ({room} tokens; the shortest has "
-            f"{min(lengths)}); give a larger -c"
+            f"all {len(items)} items are longer than the context leaves room for ({room} tokens; the "
+            f"shortest has {min(lengths)}); give a larger -c"
         )
     return kept, Skipped(len(items) - len(kept), room)
 

@@ -1,5 +1,5 @@
-"""How items are shown to a model, and the contrasts of PAS: which texts are positive, which negative, and the vectors
-between them. Token ids throughout.
+"""How items are shown to a model, as token ids, and the contrasts of PAS: positive and negative texts, and the
+vectors between them.
 
     v = mean over positives of h(last token) - mean over negatives of h(last token)      (unnormalised)
 
@@ -30,9 +30,9 @@ VARIANTS = ("iPASwo", "iPASa", "PASf")
 class Prompts:
     """Items as a model's token ids.
 
-    The multiple-choice prompt is one chat turn whose reply begins with the letter. Exemplars are part of the same
-    turn, so that only this reply is in scope `response`. A model without a chat template gets the same as running
-    text, in which the letter follows a blank.
+    The multiple-choice prompt is one chat turn whose reply begins with the letter. Exemplars are part of the
+    same turn, so that only this reply is in scope `response`. A model without a chat template gets the same
+    as running text, in which the letter follows a blank.
 
     shots: items shown with their target's letter in front of every question.
     letters: for each of LETTERS, the token with which a reply begins.
@@ -47,7 +47,7 @@ class Prompts:
         self.letters = [llm.tokenize(f"{blank}{letter}".encode(), add_bos=False)[-1] for letter in LETTERS]
         if len(set(self.letters)) < len(LETTERS):
             raise LearnError(
-                f"{llm.model_path}: its tokenizer does not have a token for each letter A to Z, expected one; "
+                f"{llm.model_path}: the tokenizer does not have a token for each letter A to Z, expected one; "
                 "it cannot answer multiple-choice questions"
             )
 
@@ -89,13 +89,13 @@ def contrast(prompts: Prompts, items: Sequence[Item], answers: Sequence[int], va
     wrong = [(item, item.choices[answer]) for item, answer in pairs if answer != item.answer]
     if not wrong:
         raise LearnError(
-            f"the model answers all {len(right)} training items right: every variant needs wrong answers to learn "
-            "from; give harder items, or another model"
+            f"the model answers all {len(right)} training items right: every variant needs wrong answers to "
+            "learn from; give harder items, or another model"
         )
     if not right and variant != "iPASwo":
         raise LearnError(
-            f"the model answers all {len(wrong)} training items wrong, and {variant} needs some right answers; "
-            "give --variant iPASwo, which does not"
+            f"the model answers all {len(wrong)} training items wrong, and {variant} needs some right "
+            "answers; give --variant iPASwo, which does not"
         )
     if variant == "PASf":
         sides = right, [item for item, _ in wrong]
@@ -117,10 +117,10 @@ def vectors(
     n, whole = len(texts.positive), len(texts.positive) + len(texts.negative)
     positive = _mean(prompts, blocks, texts.positive, portion(done, 0, n, whole))
     negative = _mean(prompts, blocks, texts.negative, portion(done, n, whole - n, whole))
-    found = {block: (positive[i] - negative[i]).astype(np.float32) for i, block in enumerate(blocks)}
-    if not all(vector.any() for vector in found.values()):
+    moved = {block: (positive[i] - negative[i]).astype(np.float32) for i, block in enumerate(blocks)}
+    if not all(vector.any() for vector in moved.values()):
         raise LearnError("right and wrong texts are the same to this model; there is nothing to learn from")
-    return found
+    return moved
 
 
 def _mean(

@@ -1,5 +1,6 @@
-"""What a PAS run is asked to do, and what it saw and reached. Plain values: for the command line, the page and the
-manifest. No clock goes into a bundle: the same run gives the same bytes.
+"""The recipe of a PAS run and its report, as plain values: for the command line, the page and the manifest.
+
+No clock goes into a bundle: the same run gives the same bytes.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ _FROM, _TO = 0.1, 0.95
 
 _SCOPES = {"last": "response", "conversation": "conversation", "all": "all"}
 
-# Student's t at 0.975 for 1 to 14 degrees of freedom, for an interval over few seeds; for more, the last is used,
-# which is a little wide.
+# Student's t at 0.975 for 1 to 14 degrees of freedom, for an interval over few seeds; for more, the last is
+# used, which is a little wide.
 _T = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23, 2.20, 2.18, 2.16, 2.14)
 
 
@@ -39,7 +40,7 @@ class PasRecipe:
 
     variant: one of `prompts.VARIANTS`.
     positions: "last", the last position of each forward pass, as in the paper, which is the bundle's scope
-        `response`; or the bundle scopes "conversation" and "all", with which every cell computes each item anew.
+        `response`; or the bundle scopes "conversation" and "all", which are slower.
     blocks: the blocks to try; None for ten over the model's depth. strengths: multiples of the vector.
     choose: the validation measure whose best cell goes into the bundle; both are reported.
     shots: exemplars from training items that were answered wrong, shown in front of every item.
@@ -99,8 +100,8 @@ def default_blocks(n_layer: int) -> tuple[int, ...]:
 
 @dataclass(frozen=True, slots=True)
 class FreeText:
-    """Means over greedy replies to general questions, unsteered and steered; `nll0` and `distinct2` are those of
-    `generate.measures`, None where steering left float32. sample: question, unsteered reply, steered reply.
+    """Means over greedy replies to general questions, unsteered and steered; `nll0` and `distinct2` are those
+    of `generate.measures`, None where steering left float32. sample: question, unsteered and steered reply.
     """
 
     nll0: tuple[float, float | None]
@@ -142,7 +143,7 @@ class Trial:
 
     sizes: of the training, validation and test split. duplicates: items left out of all three.
     wrong: training items answered wrong. texts: how many positive and negative texts there are.
-    norms: block -> L2 norm of the vector there. grid: on validation. by: the measure whose cell is in the bundle.
+    norms: block -> L2 norm of the vector there. grid: on validation. by: the measure that chose.
     choices: measure -> its best cell. test: measure -> what that cell does to the test split.
     """
 

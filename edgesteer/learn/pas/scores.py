@@ -1,10 +1,10 @@
-"""What answers are worth: accuracies, flips, letters, intervals, and the grid from which a cell is chosen. Pure.
+"""What answers are worth: accuracies, flips, letters, intervals, and the grid of cells. Pure.
 
 In:  items, and the letters answered, unsteered and steered. Out: Scores of one cell; a Grid of many.
 
 accuracy            share of the items whose target was answered
-balanced accuracy   mean over the letters of the accuracy among the items whose target has that letter: a model, or a
-                    vector, that only prefers a letter gains nothing by it
+balanced accuracy   mean over the letters of the accuracy among the items whose target has that letter:
+                    a model, or a vector, that only prefers a letter gains nothing by it
 """
 
 from __future__ import annotations
@@ -51,11 +51,11 @@ def balanced(items: Sequence[Item], correct: Bools) -> F64:
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """The same items before (unsteered) and after (steered), in one batch each, so that only the steering differs.
+    """The same items before (unsteered) and after (steered), in one batch each: only the steering differs.
 
     accuracy, balanced: before, after and the difference, with 95 % intervals over resampled items.
-    over_groups: the gain in accuracy with an interval over resampled groups, or None if no item has one. Items of a
-        group resemble each other, so this interval is the wider one.
+    over_groups: the gain in accuracy with an interval over resampled groups, or None if no item has one.
+        Items of a group resemble each other, so this interval is the wider one.
     by_letter: letter -> (items whose target it is, accuracy before, after).
     answered: letter -> how often it was answered (before, after).
     """
@@ -173,8 +173,8 @@ def cells_of(blocks: Sequence[int], strengths: Sequence[float]) -> list[Cell]:
 class Grid:
     """Validation accuracies of every cell.
 
-    blocks, strengths: the axes. values: measure -> float64 [blocks, strengths]. unsteered: measure -> the value of
-    the same items at strength 0. overflowed: how many answers are OVERFLOWED.
+    blocks, strengths: the axes. values: measure -> float64 [blocks, strengths]. unsteered: measure ->
+        value at strength 0. overflowed: how many answers are OVERFLOWED.
     """
 
     blocks: tuple[int, ...]

@@ -62,15 +62,17 @@ BRIEF: dict[str, Any] = {"control": (item(901, 4), item(902, 4)), "questions": (
 
 
 class Answers(PartFile):
-    """The answers of a run in the order in which they were computed, each with the question and the number of cells.
+    """The answers of a run in the order in which they were computed.
 
-    letters: called with what the model is shown and the number of cells, in place of the model; None asks the model.
+    computed: of each, whether steered, what the model was shown, the number of cells.
+
+    letters: called with what the model is shown and the number of cells, and answers in its place.
     """
 
     def __init__(self, llm: SteeredLlama, letters: Callable[[str, int], list[int]] | None = None) -> None:
         super().__init__(None, {})
         self._llm, self._letters = llm, letters
-        self.asked: list[tuple[str, str, int]] = []
+        self.computed: list[tuple[str, str, int]] = []
 
     def get(self, key: str) -> Any:
         if self._letters is None:
@@ -85,7 +87,7 @@ class Answers(PartFile):
         super().put(key, result)
 
     def _note(self, kind: str, texts: list[str], cells: int) -> None:
-        self.asked += [(kind, text, cells) for text in texts]
+        self.computed += [(kind, text, cells) for text in texts]
 
     def _read(self, key: str) -> tuple[str, list[str], int]:
         kind, what, *rest = ast.literal_eval(key)
@@ -156,13 +158,13 @@ def a_report(
     skipped: int = 0,
     **how: Any,
 ) -> PasReport:
-    found = tuple(a_trial(seed, **how) for seed in range(trials))
+    result = tuple(a_trial(seed, **how) for seed in range(trials))
     after = None if overflow else 2.5
     return PasReport(
         recipe=PasRecipe(trials=trials, shots=len(shots)),
-        blocks=found[0].grid.blocks,
+        blocks=result[0].grid.blocks,
         skipped=Skipped(skipped, 900),
-        trials=found,
+        trials=result,
         control=judged(9, 16, 4),
         free_text=FreeText((2.25, after), (0.9, after and 0.8), sample),
         shots=Shots(len(shots), 0.5, shots) if shots else None,

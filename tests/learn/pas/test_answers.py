@@ -73,16 +73,16 @@ def expected(
 
 def test_unsteered_letters_are_those_of_a_context_of_its_own(prompts: Prompts, alone: SteeredLlama) -> None:
     items = [*ITEMS, item(77, 26), item(79, 13)]
-    found = unsteered_answers(prompts, items, unknown())
-    assert (found.dtype, found.shape) == (np.int8, (len(items),))
-    assert found.tolist() == [letter(alone, prompts, one, SteeringPlan()) for one in items]
-    assert len(set(found.tolist())) > 1  # else this proves little
+    result = unsteered_answers(prompts, items, unknown())
+    assert (result.dtype, result.shape) == (np.int8, (len(items),))
+    assert result.tolist() == [letter(alone, prompts, one, SteeringPlan()) for one in items]
+    assert len(set(result.tolist())) > 1  # else this proves little
 
 
 def test_a_letter_is_always_one_of_the_items_choices(prompts: Prompts) -> None:
     items = [item(n, size) for n, size in enumerate([2, 26, 3, 2, 13, 4] * 3)]
-    found = unsteered_answers(prompts, items, unknown())
-    assert all(0 <= a < len(one.choices) for a, one in zip(found, items, strict=True))
+    result = unsteered_answers(prompts, items, unknown())
+    assert all(0 <= a < len(one.choices) for a, one in zip(result, items, strict=True))
 
 
 def test_nothing_is_asked_of_no_items(prompts: Prompts) -> None:
@@ -99,10 +99,10 @@ def test_every_cell_gives_what_its_plan_gives(
 ) -> None:
     bundles = constants(model("llama"), BLOCKS)
     cells = cells_of(BLOCKS, [1.0, 8.0, -4.0])  # more cells than lanes
-    found = steered_answers(prompts, ITEMS, bundles, cells, scope, unknown())
-    assert found.dtype == np.int8
-    assert found.tolist() == expected(alone, prompts, ITEMS, bundles, cells, scope)
-    assert (found[:, 1:] != found[:, :1]).any()
+    result = steered_answers(prompts, ITEMS, bundles, cells, scope, unknown())
+    assert result.dtype == np.int8
+    assert result.tolist() == expected(alone, prompts, ITEMS, bundles, cells, scope)
+    assert (result[:, 1:] != result[:, :1]).any()
     assert prompts.llm.steering == SteeringPlan()
 
 
@@ -120,11 +120,11 @@ def test_side_by_side_is_one_plan_after_another(model: Model, arch: str) -> None
 
 def test_how_many_lanes_there_are_changes_no_letter(model: Model, prompts: Prompts) -> None:
     bundles, cells = constants(model("llama"), BLOCKS), cells_of(BLOCKS, [1.0, 8.0, -4.0])
-    found = steered_answers(prompts, ITEMS, bundles, cells, "response", unknown())
+    result = steered_answers(prompts, ITEMS, bundles, cells, "response", unknown())
     for lanes in (1, 3):
         other = opened(model("llama"), lanes=lanes)
         assert np.array_equal(
-            found, steered_answers(Prompts(other), ITEMS, bundles, cells, "response", unknown())
+            result, steered_answers(Prompts(other), ITEMS, bundles, cells, "response", unknown())
         )
         other.close()
 
@@ -132,21 +132,21 @@ def test_how_many_lanes_there_are_changes_no_letter(model: Model, prompts: Promp
 def test_exemplars_are_read_alike_in_every_cell_and_part(model: Model) -> None:
     """Their replies are in scope `response` too; what the cells share is steered by none of them."""
     bundles, cells = constants(model("llama"), BLOCKS), cells_of(BLOCKS, [64.0, 4.0, -64.0])
-    found = []
+    result = []
     for lanes in (3, 32):
         llm = opened(model("llama"), lanes=lanes)
         prompts = Prompts(llm, shots=quiz(2))
-        found.append(steered_answers(prompts, ITEMS[:3], bundles, cells, "response", unknown()))
-        assert np.array_equal(found[-1][:, 0], unsteered_answers(prompts, ITEMS[:3], unknown()))
+        result.append(steered_answers(prompts, ITEMS[:3], bundles, cells, "response", unknown()))
+        assert np.array_equal(result[-1][:, 0], unsteered_answers(prompts, ITEMS[:3], unknown()))
         llm.close()
-    assert np.array_equal(*found)
+    assert np.array_equal(*result)
 
 
 def test_cells_of_the_same_strength_in_any_order(model: Model, prompts: Prompts) -> None:
     bundles, cells = constants(model("llama"), BLOCKS), cells_of(BLOCKS, [1.0, 8.0, -4.0])
-    found = steered_answers(prompts, ITEMS, bundles, cells, "response", unknown())
+    result = steered_answers(prompts, ITEMS, bundles, cells, "response", unknown())
     back = steered_answers(prompts, ITEMS, bundles, cells[::-1], "response", unknown())
-    assert np.array_equal(found, back[:, ::-1])
+    assert np.array_equal(result, back[:, ::-1])
 
 
 # -- overflow --------------------------------------------------------------------------------------
@@ -162,10 +162,10 @@ def test_an_overflow_is_of_its_cell_alone(model: Model, prompts: Prompts, scope:
         mixed: list[Cell] = list(cells)
         for i in at:
             mixed.insert(i, Cell(BLOCKS[i % 3], 3e38))
-        found = steered_answers(prompts, ITEMS[:2], bundles, mixed, scope, unknown())
+        result = steered_answers(prompts, ITEMS[:2], bundles, mixed, scope, unknown())
         huge = np.array([cell.strength > 1e30 for cell in mixed])
-        assert (found[:, huge] == OVERFLOWED).all()
-        assert np.array_equal(found[:, ~huge], plain)
+        assert (result[:, huge] == OVERFLOWED).all()
+        assert np.array_equal(result[:, ~huge], plain)
 
 
 def test_logits_that_are_no_numbers_are_no_letter(
@@ -183,9 +183,9 @@ def test_logits_that_are_no_numbers_are_no_letter(
     bundles, cells = constants(model("llama"), BLOCKS), cells_of(BLOCKS, [1.0])
     whole = steered_answers(prompts, ITEMS, bundles, cells, "response", unknown())
     monkeypatch.setattr(Lanes, "feed", poisoned)
-    found = steered_answers(prompts, ITEMS, bundles, cells, "response", unknown())
-    assert (found[:, 1] == OVERFLOWED).all()
-    assert np.array_equal(np.delete(found, 1, axis=1), np.delete(whole, 1, axis=1))
+    result = steered_answers(prompts, ITEMS, bundles, cells, "response", unknown())
+    assert (result[:, 1] == OVERFLOWED).all()
+    assert np.array_equal(np.delete(result, 1, axis=1), np.delete(whole, 1, axis=1))
 
 
 def test_after_an_overflow_the_model_is_itself(model: Model, prompts: Prompts) -> None:
@@ -258,11 +258,11 @@ def test_a_prompt_read_as_another_number_of_choices_is_another_question(prompts:
 
 @pytest.mark.parametrize("scope", ["response", "all"])
 def test_progress_goes_up_to_one(model: Model, prompts: Prompts, scope: str) -> None:
-    told: list[float] = []
-    unsteered_answers(prompts, ITEMS, unknown(), told.append)
-    assert told == sorted(told)
-    assert told[-1] == 1
-    told.clear()
+    reported: list[float] = []
+    unsteered_answers(prompts, ITEMS, unknown(), reported.append)
+    assert reported == sorted(reported)
+    assert reported[-1] == 1
+    reported.clear()
     steered_answers(
         prompts,
         ITEMS[:3],
@@ -270,6 +270,6 @@ def test_progress_goes_up_to_one(model: Model, prompts: Prompts, scope: str) -> 
         cells_of(BLOCKS, [1.0]),
         scope,
         unknown(),
-        told.append,
+        reported.append,
     )
-    assert told == pytest.approx([1 / 3, 2 / 3, 1])
+    assert reported == pytest.approx([1 / 3, 2 / 3, 1])

@@ -101,7 +101,7 @@ def test_each_item_has_an_order_of_its_own() -> None:
 
 
 def test_which_item_gets_which_letter_is_random() -> None:
-    """Neither the answer in the file nor the place in it decides: over seeds each letter comes about as often."""
+    """Neither the answer in the file nor the place in it decides: each letter comes about as often."""
     items = many(20, 2)
     came = Counter(
         i.letter
@@ -148,7 +148,7 @@ def test_shuffled_labels_change_the_target_alone() -> None:
 
 
 @pytest.mark.parametrize(
-    ("items", "said"),
+    ("items", "excerpt"),
     [
         ([], "0 items, expected at least 20"),
         (many(19), "19 items, expected at least 20"),
@@ -165,11 +165,11 @@ def test_shuffled_labels_change_the_target_alone() -> None:
         ([replace(i, group=str(i.answer % 2)) for i in many()], "2 group"),
     ],
 )
-def test_what_nothing_can_be_learned_from_is_refused(items: list[Item], said: str) -> None:
+def test_what_nothing_can_be_learned_from_is_refused(items: list[Item], excerpt: str) -> None:
     with pytest.raises(LearnError) as refused:
         prepare(items, 0, "d.jsonl")
     message = str(refused.value)
-    assert said in message
+    assert excerpt in message
     assert message.startswith("d.jsonl: ")
     assert "\n" not in message
     assert len(message) < 300

@@ -58,7 +58,9 @@ def shown(answers: Answers) -> list[tuple[str, str, int]]:
     """(kind, question, cells) of every answer in order, without the control items."""
     control = questions(BRIEF["control"])
     return [
-        (kind, question(text), cells) for kind, text, cells in answers.asked if question(text) not in control
+        (kind, question(text), cells)
+        for kind, text, cells in answers.computed
+        if question(text) not in control
     ]
 
 
@@ -110,21 +112,21 @@ def test_the_models_own_steering_is_set_aside_and_comes_back(llm: SteeredLlama, 
 
 @pytest.mark.parametrize("shots", [0, 2])
 def test_no_test_item_is_shown_before_the_cell_is_chosen(llm: SteeredLlama, shots: int) -> None:
-    """In two trials: training items unsteered, validation items in every cell, test items in the chosen ones."""
+    """In two trials: training items unsteered, validation in every cell, test in the chosen ones."""
     answers = Answers(llm)
     learned(llm, known=answers, shots=shots, trials=2)
-    asked = shown(answers)
+    computed = shown(answers)
     for seed in (0, 1):
         split = prepare(ITEMS, seed)
         train, validation, test = map(questions, (split.train, split.validation, split.test))
         n = len(train) + (len(train) - shots if shots else 0)
-        parts = asked[:n], asked[n : n + len(validation)], asked[n + len(validation) :][: len(test)]
+        parts = computed[:n], computed[n : n + len(validation)], computed[n + len(validation) :][: len(test)]
         assert {(kind, q) for kind, q, _ in parts[0]} == {("unsteered", q) for q in train}
         assert set(parts[1]) == {("steered", q, CELLS) for q in validation}
         assert {(kind, q) for kind, q, _ in parts[2]} == {("steered", q) for q in test}
         assert all(cells < CELLS for _, _, cells in parts[2])
-        asked = asked[n + len(validation) + len(test) :]
-    assert {(kind, q) for kind, q, _ in asked} == (
+        computed = computed[n + len(validation) + len(test) :]
+    assert {(kind, q) for kind, q, _ in computed} == (
         {("unsteered", q) for q in questions(prepare(ITEMS, 0).test)} if shots else set()
     )
 
@@ -136,7 +138,7 @@ def test_exemplars_were_wrong_leave_the_training_set_and_precede_every_item(llm:
     assert report.shots is not None
     shots = [one for one in train if one.question in report.shots.questions]
     assert len(shots) == report.shots.n == 2
-    texts = [text for kind, text, cells in answers.asked]
+    texts = [text for kind, text, cells in answers.computed]
     behind = texts[len(train) : -len(prepare(ITEMS, 0).test) - len(BRIEF["control"])]
     assert all(text.index(one.question) < text.index(question(text)) for text in behind for one in shots)
     assert questions(shots).isdisjoint(map(question, behind))
@@ -149,7 +151,7 @@ def test_exemplars_were_wrong_leave_the_training_set_and_precede_every_item(llm:
 def test_shuffled_labels_are_other_targets_of_the_same_items(llm: SteeredLlama) -> None:
     plain, shuffled = Answers(llm), Answers(llm)
     (before, _), (after, _) = learned(llm, known=plain), learned(llm, known=shuffled, shuffle_labels=True)
-    assert sorted(text for _, text, _ in plain.asked) == sorted(text for _, text, _ in shuffled.asked)
+    assert sorted(text for _, text, _ in plain.computed) == sorted(text for _, text, _ in shuffled.computed)
     assert after.training["shuffle_labels"] is True
     assert before != after
 
@@ -190,7 +192,7 @@ def test_a_model_that_answers_everything_wrong_learns_by_one_variant(llm: Steere
 
 
 def test_each_measures_cell_is_tested_as_itself(llm: SteeredLlama) -> None:
-    """The first cell has the best validation accuracy, the second the best balanced accuracy, by its one C."""
+    """The first cell has the best validation accuracy, the second the best balanced accuracy."""
     split = prepare(MANY, 0)
     validation, test = questions(split.validation), questions(split.test)
     letters = {one.question: one.letter for one in split.validation}
@@ -267,13 +269,13 @@ def test_the_report_is_strict_json_and_stands_in_the_manifest(
     llm: SteeredLlama, recipe: dict[str, Any]
 ) -> None:
     bundle, report = learned(llm, **recipe)
-    told = json.loads(json.dumps(report.to_json(), allow_nan=False))
+    reported = json.loads(json.dumps(report.to_json(), allow_nan=False))
     manifest = json.loads(bundle.members["manifest.json"])
-    assert "seconds" in told
+    assert "seconds" in reported
     assert "seconds" not in json.dumps(manifest)  # no clock goes into a bundle
     assert manifest["training"] == json.loads(json.dumps(report.training()))
     assert manifest["evaluation"] == json.loads(json.dumps(report.evaluation()))
-    trial = told["trials"][0]
+    trial = reported["trials"][0]
     assert sum(trial["sizes"].values()) == len(ITEMS)
     by = recipe.get("choose", "accuracy")
     chosen = trial["chosen"][by]
@@ -283,12 +285,12 @@ def test_the_report_is_strict_json_and_stands_in_the_manifest(
 
 
 def test_progress_never_goes_back_and_ends(llm: SteeredLlama) -> None:
-    told: list[tuple[str, float]] = []
-    learned(llm, trials=2, progress=lambda stage, fraction: told.append((stage, fraction)))
-    fractions = [fraction for _, fraction in told]
+    reported: list[tuple[str, float]] = []
+    learned(llm, trials=2, progress=lambda stage, fraction: reported.append((stage, fraction)))
+    fractions = [fraction for _, fraction in reported]
     assert fractions == pytest.approx(sorted(fractions))
     assert all(0 <= fraction <= 1 for fraction in fractions)
-    assert told[-1] == ("done", 1.0)
+    assert reported[-1] == ("done", 1.0)
 
 
 # -- items that do not fit -----------------------------------------------------------------------------
@@ -340,7 +342,7 @@ def test_all_items_too_long_is_an_error_that_names_the_remedy(llm: SteeredLlama)
 
 
 @pytest.mark.parametrize(
-    ("items", "recipe", "said"),
+    ("items", "recipe", "excerpt"),
     [
         ([], {}, "0 items"),
         (ITEMS[:19], {}, "19 items, expected at least 20"),
@@ -357,17 +359,17 @@ def test_all_items_too_long_is_an_error_that_names_the_remedy(llm: SteeredLlama)
     ],
 )
 def test_bad_input_is_refused_before_anything_is_computed(
-    llm: SteeredLlama, items: list[Item], recipe: dict[str, Any], said: str
+    llm: SteeredLlama, items: list[Item], recipe: dict[str, Any], excerpt: str
 ) -> None:
     known = PartFile(None, {})
-    with pytest.raises(LearnError, match=said) as refused:
+    with pytest.raises(LearnError, match=excerpt) as refused:
         learned(llm, items, known, **recipe)
     assert len(known) == 0
     assert "\n" not in str(refused.value)
 
 
 @pytest.mark.parametrize(
-    ("recipe", "said"),
+    ("recipe", "excerpt"),
     [
         ({"variant": "PAS"}, "expected one of iPASwo, iPASa, PASf"),
         ({"positions": "first"}, "expected one of last, conversation, all"),
@@ -379,25 +381,25 @@ def test_bad_input_is_refused_before_anything_is_computed(
         ({"strengths": (-math.inf,)}, "expected finite numbers"),
     ],
 )
-def test_a_recipe_that_cannot_be_is_refused(recipe: dict[str, Any], said: str) -> None:
-    with pytest.raises(LearnError, match=said):
+def test_a_recipe_that_cannot_be_is_refused(recipe: dict[str, Any], excerpt: str) -> None:
+    with pytest.raises(LearnError, match=excerpt):
         PasRecipe(**recipe)
 
 
 # -- the grid's axes ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("n_layer", range(2, 121))
-def test_default_blocks_can_be_steered_and_spread_over_the_depth(n_layer: int) -> None:
-    blocks = PasRecipe().blocks_of(n_layer)
-    assert blocks == default_blocks(n_layer) == tuple(sorted(set(blocks)))
-    assert all(type(block) is int and 1 <= block < n_layer for block in blocks)
-    assert len(blocks) == min(10, n_layer - 1) or n_layer < 14
-    if n_layer >= 20:
-        steps = np.diff(blocks)
-        assert steps.max() - steps.min() <= 1
-        assert blocks[0] <= 0.15 * n_layer
-        assert 0.9 * n_layer - 1 <= blocks[-1] < n_layer - 1
+def test_default_blocks_can_be_steered_and_spread_over_the_depth() -> None:
+    for n_layer in range(2, 121):
+        blocks = PasRecipe().blocks_of(n_layer)
+        assert blocks == default_blocks(n_layer) == tuple(sorted(set(blocks)))
+        assert all(type(block) is int and 1 <= block < n_layer for block in blocks)
+        assert len(blocks) == min(10, n_layer - 1) or n_layer < 14
+        if n_layer >= 20:
+            steps = np.diff(blocks)
+            assert steps.max() - steps.min() <= 1
+            assert blocks[0] <= 0.15 * n_layer
+            assert 0.9 * n_layer - 1 <= blocks[-1] < n_layer - 1
 
 
 def test_a_model_of_one_block_cannot_be_steered() -> None:
@@ -426,9 +428,9 @@ def test_no_strength_changes_nothing_and_some_strength_something(llm: SteeredLla
 
 def test_where_steering_overflows_there_is_no_after(llm: SteeredLlama) -> None:
     bundle = constants(Path(llm.model_path), [2], size=10.0)[2]
-    found = free_text(Prompts(llm).chat, bundle, 3e38, QUESTIONS)
-    assert (found.nll0[1], found.distinct2[1], found.sample[2]) == (None, None, "")
-    assert found.nll0[0] == free_text(Prompts(llm).chat, bundle, 0.0, QUESTIONS).nll0[0]
-    values = json.loads(json.dumps(found.to_json(), allow_nan=False))
+    result = free_text(Prompts(llm).chat, bundle, 3e38, QUESTIONS)
+    assert (result.nll0[1], result.distinct2[1], result.sample[2]) == (None, None, "")
+    assert result.nll0[0] == free_text(Prompts(llm).chat, bundle, 0.0, QUESTIONS).nll0[0]
+    values = json.loads(json.dumps(result.to_json(), allow_nan=False))
     assert values["nll0"]["after"] is None
     assert not llm.steering

@@ -181,14 +181,14 @@ def test_the_texts_are_those_that_the_variant_names(drawn: tuple[list[Item], lis
     assert full.positive == [("prompt", one.question) for one in right]
     assert full.negative == [("prompt", one.question) for one, _ in wrong]
 
-    said = [("plain", one.question, choice) for one, choice in wrong]
+    excerpt = [("plain", one.question, choice) for one, choice in wrong]
     across = made(items, letters, "iPASa")
     assert across.positive == [("plain", one.question, one.target) for one in right]
-    assert across.negative == said
+    assert across.negative == excerpt
 
     within = made(items, letters, "iPASwo")
     assert within.positive == [("plain", one.question, one.target) for one, _ in wrong]
-    assert within.negative == said
+    assert within.negative == excerpt
     assert all(a[1] == b[1] and a[2] != b[2] for a, b in zip(within.positive, within.negative, strict=True))
 
 
@@ -232,12 +232,12 @@ def mean_of_last(llm: SteeredLlama, texts: Sequence[list[int]], block: int) -> A
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_vector_is_the_difference_of_means_of_last_tokens(prompts: Prompts, variant: str) -> None:
     items = quiz(11, (2, 3))
-    found = contrast(prompts, items, [0] * 11, variant)
-    moved = vectors(prompts, BLOCKS, found)
+    result = contrast(prompts, items, [0] * 11, variant)
+    moved = vectors(prompts, BLOCKS, result)
     assert sorted(moved) == BLOCKS
     for block, vector in moved.items():
-        expected = mean_of_last(prompts.llm, found.positive, block) - mean_of_last(
-            prompts.llm, found.negative, block
+        expected = mean_of_last(prompts.llm, result.positive, block) - mean_of_last(
+            prompts.llm, result.negative, block
         )
         assert (vector.dtype, vector.shape) == (np.float32, (prompts.llm.n_embd(),))
         assert np.abs(vector - expected).max() < 1e-4 * np.abs(expected).max() + 1e-6
@@ -245,8 +245,10 @@ def test_a_vector_is_the_difference_of_means_of_last_tokens(prompts: Prompts, va
 
 
 def test_sides_exchanged_turn_the_vector_round(prompts: Prompts) -> None:
-    found = contrast(prompts, quiz(7), [0] * 7, "iPASa")
-    there, back = (vectors(prompts, BLOCKS, one) for one in (found, Contrast(found.negative, found.positive)))
+    result = contrast(prompts, quiz(7), [0] * 7, "iPASa")
+    there, back = (
+        vectors(prompts, BLOCKS, one) for one in (result, Contrast(result.negative, result.positive))
+    )
     assert all(np.array_equal(there[block], -back[block]) for block in BLOCKS)
 
 
@@ -259,8 +261,8 @@ def test_the_same_texts_on_both_sides_are_refused(prompts: Prompts) -> None:
 def test_how_many_lanes_there_are_changes_rounding_alone(
     prompts: Prompts, model: Callable[[str], Path]
 ) -> None:
-    found, one = contrast(prompts, quiz(7), [0] * 7, "iPASwo"), opened(model("llama"), lanes=1)
-    alone, together = vectors(Prompts(one), BLOCKS, found), vectors(prompts, BLOCKS, found)
+    result, one = contrast(prompts, quiz(7), [0] * 7, "iPASwo"), opened(model("llama"), lanes=1)
+    alone, together = vectors(Prompts(one), BLOCKS, result), vectors(prompts, BLOCKS, result)
     for block in BLOCKS:
         assert np.abs(alone[block] - together[block]).max() < 1e-3 * np.abs(alone[block]).max()
     one.close()
@@ -272,7 +274,7 @@ def test_a_text_longer_than_the_context_is_refused(prompts: Prompts) -> None:
 
 
 def test_progress_goes_up_to_one(prompts: Prompts) -> None:
-    told: list[float] = []
-    vectors(prompts, BLOCKS, contrast(prompts, quiz(20), [0] * 20, "iPASwo"), told.append)
-    assert told == sorted(told)
-    assert told[-1] == pytest.approx(1)
+    reported: list[float] = []
+    vectors(prompts, BLOCKS, contrast(prompts, quiz(20), [0] * 20, "iPASwo"), reported.append)
+    assert reported == sorted(reported)
+    assert reported[-1] == pytest.approx(1)

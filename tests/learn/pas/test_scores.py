@@ -16,7 +16,7 @@ from edgesteer.learn.pas import Item
 from edgesteer.learn.pas.scores import I8, MEASURES, OVERFLOWED, Cell, balanced, cells_of, grid, right, scores
 from tests.learn.pas.support import a_trial, holds, item
 
-quick = settings(max_examples=20, deadline=None)
+quick = settings(max_examples=12, deadline=None)
 
 
 @st.composite
@@ -43,8 +43,8 @@ def slow_balanced(items: list[Item], letters: list[int]) -> Fraction:
 @given(answered())
 def test_values_are_those_of_a_slow_reference(drawn: tuple[list[Item], I8]) -> None:
     items, letters = drawn
-    found = scores(items, letters[:, 0], letters[:, 1])
-    for reference, three in ((slow_accuracy, found.accuracy), (slow_balanced, found.balanced)):
+    result = scores(items, letters[:, 0], letters[:, 1])
+    for reference, three in ((slow_accuracy, result.accuracy), (slow_balanced, result.balanced)):
         before, after = (reference(items, letters[:, i].tolist()) for i in (0, 1))
         assert three[0].value == pytest.approx(float(before))
         assert three[1].value == pytest.approx(float(after))
@@ -77,15 +77,15 @@ def test_what_left_float32_is_wrong(drawn: tuple[list[Item], I8]) -> None:
 @given(answered())
 def test_flips_add_up(drawn: tuple[list[Item], I8]) -> None:
     items, letters = drawn
-    found = scores(items, letters[:, 0], letters[:, 1])
-    gained = (found.wrong_to_right - found.right_to_wrong) / len(items)
-    assert found.accuracy[2].value == pytest.approx(gained)
-    assert found.n == len(items) == sum(n for n, _, _ in found.by_letter.values())
+    result = scores(items, letters[:, 0], letters[:, 1])
+    gained = (result.wrong_to_right - result.right_to_wrong) / len(items)
+    assert result.accuracy[2].value == pytest.approx(gained)
+    assert result.n == len(items) == sum(n for n, _, _ in result.by_letter.values())
     for column, share in ((0, 1), (1, 2)):
-        by_letter = sum(entry[0] * entry[share] for entry in found.by_letter.values())
-        assert by_letter == pytest.approx(found.n * found.accuracy[column].value)
-        told = sum(counts[column] for counts in found.answered.values())
-        assert told == int((letters[:, column] != OVERFLOWED).sum())
+        by_letter = sum(entry[0] * entry[share] for entry in result.by_letter.values())
+        assert by_letter == pytest.approx(result.n * result.accuracy[column].value)
+        reported = sum(counts[column] for counts in result.answered.values())
+        assert reported == int((letters[:, column] != OVERFLOWED).sum())
 
 
 @quick
@@ -94,24 +94,24 @@ def test_an_interval_holds_its_value_and_stays_within_what_can_be(
     drawn: tuple[list[Item], I8], seed: int
 ) -> None:
     items, letters = drawn
-    found = scores(items, letters[:, 0], letters[:, 1], seed)
-    for three in (found.accuracy, found.balanced):
+    result = scores(items, letters[:, 0], letters[:, 1], seed)
+    for three in (result.accuracy, result.balanced):
         assert all(map(holds, three))
         assert all(one.low >= 0 and one.high <= 1 for one in three[:2])
         assert three[2].low >= -1
         assert three[2].high <= 1
-    assert found == scores(items, letters[:, 0], letters[:, 1], seed)
-    json.dumps(found.to_json(), allow_nan=False)
+    assert result == scores(items, letters[:, 0], letters[:, 1], seed)
+    json.dumps(result.to_json(), allow_nan=False)
 
 
 @quick
 @given(answered())
 def test_no_change_gains_exactly_nothing(drawn: tuple[list[Item], I8]) -> None:
     items, letters = drawn
-    found = scores(items, letters[:, 0], letters[:, 0])
-    for gain in (found.accuracy[2], found.balanced[2]):
+    result = scores(items, letters[:, 0], letters[:, 0])
+    for gain in (result.accuracy[2], result.balanced[2]):
         assert (gain.value, gain.low, gain.high) == (0, 0, 0)
-    assert found.right_to_wrong == found.wrong_to_right == 0
+    assert result.right_to_wrong == result.wrong_to_right == 0
 
 
 @quick
@@ -128,20 +128,20 @@ def test_before_and_after_exchanged_is_the_loss(drawn: tuple[list[Item], I8]) ->
 @quick
 @given(st.lists(st.integers(0, 1), min_size=2, max_size=30).filter(lambda t: len(set(t)) == 2))
 def test_a_vector_that_only_prefers_a_letter_gains_no_balanced_accuracy(targets: list[int]) -> None:
-    """Always A, then always B: the accuracy may rise as far as the letters are uneven, the balanced one never."""
+    """Always A, then always B: accuracy may rise where letters are uneven, balanced accuracy never."""
     items = [item(i, 2, target) for i, target in enumerate(targets)]
     a, b = (np.full(len(items), letter, dtype=np.int8) for letter in (0, 1))
-    found = scores(items, a, b)
-    assert [one.value for one in found.balanced] == [0.5, 0.5, 0]
-    assert found.balanced[2].low == found.balanced[2].high == 0
-    assert found.accuracy[2].value == pytest.approx(np.mean(np.array(targets) * 2 - 1))
+    result = scores(items, a, b)
+    assert [one.value for one in result.balanced] == [0.5, 0.5, 0]
+    assert result.balanced[2].low == result.balanced[2].high == 0
+    assert result.accuracy[2].value == pytest.approx(np.mean(np.array(targets) * 2 - 1))
 
 
 def test_resampling_draws_within_a_letter() -> None:
-    """All targets A right, all B wrong: whatever is drawn, half is right; the letters were fixed by the split."""
+    """All targets A right, all B wrong: whatever is drawn, half is right."""
     items = [item(i, 2, i % 2) for i in range(20)]
-    found = scores(items, np.zeros(20, dtype=np.int8), np.zeros(20, dtype=np.int8))
-    assert (found.accuracy[0].low, found.accuracy[0].high) == (0.5, 0.5)
+    result = scores(items, np.zeros(20, dtype=np.int8), np.zeros(20, dtype=np.int8))
+    assert (result.accuracy[0].low, result.accuracy[0].high) == (0.5, 0.5)
 
 
 def test_more_items_say_more() -> None:
@@ -158,15 +158,15 @@ def test_groups_are_resampled_whole_and_items_without_one_are_their_own() -> Non
     items = [Item(f"q{i}", ("a", "b"), i % 2, group=f"g{i // 10}") for i in range(40)]
     before, after = np.zeros(40, dtype=np.int8), np.zeros(40, dtype=np.int8)
     after[:10] = [item.answer for item in items[:10]]  # one group gains everything, three gain nothing
-    found = scores(items, before, after)
-    assert found.over_groups is not None
-    assert found.over_groups.value == found.accuracy[2].value == 5 / 40
-    assert found.over_groups.low == 0.0  # a resample may well lack that group
-    assert found.accuracy[2].low > 0.0  # the items alone look certain
+    result = scores(items, before, after)
+    assert result.over_groups is not None
+    assert result.over_groups.value == result.accuracy[2].value == 5 / 40
+    assert result.over_groups.low == 0.0  # a resample may well lack that group
+    assert result.accuracy[2].low > 0.0  # the items alone look certain
     alone = [dataclasses.replace(item, group=None) for item in items]
     assert scores(alone, before, after).over_groups is None
-    told = found.to_json()
-    assert told["gain_over_groups"][0] == 0.125
+    reported = result.to_json()
+    assert reported["gain_over_groups"][0] == 0.125
 
 
 # -- the grid --------------------------------------------------------------------------------------
@@ -202,7 +202,7 @@ def searched(draw: st.DrawFn) -> tuple[list[Item], Axes, I8]:
 @given(searched())
 def test_each_cell_of_the_grid_is_judged_by_its_own_column(drawn: tuple[list[Item], Axes, I8]) -> None:
     items, (blocks, strengths), answered = drawn
-    found = grid(items, blocks, strengths, answered)
+    result = grid(items, blocks, strengths, answered)
     cells = cells_of(blocks, strengths)
     assert len(cells) == answered.shape[1] == len(set(cells))
     assert cells[0].strength == 0
@@ -210,9 +210,9 @@ def test_each_cell_of_the_grid_is_judged_by_its_own_column(drawn: tuple[list[Ite
         correct = right(items, answered[:, j])
         values = {"accuracy": correct.mean(), "balanced": balanced(items, correct)}
         for measure in MEASURES:
-            told = found.unsteered[measure] if j == 0 else found.at(cell, measure)
-            assert told == pytest.approx(float(values[measure]))
-    assert found.overflowed == (answered == OVERFLOWED).sum()
+            reported = result.unsteered[measure] if j == 0 else result.at(cell, measure)
+            assert reported == pytest.approx(float(values[measure]))
+    assert result.overflowed == (answered == OVERFLOWED).sum()
 
 
 @quick
@@ -221,11 +221,11 @@ def test_the_best_cell_and_ties_to_the_smaller_strength_then_the_earlier_block(
     drawn: tuple[list[Item], Axes, I8],
 ) -> None:
     items, (blocks, strengths), answered = drawn
-    found = grid(items, blocks, strengths, answered)
+    result = grid(items, blocks, strengths, answered)
     for measure in MEASURES:
-        best, reached = found.best(measure), found.at(found.best(measure), measure)
+        best, reached = result.best(measure), result.at(result.best(measure), measure)
         for block, strength in product(blocks, strengths):
-            value = found.at(Cell(block, strength), measure)
+            value = result.at(Cell(block, strength), measure)
             assert value <= reached + 1e-9
             if value > reached - 1e-9:
                 assert (abs(best.strength), best.block) <= (abs(strength), block)
@@ -244,8 +244,8 @@ def test_rounding_breaks_no_tie() -> None:
     answered = np.array(columns, dtype=np.int8).T
     assert grid(items, [5], [1.0, 4.0], answered).best("balanced") == Cell(5, 1.0)
     assert grid(items, [5], [4.0, 1.0], answered[:, [0, 2, 1]]).best("balanced") == Cell(5, 1.0)
-    found = grid(items, [5], [1.0], answered[:, [0, 2]])
-    assert found.at(Cell(5, 1.0), "balanced") == found.unsteered["balanced"]
+    result = grid(items, [5], [1.0], answered[:, [0, 2]])
+    assert result.at(Cell(5, 1.0), "balanced") == result.unsteered["balanced"]
 
 
 def test_a_cell_improves_if_it_is_better_than_unsteered_not_as_good() -> None:
