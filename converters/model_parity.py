@@ -1,7 +1,6 @@
-"""Whether a steered model in Torch and the same steering in the runtime say the same, on real text.
+"""Do a steered model in Torch and the same steering in the runtime agree, on real text?
 
-In:  a TorchModel with its intervention; a SteeredLlama of the same model, and the bundle; texts.
-Out: a ModelParity: block outputs, and the next-token distribution, against what the two differ by unsteered.
+Compared are block outputs and the next-token distribution, against what the two differ by unsteered.
 
 A quantized file computes differently from its dequantized weights, so nothing can agree better steered than it does
 unsteered. The law is therefore relative:
@@ -111,9 +110,9 @@ def texts_of(llm: SteeredLlama, bundle: Bundle, n: int = 4, max_tokens: int = 32
     Raises:
         BundleError: no reply has more than one token.
     """
-    asked = held_out_questions()[:n]
+    questions = held_out_questions()[:n]
     chat = Chat(llm, None if llm.metadata.get("tokenizer.chat_template") else "{question}\n")
-    prompts = [chat.prompt(question) for question in asked]
+    prompts = [chat.prompt(question) for question in questions]
     with llm.steered(bundle, strength_of(bundle)):
         replies = chat.replies(prompts, max_tokens, repeat_penalty=REPEAT_PENALTY)
     texts = [Text(p, r.spoken) for p, r in zip(prompts, replies, strict=True) if len(r.spoken) > 1]

@@ -1,15 +1,14 @@
 """The steering map: which token was steered how strongly at which block.
 
-Knows the record of one generation and its invariants. Data flow: the runtime's recorder builds one, the
-terminal, notebooks and `--json` read it. Knows nothing of models and bundles; what draws it is loaded when asked.
+The runtime's recorder builds one; the terminal, notebooks and `--json` read it. Knows nothing of models and bundles.
 """
 
 from __future__ import annotations
 
 import codecs
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +24,8 @@ class SteeringMap:
     tokens after `t`. Raises ValueError if lengths disagree or a coefficient is not finite.
     """
 
+    draw: ClassVar[Callable[[SteeringMap], str] | None] = None
+    """A map as HTML. `import edgesteer` sets it: what draws lies above this module, and is loaded on first use."""
     tokens: tuple[int, ...]
     """Token ids [tokens]."""
     pieces: tuple[str, ...]
@@ -108,11 +109,9 @@ class SteeringMap:
         for field in fields(self):
             object.__setattr__(self, field.name, getattr(recorded, field.name))
 
-    def _repr_html_(self) -> str:
-        """What a notebook shows: the tokens in colour, the blocks below."""
-        from edgesteer.report.fragment import fragment  # drawing is loaded by those who look
-
-        return fragment(self)
+    def _repr_html_(self) -> str | None:
+        """What a notebook shows: the tokens in colour, the blocks below. None, so plain text, without `draw`."""
+        return None if SteeringMap.draw is None else SteeringMap.draw(self)
 
     def to_json(self) -> dict[str, Any]:
         """Lists and numbers that JSON can hold; floats have the fewest digits that give the same float32 back."""

@@ -157,14 +157,14 @@ def _lines(items: list[dict[str, str]], rng: random.Random) -> str:
     return "".join(json.dumps(item, ensure_ascii=False) + "\n" for item in items)
 
 
-def main() -> int:
-    """Write the sets, or with --check say which ones differ from what the templates make."""
+def main(argv: list[str] | None = None, out: Path = OUT) -> int:
+    """Write the sets to `out`, or with --check say which ones differ from what the templates make."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if a set is out of date")
-    check = parser.parse_args().check
+    check = parser.parse_args(argv).check
     stale = 0
     for name in (*CHOICES, *STATEMENTS, *PLAIN):
-        path, data = OUT / f"{name}.jsonl", make(name).encode()
+        path, data = out / f"{name}.jsonl", make(name).encode()
         if check and (not path.is_file() or path.read_bytes() != data):
             print(f"{path}: differs from its templates; run python tests/make_sets.py", file=sys.stderr)
             stale += 1

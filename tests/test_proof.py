@@ -141,15 +141,15 @@ import sys, resource
 from pathlib import Path
 from edgesteer import SteeredLlama
 from edgesteer.evaluate.bench import random_bundles
-from edgesteer.learn import Recipe, learn, pairs, stages
-lenient = pairs.Limits(min_tokens=1, min_distinct2=0.0, max_nll=1e9, min_trait=-1e9)  # a random model babbles
-stages.keep_good = lambda found: pairs.keep_good(found, lenient)
+from edgesteer.learn import Limits, Recipe, learn
+lenient = Limits(min_tokens=1, min_distinct2=0.0, max_nll=1e9, min_trait=-1e9)  # a random model babbles
 def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 llm = SteeredLlama(sys.argv[1], n_ctx=16 * 256, n_seq_max=16, n_threads=2, n_threads_batch=2)
 llm.eval(list(range(3, 259)))
 before = peak()
 questions = [f"What is the number {i}?" for i in range(int(sys.argv[2]))]
-_, summary = learn(llm, "You are a pirate.", Recipe(max_tokens=64, temperature=1.0), questions=questions)
+recipe = Recipe(max_tokens=64, temperature=1.0)
+_, summary = learn(llm, "You are a pirate.", recipe, questions=questions, limits=lenient)
 print(summary.tokens, peak() - before)
 """
 

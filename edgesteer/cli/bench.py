@@ -136,7 +136,7 @@ def command(
     if as_json:
         print_json(table)
         return
-    from edgesteer.report.bench_table import lines
+    from edgesteer.report.bench import lines
 
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else _PAPER
     click.echo("\n".join(lines(table, width)))
@@ -273,7 +273,7 @@ def _measured(parts: dict[str, Part]) -> dict[str, Any]:
 
 
 def _write(files: tuple[Path, Path], table: dict[str, Any], force: bool) -> None:
-    from edgesteer.report.bench_chart import picture
+    from edgesteer.report.bench import picture
 
     figures, drawn = files
     text = json.dumps(table, indent=1, ensure_ascii=False, allow_nan=False) + "\n"

@@ -81,7 +81,7 @@ def command(
     from edgesteer.cli.opening import open_chat
     from edgesteer.evaluate import compare
     from edgesteer.report.comparison_page import page
-    from edgesteer.report.table import lines
+    from edgesteer.report.head_to_head import lines
 
     questions = _suite(suite, counts, sentiment, max_tokens)
     files = page_and_numbers(output, force)

@@ -28,8 +28,7 @@ from edgesteer.scope import SCOPES
 
 if TYPE_CHECKING:
     from edgesteer.bundle import Bundle, ModelInfo
-    from edgesteer_converters.artifact import Artifact
-    from edgesteer_converters.converted import Converted
+    from edgesteer_converters.artifact import Artifact, Converted
 
 # edgesteer_converters.readers.PRODUCERS, which is not imported for a help text.
 PRODUCERS = (
@@ -228,7 +227,7 @@ def _report(output: Path, bundle: Bundle, done: Converted | None, as_json: bool)
         click.echo(f"  llama.cpp: --control-vector-scaled {output}:{bundle.strength.default:g}")
     if done is None:
         return
-    from edgesteer_converters.artifact import told as facts_told
+    from edgesteer_converters.artifact import fact_lines as facts_told
 
     for line in (*facts_told(bundle.training), *done.lines()):
         click.echo(line)

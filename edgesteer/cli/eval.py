@@ -70,7 +70,7 @@ def command(
     from edgesteer.cli.opening import open_chat
     from edgesteer.evaluate import head_to_head
     from edgesteer.evaluate.matched import LEVELS
-    from edgesteer.report.table import lines
+    from edgesteer.report.head_to_head import lines
 
     rows = rows_of(steer, ways, at == "coherent")
     sentence = sure_trait(trait, rows)

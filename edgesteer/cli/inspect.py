@@ -214,7 +214,7 @@ class Measured:
         return facts | self.report.to_json()
 
     def render(self) -> str:
-        from edgesteer.report.norms import render_norms
+        from edgesteer.report import render_norms
 
         about = [("norms", f"of {self.steering} on {self.model}")]
         about += [("prompt", self.prompt.strip()), ("reply", self.reply.strip())]

@@ -148,6 +148,6 @@ def _sign(steer: str) -> int:
 
 def _write_page(path: Path, found: Scan, force: bool) -> None:
     from edgesteer.bundle.container import write_file
-    from edgesteer.report.scan_page import page
+    from edgesteer.report.scan import page
 
     write_file(path, page(found).encode(), force)

@@ -21,7 +21,7 @@ from edgesteer.errors import EdgesteerError
 from edgesteer.text import one_line
 
 if TYPE_CHECKING:
-    from edgesteer_converters.converted import Converted
+    from edgesteer_converters.artifact import Converted
 
 
 @click.command()

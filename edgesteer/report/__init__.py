@@ -1,13 +1,12 @@
 """Pictures of what steering did: values in, text out. Nothing here runs a model or imports llama_cpp.
 
-cells          text as terminal cells: escapes, widths, line breaks
-palette        numbers as signed intensity levels, colours and marks
-terminal       a map as text for a terminal, with or without colour
-heat           a map as a grid of blocks and tokens
-interference   what bundles do to one another, as a table of blocks
+cells        text as terminal cells: widths, line breaks, tables
+palette      numbers as signed intensity levels, colours and marks
+svg, charts  SVG primitives; lines, bars, radar and heat maps
+html         Jinja templates with autoescape
 """
 
-from edgesteer.report.interference import render_interference
+from edgesteer.report.plan_tables import render_interference, render_norms
 from edgesteer.report.terminal import render, show, wants_color
 
-__all__ = ["render", "render_interference", "show", "wants_color"]
+__all__ = ["render", "render_interference", "render_norms", "show", "wants_color"]

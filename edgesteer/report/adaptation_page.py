@@ -5,155 +5,117 @@ In:  an evaluate.adaptation.Adaptation. Out: a document as text; it needs no net
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
-from edgesteer.report import chart
-from edgesteer.report.page import document, table, text
+from edgesteer.evaluate.adaptation import Adaptation
+from edgesteer.evaluate.adaptation.criteria import AXES, UNADAPTED, Adapted
+from edgesteer.evaluate.intervals import Estimate
+from edgesteer.report import charts
+from edgesteer.report.html import Cell, render
+from edgesteer.report.svg import Drawing
 
-if TYPE_CHECKING:
-    from edgesteer.evaluate.adaptation import Adaptation, Adapted
-    from edgesteer.evaluate.adaptation.criteria import Axis
-    from edgesteer.evaluate.intervals import Estimate
-
-_STYLE = """
-.numbers td { white-space: pre; vertical-align: top; }
-.numbers tbody th { font-weight: 400; padding-left: 1.4rem; vertical-align: top; }
-.numbers tr.score th, .numbers tr.score td { font-weight: 700; padding-left: .6rem; border-top: 2px solid var(--line); }
-.how th, .how td { text-align: left; white-space: normal; vertical-align: top; }
-"""
 _NONE = "–"
-
-_UNADAPTED = "unadapted"  # the kind of the row that the others are held against
 
 
 class Figure(NamedTuple):
-    """A number as it is told: its axis, its name, one text a row of the Adaptation."""
+    """One number of every row: its axis, its name, and a cell for each row of the Adaptation."""
 
     axis: str
     name: str
-    told: tuple[str, ...]
+    cells: tuple[Cell, ...]
 
 
 def page(title: str, adaptation: Adaptation) -> str:
     """The document. Raises ValueError where nothing but the unadapted model was measured."""
-    return document(title, _parts(adaptation), _STYLE)
+    rows = adaptation.rows
+    # Without the unadapted model, which is at the rim of every axis but the effect's.
+    scored = [(label(row), row.scores) for row in rows if row.kind != UNADAPTED]
+    return render(
+        "adaptation",
+        title=title,
+        adaptation=adaptation,
+        radar=charts.radar(
+            "Scores: 1, at the rim, is best",
+            [axis.name for axis in AXES],
+            [(name, list(each.values())) for name, each in scored],
+        ),
+        unscored=[
+            f"{name}: {', '.join(axis for axis, score in each.items() if score is None)}"
+            for name, each in scored
+            if None in each.values()
+        ],
+        trade_off=_trade_off(rows),
+        numbers_head=("", *(Cell(row.name, note=_kind_and_strength(row)) for row in rows)),
+        numbers=list(_numbers(rows)),
+        axes=[(axis.name, axis.measured, axis.scored) for axis in AXES],
+        passages=_passages(rows),
+        replies=[(label(row), row.effect.example) for row in rows],
+    )
 
 
 def label(row: Adapted) -> str:
     """A way's name, with its kind and strength where the name alone does not say them."""
-    return f"{row.name} ({more})" if (more := _more(row)) else row.name
+    more = _kind_and_strength(row)
+    return f"{row.name} ({more})" if more else row.name
 
 
-def _more(row: Adapted) -> str:
-    told = [row.kind] if row.kind != row.name else []
-    return ", ".join([*told, *([] if row.strength is None else [f"{row.strength:.3g}"])])
+def _kind_and_strength(row: Adapted) -> str:
+    kind = [row.kind] if row.kind != row.name else []
+    return ", ".join([*kind, *([] if row.strength is None else [f"{row.strength:.3g}"])])
 
 
-def _head(row: Adapted) -> str:
-    return (
-        f'{text(row.name)}<br><span class="dim">{text(_more(row))}</span>' if _more(row) else text(row.name)
-    )
-
-
-def _parts(found: Adaptation) -> Iterator[str]:
-    n = len(found.questions)
-    yield (
-        f"<p>{text(found.model)}, adapted to: <q>{text(found.trait)}</q></p>"
-        f'<p class="dim">{n} question{"s" if n != 1 else ""}, greedy replies of at most {found.max_tokens} tokens; '
-        f"{found.rows[0].drift.tokens} tokens of unrelated text. Brackets are 95 % intervals.</p>"
-    )
-    yield from _radar(found)
-    yield _trade(found.rows)
-    yield "<h2>The numbers</h2>"
-    yield _numbers(found)
-    yield "<h2>How each axis is measured</h2>"
-    yield _axes(found.axes)
-    yield "<h2>Unrelated text, passage by passage</h2>"
-    yield _passages(found.rows)
-    yield "<h2>The first reply</h2>"
-    yield f"<p>{text(found.questions[0])}</p>"
-    for row in found.rows:
-        yield f'<p class="dim">{text(label(row))}</p><blockquote>{text(row.effect.example) or _NONE}</blockquote>'
-
-
-def _radar(adaptation: Adaptation) -> Iterator[str]:
-    """Without the unadapted model, which is at the rim of every axis but the effect's."""
-    found = [(label(row), row.scores) for row in adaptation.rows if row.kind != _UNADAPTED]
-    names = [axis.name for axis in adaptation.axes]
-    yield chart.radar("Scores: 1, at the rim, is best", names, [(who, list(s.values())) for who, s in found])
-    missing = [
-        f"{who}: {', '.join(k for k, v in s.items() if v is None)}" for who, s in found if None in s.values()
-    ]
-    if missing:
-        yield f'<p class="dim">Without a mark, as no number is there: {text("; ".join(missing))}.</p>'
-    yield (
-        "<p>A score is a stated function of the numbers below. What counts as half is a choice, so read the scores as "
-        "a picture of those numbers, and specificity at the effect beside it: an adaptation that does nothing is "
-        "perfectly specific.</p>"
-    )
-
-
-def _trade(rows: Sequence[Adapted]) -> str:
+def _trade_off(rows: Sequence[Adapted]) -> Drawing:
     """What is changed besides, at the effect that it has."""
-    ordered = sorted(rows, key=lambda row: row.kind == _UNADAPTED)  # so the colours are the radar's
-    marks = [chart.Series(label(row), [(row.drift.kl.value, row.effect.trait.value)]) for row in ordered]
+    ordered = sorted(rows, key=lambda row: row.kind == UNADAPTED)  # so the colours are the radar's
+    marks = [charts.Series(label(row), [(row.drift.kl.value, row.effect.trait.value)]) for row in ordered]
     title = "Effect against what else is changed: up and left is best"
-    return chart.lines(title, "KL on unrelated text, nats a token", "trait, nats a token", [], marks=marks)
+    return charts.lines(title, "KL on unrelated text, nats a token", "trait, nats a token", [], marks=marks)
 
 
-def _numbers(adaptation: Adaptation) -> str:
-    """A column a way; each axis' score above its numbers."""
-    lines, rows = [], adaptation.rows
-    every = [row.scores for row in rows]
-    told = figures(rows)
-    for axis in adaptation.axes:
-        marks = [s[axis.name] for s in every]
-        lines.append(("score", axis.name, [_NONE if mark is None else f"{mark:.2f}" for mark in marks]))
-        lines += [("", figure.name, list(figure.told)) for figure in told if figure.axis == axis.name]
-    head = "".join(f'<th scope="col">{_head(row)}</th>' for row in rows)
-    body = "\n".join(
-        f'<tr class="{kind}"><th scope="row">{name}</th>'
-        + "".join(f"<td>{text(v)}</td>" for v in values)
-        + "</tr>"
-        for kind, name, values in lines
-    )
-    return (
-        '<div class="wide"><table class="numbers">\n'
-        "<caption>Scores in bold, the numbers they are made of below.</caption>\n"
-        f'<thead><tr><th scope="col"></th>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>'
-    )
+def _numbers(rows: Sequence[Adapted]) -> Iterator[tuple[Cell, ...]]:
+    """A column for each way; each axis' score above its numbers."""
+    every = figures(rows)
+    each = [row.scores for row in rows]
+    for axis in AXES:
+        of_axis = [one[axis.name] for one in each]
+        texts = [axis.name, *(_NONE if score is None else f"{score:.2f}" for score in of_axis)]
+        yield tuple(Cell(text, kind="score") for text in texts)
+        yield from ((Cell(figure.name), *figure.cells) for figure in every if figure.axis == axis.name)
 
 
 def figures(rows: Sequence[Adapted]) -> list[Figure]:
     """Every number, in the order of the axes."""
 
-    def each(axis: str, name: str, tell: object) -> Figure:
-        return Figure(axis, name, tuple(tell(row) for row in rows))  # type: ignore[operator]
+    def figure(axis: str, name: str, cell: Callable[[Adapted], str | Cell]) -> Figure:
+        cells = (cell(row) for row in rows)
+        return Figure(axis, name, tuple(one if isinstance(one, Cell) else Cell(one) for one in cells))
 
     return [
-        each("reversibility", "same bits after switching off", _bits),
-        each("reversibility", "seconds to go back", lambda r: f"{r.reversal.seconds:.3f}"),
-        each("reversibility", "read from the model file again", lambda r: _bytes(r.reversal.reloaded_bytes)),
-        each(
+        figure("reversibility", "same bits after switching off", _bits),
+        figure("reversibility", "seconds to go back", lambda r: f"{r.reversal.seconds:.3f}"),
+        figure(
+            "reversibility", "read from the model file again", lambda r: _bytes(r.reversal.reloaded_bytes)
+        ),
+        figure(
             "reversibility", "largest logit difference, KV kept", lambda r: _small(r.reversal.kept_difference)
         ),
-        each("specificity", "KL on unrelated text, nats a token", lambda r: _estimate(r.drift.kl, 3)),
-        each("specificity", "same most likely token", lambda r: f"{100 * r.drift.same_top:.1f} %"),
-        each("effect", "trait, nats a token", lambda r: _estimate(r.effect.trait)),
-        each("coherence", "coherence, nats a token", lambda r: _estimate(r.effect.coherence)),
-        each("coherence", "distinct-2", lambda r: f"{r.effect.distinct2:.2f}"),
-        each("compute", "time to first token, ratio", lambda r: _ratio(r, "first_token_ratio")),
-        each("compute", "time per token, ratio", lambda r: _ratio(r, "token_ratio")),
-        each("compute", "time of a reply, ratio", lambda r: _ratio(r, "reply_ratio")),
-        each("memory", "file", lambda r: _bytes(r.memory.artifact_bytes)),
-        each("memory", "held in memory", lambda r: _bytes(r.memory.held_bytes)),
-        each("memory", "KV cache of what it adds, a sequence", lambda r: _bytes(r.memory.kv_bytes)),
-        each("memory", "tokens beyond the plain prompt", lambda r: f"{r.memory.context_tokens:.0f}"),
-        each("data", "tokens a person wrote", lambda r: _count(r, "given_tokens")),
-        each("data", "replies learnt from", lambda r: _count(r, "replies")),
-        each("data", "tokens of them", lambda r: _count(r, "tokens")),
-        each("data", "source", lambda r: _NONE if r.data is None else r.data.source),
+        figure("specificity", "KL on unrelated text, nats a token", lambda r: _estimate(r.drift.kl, 3)),
+        figure("specificity", "same most likely token", lambda r: f"{100 * r.drift.same_top:.1f} %"),
+        figure("effect", "trait, nats a token", lambda r: _estimate(r.effect.trait)),
+        figure("coherence", "coherence, nats a token", lambda r: _estimate(r.effect.coherence)),
+        figure("coherence", "distinct-2", lambda r: f"{r.effect.distinct2:.2f}"),
+        figure("compute", "time to first token, ratio", lambda r: _ratio(r, "first_token_ratio")),
+        figure("compute", "time per token, ratio", lambda r: _ratio(r, "token_ratio")),
+        figure("compute", "time of a reply, ratio", lambda r: _ratio(r, "reply_ratio")),
+        figure("memory", "file", lambda r: _bytes(r.memory.artifact_bytes)),
+        figure("memory", "held in memory", lambda r: _bytes(r.memory.held_bytes)),
+        figure("memory", "KV cache of what it adds, a sequence", lambda r: _bytes(r.memory.kv_bytes)),
+        figure("memory", "tokens beyond the plain prompt", lambda r: f"{r.memory.context_tokens:.0f}"),
+        figure("data", "tokens a person wrote", lambda r: _count(r, "given_tokens")),
+        figure("data", "replies learnt from", lambda r: _count(r, "replies")),
+        figure("data", "tokens of them", lambda r: _count(r, "tokens")),
+        figure("data", "source", lambda r: _NONE if r.data is None else r.data.source),
     ]
 
 
@@ -175,8 +137,9 @@ def _count(row: Adapted, name: str) -> str:
     return "not stated" if value is None and name == "tokens" else _NONE if value is None else f"{value}"
 
 
-def _estimate(estimate: Estimate, digits: int = 2) -> str:
-    return f"{estimate.value:.{digits}f}\n[{estimate.low:.{digits}f}, {estimate.high:.{digits}f}]"
+def _estimate(estimate: Estimate, digits: int = 2) -> Cell:
+    interval = f"[{estimate.low:.{digits}f}, {estimate.high:.{digits}f}]"
+    return Cell(f"{estimate.value:.{digits}f}", note=interval)
 
 
 def _small(value: float | None) -> str:
@@ -192,14 +155,8 @@ def _bytes(value: float | None) -> str:
     return f"{value:.0f} B" if value else "0"
 
 
-def _axes(axes: Sequence[Axis]) -> str:
-    rows = [(axis.name, axis.measured, axis.scored) for axis in axes]
-    caption = "Other questions, traits and models would give other numbers."
-    return table(caption, ("axis", "measured", "score"), rows, "how")
-
-
-def _passages(rows: Sequence[Adapted]) -> str:
+def _passages(rows: Sequence[Adapted]) -> Drawing:
     titles = list(rows[0].drift.by_passage)
-    adapted = [row for row in rows if row.kind != _UNADAPTED]
+    adapted = [row for row in rows if row.kind != UNADAPTED]
     values = [[row.drift.by_passage.get(title) for title in titles] for row in adapted]
-    return chart.heat("KL in nats a token", [label(row) for row in adapted], titles, values)
+    return charts.heat("KL in nats a token", [label(row) for row in adapted], titles, values)

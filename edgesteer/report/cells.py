@@ -1,15 +1,16 @@
-"""Text as terminal cells: what a token's piece looks like, how wide it is, where lines may break.
+"""Text as terminal cells: how wide it is, where lines may break, and tables.
 
-Knows Unicode and fixed-width cells. Data flow: pieces -> glyphs -> lines of glyphs. Model output is
-untrusted: no control character, ANSI escape or direction override of a piece leaves this module raw.
+Model output is untrusted: no control character, ANSI escape or direction override of a text leaves this
+module raw. Nothing here knows what the cells are about.
 """
 
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
+from edgesteer.report import palette
 from edgesteer.text import visible as visible
 
 NEWLINE = "↵"
@@ -103,8 +104,84 @@ def isolate(text: str) -> str:
     return f"{_ISOLATE}{text}{_END_ISOLATE}" if is_right_to_left(text) else text
 
 
-# The width of a column of numbers.
-NUMBER = 8
+def hanging(head: str, text: str, width: int) -> Iterator[str]:
+    """`head` and the wrapped text behind it, further lines indented; nothing in it drives the terminal."""
+    for i, line in enumerate(wrap(glyphs([text]), width - len(head))):
+        shown = "".join(glyph.text for glyph in line).strip()
+        yield f"{head if i == 0 else ' ' * len(head)}{isolate(shown)}"
+
+
+# -- tables ----------------------------------------------------------------------------------------
+
+
+class Cell(NamedTuple):
+    """A cell of a table with the level of its colour, -8 to 8."""
+
+    text: str
+    level: int = 0
+
+
+def table(
+    head: Sequence[str],
+    rows: Sequence[Sequence[str | Cell]],
+    *,
+    widths: Sequence[int] = (),
+    left: Collection[int] = (0,),
+    gap: int = 2,
+    most: int = 32,
+    width: int | None = None,
+    colored: bool = False,
+) -> Iterator[str]:
+    """Every table for a terminal, a line for the head and for each row.
+
+    widths: cells of each column; without it, as many as its widest text needs. left: columns that are aligned
+    left, and cut where they are too long. gap: blanks between columns. most: cells of the first column at most.
+    width: cells of a line; where a table needs more, each row becomes a few lines of its own.
+    """
+    shown = [[_printable_cell(cell) for cell in row] for row in (head, *rows)]
+    sizes = list(widths) or [max(cells(row[i].text) for row in shown) for i in range(len(head))]
+    if not widths:
+        sizes[0] = min(sizes[0], most)
+    if width is not None and sum(sizes) + gap * (len(sizes) - 1) > width:
+        yield from _stacked(shown[0], shown[1:], width)
+        return
+    for row in shown:
+        parts = [_aligned(cell, sizes[i], i in left, colored) for i, cell in enumerate(row)]
+        yield (" " * gap).join(parts).rstrip(" ")
+
+
+def _printable_cell(cell: str | Cell) -> Cell:
+    text, level = cell if isinstance(cell, Cell) else (cell, 0)
+    return Cell(visible(text), level)
+
+
+def _aligned(cell: Cell, size: int, left: bool, colored: bool) -> str:
+    """The padded text; its colour reaches over the blanks before it, not over those behind."""
+    text = _cut(cell.text, size) if left else cell.text
+    body = text.rstrip(" ")
+    before, behind = " " * (size - cells(text)), " " * (len(text) - len(body))
+    shown = isolate(body) if left else before + isolate(body)
+    if colored and cell.level and body:
+        shown = palette.paint(shown, cell.level)
+    return shown + behind + (before if left else "")
+
+
+def _cut(text: str, size: int) -> str:
+    while cells(text) > size:
+        text = text[: -2 if text.endswith("…") else -1] + "…"
+    return text
+
+
+def _stacked(head: Sequence[Cell], rows: Iterable[Sequence[Cell]], width: int) -> Iterator[str]:
+    for first, *rest in rows:
+        yield from hanging("", f"{head[0].text} {first.text}".strip(), width)
+        for name, cell in zip(head[1:], rest, strict=True):
+            if cell.text:
+                yield from hanging("  ", f"{name.text}: {cell.text}", width)
+
+
+# The widest that `number` gives.
+NUMBER = 7
 
 
 def number(value: float | None) -> str:
@@ -112,17 +189,10 @@ def number(value: float | None) -> str:
     if value is None:
         return "."
     text = f"{value:#.3g}".rstrip(".") if value else "0"
-    return text if len(text) < NUMBER else f"{value:.0e}"
+    return text if len(text) <= NUMBER else f"{value:.0e}"
 
 
 def cosine(value: float | None) -> str:
     """Two digits; "." where there is none."""
     text = "." if value is None else f"{value:.2f}"
     return "0.00" if text == "-0.00" else text.replace("-", "−")
-
-
-def hanging(head: str, text: str, width: int) -> Iterator[str]:
-    """`head` and the wrapped text behind it, its further lines indented; nothing in it drives the terminal."""
-    for i, line in enumerate(wrap(glyphs([text]), width - len(head))):
-        shown = "".join(glyph.text for glyph in line).strip()
-        yield f"{head if i == 0 else ' ' * len(head)}{isolate(shown)}"

@@ -1,25 +1,21 @@
-"""A comparison as one HTML page: figures, curves over strength, bars with intervals, costs, replies token by token.
+"""A comparison as one HTML page: figures, curves over strength, bars with intervals, costs, replies.
 
-In:  an evaluate.Comparison. Out: a document as text; it needs no network. All but what is told of single tokens is
+In:  an evaluate.Comparison. Out: a document that needs no network. All but the numbers of single tokens is
 there without a script.
-
-Model text is untrusted: it is escaped here, and the script sets it as text, never as HTML.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from importlib import resources
-from typing import TYPE_CHECKING
+from typing import Any, NamedTuple
 
-from edgesteer.report import chart
-from edgesteer.report.comparison_replies import level_styles, replies
-from edgesteer.report.page import document, table, text
-from edgesteer.report.table import extra, notes
-
-if TYPE_CHECKING:
-    from edgesteer.evaluate import Comparison, Method, Row
-    from edgesteer.evaluate.intervals import Estimate
+from edgesteer.evaluate import Comparison, Method, Row
+from edgesteer.evaluate.intervals import Estimate
+from edgesteer.report import charts
+from edgesteer.report.head_to_head import extra, notes
+from edgesteer.report.html import Cell, render
+from edgesteer.report.palette import LEVELS, Scale
+from edgesteer.report.svg import Drawing
 
 # What a reader must know of each figure; the long form is generate.measures.
 _SEES = {
@@ -34,6 +30,10 @@ _SEES = {
     "scores 0.",
     "sentiment": "VADER's word list, -1 to 1. Does not see irony, or a mood without its words; English only.",
 }
+_SUMMARY = (
+    "", "strength", "trait", "minus prompt", "coherence", "minus prompt", "nll0", "distinct\N{NON-BREAKING HYPHEN}2",
+    "words",
+)  # fmt: skip
 _UNITS = {
     "trait": "nats a token, higher is more of the trait",
     "coherence": "nats a token, lower is more coherent",
@@ -42,11 +42,59 @@ _UNITS = {
 }
 
 
+class Token(NamedTuple):
+    """level: of the trait's score, -8 to 8; trait, coherence: in nats."""
+
+    piece: str
+    level: int
+    trait: float
+    coherence: float
+
+    @property
+    def ends_line(self) -> bool:
+        return self.piece.endswith("\n")
+
+
+class Reply(NamedTuple):
+    """One way's reply to one question."""
+
+    label: str
+    trait: float
+    coherence: float
+    tokens: list[Token]
+
+
 def page(comparison: Comparison) -> str:
     """The document."""
-    style = _file("comparison.css") + level_styles(len(comparison.methods))
-    title = f"Comparison: {comparison.suite}"
-    return document(title, _parts(comparison), style, _file("comparison.js"))
+    table, extras = comparison.table, extra(comparison.table)
+    scale = Scale.of_numbers(
+        [score for row in table.rows for one in row.scores.spoken for score in one.trait]
+    )
+    return render(
+        "comparison",
+        title=f"Comparison: {comparison.suite}",
+        levels=LEVELS,
+        labels=[label(method) for method in comparison.methods],
+        model=comparison.model,
+        max_tokens=table.max_tokens,
+        trait=table.trait,
+        summary_head=(*_SUMMARY, *extras),
+        summary=[_figures(row, method, extras) for row, method in comparison],
+        notes=" ".join(notes(table)[1:]),
+        measures=list(_measures(extras)),
+        curves=_curves(comparison),
+        curve_rows=list(_curve_rows(comparison)),
+        curve_tokens=comparison.curve_tokens,
+        bars=list(_bars(comparison)),
+        costs_head=_COSTS,
+        costs=list(_costs(comparison)),
+        trait_cost=_trait_cost(comparison),
+        limit=scale.limit,
+        questions=[
+            (question, [_reply(comparison, i, way, scale) for way in range(len(comparison.methods))])
+            for i, question in enumerate(table.questions)
+        ],
+    )
 
 
 def label(method: Method) -> str:
@@ -54,58 +102,29 @@ def label(method: Method) -> str:
     return f"{method.name} ({method.kind})" if method.steers else method.name
 
 
-def _parts(comparison: Comparison) -> Iterator[str]:
-    told, model = comparison.table, comparison.model
-    yield (
-        f'<p class="dim">{text(model.name)}, {text(model.file_type)}. {len(told.questions)} questions, greedy replies '
-        f"of at most {told.max_tokens} tokens. The trait, and the prompt that the bundles are compared with:</p>"
-        f"<blockquote>{text(told.trait)}</blockquote>"
-    )
-    yield from _summary(comparison)
-    yield "<h2>Trait against coherence</h2>"
-    yield from _curves(comparison)
-    yield "<h2>How sure the figures are</h2>"
-    yield f'<div class="charts">{"".join(_bars(comparison))}</div>'
-    yield "<h2>What each way costs</h2>"
-    yield from _costs(comparison)
-    yield "<h2>Replies</h2>"
-    yield from replies(comparison, [label(method) for method in comparison.methods])
+def _reply(comparison: Comparison, i: int, way: int, scale: Scale) -> Reply:
+    scores, method = comparison.table.rows[way].scores, comparison.methods[way]
+    spoken = scores.spoken[i]
+    tokens = [
+        Token(piece, scale.level(trait), trait, coherence)
+        for piece, trait, coherence in zip(method.pieces[i], spoken.trait, spoken.coherence, strict=True)
+    ]
+    return Reply(label(method), scores.trait[i], scores.coherence[i], tokens)
 
 
 # -- figures ---------------------------------------------------------------------------------------
 
 
-def _summary(comparison: Comparison) -> Iterator[str]:
-    extras = extra(comparison.table)
-    head = (
-        "",
-        "strength",
-        "trait",
-        "minus prompt",
-        "coherence",
-        "minus prompt",
-        "nll0",
-        "distinct\N{NON-BREAKING HYPHEN}2",
-        "words",
-    )
-    rows = [_figures(row, method, extras) for row, method in comparison]
-    yield table(
-        "Means over the replies with 95 % intervals over the questions; differences are paired by question.",
-        (*head, *map(text, extras)),
-        rows,
-    )
-    told = " ".join(notes(comparison.table)[1:])
-    if told:
-        yield f"<p>{text(told)}</p>"
-    seen = [key for key in _SEES if key not in ("counts", "sentiment")]
-    seen += ["counts"] * (len(extras) > ("sentiment" in extras)) + ["sentiment"] * ("sentiment" in extras)
-    yield f'<dl class="sees">{"".join(f"<dt>{key}</dt><dd>{_SEES[key]}</dd>" for key in seen)}</dl>'
+def _measures(extras: list[str]) -> Iterator[tuple[str, str]]:
+    """What a reader must know of each figure that is on the page."""
+    shown = {"counts": set(extras) - {"sentiment"}, "sentiment": set(extras) & {"sentiment"}}
+    return ((name, meaning) for name, meaning in _SEES.items() if shown.get(name, True))
 
 
-def _figures(row: Row, method: Method, extras: list[str]) -> tuple[str, ...]:
+def _figures(row: Row, method: Method, extras: list[str]) -> tuple[str | Cell, ...]:
     is_prompt = method.kind == "prompt"
     return (
-        text(label(method)),
+        label(method),
         "" if row.strength is None else f"{row.strength:.3g}",
         _cell(row.estimates["trait"]),
         "" if is_prompt else _cell(row.minus_prompt["trait"], "+"),
@@ -118,109 +137,82 @@ def _figures(row: Row, method: Method, extras: list[str]) -> tuple[str, ...]:
     )
 
 
-def _cell(one: Estimate, sign: str = "") -> str:
-    return f"{one.value:{sign}.2f}<small>{one.low:{sign}.2f} to {one.high:{sign}.2f}</small>"
-
-
-def _interval(one: Estimate) -> str:
-    return f"{one.value:.2f} [{one.low:.2f}, {one.high:.2f}]"
+def _cell(one: Estimate, sign: str = "") -> Cell:
+    return Cell(f"{one.value:{sign}.2f}", note=f"{one.low:{sign}.2f} to {one.high:{sign}.2f}")
 
 
 # -- charts ----------------------------------------------------------------------------------------
 
 
-def _curves(comparison: Comparison) -> Iterator[str]:
+def _curves(comparison: Comparison) -> Drawing | None:
     n, n_tokens = len(comparison.curve_questions), comparison.curve_tokens
-    steered = [method for method in comparison.methods if method.steers]
-    others = [method for method in comparison.methods if not method.steers]
-    yield _drawn(
-        lambda: chart.lines(
-            f"Trait against coherence over strength: {n} question{'s' * (n != 1)}, {n_tokens} tokens each",
-            "coherence, nats a token (left is more coherent)",
-            "trait, nats a token",
-            [_series(method) for method in steered],
-            marks=[_series(method) for method in others],
-        )
+    return _drawn(
+        charts.lines,
+        f"Trait against coherence over strength: {n} question{'s' * (n != 1)}, {n_tokens} tokens each",
+        "coherence, nats a token (left is more coherent)",
+        "trait, nats a token",
+        [_series(method) for method in comparison.methods if method.steers],
+        marks=[_series(method) for method in comparison.methods if not method.steers],
     )
-    rows = [
-        (text(label(method)), f"{p.strength:g}", f"{p.trait:.2f}", f"{p.coherence:.2f}", f"{p.distinct2:.2f}")
-        for method in steered
-        for p in method.curve
-    ]
-    if rows:
-        head = ("", "strength", "trait", "coherence", "distinct-2")
-        told = table(
-            f"Of the first {n_tokens} tokens of each reply. Strength 0 is unsteered; an infinite coherence is an "
-            "overflow.",
-            head,
-            rows,
-        )
-        yield f"<details><summary>The curves' numbers</summary>{told}</details>"
 
 
-def _series(method: Method) -> chart.Series:
+def _series(method: Method) -> charts.Series:
     names = [f"strength {point.strength:g}" if method.steers else "" for point in method.curve]
-    return chart.Series(label(method), [(point.coherence, point.trait) for point in method.curve], names)
+    return charts.Series(label(method), [(point.coherence, point.trait) for point in method.curve], names)
 
 
-def _bars(comparison: Comparison) -> Iterator[str]:
-    ordered = sorted(
-        comparison, key=lambda pair: not pair[1].steers
-    )  # as in the curves, so in the same colours
+def _curve_rows(comparison: Comparison) -> Iterator[tuple[str, ...]]:
+    for method in comparison.methods:
+        for p in method.curve if method.steers else ():
+            yield (
+                label(method), f"{p.strength:g}", f"{p.trait:.2f}", f"{p.coherence:.2f}", f"{p.distinct2:.2f}"
+            )  # fmt: skip
+
+
+def _bars(comparison: Comparison) -> Iterator[Drawing | None]:
+    # In the order of the curves, so in the same colours.
+    ordered = sorted(comparison, key=lambda pair: not pair[1].steers)
     for key in ("trait", "coherence", "distinct2", *extra(comparison.table)):
         rows = [_bar(label(method), row.estimates[key]) for row, method in ordered]
         title = "distinct-2" if key == "distinct2" else key
         unit = _UNITS.get(key, "matches" if key.endswith("100 words") else "share of replies")
-        yield f"<div>{_drawn(lambda: chart.bars(title, unit, rows))}</div>"  # noqa: B023 - called at once
+        yield _drawn(charts.bars, title, unit, rows)
 
 
-def _bar(name: str, one: Estimate) -> chart.Bar:
-    return chart.Bar(name, one.value, one.low, one.high, _interval(one))
+def _bar(name: str, one: Estimate) -> charts.Bar:
+    return charts.Bar(name, one.value, one.low, one.high, f"{one.value:.2f} [{one.low:.2f}, {one.high:.2f}]")
 
 
-def _drawn(draw: Callable[[], str]) -> str:
-    """The chart, or a line where no reply has a number."""
+def _drawn(draw: Callable[..., Drawing], *args: Any, **options: Any) -> Drawing | None:
+    """The chart; None where no reply has a number."""
     try:
-        return draw()
+        return draw(*args, **options)
     except ValueError:
-        return '<p class="dim">No reply has a number to draw.</p>'
+        return None
 
 
 # -- costs -----------------------------------------------------------------------------------------
 
+_COSTS = (
+    "", "context tokens", "to the first token", "each further token", "file", "KV cache saved against the prompt",
+)  # fmt: skip
 
-def _costs(comparison: Comparison) -> Iterator[str]:
+
+def _costs(comparison: Comparison) -> Iterator[tuple[str, ...]]:
     prompt = next(method for method in comparison.methods if method.kind == "prompt")
-    head = (
-        "",
-        "context tokens",
-        "to the first token",
-        "each further token",
-        "file",
-        "KV cache saved against the prompt",
-    )
-    rows = [
-        (
-            text(label(method)),
-            f"{method.cost.context_tokens:+.0f}" if method.cost.context_tokens else "0",
-            _milliseconds(method.cost.first_token_seconds),
-            _milliseconds(method.cost.token_seconds),
-            f"{method.prompt_bytes:,} bytes of text"
-            if method.prompt_bytes
-            else _bytes(method.cost.artifact_bytes),
-            _saved(prompt.cost.kv_bytes, method.cost.kv_bytes),
+    for method in comparison.methods:
+        cost, prompt_bytes = method.cost, method.prompt_bytes
+        yield (
+            label(method),
+            f"{cost.context_tokens:+.0f}" if cost.context_tokens else "0",
+            _milliseconds(cost.first_token_seconds),
+            _milliseconds(cost.token_seconds),
+            f"{prompt_bytes:,} bytes of text" if prompt_bytes else _bytes(cost.artifact_bytes),
+            _saved(prompt.cost.kv_bytes, cost.kv_bytes),
         )
-        for method in comparison.methods
-    ]
-    yield table("Beyond the model itself. Context and cache: of one conversation.", head, rows)
-    yield (
-        '<p class="dim">Times: medians on this machine while it did this, the ways in turns; compare them with each '
-        "other alone. Each further token: behind the way's own prompt. Context tokens: more than the plain prompt has, "
-        f"whose own system prompt, if the template brings one, the trait's replaces. {_sentence(comparison)}</p>"
-    )
 
 
-def _sentence(comparison: Comparison) -> str:
+def _trait_cost(comparison: Comparison) -> str:
     """What the prompt's sentence takes by itself."""
     n, per_token = comparison.sentence_tokens, comparison.kv_bytes_per_token
     cache = "" if per_token is None else f", {_bytes(n * per_token)} of KV cache in this model"
@@ -239,7 +231,3 @@ def _saved(prompt: float | None, own: float | None) -> str:
     if prompt is None or own is None:
         return "the model does not say"
     return _bytes(prompt - own)
-
-
-def _file(name: str) -> str:
-    return resources.files("edgesteer.report").joinpath(name).read_text("utf-8")

@@ -1,126 +1,192 @@
-"""Steering maps as one HTML page: the reply's tokens coloured, every block below, a slider over recorded strengths.
+"""Steering maps as HTML: a page with a slider over recorded strengths, and the piece that a notebook shows.
 
-In:  recorded runs of one prompt, each a strength and its SteeringMap. Out: a document as text; it needs no network.
-
-The page holds the numbers as JSON and draws them itself; the run that is shown first is there without a script too.
-Model text is untrusted: it is escaped here, and set as text, never as HTML, by the script.
+The page holds the numbers as JSON and its script draws them; the run that is shown first is there without a script too.
+The notebook's piece is one <div> without a document, a script or an id around it; its colours are half transparent, so
+that it reads on a white and on a dark page.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
-from html import escape
-from importlib import resources
+from itertools import groupby
 from typing import Any, NamedTuple
 
 import numpy as np
+from markupsafe import Markup
 
 from edgesteer.report.cells import visible
-from edgesteer.report.page import document, text
-from edgesteer.report.palette import Scale, number
+from edgesteer.report.html import render
+from edgesteer.report.palette import LEVELS, Scale, number
+from edgesteer.report.svg import element, label
 from edgesteer.steering_map import SteeringMap
 
 
 class Run(NamedTuple):
-    """label: how the run is called, such as its strength. map: what was recorded."""
+    """label: what the run is called, such as its strength. map: what was recorded."""
 
     label: str
     map: SteeringMap
 
 
+class Token(NamedTuple):
+    """total: the coefficient summed over blocks; share: the same of full colour, -1 to 1."""
+
+    piece: str
+    total: float
+    share: float
+    is_prompt: bool
+
+    @property
+    def ends_line(self) -> bool:
+        return self.piece.endswith("\n")
+
+
+def _tokens(shown: SteeringMap, scale: Scale) -> list[Token]:
+    return [
+        Token(piece, total, scale.share(total), i < shown.n_prompt)
+        for i, (piece, total) in enumerate(zip(shown.pieces, shown.totals.tolist(), strict=True))
+    ]
+
+
+# -- the page --------------------------------------------------------------------------------------
+
+
 def page(title: str, prompt: str, runs: Sequence[Run], first: int = 0) -> str:
-    """The document. runs: in the order of the slider; first: the one that is shown at first.
+    """The document. runs: of one prompt, in the order of the slider; first: the one that is shown at first.
 
     Raises ValueError for no runs.
     """
     if not runs:
         raise ValueError("map page: no runs, expected at least one")
     layers = sorted({layer for run in runs for layer in run.map.layers})
-    scales = _scales(runs)
+    # The same scales for all runs, so that they can be compared.
+    totals = Scale.of(np.concatenate([run.map.totals for run in runs]))
+    cells = Scale.of(np.concatenate([run.map.coefficients.ravel() for run in runs]))
     data = {
         "layers": layers,
-        "total": scales[0].limit,
-        "cell": scales[1].limit,
+        "total": totals.limit,
+        "cell": cells.limit,
         "first": first,
-        "from": _begin(runs),
+        "from": _first_steered(runs),
         "runs": [_run(run, layers) for run in runs],
     }
-    return document(title, _parts(prompt, runs, first, data, scales[0]), _text("map.css"), _text("map.js"))
+    return render(
+        "map",
+        title=title,
+        prompt=prompt,
+        labels=[run.label for run in runs],
+        first=first,
+        tokens=_tokens(runs[first].map, totals),
+        data=data,
+    )
 
 
-def _scales(runs: Sequence[Run]) -> tuple[Scale, Scale]:
-    """Of the tokens' totals and of single blocks, the same for all runs, so that they can be compared."""
-    totals = np.concatenate([run.map.totals for run in runs])
-    cells = np.concatenate([run.map.coefficients.ravel() for run in runs])
-    return Scale.of(totals), Scale.of(cells)
-
-
-def _begin(runs: Sequence[Run]) -> int:
-    """The first token on which any run acts: the prompt in front of it is left out of the blocks. 0 where none does."""
-    acted = [np.flatnonzero(run.map.coefficients.any(axis=1)) for run in runs]
-    return int(min((tokens[0] for tokens in acted if len(tokens)), default=0))
+def _first_steered(runs: Sequence[Run]) -> int:
+    """The first token on which any run acts: the prompt before it is left out of the blocks. 0 where none does."""
+    steered = [np.flatnonzero(run.map.coefficients.any(axis=1)) for run in runs]
+    return int(min((tokens[0] for tokens in steered if len(tokens)), default=0))
 
 
 def _run(run: Run, layers: Sequence[int]) -> dict[str, Any]:
-    """rows: of each block the tokens' values, in three digits: a page of 300 tokens and 30 blocks stays small."""
-    found = dict(zip(run.map.layers, run.map.coefficients.T, strict=True))
+    """rows: the tokens' values at each block, in three digits: a page of 300 tokens and 30 blocks stays small."""
+    columns = dict(zip(run.map.layers, run.map.coefficients.T, strict=True))
     zeros = np.zeros(len(run.map), dtype=np.float32)
     return {
-        "label": run.label,
+        "label": visible(run.label),
         "prompt": run.map.n_prompt,
         "pieces": [visible(piece) for piece in run.map.pieces],
         "breaks": [piece.endswith("\n") for piece in run.map.pieces],
-        "totals": _digits(run.map.totals),
-        "rows": [_digits(found.get(layer, zeros)) for layer in layers],
+        "totals": _three_digits(run.map.totals),
+        "rows": [_three_digits(columns.get(layer, zeros)) for layer in layers],
     }
 
 
-def _digits(values: Any) -> list[float]:
+def _three_digits(values: Any) -> list[float]:
     return [float(f"{value:.3g}") for value in values.tolist()]
 
 
-def _parts(prompt: str, runs: Sequence[Run], first: int, data: dict[str, Any], scale: Scale) -> Iterator[str]:
-    labels = "".join(
-        f'<option value="{i}" label="{escape(run.label)}"></option>' for i, run in enumerate(runs)
+# -- the piece for a notebook ----------------------------------------------------------------------
+
+_WARM, _COLD, _OPAQUE = "214,102,26", "58,122,224", 0.75
+# A token is so many pixels wide, a block so many high; more cells would swell the notebook's file.
+_ACROSS, _DOWN, _MOST_CELLS = 6, 8, 60_000
+_LEFT, _TOP, _TICK = 30, 12, 10
+
+
+class Blocks(NamedTuple):
+    """n_shown: how many tokens, the last ones, are drawn."""
+
+    title: str
+    n_shown: int
+    svg: Markup
+
+
+def fragment(shown: SteeringMap) -> str:
+    """The <div>: the tokens in colour, and the blocks below in an element that opens."""
+    totals = Scale.of(shown.totals)
+    return render(
+        "fragment",
+        tokens=_tokens(shown, totals),
+        color=_color,
+        n_prompt=shown.n_prompt,
+        n_blocks=len(shown.layers),
+        limit=totals.limit,
+        blocks=_blocks(shown) if shown.layers else None,
     )
-    yield f"<h2>Prompt</h2><blockquote>{text(prompt)}</blockquote>"
-    if len(runs) > 1:
-        yield (
-            f'<p class="slider"><label for="strength">Strength</label> <input id="strength" type="range" min="0" '
-            f'max="{len(runs) - 1}" step="1" value="{first}" list="labels"> <output id="label" for="strength">'
-            f'{escape(runs[first].label)}</output><datalist id="labels">{labels}</datalist></p>'
+
+
+def _color(share: float) -> str:
+    return f"rgba({_WARM if share > 0 else _COLD},{_OPAQUE * abs(share):.2f})" if share else "none"
+
+
+def _blocks(shown: SteeringMap) -> Blocks:
+    """Blocks downward, tokens across."""
+    first = max(0, len(shown) - max(1, _MOST_CELLS // len(shown.layers)))
+    scale, values = Scale.of(shown.coefficients), shown.coefficients[first:].T
+    height, width = values.shape[0] * _DOWN, values.shape[1] * _ACROSS
+    ends = f"{shown.layers[0]} to {shown.layers[-1]}"
+    title = f"Blocks {ends} downward, tokens across; full at {number(scale.limit)}"
+    cells = element(
+        "g", *_runs(scale, values), transform=f"translate({_LEFT} {_TOP}) scale({_ACROSS} {_DOWN})"
+    )
+    svg = element(
+        "svg",
+        *_labels(shown, first, height),
+        cells,
+        role="img",
+        aria_label=title,
+        width=width + _LEFT,
+        height=height + 16,
+        style="color:inherit;font-size:9px",
+        fill="currentColor",
+        shape_rendering="crispEdges",
+    )
+    return Blocks(title, values.shape[1], svg)
+
+
+def _labels(shown: SteeringMap, first: int, height: int) -> Iterator[Markup]:
+    """The first and the last block's number, every tenth token's, and a line where the reply begins."""
+    rows = {0: shown.layers[0], len(shown.layers) - 1: shown.layers[-1]}
+    for row, layer in rows.items():
+        yield label(_LEFT - 4, _TOP + row * _DOWN + 8, str(layer), "end")
+    for i in range(-(-first // _TICK) * _TICK, len(shown), _TICK):
+        yield label(_LEFT + (i - first) * _ACROSS, 9, str(i))
+    if first < shown.n_prompt < len(shown):
+        x = _LEFT + (shown.n_prompt - first) * _ACROSS
+        yield element(
+            "line", x1=x, x2=x, y1=_TOP, y2=_TOP + height, stroke="currentColor", stroke_dasharray="2 2"
         )
-    yield (
-        f'<p class="dim">Coefficient of a token: strength times gate, summed over blocks; it shapes the tokens that '
-        f"follow, so the reply's last one is not here. Full colour: {escape(number(scale.limit))} and more. "
-        "The prompt is pale. Arrow keys walk along the tokens.</p>"
-    )
-    yield f'<div id="tokens" tabindex="0" aria-label="Tokens">{"".join(_tokens(runs[first].map, scale))}</div>'
-    yield '<p id="told" class="told" aria-live="polite">&nbsp;</p>'
-    ends = f", {data['layers'][0]} to {data['layers'][-1]}" if data["layers"] else ""
-    yield (
-        f'<h2>Blocks</h2><p class="dim">Blocks downward{ends}; across, the tokens from number {data["from"]} on, the '
-        f"first that is steered. Full colour: {escape(number(data['cell']))} and more. Arrow keys walk here too.</p>"
-    )
-    name = "Coefficient of each block and token"
-    yield f'<div class="wide"><canvas id="heat" role="img" aria-label="{name}" tabindex="0"></canvas></div>'
-    told = json.dumps(data).replace("<", "\\u003c")  # "</" would end the element, whatever stands around it
-    yield f'<script type="application/json" id="data">{told}</script>'
 
 
-def _tokens(shown: SteeringMap, scale: Scale) -> Iterator[str]:
-    """What a reader without a script sees; the script puts its own in the place of it."""
-    for i, (piece, total) in enumerate(zip(shown.pieces, shown.totals.tolist(), strict=True)):
-        share = 0.0 if scale.limit == 0 else max(-1.0, min(1.0, total / scale.limit))
-        color = "--warm" if share > 0 else "--cold"
-        kind = "prompt" if i < shown.n_prompt else "reply"
-        ending = "<br>" if piece.endswith("\n") else ""
-        yield (
-            f'<span class="{kind}" title="{escape(number(total))}" style="background: rgb(var({color}) / '
-            f'{abs(share) * 0.8:.2f})">{escape(visible(piece))}</span>{ending}'
-        )
-
-
-def _text(name: str) -> str:
-    return resources.files("edgesteer.report").joinpath(name).read_text("utf-8")
+def _runs(scale: Scale, values: np.ndarray[tuple[int, ...], np.dtype[np.float32]]) -> Iterator[Markup]:
+    """One path for each level, in runs of equal cells."""
+    runs: dict[int, list[str]] = {}
+    for row, line in enumerate(values.tolist()):
+        at = 0
+        for level, same in groupby(scale.level(value) for value in line):
+            width = len(list(same))
+            if level:
+                runs.setdefault(level, []).append(f"M{at} {row}h{width}v1h-{width}z")
+            at += width
+    for level, parts in sorted(runs.items()):
+        yield element("path", fill=_color(level / LEVELS), d="".join(parts))

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 
 from edgesteer.report.cells import visible
-from edgesteer.report.svg import SERIES_STYLE
+from edgesteer.report.html import asset
 
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1b1b1f; --paper: #fdfdfc; --line: #d9d9d4; --dim: #66666c;
@@ -41,7 +41,7 @@ def document(title: str, parts: Iterable[str], style: str = "", script: str = ""
     return (
         f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta name="viewport" content="width=device-width, initial-scale=1">\n<title>{told}</title>\n'
-        f"<style>{_STYLE}{SERIES_STYLE}{style}</style>\n</head>\n<body>\n<h1>{told}</h1>\n"
+        f"<style>{asset('chart.css')}{_STYLE}{style}</style>\n</head>\n<body>\n<h1>{told}</h1>\n"
         + "\n".join(parts)
         + f"\n{behind}</body>\n</html>\n"
     )

@@ -41,6 +41,10 @@ class Scale:
     def of_numbers(cls, values: Sequence[float]) -> Scale:
         return cls.of(np.array(values, dtype=np.float32))
 
+    def share(self, value: float) -> float:
+        """`value` as a share of the limit, -1 to 1."""
+        return 0.0 if self.limit == 0 else max(-1.0, min(1.0, value / self.limit))
+
     def level(self, value: float) -> int:
         """The level of `value`, of its sign."""
         if self.limit == 0 or abs(value) < self.limit / 100:

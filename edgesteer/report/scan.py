@@ -1,23 +1,24 @@
-"""A steerability scan as text for a terminal: a heat map of blocks and norms, and which blocks are worth steering.
+"""A steerability scan as text for a terminal and as an HTML page: which blocks are worth steering.
 
-In:  a Scan. Out: one string without a final newline. Pure, but for what is left to the environment: colour and
-width None. The numbers say all; colour repeats it. `verdict` is what the page says too.
+In:  a Scan. Out: text. Colour and width None are left to the environment; the numbers say all, colour repeats
+it.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from edgesteer.bundle import spans
+from edgesteer.evaluate.scan.result import F64, Scan, Useful
 from edgesteer.report import palette
-from edgesteer.report.cells import hanging
+from edgesteer.report.cells import Cell, hanging, table
+from edgesteer.report.charts import heat
+from edgesteer.report.html import render
 from edgesteer.report.palette import Scale
+from edgesteer.report.svg import Drawing
 from edgesteer.report.terminal import usable_width, wants_color
-
-if TYPE_CHECKING:
-    from edgesteer.evaluate.scan.result import F64, Scan
 
 _BLOCK, _CELL, _GAP = 5, 8, 3
 _NAMED = 5
@@ -193,16 +194,90 @@ def _text(value: float, decimals: int, mark: str) -> str:
 
 
 def _table(scan: Scan, grids: Sequence[_Grid], columns: range, colored: bool) -> Iterator[str]:
-    gap, wide = " " * _GAP, _CELL * len(columns)
-    heads = "".join(f"{column(scan, scan.sizes[j]) + ' ':>{_CELL}}" for j in columns)
-    yield (" " * _BLOCK + gap.join(f"{grid.title + ' ':>{wide}}" for grid in grids)).rstrip()
-    yield ("block" + gap.join(heads for _ in grids)).rstrip()
-    for i, block in enumerate(scan.blocks):
-        rows = ("".join(_cell(grid, i, j, colored) for j in columns) for grid in grids)
-        yield f"{block:>{_BLOCK}}{gap.join(rows)}".rstrip()
+    """The grids side by side, under their titles."""
+    sizes = [f"{column(scan, scan.sizes[j])} " for j in columns]
+    titles, heads = [""], ["block"]
+    widths = [_BLOCK]
+    rows: list[list[str | Cell]] = [[str(block)] for block in scan.blocks]
+    for k, grid in enumerate(grids):
+        between = [""] if k else []
+        titles += [*between, *[""] * (len(columns) - 1), f"{grid.title} "]
+        heads += [*between, *sizes]
+        widths += [*[_GAP - 2] * len(between), *[_CELL - 1] * len(columns)]
+        for i, row in enumerate(rows):
+            row += [*between, *(_cell(grid, i, j) for j in columns)]
+    yield from table(titles, [heads, *rows], widths=widths, left=(), gap=1, colored=colored)
 
 
-def _cell(grid: _Grid, i: int, j: int, colored: bool) -> str:
-    text, value = f"{grid.texts[i][j]:>{_CELL}}", float(grid.values[i, j])
-    level = grid.scale.level(value) if colored and math.isfinite(value) else 0
-    return palette.paint(text, level) if level else text
+def _cell(grid: _Grid, i: int, j: int) -> Cell:
+    value = float(grid.values[i, j])
+    return Cell(grid.texts[i][j], grid.scale.level(value) if math.isfinite(value) else 0)
+
+
+# -- the page --------------------------------------------------------------------------------------
+
+
+def page(scan: Scan) -> str:
+    """The whole file."""
+    numbers_head, numbers = _numbers(scan)
+    return render(
+        "scan",
+        title=f"Steerability scan: {scan.name}",
+        about=[(head.strip(), content) for head, content in about(scan)],
+        verdict=list(verdict(scan)),
+        trait_map=None
+        if scan.gain is None
+        else _heat(scan, "Trait, nats a token", scan.gain, trait_limit(scan.gain)),
+        kl_map=_heat(scan, "KL, nats", scan.kl),
+        legend=legend(scan),
+        useful=_rows(scan, scan.useful),
+        numbers_head=numbers_head,
+        numbers=numbers,
+        questions=scan.questions,
+    )
+
+
+def _heat(scan: Scan, title: str, values: F64, limit: float | None = None) -> Drawing:
+    """Norms downward, the largest on top; blocks across."""
+    cells = [[float(v) if math.isfinite(v) else None for v in row] for row in values.T[::-1]]
+    names = [column(scan, size) for size in reversed(scan.sizes)]
+    return heat(title, names, [str(n) for n in scan.blocks], cells, x="block", y="norm", limit=limit)
+
+
+def _numbers(scan: Scan) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Head and rows of every number, a row per block."""
+    measured = [(name, v) for name, v in (("trait", scan.gain), ("KL", scan.kl)) if v is not None]
+    head = (
+        "block",
+        "mean |h|",
+        *(f"{name} {column(scan, size)}" for name, _ in measured for size in scan.sizes),
+    )
+    rows = [
+        (str(block), fixed(scan.streams[i]), *(fixed(v) for _, values in measured for v in values[i]))
+        for i, block in enumerate(scan.blocks)
+    ]
+    return head, rows
+
+
+def _rows(scan: Scan, useful: Sequence[Useful]) -> list[tuple[str, ...]]:
+    strengths = [
+        float(scan.strengths[scan.blocks.index(one.block), scan.sizes.index(one.size)]) for one in useful
+    ]
+    decimals = _strength_decimals(strengths)
+    return [
+        (
+            str(one.block),
+            column(scan, one.size),
+            fixed(strength, decimals),
+            f"{fixed(one.gain)} [{fixed(one.low)}, {fixed(one.high)}]",
+            fixed(one.kl),
+            fixed(one.score),
+        )
+        for one, strength in zip(useful, strengths, strict=True)
+    ]
+
+
+def _strength_decimals(strengths: Sequence[float]) -> int:
+    """Three, or as many as the smallest needs: a strength is to be copied from here, and none is 0."""
+    least = min((abs(v) for v in strengths if v), default=1.0)
+    return max(3, 2 - math.floor(math.log10(least)))

@@ -1,7 +1,7 @@
-"""SVG as text: elements, colours and number axes that the charts share.
+"""SVG primitives: elements, text, marks, number axes, and a drawing that stands in a page or in a file.
 
-In:  numbers and labels. Out: strings; every label is escaped here. Colours are CSS variables, which a page of ours
-sets for light, dark and print, and `standalone` for a file by itself.
+Every text is made printable and escaped here. Colours are CSS variables: `page.css` sets them for light, dark
+and print, `standalone` for black on white.
 """
 
 from __future__ import annotations
@@ -9,65 +9,53 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from html import escape
+
+from markupsafe import Markup
 
 from edgesteer.report.cells import visible
+from edgesteer.report.html import asset
 
-# Told apart by the colour-blind, and by lightness on paper (Okabe and Ito); dashes and marks tell them apart too.
-_LIGHT = ":root { --s0: #0072b2; --s1: #d55e00; --s2: #009e73; --s3: #b8860b; --s4: #a05195; --s5: #56b4e9; }"
-_DARK_AND_PRINT = """
-@media (prefers-color-scheme: dark) { :root { --s0: #5ab4e6; --s1: #ff8a3d; --s2: #3ccfa4; --s3: #e6b93d;
-  --s4: #d98bc4; --s5: #9fd8ff; } }
-@media print { :root { --s0: #00507d; --s1: #b04a00; --s2: #006b4f; --s3: #7a5a00; --s4: #7a2f6d; --s5: #2b7fae; } }
-"""
-_RULES = """
-svg.chart { max-width: 100%; height: auto; display: block; font: 13px system-ui, sans-serif; }
-svg.chart text { fill: var(--ink); } svg.chart .dim { fill: var(--dim); } svg.chart .title { font-weight: 600; }
-svg.chart .grid { stroke: var(--line); stroke-width: 1; fill: none; }
-svg.chart .axis { stroke: var(--dim); stroke-width: 1; fill: none; }
-svg.chart .line { fill: none; stroke-width: 2; } svg.chart .interval { stroke: var(--ink); stroke-width: 1.5; }
-@media print { svg.chart * { -webkit-print-color-adjust: exact; print-color-adjust: exact; } }
-"""
-SERIES_STYLE = _LIGHT + _DARK_AND_PRINT + _RULES
 _PAPER = ":root { --ink: #1b1b1f; --line: #d9d9d4; --dim: #55555b; --warm: 208 96 20; --cold: 30 90 190; }"
-N_COLORS = 6
+_N_COLORS = 6
 _MARGIN = 16.0  # around the charts of a file
 _DASHES = ("none", "7 3", "2 3", "9 3 2 3", "4 2", "12 4")
 _WIDTH_OF_LETTER = 7.6  # of 13 px type: what the widest of the usual fonts take on average
 
 
 def color(i: int) -> str:
-    return f"var(--s{i % N_COLORS})"
+    return f"var(--s{i % _N_COLORS})"
 
 
 def dash(i: int) -> str:
     return _DASHES[i % len(_DASHES)]
 
 
-def element(tag: str, *inside: str, **attributes: object) -> str:
-    """`inside` is SVG; attributes are escaped, and `_` in their names stands for `-`."""
-    told = "".join(f' {k.rstrip("_").replace("_", "-")}="{escape(_value(v))}"' for k, v in attributes.items())
-    return f"<{tag}{told}>{''.join(inside)}</{tag}>"
+def element(tag: str, *inside: str, **attributes: object) -> Markup:
+    """An element; `inside` is text or elements, and `_` in an attribute's name stands for `-`."""
+    named = [(name.rstrip("_").replace("_", "-"), value) for name, value in attributes.items()]
+    return Markup("<{0}{1}>{2}</{0}>").format(
+        tag,
+        Markup().join(Markup(' {}="{}"').format(name, _value(value)) for name, value in named),
+        Markup().join(one if isinstance(one, Markup) else visible(one) for one in inside),
+    )
 
 
 def _value(value: object) -> str:
-    return f"{value:.2f}".rstrip("0").rstrip(".") if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        return f"{value:.2f}".rstrip("0").rstrip(".")
+    return visible(value) if isinstance(value, str) else str(value)
 
 
-def label(x: float, y: float, text: str, anchor: str = "start", kind: str = "", turn: float = 0.0) -> str:
-    """Text at (x, y), escaped, its control characters spelled out."""
+def label(x: float, y: float, text: str, anchor: str = "start", kind: str = "", turn: float = 0.0) -> Markup:
+    """Text at (x, y); kind: its CSS class; turn: degrees around that point."""
     extra: dict[str, object] = {"class_": kind} if kind else {}
     if turn:
         extra["transform"] = f"rotate({turn:g} {x:.1f} {y:.1f})"
-    return element("text", clean(text), x=float(x), y=float(y), text_anchor=anchor, **extra)
+    return element("text", text, x=float(x), y=float(y), text_anchor=anchor, **extra)
 
 
-def tooltip(text: str) -> str:
-    return element("title", clean(text))
-
-
-def clean(text: str) -> str:
-    return escape(visible(text))
+def tooltip(text: str) -> Markup:
+    return element("title", text)
 
 
 def text_width(text: str) -> float:
@@ -81,17 +69,17 @@ def shortened(text: str, pixels: float) -> str:
     return told if len(told) <= most else told[: most - 1] + "…"
 
 
-def mark(i: int, x: float, y: float, name: str = "") -> str:
+def mark(i: int, x: float, y: float, name: str = "") -> Markup:
     """A point of series i: circle, square, triangle, diamond in turn."""
-    inside = tooltip(name) if name else ""
+    inside = [tooltip(name)] if name else []
     corners = {
         1: [(-4, -4), (4, -4), (4, 4), (-4, 4)],
         2: [(0, -5), (5, 4), (-5, 4)],
         3: [(0, -6), (5, 0), (0, 6), (-5, 0)],
     }.get(i % 4)
     if corners is None:
-        return element("circle", inside, cx=float(x), cy=float(y), r=4, fill=color(i))
-    return element("polygon", inside, points=path((x + a, y + b) for a, b in corners), fill=color(i))
+        return element("circle", *inside, cx=float(x), cy=float(y), r=4, fill=color(i))
+    return element("polygon", *inside, points=path((x + a, y + b) for a, b in corners), fill=color(i))
 
 
 def path(points: Iterable[tuple[float, float]]) -> str:
@@ -99,38 +87,52 @@ def path(points: Iterable[tuple[float, float]]) -> str:
     return " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
 
 
-def chart(title: str, width: float, height: float, parts: Iterable[str]) -> str:
-    """The svg element; the title is drawn, and told to those who cannot see."""
-    head = label(0, 15, title, kind="title")
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" class="chart" role="img" aria-label="{clean(title)}" '
-        f'viewBox="0 0 {width:g} {height:g}" width="{width:g}" height="{height:g}">{head}{"".join(parts)}</svg>'
-    )
+@dataclass(frozen=True, slots=True)
+class Drawing:
+    """One chart: a template prints it as an `<svg>` element. The title is drawn, and read out to those who cannot see.
+
+    width, height: in pixels.
+    """
+
+    title: str
+    width: float
+    height: float
+    parts: Sequence[Markup]
+
+    def __html__(self) -> str:
+        return self.svg()
+
+    def svg(self, **place: float) -> Markup:
+        """The element; place: x and y of it inside another."""
+        return _svg(
+            self.width, self.height, label(0, 15, self.title, kind="title"), *self.parts,
+            class_="chart", role="img", aria_label=self.title, **place,
+        )  # fmt: skip
 
 
-def standalone(svg: str | Sequence[str]) -> str:
-    """One chart, or several one below the other, as a file of its own: black on white, with its styles inside."""
-    charts = [svg] if isinstance(svg, str) else list(svg)
-    if not charts:
+def _svg(width: float, height: float, *inside: Markup, **attributes: object) -> Markup:
+    return element(
+        "svg", *inside, xmlns="http://www.w3.org/2000/svg", **attributes, viewBox=f"0 0 {width:g} {height:g}",
+        width=f"{width:g}", height=f"{height:g}",
+    )  # fmt: skip
+
+
+def standalone(drawings: Sequence[Drawing]) -> str:
+    """An SVG file of these drawings, one below the other: black on white, with its styles inside.
+
+    Raises ValueError for none.
+    """
+    if not drawings:
         raise ValueError("chart: nothing to draw, expected at least one chart")
-    sizes = [_size(each) for each in charts]
-    width, height = max(w for w, _ in sizes) + 2 * _MARGIN, _MARGIN
-    placed = []
-    for each, (_, own) in zip(charts, sizes, strict=True):
-        placed.append(each.replace("<svg ", f'<svg x="{_MARGIN}" y="{height:g}" ', 1))
-        height += own + _MARGIN
-    return (
-        f'<?xml version="1.0" encoding="UTF-8"?>\n<svg xmlns="http://www.w3.org/2000/svg" '
-        f'viewBox="0 0 {width:g} {height:g}" width="{width:g}" height="{height:g}">'
-        f'<style>{_PAPER}{_LIGHT}{_RULES}</style><rect width="100%" height="100%" fill="#fff"/>'
-        + "".join(placed)
-        + "</svg>\n"
-    )
-
-
-def _size(svg: str) -> tuple[float, float]:
-    _, _, width, height = svg.split('viewBox="', 1)[1].split('"', 1)[0].split()
-    return float(width), float(height)
+    placed, top = [], _MARGIN
+    for drawing in drawings:
+        placed.append(drawing.svg(x=_MARGIN, y=top))
+        top += drawing.height + _MARGIN
+    paper = element("rect", width="100%", height="100%", fill="#fff")
+    style = element("style", Markup(_PAPER) + asset("chart.css"))
+    width = max(drawing.width for drawing in drawings) + 2 * _MARGIN
+    svg = _svg(width, top, style, paper, *placed)
+    return Markup('<?xml version="1.0" encoding="UTF-8"?>\n{}\n').format(svg)
 
 
 @dataclass(frozen=True, slots=True)

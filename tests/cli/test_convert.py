@@ -90,16 +90,6 @@ class _Evil:
         return os.system, ("touch hacked",)
 
 
-def _branching(width: int) -> Any:
-    class Branching(torch.nn.Module):
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            if bool(x.sum() > 0):
-                return x[:, 0]
-            return x[:, 1]
-
-    return torch.jit.script(Branching())
-
-
 PLAIN = ("--from", "plain", "--model", "m.gguf")
 BAD: dict[str, tuple[Callable[[Path, int], object], tuple[str, ...], tuple[str, ...]]] = {
     "a pickle that would run code": (
@@ -114,9 +104,6 @@ BAD: dict[str, tuple[Callable[[Path, int], object], tuple[str, ...], tuple[str, 
         lambda p, d: torch.save({"a": torch.ones(d), "b": torch.ones(d)}, p), (*PLAIN, "--block", "1"), ("--tensor",),
     ),
     "no --from": (lambda p, d: torch.save(torch.ones(d), p), ("--model", "m.gguf", "--block", "1"), ("--from",)),
-    "control flow": (
-        lambda p, d: _branching(d).save(str(p)), ("--from", "psr", "--model", "m.gguf"), (),
-    ),
     "another model": (
         lambda p, d: torch.save({"direction.1": torch.ones(d + 8), "gate.1.0.weight": torch.ones(1, d + 8),
                                  "gate.1.0.bias": torch.ones(1)}, p),
@@ -207,10 +194,10 @@ def test_what_was_left_out_is_told(run: Run, here: Path) -> None:
     assert "left out: blocks 1: not chosen" in made.stdout
 
 
-def test_torchscript_needs_no_from(run: Run, here: Path) -> None:
+def test_torchscript_is_refused(run: Run, here: Path) -> None:
     torch.jit.script(torch.nn.Linear(4, 1)).save(str(here / "script.pt"))
     words = ("convert", "script.pt", "--model", "m.gguf", "-o", "o.steer")
-    refused(run(*words), "no direction.N")
+    refused(run(*words), "TorchScript")
 
 
 def test_against_needs_a_model(run: Run, here: Path) -> None:

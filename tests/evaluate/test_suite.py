@@ -71,7 +71,7 @@ def test_the_page_is_made_of_what_was_found() -> None:
             "ways": {"prompt": {**row, "own": 3.0, "strength": None}, "A-PSR": row},
         },
     }
-    page = suite.page(json.loads(json.dumps(found)))
+    page = suite.tables(json.loads(json.dumps(found)))
     assert "| A-PSR | 1.25 | 0.10 | 0.70 | 2.00 | ≥1.25 | 0.35 | -0.1 to 0.2 | 2.00 |" in page
     assert "| prompt |  | 0.30 | 0.70 | 2.00 | | | | |" in page
     assert "| A-PSR | 1.25 | 0.30 | 0.70 | 2.00 | | | | |" in page  # measured at one strength alone

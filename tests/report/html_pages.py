@@ -4,10 +4,31 @@ from __future__ import annotations
 
 from html.parser import HTMLParser
 
+from edgesteer.text import visible
+
 _VOID = {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr"}
-_FETCHING = {"src", "href", "srcset", "action", "data", "poster", "background", "formaction"}
+FETCHING = {"src", "href", "srcset", "action", "data", "poster", "background", "formaction"}
 
 _NAMESPACE = "http://www.w3.org/2000/svg"  # a chart's: the name of a language, which nobody fetches
+
+
+# Texts that would break a page, or drive a terminal, that took them as they are.
+NASTY = [
+    "</script><script>alert(1)</script>",
+    "</title></head><body onload=alert(1)>",
+    '"><img src=x onerror=alert(1)>',
+    "&lt;b&gt; &amp; &",
+    "{{ 1 + 1 }}{% raw %}",
+    "<!-- ",
+    "]]>",
+    "\x1b[2J\x07\x00",
+    "\ud800 alone",
+    "\u202eevil\u2066",
+    "שלום עולם",
+    "first\nsecond\r\nthird\u2028fourth",
+    "茶" * 30,
+    "",
+]
 
 
 class Page(HTMLParser):
@@ -53,10 +74,15 @@ def self_contained(html: str) -> Page:
     for word in ("http://", "https://", "<script src", "@import", "url(", "javascript:"):
         assert word not in told, word
     for _, attributes in page.tags:
-        assert not _FETCHING & attributes.keys(), attributes
+        assert not FETCHING & attributes.keys(), attributes
         assert not [name for name in attributes if name.startswith("on")], attributes
     assert html.startswith("<!DOCTYPE html>")
     assert html.endswith("</html>\n")
     assert ('<meta charset="utf-8">') in html
     assert len(page.named("title")) == len(page.named("h1")) == len(page.named("body")) == 1
     return page
+
+
+def printable(text: str) -> str:
+    """As a page shows it: line breaks kept, other control characters spelled out."""
+    return "\n".join(map(visible, text.split("\n")))

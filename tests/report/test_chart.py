@@ -5,22 +5,22 @@ from xml.etree import ElementTree
 
 import pytest
 
-from edgesteer.report.chart import Bar, Series, bars, heat, lines, radar, standalone
-from edgesteer.report.svg import Axis
+from edgesteer.report.charts import Bar, Series, bars, heat, lines, radar
+from edgesteer.report.svg import Axis, Drawing, standalone
 
 HOSTILE = '<script>alert("1")</script> & \x1b[31m \u202eabc'
 SPACE = "{http://www.w3.org/2000/svg}"
 
 
-def parsed(svg: str) -> ElementTree.Element:
-    return ElementTree.fromstring(svg)
+def parsed(svg: Drawing) -> ElementTree.Element:
+    return ElementTree.fromstring(svg.svg())
 
 
-def count(svg: str, tag: str) -> int:
+def count(svg: Drawing, tag: str) -> int:
     return len(list(parsed(svg).iter(SPACE + tag)))
 
 
-def charts(name: str) -> list[str]:
+def charts(name: str) -> list[Drawing]:
     return [
         lines(
             name, name, name, [Series(name, [(1, 2), (2, 3)], [name, name])], marks=[Series(name, [(1, 1)])]
@@ -35,7 +35,7 @@ def charts(name: str) -> list[str]:
 def test_labels_are_text(svg):
     found = parsed(svg)
     assert not list(found.iter(SPACE + "script"))
-    assert "\x1b" not in svg
+    assert "\x1b" not in svg.svg()
     assert found.get("role") == "img"
 
 
@@ -48,8 +48,8 @@ def test_every_point_has_a_mark_and_a_tooltip():
 def test_what_is_no_number_is_left_out(bad):
     good = [(0.0, 0.0), (1.0, 1.0)]
     assert count(lines("t", "x", "y", [Series("a", [*good, (2.0, bad), (bad, 2.0)])]), "title") == 2
-    assert "not measured" in bars("t", "", [Bar("a", bad), Bar("b", 1.0)])
-    assert "not measured" in heat("t", ["r"], ["c", "d"], [[bad, 1.0]])
+    assert "not measured" in bars("t", "", [Bar("a", bad), Bar("b", 1.0)]).svg()
+    assert "not measured" in heat("t", ["r"], ["c", "d"], [[bad, 1.0]]).svg()
 
 
 def test_a_logarithmic_axis_leaves_out_zero():
@@ -101,7 +101,7 @@ def test_an_interval_and_a_bar_lie_where_their_numbers_do():
 
 def test_a_file_of_several_charts_holds_them_all_below_each_other():
     several = charts("a")
-    found = parsed(standalone(several))
+    found = ElementTree.fromstring(standalone(several))
     inner = [child for child in found if child.tag == SPACE + "svg"]
     assert len(inner) == len(several)
     heights = [float(child.get("y")) for child in inner]

@@ -15,23 +15,11 @@ from edgesteer.evaluate import Comparison, Cost, Dose, Method, Point, Table
 from edgesteer.evaluate.table import Answers, rows_of
 from edgesteer.generate import Scores
 from edgesteer.generate.scoring import Spoken
-from edgesteer.report.cells import visible
 from edgesteer.report.comparison_page import label, page
-from tests.report.html_pages import Page, self_contained
+from edgesteer.text import visible
+from tests.report.html_pages import NASTY, Page, printable, self_contained
 
 quick = settings(max_examples=30, deadline=None)
-NASTY = [
-    "<script>alert(1)</script>",
-    "</section></body>",
-    '" onmouseover="alert(1)',
-    "&lt;b&gt;",
-    "\x1b[2J\x07\x00",
-    "\u202eevil\u2066",
-    "שלום עולם",
-    "one\ntwo\n",
-    "茶" * 30,
-    "",
-]
 texts = st.one_of(st.sampled_from(NASTY), st.text(max_size=20))
 KINDS = ("unsteered", "prompt", "constant", "S-PSR", "A-PSR")
 
@@ -108,7 +96,7 @@ def test_a_page_is_self_contained_whatever_it_is_told(
     assert [tag for tag, _ in shown.tags if tag in ("img", "iframe", "object")] == []
     assert len(shown.named("script")) == 1
     assert said_on(shown) == [visible(piece) for piece in pieces] * 3
-    assert shown.texts["h3"] == ["1. " + "\n".join(visible(line) for line in question.split("\n"))]
+    assert shown.texts["h3"] == [f"1. {printable(question)}"]
 
 
 def test_every_reply_stands_beside_the_others_with_its_own_scores() -> None:

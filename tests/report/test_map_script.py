@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 
-from edgesteer.report.cells import visible
 from edgesteer.report.map_page import Run, page
-from tests.report.test_map_page import NASTY, a_map
+from edgesteer.text import visible
+from tests.report.html_pages import NASTY
+from tests.report.test_map_page import a_map
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium to drive the page with")
@@ -69,7 +70,7 @@ def driven(html: str, folder: Path) -> list[list[Any]]:
 
 
 def test_the_keyboard_walks_along_the_tokens_and_changes_the_strength(tmp_path: Path) -> None:
-    runs = [Run("pirate 1", a_map(WORDS)), Run("pirate <2>", a_map(NASTY, seed=1))]
+    runs = [Run("pirate 1", a_map(WORDS)), Run("pirate <2>", a_map(tuple(NASTY), seed=1))]
     start, *told = driven(page("m", "p", runs), tmp_path)
     keys, (slid, end), cells = told[: len(KEYS)], told[len(KEYS) : len(KEYS) + 2], told[len(KEYS) + 2 :]
     assert start[2:] == [[], list(WORDS), "pirate 1"]

@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 
 from edgesteer.evaluate.scan.result import Scan
-from edgesteer.report.cells import cells, visible
-from edgesteer.report.scan import render_scan
-from edgesteer.report.scan_page import page
-from tests.report.html_pages import self_contained
-from tests.report.test_page import NASTY
+from edgesteer.report.cells import cells
+from edgesteer.report.scan import page, render_scan
+from edgesteer.text import visible
+from tests.report.html_pages import NASTY, self_contained
 
 SGR = re.compile(r"\x1b\[[0-9;]*m")
 

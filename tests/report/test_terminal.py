@@ -11,10 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgesteer.report import render, wants_color
-from edgesteer.report.cells import cells, glyphs, visible, wrap
+from edgesteer.report.cells import cells, glyphs, wrap
 from edgesteer.report.palette import LEVELS, Scale, mark
 from edgesteer.report.terminal import MIN_WIDTH, token_lines
 from edgesteer.steering_map import SteeringMap, join_pieces
+from edgesteer.text import visible
 
 SGR = re.compile(r"\x1b\[[0-9;]*m")
 ISOLATES = re.compile("[\u2068\u2069]")

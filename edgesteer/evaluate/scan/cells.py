@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from edgesteer.bundle import Bundle, gate_weights_gguf, read_gate_gguf
-from edgesteer.errors import SteeringOverflow
 from edgesteer.evaluate.scan.result import F64
 from edgesteer.generate import Chat, Tokens
 from edgesteer.generate.measures import F32, log_softmax
@@ -31,11 +30,9 @@ def alone(bundle: Bundle, block: int) -> Bundle:
 
 @dataclass(frozen=True)
 class Cells:
-    """plan: each block that can be steered, as a term of strength 1. doses: float32 [1 + cells + 1, terms],
-    an unsteered cell first, which the others are held against, and last the `touch`."""
+    """A plan for each lane: an unsteered cell first, which the others are held against; the cells; last the `touch`."""
 
-    plan: SteeringPlan
-    doses: F32
+    plans: tuple[SteeringPlan, ...]
 
     @classmethod
     def of(cls, bundle: Bundle, strengths: F64, sign: int, touches: F64) -> Cells:
@@ -43,15 +40,10 @@ class Cells:
         strengths so small that only rounding answers; the first that can be is applied, since it is rounded
         most often."""
         known = [(n, row) for n, row in zip(bundle.layers, strengths, strict=True) if np.isfinite(row).all()]
-        plan = SteeringPlan.of([(alone(bundle, n), 1.0, "response") for n, _ in known])
-        term = {t.bundle.layers[0]: i for i, t in enumerate(plan.terms)}
-        doses = np.zeros((2 + sum(len(row) for _, row in known), len(plan.terms)), dtype=np.float32)
-        cells = ((n, strength) for n, row in known for strength in row)
-        for i, (n, strength) in enumerate(cells, start=1):
-            doses[i, term[n]] = sign * strength
-        for n, _ in known[:1]:
-            doses[-1, term[n]] = sign * touches[bundle.layers.index(n)]
-        return cls(plan, doses)
+        plan = {n: SteeringPlan.of([(alone(bundle, n), 1.0, "response")]) for n, _ in known}
+        cells = [plan[n] * (sign * float(strength)) for n, row in known for strength in row]
+        touch = [plan[n] * (sign * float(touches[bundle.layers.index(n)])) for n, _ in known[:1]]
+        return cls((SteeringPlan(), *cells, *(touch or [SteeringPlan()])))
 
     def kl(self, chat: Chat, prompt: Tokens, reply: Tokens, done: Done) -> F64:
         """float64 [cells + 1]: the sum over the rows of KL(unsteered || steered); last, of the touch."""
@@ -80,7 +72,7 @@ class Cells:
 
     def _read(self, chat: Chat, prompt: Tokens, reply: Tokens, read: Read, done: Done) -> F64:
         """float64 [1 + cells + 1, rows]; NaN in cells that overflow."""
-        out = np.full((len(self.doses), len(reply)), np.nan)
+        out = np.full((len(self.plans), len(reply)), np.nan)
         most = _most(chat, prompt, reply) if reply else 1
         for first in range(0, len(out) if reply else 0, most):
             done(first / len(out))
@@ -88,22 +80,15 @@ class Cells:
         return out
 
     def _part(self, chat: Chat, prompt: Tokens, reply: Tokens, read: Read, group: range, out: F64) -> None:
-        """Some cells side by side; where steering overflows they are halved until the cell is found that
-        does."""
+        """Some cells side by side."""
         row = [0] * len(group)
-        try:
-            with Lanes(chat.llm, [prompt] * len(group), doses=self.doses[group.start : group.stop]) as lanes:
-                tokens = [prompt[-1], *reply[:-1]]
-                for lane, logits in lanes.feed(dict.fromkeys(range(len(group)), tokens)):
-                    whole = bool(np.isfinite(logits).all())  # the runtime looks at a batch's last row alone
-                    out[group[lane], row[lane]] = read(group[lane], row[lane], logits) if whole else np.nan
-                    row[lane] += 1
-        except SteeringOverflow:
-            out[group.start : group.stop] = np.nan
-            if len(group) > 1:
-                middle = group.start + len(group) // 2
-                for half in (range(group.start, middle), range(middle, group.stop)):
-                    self._part(chat, prompt, reply, read, half, out)
+        plans = self.plans[group.start : group.stop]
+        with Lanes(chat.llm, [prompt] * len(group), plans=plans) as lanes:
+            tokens = [prompt[-1], *reply[:-1]]
+            for lane, logits in lanes.feed(dict.fromkeys(range(len(group)), tokens), lenient=True):
+                whole = bool(np.isfinite(logits).all())
+                out[group[lane], row[lane]] = read(group[lane], row[lane], logits) if whole else np.nan
+                row[lane] += 1
 
 
 def _most(chat: Chat, prompt: Tokens, reply: Tokens) -> int:

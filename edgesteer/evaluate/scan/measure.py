@@ -71,14 +71,12 @@ def scan(
         strengths = _strengths(rows, columns, unit)
         cells = Cells.of(bundle, strengths, sign, _strengths(rows, [_TOUCH], "share")[:, 0])
         each = 1 - _REPLIES
-        with chat.llm.steered(cells.plan):
-            kl_sums = [
-                cells.kl(chat, *one, stages.enter("scan", each)) for one in zip(plain, spoken, strict=True)
-            ]
-            gains = [
-                cells.log_p(chat, *one, stages.enter("scan", each))
-                for one in zip(plain, prompted, strict=False)
-            ]
+        kl_sums = [
+            cells.kl(chat, *one, stages.enter("scan", each)) for one in zip(plain, spoken, strict=True)
+        ]
+        gains = [
+            cells.log_p(chat, *one, stages.enter("scan", each)) for one in zip(plain, prompted, strict=False)
+        ]
     progress("done", 1.0)
     counts = [len(reply) for reply in spoken], [len(reply) for reply in prompted]
     (*kl, noise), _, _ = pooled(np.array(kl_sums), counts[0])

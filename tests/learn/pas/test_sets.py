@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Callable
 from functools import cache
@@ -16,10 +14,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from edgesteer.errors import LearnError
-from edgesteer.learn.pas.formats import read_items
-from edgesteer.learn.pas.sets import SETS, set_path
-from edgesteer.learn.pas.split import prepare
+from edgesteer.errors import InputError
+from edgesteer.learn.pas.files import SETS, read_items, set_path
+from edgesteer.learn.pas.items import prepare
 from tests import make_sets
 
 BEHAVIOURS = sorted(make_sets.CHOICES)
@@ -69,7 +66,7 @@ def test_every_set_ships_and_no_other() -> None:
     "name", ["", "Optimism", "optimism.jsonl", "../sets/optimism", "/etc/passwd", "a\0b"]
 )
 def test_an_unknown_set_is_refused_with_the_known_ones(name: str) -> None:
-    with pytest.raises(LearnError, match=r"no built-in set") as refused:
+    with pytest.raises(InputError, match=r"not a set that ships") as refused:
         set_path(name)
     assert all(known in str(refused.value) for known in SETS)
     assert "\n" not in str(refused.value)
@@ -268,32 +265,19 @@ def test_the_longest_choice_is_no_hint_in_the_control_set() -> None:
     assert score < 0.4 * 120
 
 
-def test_the_files_are_what_their_templates_make() -> None:
-    command = [sys.executable, make_sets.__file__, "--check"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+def test_the_files_are_what_their_templates_make(capsys: pytest.CaptureFixture[str]) -> None:
+    assert make_sets.main(["--check"]) == 0, capsys.readouterr().err
 
 
-@pytest.fixture
-def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(make_sets, "OUT", tmp_path)
-    monkeypatch.setattr(sys, "argv", ["make_sets.py"])
-    make_sets.main()
-    monkeypatch.setattr(sys, "argv", ["make_sets.py", "--check"])
-    return tmp_path
-
-
-@pytest.mark.parametrize("name", SHIPPED)
-def test_a_changed_or_missing_file_is_noticed(
-    name: str, elsewhere: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert make_sets.main() == 0
-    path = elsewhere / f"{name}.jsonl"
-    path.write_bytes(path.read_bytes().replace(b"(A)", b"(B)", 1).replace(b"Yes", b"No", 1))
-    assert make_sets.main() == 1
-    path.unlink()
-    assert make_sets.main() == 1
-    assert str(path) in capsys.readouterr().err
+def test_a_changed_or_missing_file_is_noticed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert make_sets.main([], tmp_path) == 0
+    changed, missing = tmp_path / "optimism.jsonl", tmp_path / "helpful-yes-no.jsonl"
+    changed.write_bytes(changed.read_bytes().replace(b"(A)", b"(B)", 1))
+    missing.unlink()
+    assert make_sets.main(["--check"], tmp_path) == 1
+    first, second = capsys.readouterr().err.splitlines()
+    assert str(changed) in first
+    assert str(missing) in second
 
 
 def test_a_template_with_too_few_fillers_is_refused() -> None:

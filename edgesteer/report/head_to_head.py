@@ -1,0 +1,98 @@
+"""A head-to-head as text for a terminal, in at most 100 columns; and the notes that its page shares."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator
+
+from edgesteer.evaluate import Row, Table
+from edgesteer.evaluate.intervals import Estimate
+from edgesteer.report.cells import table as columns
+
+_WIDTH = 100
+_NAME, _CELL = 18, 31  # columns of a way's name, of an estimate
+_HEAD = ("", "strength", " trait", "coherence", "nll0", "distinct-2", "words", "+tokens", "first")
+_WIDTHS = (_NAME, 8, 24, 9, 5, 10, 5, 7, 6)
+
+# Of an interval of 95 % each end is a share of this.
+_CAPPED = 0.025
+
+
+def lines(table: Table) -> Iterator[str]:
+    """The whole report."""
+    yield from columns(_HEAD, [_figures(row) for row in table.rows], widths=_WIDTHS, left=(0, 2), gap=1)
+    prompt = table.rows[1]
+    for key in ("trait", "coherence", *extra(table)):
+        rows = [
+            (row.name, _cell(row.estimates[key]), "" if row is prompt else _cell(row.minus_prompt[key]))
+            for row in table.rows
+        ]
+        yield ""
+        yield from columns(
+            ("", key, "minus prompt"), rows, widths=(_NAME, _CELL, _CELL), left=(0, 1, 2), gap=1
+        )
+    if any(row.matched for row in table.rows):
+        yield from _at_prompts_coherence(table)
+    yield ""
+    for note in notes(table):
+        yield from textwrap.wrap(note, _WIDTH)
+
+
+def _figures(row: Row) -> tuple[str, ...]:
+    return (
+        row.name,
+        "" if row.strength is None else f"{row.strength:.3g}",
+        f" {_cell(row.estimates['trait'])}",
+        f"{row.coherence:.2f}",
+        f"{row.nll0:.2f}",
+        f"{row.distinct2:.2f}",
+        f"{row.words:.1f}",
+        f"{row.context_tokens:.0f}",
+        "" if row.first_token_seconds is None else f"{row.first_token_seconds:.2f}s",
+    )
+
+
+def _at_prompts_coherence(table: Table) -> Iterator[str]:
+    """What each bundle brings at the prompt's coherence, and at which strength that is."""
+    prompt = table.rows[1]
+    for key in ("trait", *extra(table)):
+        rows = [(prompt.name, _cell(prompt.estimates[key]), "", "")]
+        for row in table.rows:
+            if (at := row.matched) is not None:
+                differs = _cell(at.minus_prompt[key])
+                rows.append((row.name, _cell(at.estimates[key]), differs, f"{at.strength:.3g}"))
+        head = ("", f"{key}, at equal coherence", "minus prompt", "strength")
+        yield ""
+        yield from columns(head, rows, widths=(_NAME, _CELL, _CELL, 8), left=(0, 1, 2), gap=1)
+
+
+def extra(table: Table) -> list[str]:
+    """The estimates that only some tables have."""
+    always = ("trait", "coherence", "nll0", "distinct2", "words")
+    return [key for key in table.rows[0].estimates if key not in always]
+
+
+def _cell(estimate: Estimate) -> str:
+    return f"{estimate.value:.2f} [{estimate.low:.2f}, {estimate.high:.2f}]"
+
+
+def notes(table: Table) -> list[str]:
+    """What the figures do not say: the questions first, then what is odd about a row."""
+    out = [f"{len(table.questions)} questions, greedy, at most {table.max_tokens} tokens."]
+    for row in table.rows:
+        if row.empty:
+            out.append(f"{row.name}: {row.empty} empty replies.")
+        if row.dose and not row.dose.reached:
+            out.append(f"{row.name}: no strength was as coherent as the prompt without loops.")
+        elif row.dose and row.dose.limited:
+            out.append(f"{row.name}: the highest strength of its range.")
+        if (at := row.matched) and at.limited:
+            out.append(
+                f"{row.name}: as coherent as the prompt at the highest strength asked; more might do too."
+            )
+        elif at and at.capped > _CAPPED:
+            out.append(
+                f"{row.name}: in {at.capped:.0%} of the resamples as coherent as the prompt at the highest "
+                "strength asked; its intervals at equal coherence end too early."
+            )
+    return out
