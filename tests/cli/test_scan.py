@@ -35,7 +35,8 @@ def here(run: Run, model: Callable[[str], Path], tmp_path: Path) -> Path:
 
 
 def scanned(run: Run, *args: object, steer: str = "p.steer") -> click.testing.Result:
-    return run("scan", "m.gguf", "--steer", steer, "--questions", "q.txt", "-n", 4, "-t", 1, *args)
+    given = () if "--steer" in args else ("--steer", steer)
+    return run("scan", "m.gguf", *given, "--questions", "q.txt", "-n", 4, "-t", 1, *args)
 
 
 def test_it_prints_a_row_for_each_block_and_nothing_on_stderr(run: Run, here: Path) -> None:
@@ -97,6 +98,7 @@ def test_the_page_is_written_once_and_replaced_with_force(run: Run, here: Path) 
         (("--questions", "empty.txt"), 1, "empty.txt"),
         (("--steer", "missing.steer"), 1, "missing.steer"),
         (("--steer", "p.steer:0"), 2, "strength 0"),
+        (("--steer", "p.steer", "--steer", "one.steer"), 2, "one bundle"),
         (("--steer", "p.steer:nan"), 1, "not finite"),
         (("--steer", "other.steer"), 1, "architecture"),
         (("--html", "old.html"), 1, "--force"),
