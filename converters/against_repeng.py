@@ -1,10 +1,8 @@
-"""The same control vector, prompts and threads in repeng on Torch, and in edgesteer on the quantized file.
-
-In:  a GGUF, a constant bundle, questions, how many tokens to say. Out: by way the seconds of a prefill and
-     of a token, and their ratios.
+"""Times the same control vector, prompts and threads in repeng on Torch, and in edgesteer on the quantized file.
 
 repeng runs the dequantized weights in float32 through transformers with its KV cache, by the shortest loop there is:
-no `generate`, no sampling beyond argmax. Both speak greedily and stop at nothing. Within a prompt the four take turns.
+no `generate`, no sampling beyond argmax. Both sample greedily and never stop early. The four ways take turns at a
+prompt.
 """
 
 from __future__ import annotations
@@ -43,7 +41,7 @@ RATIOS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class TimedReply:
     """A greedy reply: its tokens, the seconds to the first, and those of each further one."""
 
     tokens: list[int]
@@ -51,7 +49,7 @@ class Said:
     each: list[float]
 
 
-Say = Callable[[Prompt, int], Said]
+Generate = Callable[[Prompt, int], TimedReply]
 """A reply of so many tokens to a prompt."""
 
 
@@ -110,24 +108,27 @@ def against_repeng(
     bundle: of kind vector; it acts on every token, as repeng's do.
     Raises MissingExtra without repeng, Torch or transformers, ModelError for a model that these cannot run.
     """
+    replies = timed_replies(model, bundle, questions, n_tokens, n_threads, progress)
+    strength = bundle.strength.default
+    facts = {"bundle": bundle.name, "strength": strength, "prompts": len(questions), "tokens": n_tokens}
+    return {**facts, **summary(replies)}
+
+
+def timed_replies(
+    model: str,
+    bundle: Bundle,
+    questions: Sequence[str],
+    n_tokens: int,
+    n_threads: int,
+    progress: Done = no_progress,
+) -> dict[str, list[TimedReply]]:
+    """Way ("edgesteer steered" and so on) -> its greedy reply to each question; raises as `against_repeng`."""
     repeng = need_repeng()
     plan = SteeringPlan.of([(bundle, None, "all")])
-    strength = plan.terms[0].strength if plan else 0.0
-    options: dict[str, Any] = {
-        "n_ctx": _ROOM + n_tokens,
-        "n_threads": n_threads,
-        "n_threads_batch": n_threads,
-    }
-    with contextlib.closing(SteeredLlama(model, **options)) as llm, _torch_threads(n_threads):
-        theirs = _Repeng(repeng, model, bundle, strength)
-        said = _in_turns(_four(llm, plan, theirs), _prompts(llm, questions), n_tokens, progress)
-    facts: Table = {
-        "bundle": bundle.name,
-        "strength": strength,
-        "prompts": len(questions),
-        "tokens": n_tokens,
-    }
-    return {**facts, **_told(said)}
+    options: dict[str, Any] = {"n_threads": n_threads, "n_threads_batch": n_threads}
+    with contextlib.closing(SteeredLlama(model, n_ctx=_ROOM + n_tokens, **options)) as llm, _torch_threads(n_threads):
+        theirs = _Repeng(repeng, model, bundle, bundle.strength.default)
+        return _in_turns(_four(llm, plan, theirs), prompts(llm, questions), n_tokens, progress)
 
 
 @contextlib.contextmanager
@@ -142,16 +143,16 @@ def _torch_threads(n: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _four(llm: SteeredLlama, plan: SteeringPlan, theirs: _Repeng) -> dict[str, Say]:
+def _four(llm: SteeredLlama, plan: SteeringPlan, theirs: _Repeng) -> dict[str, Generate]:
     return {
         f"{OURS} {UNSTEERED}": lambda prompt, n: _ours(llm, SteeringPlan(), prompt, n),
         f"{OURS} {STEERED}": lambda prompt, n: _ours(llm, plan, prompt, n),
-        f"{THEIRS} {UNSTEERED}": lambda prompt, n: theirs.say(False, prompt, n),
-        f"{THEIRS} {STEERED}": lambda prompt, n: theirs.say(True, prompt, n),
+        f"{THEIRS} {UNSTEERED}": lambda prompt, n: theirs.generate(False, prompt, n),
+        f"{THEIRS} {STEERED}": lambda prompt, n: theirs.generate(True, prompt, n),
     }
 
 
-def _prompts(llm: SteeredLlama, questions: Sequence[str]) -> list[list[int]]:
+def prompts(llm: SteeredLlama, questions: Sequence[str]) -> list[list[int]]:
     """In the model's chat template, or as they stand where it has none."""
     if llm.metadata.get("tokenizer.chat_template"):
         chat = Chat(llm)
@@ -160,27 +161,27 @@ def _prompts(llm: SteeredLlama, questions: Sequence[str]) -> list[list[int]]:
 
 
 def _in_turns(
-    ways: Mapping[str, Say], prompts: Sequence[Prompt], n: int, progress: Done
-) -> dict[str, list[Said]]:
-    """Each way once for warmth, then all ways at each prompt, in a new order."""
-    for say in ways.values():
-        say(prompts[0][:2], 2)
-    said: dict[str, list[Said]] = {name: [] for name in ways}
+    ways: Mapping[str, Generate], questions: Sequence[Prompt], n: int, progress: Done
+) -> dict[str, list[TimedReply]]:
+    """Each way once to warm up, then all ways at each prompt, in a random order."""
+    for generate in ways.values():
+        generate(questions[0][:2], 2)
+    replies: dict[str, list[TimedReply]] = {name: [] for name in ways}
     rng, names = np.random.default_rng(0), list(ways)
-    for done, prompt in enumerate(prompts):
-        progress(done / len(prompts))
+    for done, prompt in enumerate(questions):
+        progress(done / len(questions))
         for i in rng.permutation(len(names)):
-            said[names[i]].append(ways[names[i]](prompt, n))
-    return said
+            replies[names[i]].append(ways[names[i]](prompt, n))
+    return replies
 
 
-def _told(said: Mapping[str, Sequence[Said]]) -> Table:
-    prefill = {name: np.array([one.prefill for one in each]) for name, each in said.items()}
-    token = {name: np.array([np.median(one.each) for one in each]) for name, each in said.items()}
+def summary(replies: Mapping[str, Sequence[TimedReply]]) -> Table:
+    prefill = {name: np.array([one.prefill for one in each]) for name, each in replies.items()}
+    token = {name: np.array([np.median(one.each) for one in each]) for name, each in replies.items()}
     return {
         "ways": {
             name: {"prefill": float(np.median(prefill[name])), "token": float(np.median(token[name]))}
-            for name in said
+            for name in replies
         },
         "ratios": {
             which: {
@@ -190,17 +191,17 @@ def _told(said: Mapping[str, Sequence[Said]]) -> Table:
             for which, (a, b) in RATIOS.items()
         },
         "first_tokens_alike": {
-            how: float(np.mean([a.tokens[0] == b.tokens[0] for a, b in _pairs(said, how)]))
+            how: float(np.mean([a.tokens[0] == b.tokens[0] for a, b in _pairs(replies, how)]))
             for how in (UNSTEERED, STEERED)
         },
     }
 
 
-def _pairs(said: Mapping[str, Sequence[Said]], how: str) -> list[tuple[Said, Said]]:
-    return list(zip(said[f"{OURS} {how}"], said[f"{THEIRS} {how}"], strict=True))
+def _pairs(replies: Mapping[str, Sequence[TimedReply]], how: str) -> list[tuple[TimedReply, TimedReply]]:
+    return list(zip(replies[f"{OURS} {how}"], replies[f"{THEIRS} {how}"], strict=True))
 
 
-def _ours(llm: SteeredLlama, plan: SteeringPlan, prompt: Prompt, n: int) -> Said:
+def _ours(llm: SteeredLlama, plan: SteeringPlan, prompt: Prompt, n: int) -> TimedReply:
     llm.steer(plan)
     llm.n_tokens = 0
     llm.eval(prompt[:1])  # switching slots on or off reserves anew: once, at `steer`
@@ -212,7 +213,7 @@ def _ours(llm: SteeredLlama, plan: SteeringPlan, prompt: Prompt, n: int) -> Said
         if len(tokens) == n:
             break
     first, *each = np.diff(times).tolist()
-    return Said(tokens, first, each)
+    return TimedReply(tokens, first, each)
 
 
 class _Repeng:
@@ -221,7 +222,7 @@ class _Repeng:
     def __init__(self, repeng: Any, model: str, bundle: Bundle, strength: float) -> None:
         from edgesteer_converters.torch_model import TorchModel
 
-        module = TorchModel.load(model).module
+        self._module = module = TorchModel.load(model).module
         self._name, self._strength = model, strength
         self._control = repeng.ControlVector(module.config.model_type, dict(bundle.directions))
         try:
@@ -229,34 +230,37 @@ class _Repeng:
         except (ValueError, AttributeError, TypeError) as error:
             raise self._refusal(error) from error
 
-    def say(self, steered: bool, prompt: Prompt, n: int) -> Said:
+    def generate(self, steered: bool, prompt: Prompt, n: int) -> TimedReply:
         if steered:
             self._model.set_control(self._control, self._strength)
         else:
             self._model.reset()
         try:
-            return self._say(prompt, n)
+            return self._generate(prompt, n)
         except (ValueError, AttributeError, TypeError) as error:  # its wrapper lacks what some blocks have
             raise self._refusal(error) from error
 
     def _refusal(self, error: Exception) -> ModelError:
-        told = " ".join(str(error).split()) or type(error).__name__
+        reason = " ".join(str(error).split()) or type(error).__name__
         return ModelError(
-            f"{self._name}: repeng cannot run it ({told}); expected an architecture that repeng can wrap, such as "
+            f"{self._name}: repeng cannot run it ({reason}); expected an architecture that repeng can wrap, such as "
             "llama or mistral; use another model"
         )
 
-    def _say(self, prompt: Prompt, n: int) -> Said:
+    def _generate(self, prompt: Prompt, n: int) -> TimedReply:
         import torch
+        from transformers import DynamicCache
 
-        tokens, times, past = [], [time.perf_counter()], None
+        from edgesteer_converters.torch_model import cached
+
+        tokens, times = [], [time.perf_counter()]
+        options = cached(self._module, DynamicCache(config=self._module.config))
         fed = torch.tensor([list(prompt)])
         with torch.inference_mode():
             for _ in range(n):
-                out = self._model(input_ids=fed, past_key_values=past, use_cache=True, logits_to_keep=1)
-                past = out.past_key_values
+                out = self._model(input_ids=fed, logits_to_keep=1, **options)
                 fed = out.logits[:, -1:].argmax(-1)
                 tokens.append(int(fed))
                 times.append(time.perf_counter())
         first, *each = np.diff(times).tolist()
-        return Said(tokens, first, each)
+        return TimedReply(tokens, first, each)

@@ -1,21 +1,24 @@
-"""What lies between a producer's file and a bundle: steering in the runtime's own convention.
+"""A conversion's two ends: steering as a reader understood it, and the bundle with what was measured of it.
 
-In:  a reader's findings. Out: an Artifact, which `convert` turns into a bundle. NumPy only.
-
-Whatever the producer counted from, captured at or scaled by has been dealt with once an Artifact exists; what was
-done is told in its facts.
+Whatever the producer counted from, captured at or scaled by has been dealt with once an Artifact exists; its facts
+say what was done. NumPy only.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from edgesteer.bundle import GateWeights
+from edgesteer.bundle import Bundle, GateWeights
+
+if TYPE_CHECKING:
+    from edgesteer_converters.model_parity import ModelParity
+    from edgesteer_converters.networks.quantize import Quantized
+    from edgesteer_converters.parity import Parity
 
 F32 = npt.NDArray[np.float32]
 
@@ -58,7 +61,55 @@ class Choice:
     site: str | None = None
 
 
-def told(facts: Mapping[str, Any]) -> Iterator[str]:
+@dataclass(frozen=True, slots=True)
+class Converted:
+    """A bundle, and what was measured of it; None and empty where nothing was.
+
+    coefficients: Torch against the gate in float32, per block. quantized: the loss of fewer bits. model: the steered
+    model in Torch against the runtime.
+    """
+
+    bundle: Bundle
+    coefficients: Sequence[Parity] = ()
+    quantized: Quantized | None = None
+    model: ModelParity | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, for `--json` and the manifest's `evaluation`."""
+        parity: dict[str, Any] = {}
+        if self.coefficients:
+            parity["coefficients"] = _summed(self.coefficients)
+        if self.quantized is not None:
+            parity["quantized"] = {"weights": self.quantized.kind, **_summed(self.quantized.loss)}
+        if self.model is not None:
+            parity["model"] = self.model.to_json()
+        return {"parity": parity} if parity else {}
+
+    def lines(self) -> Iterator[str]:
+        """For a terminal."""
+        if self.coefficients:
+            total = _summed(self.coefficients)
+            yield (
+                f"torch against the gate in fp32: coefficients differ by at most {total['max_abs']:.2g} over "
+                f"{total['rows']} tokens and {len(self.coefficients)} blocks (the largest is {total['largest']:.3g})"
+            )
+        if self.quantized is not None:
+            yield str(self.quantized)
+        if self.model is not None:
+            yield from self.model.lines()
+
+
+def _summed(found: Sequence[Parity]) -> dict[str, Any]:
+    rows = sum(p.n for p in found)
+    return {
+        "max_abs": float(f"{max(p.max_abs for p in found):.3g}"),
+        "mean_abs": float(f"{sum(p.mean_abs * p.n for p in found) / rows:.3g}"),
+        "largest": float(f"{max(p.size for p in found):.4g}"),
+        "rows": rows,
+    }
+
+
+def fact_lines(facts: Mapping[str, Any]) -> Iterator[str]:
     """An artifact's facts as lines for a terminal."""
     norm = facts.get("norm")
     lengths = f"; norms {norm['min']:.3g} to {norm['max']:.3g}, {norm['mean']:.3g} on average" if norm else ""

@@ -1,9 +1,8 @@
-"""From a producer's findings to a bundle that is known to mean the same.
+"""From a producer's artifact to a bundle that is known to mean the same.
 
     Artifact --weigh on real text, normalise, quantize--> Bundle --parity with Torch--> Bundle with its table
 
-In:  an Artifact, the model's GGUF, what a person wants. Out: a Converted: the Bundle, and the figures it was accepted
-with. A constant without a wish for parity is a matter of bytes: no model is opened, no Torch imported.
+A constant without a wish for parity is a matter of bytes: no model is opened, no Torch imported.
 """
 
 from __future__ import annotations
@@ -23,11 +22,10 @@ from edgesteer.bundle.refusal import refusal
 from edgesteer.runtime import Lanes, SteeredLlama
 from edgesteer.runtime.turns import read_turns
 from edgesteer.scope import BIT, scope_bits
-from edgesteer_converters.artifact import Artifact, Choice
-from edgesteer_converters.converted import Converted
+from edgesteer_converters.artifact import Artifact, Choice, Converted
 from edgesteer_converters.model_parity import Text, texts_of
 from edgesteer_converters.readers import PRODUCERS, recognise
-from edgesteer_converters.torch_side import against_torch, check_memory, compared, scales
+from edgesteer_converters.torch_parity import against_torch, check_memory, compared, free_memory, scales
 
 # Nobody has evaluated what was just converted; this is what people commonly try.
 VECTOR_STRENGTH = StrengthRange(1.0, -2.0, 2.0)
@@ -86,7 +84,7 @@ def convert(
     """
     parity = artifact.gate is not None if settings.parity is None else settings.parity
     if parity:
-        check_memory(model)
+        check_memory(model, free_memory())
     if artifact.gate is None:
         _refuse_network_options(settings)
         if not parity:
@@ -104,8 +102,8 @@ def convert(
         if parity:
             progress("parity", 0.4)
             done = replace(done, model=compared(llm, artifact, model, done.bundle, texts))
-    told = done.to_json()
-    return replace(done, bundle=done.bundle.with_metadata(evaluation=told)) if told else done
+    figures = done.to_json()
+    return replace(done, bundle=done.bundle.with_metadata(evaluation=figures)) if figures else done
 
 
 def _opened(model: Path, n_threads: int) -> AbstractContextManager[SteeredLlama]:
@@ -115,7 +113,7 @@ def _opened(model: Path, n_threads: int) -> AbstractContextManager[SteeredLlama]
 
 
 def accepted(artifact: Artifact, seen: Activations, info: ModelInfo, settings: Settings) -> Converted:
-    """A network's bundle: of mean 1 over `seen`, in as many bits as asked for, compared with Torch."""
+    """A network's bundle: with mean coefficient 1 over `seen`, in `settings.weights`, compared with Torch."""
     from edgesteer_converters.networks.normalise import normalise
     from edgesteer_converters.networks.quantize import quantize, to_ort
 
@@ -156,14 +154,14 @@ def against(
     n_threads: int,
     progress: Progress = lambda stage, part: None,
 ) -> Converted:
-    """The figures of `convert` for a bundle that exists and the source that it is said to come from.
+    """The figures of `convert` for an existing bundle and the source that it should come from.
 
     A gate in fewer bits has a loss, which the law of `model_parity` judges.
 
     Raises BundleError where they do not mean the same.
     """
     scales(artifact, bundle)
-    check_memory(model)
+    check_memory(model, free_memory())
     progress("open", 0.0)
     with _opened(model, n_threads) as llm:
         texts = texts_of(llm, bundle)

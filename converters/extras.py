@@ -1,7 +1,4 @@
-"""Knows how an optional package is asked for, and what is said where it is not there.
-
-In: a package and what it is needed for. Out: the package, or MissingExtra. Nothing is imported before.
-"""
+"""Optional packages: imported when they are needed, and named with what to install where they are missing."""
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
-"""Whether a steered model in Torch and the same steering in the runtime say the same, on real text.
+"""Do a steered model in Torch and the same steering in the runtime agree, on real text?
 
-In:  a TorchModel with its intervention; a SteeredLlama of the same model, and the bundle; texts.
-Out: a ModelParity: block outputs, and the next-token distribution, against what the two differ by unsteered.
+Compared are block outputs and the next-token distribution, against what the two differ by unsteered.
 
 A quantized file computes differently from its dequantized weights, so nothing can agree better steered than it does
 unsteered. The law is therefore relative:
@@ -23,6 +22,7 @@ from edgesteer.bundle.refusal import refusal
 from edgesteer.evaluate import held_out_questions
 from edgesteer.generate import Chat
 from edgesteer.generate.chat import REPEAT_PENALTY
+from edgesteer.generate.measures import log_softmax
 from edgesteer.runtime import Lanes, SteeredLlama
 from edgesteer.runtime.turns import read_turns
 from edgesteer.scope import BIT, scope_bits
@@ -110,9 +110,9 @@ def texts_of(llm: SteeredLlama, bundle: Bundle, n: int = 4, max_tokens: int = 32
     Raises:
         BundleError: no reply has more than one token.
     """
-    asked = held_out_questions()[:n]
+    questions = held_out_questions()[:n]
     chat = Chat(llm, None if llm.metadata.get("tokenizer.chat_template") else "{question}\n")
-    prompts = [chat.prompt(question) for question in asked]
+    prompts = [chat.prompt(question) for question in questions]
     with llm.steered(bundle, strength_of(bundle)):
         replies = chat.replies(prompts, max_tokens, repeat_penalty=REPEAT_PENALTY)
     texts = [Text(p, r.spoken) for p, r in zip(prompts, replies, strict=True) if len(r.spoken) > 1]
@@ -154,7 +154,7 @@ def _compared(
     for n in bundle.layers:
         error = theirs[n].astype(np.float64) - mine[n]
         off[n] = float((error**2).sum()), float((theirs[n].astype(np.float64) ** 2).sum())
-    p, q = _log_softmax(their_logits), _log_softmax(mine_logits)
+    p, q = (log_softmax(logits.astype(np.float64)) for logits in (their_logits, mine_logits))
     kl = (np.exp(p) * (p - q)).sum(axis=1)
     same = p.argmax(axis=1) == q.argmax(axis=1)
     return _Seen(off, kl.astype(np.float32), same.astype(np.float32))
@@ -199,11 +199,6 @@ def _errors(bundle: Bundle, seen: Sequence[_Seen]) -> dict[int, float]:
         n: float(np.sqrt(sum(one.off[n][0] for one in seen) / sum(one.off[n][1] for one in seen)))
         for n in bundle.layers
     }
-
-
-def _log_softmax(logits: F32) -> npt.NDArray[np.float64]:
-    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
-    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True)))
 
 
 def _mean(rows: Sequence[F32]) -> float:

@@ -1,7 +1,4 @@
-"""Knows whether a gate says what its producer's network says: the largest difference per block.
-
-In: how to ask the network, the gate, and activations. Out: figures, or an error with them.
-"""
+"""Does a gate give the coefficients of its producer's network? The largest difference per block."""
 
 from __future__ import annotations
 
@@ -11,11 +8,14 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from edgesteer.bundle import GateWeights
+from edgesteer.bundle import GateWeights, evaluate_gate
 from edgesteer.bundle.refusal import refusal
-from edgesteer_converters.networks.coefficients import asking
+from edgesteer.bundle.verify import gate_session
 
 F32 = npt.NDArray[np.float32]
+Coefficients = Callable[[int, F32], F32]
+"""(block, activations float32 [rows, n_embd]) -> coefficients float32 [rows]."""
+
 MAX_ABS = 1e-5
 """Largest difference of a coefficient allowed in float32, for coefficients up to 1; in proportion above."""
 
@@ -30,13 +30,24 @@ class Parity(NamedTuple):
     size: float
 
 
+def coefficients_of(gate: GateWeights | bytes) -> Coefficients:
+    """The gate as a function, outside the runtime.
+
+    NumPy for weights, ONNX Runtime for bytes. Raises BundleError for bytes that ONNX Runtime refuses.
+    """
+    if isinstance(gate, bytes):
+        run = gate_session(gate)
+        return lambda block, activation: run(activation, block)
+    return lambda block, activation: evaluate_gate(gate[block], np.asarray(activation, np.float32))
+
+
 def same_coefficients(
-    asked: Mapping[int, Callable[[F32], F32]], gate: GateWeights | bytes, activations: Mapping[int, F32]
+    network: Coefficients, gate: GateWeights | bytes, activations: Mapping[int, F32]
 ) -> list[Parity]:
     """The figures, without a judgement.
 
     Args:
-        asked: block -> the network as a function, activations [rows, n_embd] -> coefficients [rows].
+        network: the producer's.
         gate: what was made of it.
         activations: block -> float32 [rows, n_embd].
     Raises:
@@ -44,9 +55,9 @@ def same_coefficients(
     """
     if not activations or any(len(rows) == 0 for rows in activations.values()):
         raise refusal("gate", "no activations to compare on", "some rows for every block", "pass activations")
-    ask, found = asking(gate), []
+    ask, found = coefficients_of(gate), []
     for n in sorted(activations):
-        expected = np.asarray(asked[n](activations[n]), np.float64)
+        expected = np.asarray(network(n, activations[n]), np.float64)
         error = np.abs(ask(n, activations[n]) - expected)
         found.append(
             Parity(n, float(error.max()), float(error.mean()), error.size, float(np.abs(expected).max()))

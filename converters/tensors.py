@@ -1,7 +1,6 @@
-"""Knows how arrays come out of a file that others wrote: Torch, safetensors, NumPy. Nothing of their meaning.
+"""Arrays out of a file that others wrote: Torch, safetensors, NumPy. Nothing of their meaning.
 
-In:  a path, trusted in nothing. Out: name -> float32 array, and what stood beside them; or BundleError. Nothing
-in a file is ever executed: pickles are read by Torch's own restricted reader, NumPy's are not read at all.
+Nothing in a file is ever executed: pickles are read by Torch's own restricted reader, NumPy's are not read at all.
 """
 
 from __future__ import annotations
@@ -20,7 +19,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from edgesteer.bundle.container import expanded
 from edgesteer.bundle.refusal import refusal
+from edgesteer.errors import BundleError
 from edgesteer_converters.extras import missing
 
 F32 = npt.NDArray[np.float32]
@@ -75,7 +76,7 @@ def read_file(path: str | Path) -> TensorFile:
             function, or an array that is not floating-point or holds NaN or infinity.
         MissingExtra: torch (for .pt) or safetensors is not installed.
     """
-    place, where = Path(path), str(path)
+    place, where = expanded(path), str(path)
     suffix = place.suffix.lower()
     if suffix not in SUFFIXES and not place.is_dir():
         expected = f"one of {', '.join(SUFFIXES)}"
@@ -149,7 +150,7 @@ def label(name: str) -> str:
 def _torch(data: bytes, where: str) -> Contents:
     from edgesteer_converters.torch_file import contents  # torch is loaded for its files alone
 
-    check_inflation(data, where)
+    check_archive(data, where)
     return contents(data, where)
 
 
@@ -180,7 +181,7 @@ def _safe_raw(name: str, entry: dict[str, Any]) -> Raw:
 
 
 def _numpy(data: bytes, where: str) -> Contents:
-    check_inflation(data, where)
+    check_archive(data, where)
     try:
         found = np.load(io.BytesIO(data), allow_pickle=False)
         arrays = {"": found} if isinstance(found, np.ndarray) else dict(found.items())
@@ -193,14 +194,29 @@ def _numpy_raw(name: str, array: npt.NDArray[Any]) -> Raw:
     return Raw(name, array.dtype.name, array.size, lambda: array)
 
 
-def check_inflation(data: bytes, where: str) -> None:
-    """Refuse a ZIP whose members claim more than 1 GiB; what is no ZIP passes."""
+def check_archive(data: bytes, where: str) -> None:
+    """Refuse a ZIP that holds a program, or whose members claim more than 1 GiB; what is no ZIP passes."""
     if data[:2] != b"PK":
         return
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            size = sum(info.file_size for info in archive.infolist())
+            infos = archive.infolist()
     except Exception as error:  # a damaged index fails in any way
         raise refusal(where, f"a damaged file ({error})", "a complete one") from None
+    names = [info.filename.split("/", 1)[-1] for info in infos]
+    if any(name.startswith(("models/", "serialized_")) for name in names):
+        raise refusal(where, "a torch.export program, which torch unpickles to read", "a file that is data alone",
+                      "if you trust it, load it with torch.export.load and pass it to from_modules")  # fmt: skip
+    if any(name.startswith("code/") for name in names):
+        raise torchscript(where)
+    size = sum(info.file_size for info in infos)
     if size > MAX_BYTES:
         raise refusal(where, f"{size} bytes when unpacked", f"at most {MAX_BYTES}", "save less in it")
+
+
+def torchscript(where: str) -> BundleError:
+    """The error to raise for a TorchScript file."""
+    remedy = (
+        "save the network's state dict as docs/converting.md names it, or pass its nn.Module to from_modules"
+    )
+    return refusal(where, "TorchScript, which is code", "a file that is data alone", remedy)

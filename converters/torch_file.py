@@ -1,6 +1,5 @@
-"""Knows Torch's files: which arrays and strings lie in one, and what it must not be allowed to call.
+"""The arrays and strings of a Torch file, under dotted names.
 
-In:  the bytes of a file, trusted in nothing. Out: its arrays and strings under dotted names; or BundleError.
 Torch's restricted reader (`weights_only=True`) alone is used, and nothing is added to what it allows. NumPy arrays
 within a pickle are refused with the rest: NumPy rebuilds them from a dtype that the file describes, and a forged
 one turns numbers into pointers.
@@ -16,7 +15,7 @@ from typing import Any
 from edgesteer.bundle.refusal import refusal
 from edgesteer.errors import BundleError
 from edgesteer_converters.extras import need_torch
-from edgesteer_converters.tensors import Contents, Raw
+from edgesteer_converters.tensors import Contents, Raw, torchscript
 
 _GLOBAL = re.compile(r"GLOBAL ([\w.]+)")
 _MAX_DEPTH, _MAX_ENTRIES = 8, 65_536
@@ -54,9 +53,7 @@ def contents(data: bytes, where: str) -> Contents:
 def _unreadable(error: Exception, where: str) -> BundleError:
     wanted = _GLOBAL.search(str(error))
     if "TorchScript" in str(error):
-        return refusal(
-            where, "TorchScript, which is code", "a file of tensors", "a network is read by --from psr"
-        )
+        return torchscript(where)
     if wanted is None:
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         return refusal(where, f"no Torch file of plain tensors ({reason})", "one", "save the file again")

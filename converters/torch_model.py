@@ -1,7 +1,7 @@
 """A frozen language model in Torch, for what needs gradients and for comparing a runtime with its source.
 
-In:  a GGUF file, whose weights transformers dequantizes, or a folder in Hugging Face's layout.
-Out: a TorchModel: logits, the output of every decoder block, and a place to intervene there.
+From a GGUF file, whose weights transformers dequantizes, or from a folder in Hugging Face's layout: logits, the output
+of every decoder block, and a place to intervene there.
 
 Blocks are counted from 0, as llama.cpp does; what an intervention gets is llama.cpp's `l_out-N`. Nothing of a
 folder is executed, and its weights are read from safetensors alone. Memory: the weights in `dtype`, whatever the
@@ -10,6 +10,7 @@ quantization of the file (135 M parameters in float32: 0.54 GB, and about as muc
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from edgesteer.bundle import ModelInfo, read_model_info
+from edgesteer.bundle.container import expanded
 from edgesteer.bundle.refusal import one_line
 from edgesteer.errors import ModelError
 from edgesteer_converters.extras import missing, need
@@ -61,7 +63,7 @@ class TorchModel:
             ModelError: there is no such model, transformers does not know its architecture, or weights are missing.
             MissingExtra: transformers is not installed.
         """
-        path = Path(path)
+        path = expanded(path)
         info = None if path.is_dir() else read_model_info(path)
         return cls(_read(path, dtype).to(device), str(path), info)
 
@@ -99,7 +101,7 @@ class TorchModel:
         past = 0 if prefix is None else prefix[0][0].shape[2]
         extra: dict[str, Any] = {"use_cache": False}
         if prefix is not None:
-            extra = {"past_key_values": _cache(prefix), "use_cache": True}
+            extra = cached(self.module, _cache(prefix))
         if mask is not None:
             extra |= {"attention_mask": mask, "position_ids": _positions(mask)[:, past:]}
         keep = 0 if rows is None else rows
@@ -127,12 +129,18 @@ class TorchModel:
 
         with torch.no_grad():
             cache = DynamicCache()
-            self.module(input_ids=tokens, past_key_values=cache, use_cache=True, logits_to_keep=1)
+            self.module(input_ids=tokens, logits_to_keep=1, **cached(self.module, cache))
         kept = [
             (layer.keys, layer.values) for layer in cache.layers if getattr(layer, "keys", None) is not None
         ]
         whole = all(k.ndim == 4 and k.shape[2] == v.shape[2] == tokens.shape[1] for k, v in kept)
         return kept if whole and len(kept) == self.n_layer else None
+
+
+def cached(module: Any, cache: Any) -> dict[str, Any]:
+    """Arguments with which a transformers model reads and fills `cache`; 5.24 renamed the first."""
+    new = "cache" in inspect.signature(module.forward).parameters
+    return {"cache" if new else "past_key_values": cache, "use_cache": True}
 
 
 def _refusal(where: str, found: str, expected: str, remedy: str = "use another model") -> ModelError:

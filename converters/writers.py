@@ -1,8 +1,7 @@
-"""Knows how directions leave for other tools: llama.cpp, repeng, and whatever reads safetensors.
+"""Directions for other tools: llama.cpp, repeng, and whatever reads safetensors.
 
-In:  a Bundle, or block -> direction. Out: a file, all or nothing; or repeng's own ControlVector. The numbers are
-written as they are: what these files give back is the same, bit for bit. A gate does not fit into any of them;
-the directions of a PSR bundle are its mean-equivalent constant.
+The numbers are written as they are: what these files give back is the same, bit for bit. A gate does not fit into any
+of them; the directions of a PSR bundle are its mean-equivalent constant.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ def write_control_vector(
         OutputError: the file exists, or cannot be written.
     """
     directions = _checked(source)
-    write_file(Path(path), encode_directions(directions, _architecture(source, architecture)), force)
+    write_file(path, encode_directions(directions, _architecture(source, architecture)), force)
 
 
 def write_safetensors(
@@ -64,10 +63,10 @@ def write_safetensors(
         from safetensors.numpy import save
     except ImportError:
         raise missing("safetensors", f"write {path}") from None
-    told = facts if facts is not None else source.training if isinstance(source, Bundle) else {}
+    origin = facts if facts is not None else source.training if isinstance(source, Bundle) else {}
     arrays = {f"direction.{n}": array for n, array in _checked(source).items()}
     # One key alone: the library writes several in an order of its own, and equal input gives equal bytes.
-    write_file(Path(path), save(arrays, metadata={MARK: canonical(dict(told)).decode()}), force)
+    write_file(path, save(arrays, metadata={MARK: canonical(dict(origin)).decode()}), force)
 
 
 def to_repeng(source: Bundle | Directions, *, model_type: str | None = None) -> Any:

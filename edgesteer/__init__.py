@@ -1,16 +1,17 @@
 """edgesteer: steer local, quantized language models on llama.cpp, exactly and reversibly.
 
-    from edgesteer import SteeredLlama
+    from edgesteer import SteeredLlama, learn, save
     llm = SteeredLlama("model.gguf", n_ctx=2048)
     llm.steer("pirate.steer", strength=1.2)
+    bundle, summary = learn(llm, "You are a pirate.")
 
-Importing this loads neither torch, onnx, onnxruntime nor a server; llama_cpp is loaded when
-SteeredLlama is first asked for, so that what only reads bundles starts at once.
+Importing this loads the errors alone; every other name is imported when it is first used, so that the command
+line starts at once, and what only reads bundles does not load llama_cpp.
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from edgesteer.bundle import Bundle
 from edgesteer.errors import (
     BundleError,
     EdgesteerError,
@@ -27,11 +28,13 @@ from edgesteer.errors import (
     SteeringUnavailable,
     TapError,
 )
-from edgesteer.plan import SteeringPlan
-from edgesteer.steering_map import SteeringMap
 
 if TYPE_CHECKING:
+    from edgesteer.bundle import Bundle, load, save
+    from edgesteer.learn import learn
+    from edgesteer.plan import SteeringPlan
     from edgesteer.runtime import SteeredLlama
+    from edgesteer.steering_map import SteeringMap
 
 __version__ = "0.1.0"
 
@@ -49,25 +52,38 @@ __all__ = [
     "PlanError",
     "StateError",
     "SteeredLlama",
+    "SteeringMap",
     "SteeringOverflow",
     "SteeringPlan",
     "SteeringUnavailable",
     "TapError",
+    "learn",
+    "load",
+    "save",
 ]
+
+_HOMES = {
+    "Bundle": "bundle",
+    "SteeredLlama": "runtime",
+    "SteeringMap": "steering_map",
+    "SteeringPlan": "plan",
+    "load": "bundle",
+    "save": "bundle",
+}
 
 
 def __getattr__(name: str) -> Any:
-    if name == "SteeredLlama":
-        from edgesteer.runtime import SteeredLlama
+    if name == "learn":  # a package that can be called, so that importing it does not hide the function
+        return import_module("edgesteer.learn")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'edgesteer' has no attribute {name!r}")
+    found = getattr(import_module(f"edgesteer.{_HOMES[name]}"), name)
+    if name in ("SteeredLlama", "SteeringMap"):
+        import_module("edgesteer.steering_map").SteeringMap.draw = _as_html
+    return found
 
-        return SteeredLlama
-    raise AttributeError(f"module 'edgesteer' has no attribute {name!r}")
 
-
-def _as_html(steering_map: SteeringMap) -> str:
+def _as_html(steering_map: "SteeringMap") -> str:
     from edgesteer.report.map_page import fragment
 
     return fragment(steering_map)
-
-
-SteeringMap.draw = _as_html

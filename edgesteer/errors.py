@@ -6,7 +6,7 @@
     ├── PlanError              a strength, scope or combination that cannot be a plan
     │   └── IncompatibleError  bundle and model do not belong together
     ├── SteeringUnavailable    this model, on this llama.cpp, cannot be steered as asked
-    ├── SteeringOverflow       steering produced Inf or NaN; the context was cleared
+    ├── SteeringOverflow       steering produced Inf or NaN; its sequence was dropped
     ├── TapError               the eval callback failed; the decode was not used
     ├── StateError             a saved state or cache entry cannot be used here
     ├── InputError             questions, prompts or options that cannot be used
@@ -43,7 +43,14 @@ class SteeringUnavailable(EdgesteerError):  # noqa: N818 - a state, not a fault
 
 
 class SteeringOverflow(EdgesteerError, ArithmeticError):  # noqa: N818
-    """Steering produced Inf or NaN; the context's memory was cleared."""
+    """Steering produced Inf or NaN. What it touched was dropped from the context's memory with its data.
+
+    sequences: the numbers of the sequences that were dropped; of a SteeredLlama's own this is 0.
+    """
+
+    def __init__(self, message: str, sequences: tuple[int, ...] = ()) -> None:
+        super().__init__(message)
+        self.sequences = sequences
 
 
 class TapError(EdgesteerError, RuntimeError):

@@ -49,14 +49,14 @@ class Block:
     layer: 0-based block number N.
     norms: term -> |u_i|, in units of the residual stream, for the terms that have a direction here.
     joint: |sum of u_i|.
-    cosines: (i, j), i < j -> u_i . u_j / (|u_i| |u_j|) in [-1, 1]; None where a direction is zero.
+    cosines: (i, j), i < j -> u_i . u_j / (|u_i| |u_j|) in [-1, 1].
     weights: (i, j) -> |direction_i| |direction_j|: how much this block counts in the pair's mean.
     """
 
     layer: int
     norms: dict[int, float]
     joint: float
-    cosines: dict[tuple[int, int], float | None]
+    cosines: dict[tuple[int, int], float]
     weights: dict[tuple[int, int], float]
 
     def to_json(self) -> dict[str, Any]:
@@ -70,7 +70,7 @@ class Pair:
     """Two terms over all blocks that both steer.
 
     blocks: those blocks. mean: sum of u_i . u_j over sum of |u_i| |u_j|, so blocks count by their norms.
-    lowest, highest: (cosine, block). All None where no block has a cosine.
+    lowest, highest: (cosine, block). All None where they share no block.
     """
 
     terms: tuple[int, int]
@@ -98,7 +98,10 @@ class Pair:
 
 @dataclass(frozen=True, eq=False)
 class Interference:
-    """The terms as given (those of strength 0 left out), every block that any of them steers, every pair."""
+    """The terms that act, as given; every block that any of them steers; every pair.
+
+    A term of strength 0, or whose directions are all zeros, is left out.
+    """
 
     terms: tuple[Term, ...]
     blocks: tuple[Block, ...]
@@ -157,20 +160,18 @@ def interference(
     if isinstance(what, SteeringPlan):
         return _of(what.terms)
     terms = (Term(b, check_strength(s, b.source or b.name), scope or b.scope) for b, s in what)
-    return _of([term for term in terms if term.strength])
+    return _of([term for term in terms if term.strength and term.layers])
 
 
 def _of(terms: Sequence[Term]) -> Interference:
-    layers = sorted({n for term in terms for n in term.bundle.layers})
+    layers = sorted({n for term in terms for n in term.layers})
     return Interference(tuple(terms), tuple(_block(n, terms) for n in layers))
 
 
 def _block(layer: int, terms: Sequence[Term]) -> Block:
     """float64 throughout: products of float32 numbers neither overflow nor vanish there."""
     here = {
-        i: t.bundle.directions[layer].astype(np.float64)
-        for i, t in enumerate(terms)
-        if layer in t.bundle.layers
+        i: t.bundle.directions[layer].astype(np.float64) for i, t in enumerate(terms) if layer in t.layers
     }
     lengths = {i: float(np.linalg.norm(v)) for i, v in here.items()}
     pairs = list(combinations(here, 2))
@@ -186,18 +187,16 @@ def _block(layer: int, terms: Sequence[Term]) -> Block:
     )
 
 
-def _cosine(a: F64, b: F64, lengths: float) -> float | None:
-    return float(np.clip(np.sum(a * b) / lengths, -1.0, 1.0)) if lengths else None
+def _cosine(a: F64, b: F64, lengths: float) -> float:
+    return float(np.clip(np.sum(a * b) / lengths, -1.0, 1.0))
 
 
 def _pair(terms: tuple[int, int], blocks: Sequence[Block]) -> Pair:
     shared = [block for block in blocks if terms in block.cosines]
     layers = tuple(block.layer for block in shared)
-    known = [
-        (c, block.weights[terms], block.layer) for block in shared if (c := block.cosines[terms]) is not None
-    ]
-    if not known:
+    if not shared:
         return Pair(terms, layers, None, None, None)
+    known = [(block.cosines[terms], block.weights[terms], block.layer) for block in shared]
     lowest, highest = min((c, n) for c, _, n in known), max((c, -n) for c, _, n in known)
     mean = math.fsum(c * weight for c, weight, _ in known) / math.fsum(weight for _, weight, _ in known)
     within = min(max(mean, lowest[0]), highest[0])  # rounding aside

@@ -56,17 +56,21 @@ class Term:
     scope: str
 
     @cached_property
+    def layers(self) -> tuple[int, ...]:
+        """The blocks that it acts in: a direction of zeros is no intervention."""
+        return self.bundle.acting
+
+    @cached_property
     def sign(self) -> int:
         """+1 or -1: the sign under which this bundle's directions are written down."""
-        first = self.bundle.directions[self.bundle.layers[0]]
-        nonzero = first[np.nonzero(first)[0][:1]]
-        return -1 if nonzero.size and nonzero[0] < 0 else 1
+        first = self.bundle.directions[self.layers[0]]
+        return -1 if first[np.flatnonzero(first)[0]] < 0 else 1
 
     @cached_property
     def key(self) -> bytes:
         """32 bytes that name directions (up to sign), gate and scope: equal keys are merged."""
         digest = hashlib.sha256(self.scope.encode() + b"\0")
-        for layer in self.bundle.layers:
+        for layer in self.layers:
             # Adding 0.0 turns a negative zero into zero, so that v and -v hash alike.
             digest.update(f"{layer}\0".encode())
             digest.update((self.bundle.directions[layer] * np.float32(self.sign) + np.float32(0)).tobytes())
@@ -85,7 +89,7 @@ class Term:
     def at(self, strength: float) -> Term:
         """The same term at another strength; what is known of its content stays known."""
         term = replace(self, strength=strength)
-        term.__dict__.update({k: v for k, v in self.__dict__.items() if k in ("sign", "key")})
+        term.__dict__.update({k: v for k, v in self.__dict__.items() if k in ("layers", "sign", "key")})
         return term
 
     def described(self) -> bytes:
@@ -141,7 +145,7 @@ class SteeringPlan:
             what = bundle.source or bundle.name
             value = check_strength(bundle.strength.default if strength is None else strength, what)
             terms.append(Term(bundle, value, check_scope(bundle.scope if scope is None else scope, what)))
-        return cls(_merge(t for t in terms if t.strength != 0.0))
+        return cls(_merge(t for t in terms if t.strength != 0.0 and t.layers))
 
     def __bool__(self) -> bool:
         return bool(self.terms)
@@ -185,10 +189,10 @@ class SteeringPlan:
 
     @cached_property
     def layers(self) -> tuple[int, ...]:
-        return tuple(sorted({n for t in self.terms for n in t.bundle.layers}))
+        return tuple(sorted({n for t in self.terms for n in t.layers}))
 
     def _at(self, layer: int) -> list[tuple[int, Term]]:
-        return [(i, t) for i, t in enumerate(self.terms) if layer in t.bundle.directions]
+        return [(i, t) for i, t in enumerate(self.terms) if layer in t.layers]
 
     @cached_property
     def slots(self) -> Mapping[int, F32]:

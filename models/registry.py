@@ -1,4 +1,4 @@
-"""A name or a path in, a usable file out. What the commands and the tests call.
+"""From a name or a path to a usable file: what the commands and the tests call.
 
 A path that exists always wins over a name of the registry, so nothing that a user has on disk is shadowed.
 """
@@ -57,7 +57,7 @@ def resolve(name_or_path: str | os.PathLike[str], *, progress: bool = True) -> P
     A registry model that is missing is fetched, with a note and a bar on stderr. Raises ModelError for a
     path that is no GGUF and for a name that is not known.
     """
-    path = Path(name_or_path)
+    path = _expanded(name_or_path)
     if path.exists():
         return check_gguf(path)
     entry = lookup(os.fspath(name_or_path))
@@ -105,7 +105,7 @@ def resolve_bundle(name_or_path: str | os.PathLike[str]) -> Path:
     BundleError if there is neither such a path nor such a name.
     """
     text = os.fspath(name_or_path)
-    path = Path(name_or_path)
+    path = _expanded(name_or_path)
     if path.exists():
         return path
     shipped = shipped_bundles()
@@ -116,6 +116,10 @@ def resolve_bundle(name_or_path: str | os.PathLike[str]) -> Path:
             f"give the path of a bundle or control vector, or one of: {', '.join(shipped) or '(none ship)'}"
         )
     return found
+
+
+def _expanded(path: str | os.PathLike[str]) -> Path:
+    return Path(os.path.expanduser(path))
 
 
 def _entry(name: str) -> ModelEntry:

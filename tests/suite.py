@@ -2,14 +2,17 @@
 
 For each trait learns A-PSR+KL (closed form, then trained in Torch) and, from the same pairs, A-PSR, A-Const, S-Const and
 S-PSR. Asks held-out questions at the strength that each was given on training questions, and at more strengths, so that
-all are compared at the prompt's coherence. Writes docs/suite.json and docs/suite.md; what they hold is not done again.
+all are compared at the prompt's coherence. Writes docs/suite.json and the tables in docs/results.md; what
+docs/suite.json holds is not done again.
 """
 
 from __future__ import annotations
 
 import json
 import sys
+import textwrap
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +24,13 @@ from edgesteer.bundle import save
 from edgesteer.evaluate import Row
 from edgesteer.evaluate.intervals import Estimate
 from edgesteer.evaluate.matched import LEVELS, Matched
-from edgesteer.evaluate.traits import TRAITS, Trait
 from edgesteer.learn import LearnSummary, Recipe, learn
-from edgesteer_converters.train import trainer
 from edgesteer_models import resolve
 
 ROOT = Path(__file__).resolve().parents[1]
 WAYS = ("unsteered", "prompt", "A-Const", "S-Const", "S-PSR", "A-PSR", "A-PSR+KL")
 OWN = "A-PSR+KL"
+MARK, END = "<!-- written by `make suite` -->\n", "<!-- end -->\n"
 KEPT = (
     "strength",
     "trait",
@@ -42,8 +44,62 @@ KEPT = (
 )
 
 
+@dataclass(frozen=True, slots=True)
+class Trait:
+    """sentence: the system prompt. measure: a name in `text_measures.WORDS` (matches per 100 words), "sentiment" (VADER's
+    mean compound) or "words" (a reply's length). sign: whether the trait makes it more (1) or less (-1)."""
+
+    name: str
+    sentence: str
+    measure: str
+    sign: int = 1
+
+    @property
+    def counts(self) -> tuple[str, ...]:
+        return () if self.measure in ("sentiment", "words") else (self.measure,)
+
+    @property
+    def estimate(self) -> str:
+        """The measure's name in Row.estimates."""
+        return f"{self.measure} per 100 words" if self.counts else self.measure
+
+    def of(self, measured: Row | Matched) -> float:
+        """The trait's own measure, signed so that more is more of the trait."""
+        return self.sign * measured.estimates[self.estimate].value
+
+
+# Six of different kinds, fixed before anything was tuned on them.
+TRAITS = (
+    Trait("pirate", "You are a pirate. You always talk like a pirate, arr matey!", "pirate"),
+    Trait(
+        "cheerful",
+        "You are extremely cheerful and happy. You answer everything with joy and enthusiasm!",
+        "sentiment",
+    ),
+    Trait(
+        "gloomy", "You are gloomy and sad. You see everything in a dark and hopeless way.", "sentiment", -1
+    ),
+    Trait(
+        "sea", "You always talk about the ocean and the sea in every answer, whatever the question is.", "sea"
+    ),
+    Trait(
+        "shakespeare",
+        "You speak like William Shakespeare, in old Elizabethan English with thee, thou and hath.",
+        "shakespeare",
+    ),
+    Trait(
+        "short",
+        "You answer in as few words as possible. Your answers are never longer than five words.",
+        "words",
+        -1,
+    ),
+)
+
+
 def measured(trait: Trait, known: dict[str, Any], folder: Path | None, threads: int) -> dict[str, Any]:
     """Learn the trait and compare; of the other ways only those that are not `known`."""
+    from edgesteer_converters.train import trainer  # imports Torch
+
     path = resolve("smollm2-135m-instruct")
     missing = [way for way in WAYS[2:] if way not in known and way != OWN]
     llm = SteeredLlama(
@@ -143,33 +199,18 @@ def _at(ways: dict[str, Any], way: str) -> dict[str, Any] | None:
     return row if row is None or way in ("prompt", "unsteered") else row.get("matched")
 
 
-def page(found: dict[str, Any]) -> str:
-    """docs/suite.md."""
-    lines = [
-        "# Six traits, against the prompt",
-        "",
-        "SmolLM2-135M-Instruct Q4_1, `make suite`. Held-out questions, greedy with the repeat penalty of `run`. Left: at the",
-        "strength that the bundle was given, the largest at which replies to training questions are as coherent as the",
-        "prompted ones. Right: at the prompt's coherence on these very questions (`eval --matched`: coherence as an isotonic",
-        "curve over no steering, that strength, 0.7 and 1.4 times it; where the prompt costs less than 0.05 nats beside the",
-        "unsteered model, at those; `≥`: more might do too). This is what is compared below.",
-        "trait and coherence in nats a token (coherence: lower is better); *own* is the trait's own measure, signed so that",
-        "more is more of the trait: matches per 100 words, VADER's sentiment, or words a reply. The interval is of the",
-        "difference to the prompt's trait, 95 % over questions. A-PSR+KL has gone on by training, and is the closed form",
-        "where that gained no trait on the training questions at equal coherence.",
-    ]
+def tables(found: dict[str, Any]) -> str:
+    """What docs/results.md shows of the suite, between its two marks."""
+    lines: list[str] = []
     for name, one in found.items():
-        lines += ["", f"## {name}", "", f"> {one['sentence']}", ""]
+        lines += ["", f"### {name}", "", f"> {one['sentence']}", ""]
         lines += [
             f"| | strength | trait | coherence | own ({one['measure']}) | at | trait | minus prompt | own |"
         ]
         lines += ["|---|---|---|---|---|---|---|---|---|"]
         lines += [_line(way, row) for way, row in one["ways"].items()]
-        lines += [
-            "",
-            f"{one['kept']} replies kept, dropped {one['dropped'] or 'none'}. {_trained(one)}{one.get('note', '')}".rstrip(),
-        ]
-    lines += ["", "## Who reaches whom", "", "| | by | traits |", "|---|---|---|"]
+        lines += ["", textwrap.fill(f"{_kept(one)} {_trained(one)}{one.get('note', '')}".strip(), 110)]
+    lines += ["", "### Who reaches whom", "", "| | by | traits |", "|---|---|---|"]
     for one, other, measure in ASKED:
         names, n = reached(found, one, other, measure)
         if n == 0:
@@ -177,8 +218,19 @@ def page(found: dict[str, Any]) -> str:
         lines.append(
             f"| {one} at least {other} | {measure} | {len(names)} of {n}: {', '.join(names) or 'none'} |"
         )
-    lines.append("")
-    return "\n".join(lines)
+    return "\n".join([*lines, "", ""])
+
+
+def with_tables(page: str, found: dict[str, Any]) -> str:
+    """The page with the suite's tables between its two marks."""
+    head, _, rest = page.partition(MARK)
+    _, _, tail = rest.partition(END)
+    return f"{head}{MARK}{tables(found)}{END}{tail}"
+
+
+def _kept(one: dict[str, Any]) -> str:
+    dropped = ", ".join(f"{n} {reason}" for reason, n in one["dropped"].items())
+    return f"{one['kept']} replies kept; dropped: {dropped or 'none'}."
 
 
 def _trained(one: dict[str, Any]) -> str:
@@ -190,8 +242,11 @@ def _trained(one: dict[str, Any]) -> str:
         "none" if told["trait"][k] is None else f"{told['trait'][k]:.2f}" for k in ("closed", "trained")
     )
     end = "the trained gates are kept" if told["kept"] else "the closed form is kept"
-    guided = "a guided teacher" if told["guidance"] else "the prompt itself"
-    return f"Training (on {guided}), training questions, equal coherence: trait {trained}, without {closed}; {end}. "
+    guided = "guided" if told["guidance"] else "the prompt itself"
+    return (
+        f"Training (teacher: {guided}): trait {trained} on training questions at equal coherence, without it {closed}; "
+        f"{end}. "
+    )
 
 
 def _line(way: str, row: dict[str, Any]) -> str:
@@ -223,7 +278,8 @@ def main(names: tuple[str, ...], bundles: Path | None, threads: int, again: bool
         found[trait.name] = measured(trait, {} if again else known, bundles, threads)
         found = {t.name: found[t.name] for t in TRAITS if t.name in found}
         path.write_text(json.dumps(found, indent=1) + "\n")
-        path.with_suffix(".md").write_text(page(found))
+        results = ROOT / "docs" / "results.md"
+        results.write_text(with_tables(results.read_text("utf-8"), found), "utf-8")
 
 
 if __name__ == "__main__":

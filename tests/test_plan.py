@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -95,12 +96,6 @@ def test_rows_out_of_scope_have_strength_zero() -> None:
     assert by_name == {"v1": [0.5] * 4, "v2": [0, 0, 2, 2], "v3": [0, 3, 3, 0]}
 
 
-def test_with_strength() -> None:
-    plan = SteeringPlan.of([(A, 0.5, None), (B, 2.0, None)])
-    assert plan.with_strength(1.5) == SteeringPlan.of([(A, 1.5, None), (B, 1.5, None)])
-    assert plan.with_strength(0) == SteeringPlan()
-
-
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, 1e39, "1", None, True, [1]])
 def test_a_strength_that_is_no_finite_number_is_refused(bad: object) -> None:
     if bad is None:
@@ -151,11 +146,25 @@ def test_a_name_from_a_file_cannot_break_the_line() -> None:
     assert line.isprintable()
 
 
-def test_times_multiplies_every_strength_and_nothing_else() -> None:
+def test_a_factor_multiplies_every_strength_and_nothing_else() -> None:
     plan = SteeringPlan.of([(A, 0.5, None), (B, -2.0, None)])
-    assert [t.strength for t in plan.times(3).terms] == [3 * t.strength for t in plan.terms]
-    assert plan.times(3).content == plan.content
-    assert plan.times(1) == plan
-    assert not plan.times(0)
-    with pytest.raises(PlanError, match="finite"):
-        plan.times(float("nan"))
+    assert [t.strength for t in (plan * 3).terms] == [3 * t.strength for t in plan.terms]
+    assert (plan * 3).content == plan.content
+    assert plan * 1 == plan
+    assert 2 * plan == plan * 2 == plan + plan
+    assert not plan * 0
+    assert not plan + -plan
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, 1e39, "2", None, True])
+def test_a_factor_that_is_no_finite_number_is_refused(bad: Any) -> None:
+    with pytest.raises(PlanError, match="expected a finite number"):
+        SteeringPlan.of([(A, 0.5, None)]) * bad
+
+
+def test_strengths_that_leave_float32_are_refused() -> None:
+    plan = SteeringPlan.of([(A, 3e38, None)])
+    with pytest.raises(PlanError, match="expected a finite number"):
+        plan * 2
+    with pytest.raises(PlanError, match="expected a finite number"):
+        plan + plan

@@ -56,15 +56,21 @@ def test_the_shipped_bundles_come_from_the_command_in_their_cards(
     assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss < 1.5e6  # kilobytes
 
 
+# Time per token and of a prefill against unsteered, as DESIGN.md states them ("Performance it must hold").
+TOKEN = {"constant": 1.005, "A-PSR (native)": 1.01, "A-PSR": 1.03}
+PREFILL = 1.02
+# What is added to them while kernels run in llama.cpp's callback, which stops and starts its threads at each block
+# (2 % of a token of this model), and for a shared machine, where two runs of the same command differ by 1 %. To go when
+# the kernels are in the graph.
+CALLBACK, MACHINE = 0.02, 0.015
+
+
 def test_what_steering_costs() -> None:
-    """Bounds with room for a busy machine; what was measured stands in the README."""
     table = measured("bench", "smollm2-135m-instruct")
-    token, prefill = table["token"], table["prefill"]
-    assert token["constant"]["ratio"] <= 1.02
-    assert token["S-PSR"]["ratio"] <= 1.03
-    assert token["A-PSR"]["ratio"] <= 1.08
-    assert token["A-PSR (native)"]["ratio"] <= 1.05
-    assert prefill["A-PSR"]["ratio"] <= 1.06
+    for name, bound in TOKEN.items():
+        slack = MACHINE + (CALLBACK if name != "constant" else 0)  # constants lie in llama.cpp's slots
+        assert table["token"][name]["ratio"] <= bound + slack, name
+        assert table["prefill"][name]["ratio"] <= PREFILL + slack, name
     assert all(change["seconds"] < 1e-3 for change in table["strength_change"].values())
     assert all(loaded["seconds"] < 0.05 for loaded in table["load"].values())
 
@@ -135,15 +141,15 @@ import sys, resource
 from pathlib import Path
 from edgesteer import SteeredLlama
 from edgesteer.evaluate.bench import random_bundles
-from edgesteer.learn import Recipe, learn, pairs, stages
-lenient = pairs.Limits(min_tokens=1, min_distinct2=0.0, max_nll=1e9, min_trait=-1e9)  # a random model babbles
-stages.keep_good = lambda found: pairs.keep_good(found, lenient)
+from edgesteer.learn import Limits, Recipe, learn
+lenient = Limits(min_tokens=1, min_distinct2=0.0, max_nll=1e9, min_trait=-1e9)  # a random model babbles
 def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 llm = SteeredLlama(sys.argv[1], n_ctx=16 * 256, n_seq_max=16, n_threads=2, n_threads_batch=2)
 llm.eval(list(range(3, 259)))
 before = peak()
 questions = [f"What is the number {i}?" for i in range(int(sys.argv[2]))]
-_, summary = learn(llm, "You are a pirate.", Recipe(max_tokens=64, temperature=1.0), questions=questions)
+recipe = Recipe(max_tokens=64, temperature=1.0)
+_, summary = learn(llm, "You are a pirate.", recipe, questions=questions, limits=lenient)
 print(summary.tokens, peak() - before)
 """
 

@@ -1,4 +1,4 @@
-"""The tiny models are what the other tests take them for: loadable, reproducible, well behaved, able to chat."""
+"""The tiny models load, are reproducible, give sensible logits, and can chat."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +21,7 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module", params=CAUSAL)
 def llm(request: pytest.FixtureRequest, directory: Path) -> Iterator[Llama]:
     path = tiny_model(request.param, directory)
-    model = Llama(str(path), n_ctx=256, n_threads=2, n_threads_batch=2, logits_all=True, verbose=False)
+    model = Llama(str(path), n_ctx=256, n_threads=1, n_threads_batch=1, logits_all=True, verbose=False)
     yield model
     model.close()
 
@@ -66,7 +66,7 @@ def test_chats_with_its_own_template(llm: Llama) -> None:
 @pytest.mark.parametrize("arch", [name for name in ARCHITECTURES if name not in CAUSAL])
 def test_an_encoder_embeds(arch: str, directory: Path) -> None:
     path = tiny_model(arch, directory)
-    model = Llama(str(path), n_ctx=256, n_threads=2, n_threads_batch=2, embedding=True, verbose=False)
+    model = Llama(str(path), n_ctx=256, n_threads=1, n_threads_batch=1, embedding=True, verbose=False)
     one, other = (np.array(model.embed(text)) for text in ("ABC", "xyz"))
     model.close()
     assert np.isfinite(one).all()
@@ -93,7 +93,7 @@ def test_norms_are_float32_vectors_and_random(arch: str, directory: Path) -> Non
 def test_quantized_weights_stay_near_the_float_ones(weight_type: str, directory: Path) -> None:
     def logits(**options: str) -> np.ndarray:
         path = tiny_model("llama", directory, **options)
-        model = Llama(str(path), n_ctx=64, n_threads=2, n_threads_batch=2, logits_all=True, verbose=False)
+        model = Llama(str(path), n_ctx=64, n_threads=1, n_threads_batch=1, logits_all=True, verbose=False)
         rows = _rows(model, model.tokenize(b"the other"))
         model.close()
         return rows
@@ -103,7 +103,7 @@ def test_quantized_weights_stay_near_the_float_ones(weight_type: str, directory:
 
 def test_a_vocabulary_can_be_larger_but_not_smaller(directory: Path) -> None:
     assert len(vocabulary(1000)[0]) == len(set(vocabulary(1000)[0])) == 1000
-    model = Llama(str(tiny_model("gpt2", directory, n_vocab=1000)), n_ctx=64, n_threads=2, verbose=False)
+    model = Llama(str(tiny_model("gpt2", directory, n_vocab=1000)), n_ctx=64, n_threads=1, n_threads_batch=1, verbose=False)
     assert model.n_vocab() == 1000
     model.close()
     with pytest.raises(ValueError, match="at least"):

@@ -1,11 +1,8 @@
 """Tiny random GGUF models that llama.cpp loads and runs: every architecture the tests need, without a download.
 
-Knows how to fill tensors; the list of them is `tests.tiny_architectures`, the byte-level vocabulary and the
-writing of a file are `edgesteer.evaluate.random_gguf`'s. Data flow: (architecture, sizes, seed) -> a GGUF file,
-the same bytes every time. Knows nothing of llama_cpp or of steering.
-
-The text such a model writes is noise, but well behaved noise: activations stay of order one through the blocks,
-logits spread over a few nats, and greedy decoding yields printable ASCII and never an end token.
+The list of tensors is in `tests.tiny_architectures`; the byte-level vocabulary and the writing of a file are
+`edgesteer.evaluate.bench.random_model`'s. The same architecture, sizes and seed give the same bytes. Activations stay of order one through the blocks,
+logits spread over a few nats, and greedy decoding gives printable ASCII and never an end token.
 """
 
 from __future__ import annotations
@@ -19,7 +16,7 @@ from typing import Any, Literal, NamedTuple
 import gguf
 import numpy as np
 
-from edgesteer.evaluate.random_gguf import (
+from edgesteer.evaluate.bench.random_model import (
     CONTROL,
     MERGES,
     byte_tokens,

@@ -1,7 +1,6 @@
-"""The architectures of the tiny models: keys and tensors, as llama.cpp's loader asks for them.
+"""The architectures of the tiny models: keys, and tensors without values, as llama.cpp's src/models ask for them.
 
-Knows each architecture's hyperparameters, tensor names and shapes, read in llama.cpp's src/models. Data flow:
-sizes -> a list of tensors without values. `tests.tiny` fills and writes them.
+`tests.tiny` fills and writes them.
 """
 
 from __future__ import annotations
@@ -45,7 +44,7 @@ class Tensor(NamedTuple):
 
 
 class Architecture(NamedTuple):
-    """What sets an architecture apart: its tensors, its keys, and what llama.cpp's graph offers."""
+    """One architecture: its tensors, its keys, and what llama.cpp's graph offers for it."""
 
     block: Callable[[int, Sizes], list[Tensor]]
     head: Callable[[Sizes], list[Tensor]]
@@ -57,7 +56,7 @@ class Architecture(NamedTuple):
     embd_scale: float = 2.0
     """RMS of the token embeddings times sqrt(n_embd)."""
     kind: str = "decoder"
-    """decoder, experts, recurrent, hybrid, encoder, or what else sets its memory or its stream apart."""
+    """decoder, experts, recurrent, hybrid, encoder or four streams."""
     gqa: bool = True
     """Whether it may have fewer key than query heads."""
     name: str = ""
@@ -153,7 +152,7 @@ def _bert_block(i: int, s: Sizes) -> list[Tensor]:
 def _head(
     s: Sizes, *, layer_norm: bool = False, tied: bool = False, positions: bool = False, bert: bool = False
 ) -> list[Tensor]:
-    """What stands around the blocks: embeddings, the final norm, the output matrix."""
+    """The tensors outside the blocks: embeddings, the final norm, the output matrix."""
     tensors = [Tensor("token_embd.weight", (s.n_embd, s.n_vocab), "embd")]
     if positions:
         tensors.append(Tensor("position_embd.weight", (s.n_embd, s.n_ctx), "embd"))

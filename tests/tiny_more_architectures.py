@@ -1,8 +1,4 @@
-"""More architectures of the tiny models: other families, mixtures of experts, Gemma 3n.
-
-Knows tensor names, shapes and keys as llama.cpp's src/models ask for them, spelt with the pieces of
-`tests.tiny_architectures`; `tests.tiny` joins the two tables. Sizes in, tensors without values out.
-"""
+"""More architectures of the tiny models: other families of decoders, mixtures of experts, Gemma 3n."""
 
 from __future__ import annotations
 

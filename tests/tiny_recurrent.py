@@ -1,8 +1,4 @@
-"""Recurrent and hybrid architectures of the tiny models: Mamba, PLaMo 2, Mamba 2, RWKV 7, Jamba, Granite 4, LFM2.
-
-Knows tensor names, shapes and keys as llama.cpp's src/models ask for them, spelt with the pieces of
-`tests.tiny_architectures`; `tests.tiny` joins the tables. Sizes in, tensors without values out.
-"""
+"""Recurrent and hybrid architectures of the tiny models: Mamba, PLaMo 2, Mamba 2, RWKV 7, Jamba, Granite 4, LFM2."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Knows one block's network as a small graph: allowed operators, constants, one signal from start to end.
+"""One block's network as a small graph: allowed operators, constants, one signal from start to end.
 
 In: an ONNX model with the input `activation` and one output. Out: a BlockGraph with canonical names, so that two
 blocks of equal architecture differ in their constants alone. What depends on constants is computed here, and what
@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from edgesteer.bundle.gate import OPERATORS
+from edgesteer.bundle.onnx_rules import OPERATORS
 from edgesteer.bundle.refusal import refusal
 
 Array = npt.NDArray[Any]
@@ -114,7 +114,7 @@ class _Work:
             raise self.refuse(f"operator '{proto.op_type}' on constants ({error})") from None
 
     def _changes_nothing(self, operator: str, inputs: Sequence[str], attributes: dict[str, Any]) -> bool:
-        """A Flatten of what is flat; a Slice of all, which TorchScript writes for the colon of `h[:, 0]`."""
+        """A Flatten of what is flat; a Slice of all, which is how exporters may write the colon of `h[:, 0]`."""
         if operator == "Flatten":
             return attributes.get("axis", 1) == 1 and len(self.shapes.get(inputs[0], ())) == 2
         if operator != "Slice" or not all(name in self.constants for name in inputs[1:]):

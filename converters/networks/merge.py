@@ -1,7 +1,7 @@
-"""Knows how the graphs of several blocks become one gate.onnx: constants that differ are rows of a table.
+"""One gate.onnx from the graphs of several blocks: constants that differ between blocks are rows of a table.
 
-In: per block a BlockGraph; later, a gate's bytes. Out: bytes that keep the format's rules, the same every time.
-`layer` chooses the row, so a call costs one block's work whatever the number of blocks.
+`layer` chooses the row, so a call costs one block's work whatever the number of blocks. The bytes keep the format's
+rules and are the same every time.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgesteer.bundle.gate_build import finished, row_of_layer, sealed
+from edgesteer.bundle.onnx_write import finished, row_of_layer, sealed
 from edgesteer.bundle.refusal import refusal
 from edgesteer_converters.extras import need_onnx
 from edgesteer_converters.networks.block_graph import BlockGraph
@@ -50,11 +50,11 @@ def _check_equal(graphs: Mapping[int, BlockGraph]) -> None:
     first, *others = sorted(graphs)
     for n in others:
         if graphs[n].architecture() != graphs[first].architecture():
-            found = f"block {n}: {_spoken(graphs[n])}; block {first}: {_spoken(graphs[first])}"
+            found = f"block {n}: {_as_text(graphs[n])}; block {first}: {_as_text(graphs[first])}"
             raise refusal("gate", found, "one architecture in all blocks", "give all blocks one shape")
 
 
-def _spoken(graph: BlockGraph) -> str:
+def _as_text(graph: BlockGraph) -> str:
     shapes = [list(value.shape) for value in graph.constants.values() if value.ndim > 1]
     return f"{', '.join(node.operator for node in graph.nodes)} with weights {shapes}"
 
@@ -155,14 +155,3 @@ class Parts:
 
     def finish(self, n_embd: int, layers: Sequence[int]) -> bytes:
         return finished(self.onnx, self.nodes, self.initializers, n_embd, layers, _NO_DIGEST)
-
-
-def renumbered(gate: bytes, to: Mapping[int, int]) -> bytes:
-    """`gate` with its blocks under other numbers, in the same order."""
-    onnx = need_onnx()
-    model, layers = onnx.load_from_string(gate), sorted(to.values())
-    lookup = row_of_layer(layers)
-    for tensor in model.graph.initializer:
-        if tensor.name == "row_of_layer":
-            tensor.CopyFrom(onnx.numpy_helper.from_array(lookup, "row_of_layer"))
-    return sealed(onnx, model, layers, _NO_DIGEST)

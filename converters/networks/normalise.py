@@ -1,6 +1,4 @@
-"""Knows how a gate is scaled so that its mean coefficient is 1, and its direction the other way.
-
-In: an Artifact and activations in scope. Out: an Artifact that steers the same to float32 rounding, and the means.
+"""A gate scaled so that its mean coefficient is 1, and its direction the other way: the same steering.
 
 A ReLU chain is positively homogeneous: the factor goes into its last layer. Any other gate gets a final Mul by a
 constant per block. A negative mean (a gate that may be below 0) flips the direction, which changes nothing either.
@@ -19,8 +17,8 @@ import numpy.typing as npt
 from edgesteer.bundle import GateWeights
 from edgesteer.bundle.refusal import refusal
 from edgesteer_converters.artifact import Artifact
-from edgesteer_converters.networks.coefficients import asking
 from edgesteer_converters.networks.merge import scale
+from edgesteer_converters.parity import coefficients_of
 
 F32 = npt.NDArray[np.float32]
 CANCELLED = 1e-6
@@ -33,7 +31,7 @@ def mean_coefficients(artifact: Artifact, activations: Mapping[int, F32]) -> dic
         BundleError: no rows for a block, rows of another width, or a coefficient that is not finite.
     """
     assert artifact.gate is not None
-    ask, means = asking(artifact.gate), {}
+    ask, means = coefficients_of(artifact.gate), {}
     for n, direction in sorted(artifact.directions.items()):
         rows = np.asarray(activations.get(n, np.empty((0, 0))), np.float32)
         if rows.ndim != 2 or not len(rows) or rows.shape[1] != len(direction):

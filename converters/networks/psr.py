@@ -1,17 +1,14 @@
-"""Reads PSR networks: a state dict with the documented names, a TorchScript file, or modules from Python.
+"""PSR networks: a state dict with the documented names, or modules from Python.
 
 In:  `gate.N.I.weight` [out, in], `gate.N.I.bias` [out] and `direction.N` [n_embd] in .pt or .safetensors files; or
-     a TorchScript file with directions beside it or among its buffers; or nn.Modules. Out: an Artifact.
+     nn.Modules and torch.export programs with their directions. Out: an Artifact.
 
-What is safe: state dicts are read as data (safetensors, or torch's weights-only reader). TorchScript is code: it is
-read only after `torchscript` has found nothing but arithmetic in it. A torch.export program (.pt2) is refused: to
-read one, torch falls back to unpickling whatever it holds and evaluates expressions in it. Who trusts such a file
-loads it and hands the program to `from_modules`.
+State dicts are read as data (safetensors, or torch's weights-only reader). Files that hold a program are refused; a
+torch.export program that you trust can be loaded and passed to `from_modules`.
 """
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,15 +18,20 @@ import numpy as np
 import numpy.typing as npt
 
 from edgesteer.bundle import ModelInfo
-from edgesteer.bundle.gate_build import check_weights
+from edgesteer.bundle.gate import check_weights
 from edgesteer.bundle.refusal import refusal
 from edgesteer_converters.artifact import Artifact, Choice
 from edgesteer_converters.extras import need_torch
-from edgesteer_converters.networks.archive import is_program
-from edgesteer_converters.tensors import TensorFile, read_bytes, read_file, read_tensors
-from edgesteer_converters.vectors.placing import Source, block_base, chosen, facts_of
+from edgesteer_converters.tensors import TensorFile, read_file, read_tensors
+from edgesteer_converters.vectors.placing import (
+    Producer,
+    Source,
+    block_base,
+    check_directions,
+    chosen,
+    facts_of,
+)
 
-PRODUCER = "psr"
 SUFFIXES = (".pt", ".pth", ".bin", ".safetensors")
 SCOPE = "response"  # what the paper trains for
 F32 = npt.NDArray[np.float32]
@@ -41,7 +43,7 @@ _SAVE = "save a state dict with these names"
 
 def recognises(path: Path) -> bool:
     """Whether these are the documented names, all of them."""
-    if is_program(path) or path.suffix.lower() not in SUFFIXES:
+    if path.suffix.lower() not in SUFFIXES:
         return False
     names = read_tensors(path).keys()
     return any(_GATE.fullmatch(n) for n in names) and all(
@@ -53,7 +55,7 @@ def read(paths: Sequence[str | Path], model: ModelInfo, choice: Choice) -> Artif
     """The PSR network in these files, for `model`.
 
     Args:
-        paths: one file, or several whose tensors add up (gates and directions, or TorchScript and directions).
+        paths: one file, or several whose tensors add up (gates and directions).
         choice: site "block_input" moves every block to the one before; `blocks`, as the runtime counts them then,
             takes some.
     Raises:
@@ -66,19 +68,15 @@ def read(paths: Sequence[str | Path], model: ModelInfo, choice: Choice) -> Artif
     if choice.tensor is not None or choice.block is not None:
         raise refusal(where, "a choice of one tensor or one block", "none for a PSR, whose names say both",
                       "choose with a range of blocks")  # fmt: skip
-    scripts = [place for place in places if is_program(place)]
-    files = [read_file(place) for place in places if place not in scripts]
-    tensors = _tensors(files)
-    if scripts:
-        return _of_script(scripts, files, tensors, model, choice)
-    directions, weights = _sorted_out(tensors, where)
+    files = [read_file(place) for place in places]
+    directions, weights = _sorted_out(_tensors(files), where)
     _check_directions(directions, model, where)
     _check_pairs(weights, directions, where)
     check_weights(weights)
     kept, left = _chosen(directions, choice, model, where)
     moved = {to: directions[n] for n, to in kept.items()}
     facts = _facts(moved, files, choice, left)
-    return Artifact(PRODUCER, moved, {to: weights[n] for n, to in kept.items()}, SCOPE, facts)
+    return Artifact("psr", moved, {to: weights[n] for n, to in kept.items()}, SCOPE, facts)
 
 
 def from_modules(
@@ -107,9 +105,9 @@ def from_modules(
         raise refusal(
             "directions", f"shapes {sorted(widths)}", "one [n_embd]", "pass a direction for every block"
         )
-    _check_finite(arrays, "directions")
+    check_directions(arrays, "directions")
     gate = export_gate(modules, sorted(arrays), next(iter(widths))[0])
-    return Artifact(PRODUCER, arrays, gate, scope, dict(facts or {}), modules)
+    return Artifact("psr", arrays, gate, scope, dict(facts or {}), modules)
 
 
 def _plain(value: Any) -> F32:
@@ -157,13 +155,7 @@ def _check_directions(directions: Mapping[int, F32], model: ModelInfo, where: st
         if value.shape != (model.n_embd,):
             raise refusal(where, f"direction.{n} {list(value.shape)}", f"[{model.n_embd}] as in {model.name}",
                           "use the model that it was trained on")  # fmt: skip
-    _check_finite(directions, where)
-
-
-def _check_finite(directions: Mapping[int, F32], where: str) -> None:
-    for n, value in directions.items():
-        if not np.isfinite(value).all():
-            raise refusal(where, f"NaN or infinity in direction.{n}", "finite numbers", "train again")
+    check_directions(directions, where)
 
 
 def _check_pairs(weights: Mapping[int, Any], directions: Mapping[int, F32], where: str) -> None:
@@ -195,53 +187,13 @@ def _chosen(
 
 
 def _facts(
-    directions: Mapping[int, F32], files: Sequence[TensorFile], choice: Choice, left: Sequence[str],
-    script: Path | None = None,
-) -> dict[str, Any]:  # fmt: skip
+    directions: Mapping[int, F32], files: Sequence[TensorFile], choice: Choice, left: Sequence[str]
+) -> dict[str, Any]:
     site = choice.site or "block_output"
-    told = [(file.path, file.sha256) for file in files]
+    digests = [(file.path, file.sha256) for file in files]
     dtypes = [dtype for file in files for dtype in file.dtypes.values()]
-    if script is not None:
-        told, dtypes = [(script, hashlib.sha256(read_bytes(script)).hexdigest()), *told], [*dtypes, "float32"]
     base = block_base(shifted=site == "block_input")
-    return facts_of(directions, Source(PRODUCER, "", base, site, told, dtypes), left, [])
+    return facts_of(directions, Source("psr", "", base, site, digests, dtypes), left, [])
 
 
-def _of_script(
-    scripts: Sequence[Path],
-    files: Sequence[TensorFile],
-    tensors: Mapping[str, Any],
-    model: ModelInfo,
-    choice: Choice,
-) -> Artifact:
-    from edgesteer_converters.networks.export import export_gate, torch_blocks
-    from edgesteer_converters.networks.torchscript import load_script
-
-    if len(scripts) > 1:
-        raise refusal(
-            str(scripts[1]), "a second TorchScript file", "one for all blocks", "pass several as modules"
-        )
-    where, module = str(scripts[0]), load_script(str(scripts[0]))
-    directions, weights = _sorted_out({**_directions_within(module), **tensors}, where)
-    if weights:
-        raise refusal(
-            where, "gate.N.I tensors beside TorchScript", "directions only", "pass one kind of gate"
-        )
-    _check_directions(directions, model, where)
-    kept, left = _chosen(directions, choice, model, where)
-    modules = dict.fromkeys(kept, module)
-    gate = export_gate(modules, list(kept), model.n_embd, where)
-    if list(kept) != list(kept.values()):
-        from edgesteer_converters.networks.merge import renumbered
-
-        gate = renumbered(gate, kept) if isinstance(gate, bytes) else {kept[n]: gate[n] for n in kept}
-    # Each is bound to its number in the file: the module may look that up.
-    bound = torch_blocks(modules, list(kept), model.n_embd, where)
-    network = {kept[n]: block for n, block in bound.items()}
-    moved = {kept[n]: directions[n] for n in kept}
-    return Artifact(PRODUCER, moved, gate, SCOPE, _facts(moved, files, choice, left, scripts[0]), network)
-
-
-def _directions_within(module: Any) -> dict[str, npt.NDArray[Any]]:
-    found = module.state_dict().items()
-    return {name: value.float().numpy() for name, value in found if _DIRECTION.fullmatch(name)}
+PSR = Producer("psr", SUFFIXES, recognises, read)

@@ -1,6 +1,4 @@
-"""Knows how to make a gate smaller: weights in float16 or int8, and the ORT format for mobile builds.
-
-In: a gate and activations. Out: bytes, and what it cost: how far the coefficients moved, per block.
+"""Smaller gates: weights in float16 or int8, and the ORT format for mobile builds, with what that costs.
 
 Only the matrices shrink. The row of a block is looked up first and widened then, so a call widens one block's
 weights. int8 is symmetric with one scale per unit (column of W), as opset 17's DequantizeLinear can say.
@@ -18,9 +16,9 @@ import numpy.typing as npt
 
 from edgesteer.bundle import GateWeights, build_gate
 from edgesteer.bundle.refusal import refusal
+from edgesteer.bundle.verify import refused_graph
 from edgesteer_converters.extras import need_onnx
-from edgesteer_converters.networks.coefficients import asking, refused
-from edgesteer_converters.parity import MAX_ABS, Parity, require, same_coefficients
+from edgesteer_converters.parity import MAX_ABS, Parity, coefficients_of, require, same_coefficients
 
 F32 = npt.NDArray[np.float32]
 Kind = Literal["fp16", "int8"]
@@ -61,9 +59,8 @@ def quantize(gate: GateWeights | bytes, kind: Kind, activations: Mapping[int, F3
         raise refusal("gate", f"quantization {kind!r}", f"one of {', '.join(KINDS)}", "choose one of them")
     before = gate if isinstance(gate, bytes) else build_gate(gate, "0" * 64)
     after = _shrunk(before, kind)
-    ask = asking(before)
-    asked = {n: lambda rows, n=n: ask(n, rows) for n in activations}
-    return Quantized(after, kind, len(before), len(after), same_coefficients(asked, after, activations))
+    loss = same_coefficients(coefficients_of(before), after, activations)
+    return Quantized(after, kind, len(before), len(after), loss)
 
 
 def kind_of(gate: bytes) -> Kind | None:
@@ -186,12 +183,10 @@ def to_ort(gate: bytes, activations: Mapping[int, F32]) -> bytes:
     options.log_severity_level = 3
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.add_session_config_entry("session.save_model_format", "ORT")
-    with tempfile.TemporaryDirectory() as folder, refused("gate.onnx"):
+    with tempfile.TemporaryDirectory() as folder, refused_graph("gate.onnx"):
         path = Path(folder) / "gate.ort"
         options.optimized_model_filepath = str(path)
         onnxruntime.InferenceSession(gate, options, providers=["CPUExecutionProvider"])
         data = path.read_bytes()
-    ask = asking(gate)
-    asked = {n: lambda rows, n=n: ask(n, rows) for n in activations}
-    require(same_coefficients(asked, data, activations), "gate.ort", MAX_ABS)
+    require(same_coefficients(coefficients_of(gate), data, activations), "gate.ort", MAX_ABS)
     return data

@@ -1,4 +1,4 @@
-"""Reads rank-1 representation fine-tuning: LoReFT as pyreft saves it, ReFT-r1 as AxBench saves it.
+"""Rank-1 representation fine-tuning: LoReFT as pyreft saves it, ReFT-r1 as AxBench saves it.
 
 LoReFT (Wu et al. 2024): h' = h + R^T (W h + b - R h). With one row R the coefficient is (W - R) h + b and the
 direction R: an affine coefficient, which may be negative, so a gate.onnx and no chain of ReLU layers. pyreft saves
@@ -29,9 +29,15 @@ from edgesteer_converters.extras import need_torch
 from edgesteer_converters.networks.block_graph import INPUT, BlockGraph, Node
 from edgesteer_converters.networks.merge import merge
 from edgesteer_converters.tensors import TensorFile, read_file, read_tensors
-from edgesteer_converters.vectors.placing import Source, block_base, chosen, facts_of
+from edgesteer_converters.vectors.placing import (
+    Producer,
+    Source,
+    block_base,
+    check_directions,
+    chosen,
+    facts_of,
+)
 
-PRODUCER = "reft"
 SUFFIXES = (".pt", ".pth", ".bin", ".safetensors")
 F32 = npt.NDArray[np.float32]
 Tensors = Mapping[str, npt.NDArray[Any]]
@@ -91,12 +97,11 @@ def _loreft(loaded: Sequence[TensorFile], model: ModelInfo, choice: Choice) -> A
         sites.add(site)
     taken, left = chosen(found, Choice(blocks=choice.blocks), model, str(loaded[0].path))
     directions = {n: direction for n, (direction, _, _) in taken.items()}
+    check_directions(directions, str(loaded[0].path))
     gate = merge({n: _affine(W, b) for n, (_, W, b) in taken.items()}, model.n_embd, flat=False)
     network = {n: _module(W, b) for n, (_, W, b) in taken.items()}
     facts = _facts(directions, loaded, sites, left, [_POSITIONS])
-    return Artifact(
-        PRODUCER, directions, gate, facts={**facts, "method": "LoReFT", "rank": 1}, network=network
-    )
+    return Artifact("reft", directions, gate, facts={**facts, "method": "LoReFT", "rank": 1}, network=network)
 
 
 def _check_choice(loaded: Sequence[TensorFile], choice: Choice) -> None:
@@ -120,7 +125,7 @@ def _facts(
     dtypes = [dtype for file in loaded for dtype in file.dtypes.values()]
     base = block_base(shifted="block_input" in sites)
     return facts_of(
-        directions, Source(PRODUCER, "", base, ", ".join(sorted(sites)), files, dtypes), left, notes
+        directions, Source("reft", "", base, ", ".join(sorted(sites)), files, dtypes), left, notes
     )
 
 
@@ -208,7 +213,7 @@ def _reft_r1(loaded: Sequence[TensorFile], model: ModelInfo, choice: Choice) -> 
         raise refusal(where, "NaN or infinity", "finite numbers", "train again")
     notes = [_POSITIONS, "the strength is AxBench's max_act * factor"]
     facts = _facts({n: direction}, loaded, {site}, [], notes)
-    return Artifact(PRODUCER, {n: direction}, facts={**facts, "method": "ReFT-r1"})
+    return Artifact("reft", {n: direction}, facts={**facts, "method": "ReFT-r1"})
 
 
 def _dictionary(loaded: Sequence[TensorFile]) -> npt.NDArray[Any] | None:
@@ -226,3 +231,6 @@ def _row(where: str, rows: int, choice: Choice) -> int:
             where, f"concept {text!r}", f"a row from 0 to {rows - 1}", "say which concept of the dictionary"
         )
     return int(text)
+
+
+REFT = Producer("reft", SUFFIXES, recognises, read)

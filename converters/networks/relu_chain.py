@@ -1,4 +1,4 @@
-"""Knows a chain of ReLU layers when it sees one: the form that the native engine and gate.gguf can hold.
+"""Is a graph a chain of ReLU layers, the form that the native engine and gate.gguf can hold?
 
 In: a BlockGraph. Out: its layers [(W [n_in, k], b [k]), ...], each relu(x W + b), or None for anything else.
 """

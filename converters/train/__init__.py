@@ -4,7 +4,7 @@ network     the steering as Torch parameters, with the documented names
 data        pairs as examples: what the student reads, what it must predict, where it is steered
 objectives  MSE, LL and KL, row by row
 trainer     the loop: AdamW, linear decay, checkpoints
-refine      the door: closed-form fits in, better ones out
+refine      closed-form fits in, trained ones out: what `edgesteer learn --refine` calls
 """
 
 from edgesteer_converters.torch_model import TorchModel  # before the rest: MissingExtra without Torch

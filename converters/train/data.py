@@ -1,13 +1,14 @@
-"""Training examples: pairs of prompts with a reply, made ready once for all epochs.
+"""Training examples: pairs of prompts with a reply, prepared once for all epochs.
 
 In:  pairs (x, x', y' as tokens), a scope, a frozen model.
-Out: per pair an Example: what the student runs, where it is steered, which rows predict, what the teacher says;
-     and batches of them.
+Out: per pair an Example: what the student runs, where it is steered, which rows predict, what the teacher
+     says; and batches of them.
 
-What stands before the first steered position is the same whatever the steering, so attention's keys and values
-of it are computed once, and the student runs the rest alone. The reply's last token predicts nothing: it is left
-out, as in `edgesteer.learn.contrast`. Memory: the prefixes take 8 bytes a token, block and key dimension (192 in
-SmolLM2-135M: 46 kB a token); teachers for KL 4 kB a row, for MSE 4 bytes a row, block and dimension.
+What stands before the first steered position is the same whatever the steering, so attention's keys and
+values of it are computed once, and the student runs the rest alone. The reply's last token predicts nothing:
+it is left out, as in `edgesteer.learn.contrast`. Memory: the prefixes take 8 bytes a token, block and key
+dimension (192 in SmolLM2-135M: 46 kB a token); teachers for KL 4 kB a row, for MSE 4 bytes a row, block and
+dimension.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ from edgesteer_converters.train.objectives import Top, guided
 
 @dataclass(frozen=True, slots=True)
 class Triplet:
-    """x, x', y' as token ids. sign: the strength it is trained at, 1 or -1. first: position of x from which the
-    student is steered."""
+    """x, x', y' as token ids. sign: the strength it is trained at, 1 or -1. first: position of x from which
+    the student is steered."""
 
     plain: list[int]
     prompted: list[int]
@@ -40,9 +41,9 @@ class Triplet:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """tokens: what the student runs behind `prefix`. first: of these the first that is steered. n_rows: how many
-    at the end predict a token of the reply. targets: those, int64 [n_rows]. top, outputs: what the teacher gives
-    there, for KL and for MSE ({block: [n_rows, n_embd]})."""
+    """tokens: what the student runs behind `prefix`. first: of these the first that is steered. n_rows: how
+    many at the end predict a token of the reply. targets: those, int64 [n_rows]. top, outputs: what the
+    teacher gives there, for KL and for MSE ({block: [n_rows, n_embd]})."""
 
     tokens: list[int]
     prefix: Keys | None

@@ -2,7 +2,8 @@
 
 In:  per block the layers of a gate and a direction, NumPy; or sizes and a seed.
 Out: an nn.Module whose state dict is what `edgesteer convert` reads: `gate.N.I.weight` [out, in] and
-     `gate.N.I.bias` [out] for layer I of the gate of block N, `direction.N` [n_embd]. Without gates it is a constant.
+     `gate.N.I.bias` [out] for layer I of the gate of block N, `direction.N` [n_embd]. Without gates it is a
+     constant.
 
     c_N(h) = relu(... relu(h W_0^T + b_0) ...)        h' = h + strength c_N(h) direction_N
 """
@@ -15,7 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from edgesteer.learn.methods import BlockFit, Layers
+from edgesteer.learn.fit import BlockFit, Layers
 
 
 class PsrNetwork(nn.Module):  # type: ignore[misc]

@@ -1,9 +1,11 @@
-"""From a closed-form fit to a better one: the door of this package, called by `edgesteer learn --refine`.
+"""Train closed-form fits through the model: what `edgesteer learn --refine` calls.
 
 In:  a model, fits per block, pairs.
-Out: fits per block in the format's scale (mean coefficient 1 over the training positions in scope), and a report.
+Out: fits per block in the format's scale (mean coefficient 1 over the training positions in scope), and a
+report.
 
-Which form is trained follows from the fits: without layers a constant, one block S-PSR, several A-PSR, jointly.
+Which form is trained follows from the fits: without layers a constant, one block S-PSR, several A-PSR,
+jointly.
 """
 
 from __future__ import annotations
@@ -20,16 +22,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from edgesteer import learn
 from edgesteer.errors import LearnError
-from edgesteer.learn.methods import BlockFit
+from edgesteer.learn import Trainer as LearnTrainer
+from edgesteer.learn.fit import BlockFit
 from edgesteer.learn.pairs import Pair
 from edgesteer_converters.torch_model import TorchModel
 from edgesteer_converters.train.data import Example, Triplet, digest, prepared, triplets
 from edgesteer_converters.train.network import PsrNetwork
 from edgesteer_converters.train.trainer import AGAIN, DEFAULTS, Settings, Trainer, read_checkpoint
 
-# Of the progress, what making the examples ready takes: two forward passes against `epochs` times three.
+# Share of the progress for preparing the examples: two forward passes against `epochs` times three.
 _READY = 0.1
 
 _POINTS = 32
@@ -37,10 +39,12 @@ _POINTS = 32
 
 @dataclass(frozen=True, slots=True)
 class RefineReport:
-    """Losses in nats a token (KL, LL) or the stream's units squared (MSE), with the regulariser where there is one.
+    """Losses in nats a token (KL, LL) or the stream's units squared (MSE), with the regulariser where there
+    is one.
 
-    first, last: mean over the training replies before and after. held_first, held_last: over the `n_held` replies
-    kept aside; None without any. curve: (step, loss of its batch). dropped: blocks whose gate never opens.
+    first, last: mean over the training replies before and after. held_first, held_last: over the `n_held`
+    replies kept aside; None without any. curve: (step, loss of its batch). dropped: blocks whose gate never
+    opens.
     """
 
     objective: str
@@ -97,14 +101,14 @@ def refine(
     Args:
         model: a GGUF file, a Hugging Face folder, or one that is loaded.
         scope: "response": from the plain prompt's last token on. "all". "conversation": from starts[i] on.
-        epochs, lr, batch (replies a step), guidance (objectives.guided; KL alone): None for the objective's own
-            (trainer.DEFAULTS).
+        epochs, lr, batch (replies a step), guidance (objectives.guided; KL alone): None for the objective's
+            own (trainer.DEFAULTS).
         held: share of the pairs that is kept aside to be measured alone, at least one where it is above 0.
-        checkpoint: written after each epoch; a training that was interrupted goes on from it, to the same bytes,
-            also where `fits` were fitted again and agree to rounding alone.
+        checkpoint: written after each epoch; an interrupted training resumes from it, to the same
+            bytes, also where `fits` were fitted again and agree to rounding alone.
         replace: a checkpoint of another training, with an EdgesteerWarning; else it is refused.
-        device: where a model is loaded that is given as a path: "cpu", "cuda", ...; None for CUDA where there is
-            one, else the CPU.
+        device: where a model is loaded that is given as a path: "cpu", "cuda", ...; None for CUDA where there
+            is one, else the CPU.
     Returns:
         The fits; each keeps the `explained` that it started with, which says nothing about this objective.
     Raises:
@@ -126,19 +130,20 @@ def refine(
     dropped = [n for n, fit in finished.items() if fit is None]
     report = RefineReport(
         objective, settings.guidance, settings.epochs, len(losses.curve), len(train), len(kept),
-        losses.first, losses.last, losses.held_first, losses.held_last, losses.curve, dropped, time.monotonic() - began,
+        losses.first, losses.last, losses.held_first, losses.held_last, losses.curve, dropped,
+        time.monotonic() - began,
     )  # fmt: skip
     return _some({n: fit for n, fit in finished.items() if fit is not None}), report
 
 
 def trainer(
     model: Path, *, checkpoint: Path | None = None, n_threads: int = 1, device: str | None = None
-) -> learn.Trainer:
-    """What `edgesteer.learn.learn` hands fits to.
+) -> LearnTrainer:
+    """The trainer that `edgesteer.learn` hands fits to.
 
-    checkpoint: as for `refine`, but one of another training is replaced, with an EdgesteerWarning: by then minutes
-        of sampling have passed. The second training has one of its own, see `checkpoints`. They stay when the
-        training is done; remove them when the bundle is saved.
+    checkpoint: as for `refine`, but one of another training is replaced, with an EdgesteerWarning: by then
+        minutes of sampling have passed. The second training has one of its own, see `checkpoints`. They stay
+        when the training is done; remove them when the bundle is saved.
     Raises LearnError for a file there that is no checkpoint, before anything is learnt, and for the device.
     """
     device = _device(device)
@@ -160,18 +165,19 @@ def trainer(
         progress: Callable[[float], None],
     ) -> tuple[dict[int, BlockFit], dict[str, Any]]:
         torch.set_num_threads(n_threads)
-        found, report = refine(
+        trained, report = refine(
             model, fits, pairs, objective=objective, scope=scope, starts=starts, seed=seed,
-            checkpoint=files[again], replace=True, device=device, progress=progress, guidance=None if guided else 0.0,
+            checkpoint=files[again], replace=True, device=device, progress=progress,
+            guidance=None if guided else 0.0,
             **(AGAIN.get(objective, {}) if again else {}),
         )  # fmt: skip
-        return found, report.facts()
+        return trained, report.facts()
 
     return train
 
 
 def checkpoints(first: Path) -> tuple[Path, Path]:
-    """Of a first training, and of the second that goes on from it."""
+    """The checkpoint of a first training, and of the second that continues from it."""
     return first, first.with_name(first.name + "-again")
 
 
@@ -243,7 +249,8 @@ def _examples(
 
 
 def _normalised(network: PsrNetwork, block: int, mean: float, explained: float) -> BlockFit | None:
-    """The factor moves from the gate to the direction: relu(c x) = c relu(x) for c > 0. None for what is nothing."""
+    """The factor moves from the gate to the direction: relu(c x) = c relu(x) for c > 0. None for what is
+    nothing."""
     layers, direction = network.layers(block), network.directions(block)
     with np.errstate(over="ignore"):
         direction = (direction * mean).astype(np.float32)

@@ -4,11 +4,12 @@
 In:  a frozen model, a PsrNetwork, examples, settings.
 Out: the network, trained in place, and the losses on the way.
 
-Only the network's parameters take gradients. The base model runs forward and backward over the steered positions
-alone. On CUDA the passes run in bfloat16 under autocast; elsewhere in the model's own type.
+Only the network's parameters take gradients. The base model runs forward and backward over the steered
+positions alone. On CUDA the passes run in bfloat16 under autocast; elsewhere in the model's own type.
 
-On SmolLM2-135M and two cores a step takes twice its forward pass, 0.50 s for a reply of 64 tokens, and with four
-replies a step 0.35 s a reply. The process peaks at 1.2 GB, while it reads the GGUF, and at 1.6 GB with four.
+On SmolLM2-135M and two cores a step takes twice its forward pass, 0.50 s for a reply of 64 tokens, and with
+four replies a step 0.35 s a reply. The process peaks at 1.2 GB, while it reads the GGUF, and at 1.6 GB with
+four.
 """
 
 from __future__ import annotations
@@ -35,16 +36,17 @@ Progress = Callable[[float], None]
 _FORMAT = "edgesteer-train/1"
 _KEYS = {"identity", "settings", "start", "epoch", "network", "optimizer", "losses"}
 
-# Two closed-form fits of the same replies are one start: after an interruption the activations that they are fitted
-# to come from another pass, and agree to rounding alone, which in quantized arithmetic is coarse. Relative to the
-# tensor's norm.
+# Two closed-form fits of the same replies are one start: after an interruption the activations that they are
+# fitted to come from another pass, and agree to rounding alone, which in quantized arithmetic is coarse.
+# Relative to the tensor's norm.
 _SAME_START = 0.2
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """lr falls linearly to 0 over all steps. clip: largest norm of the gradient; None for any. batch: replies a
-    step. regulariser: weight of max(0, 1 - sum of coefficients). guidance: of the teacher that KL follows."""
+    """lr falls linearly to 0 over all steps. clip: largest norm of the gradient; None for any. batch: replies
+    a step. regulariser: weight of max(0, 1 - sum of coefficients). guidance: of the teacher that KL
+    follows."""
 
     objective: str
     epochs: int
@@ -78,16 +80,18 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "ll": {"epochs": 7, "lr": 1e-3, "regulariser": 1.0},
     "kl": {"epochs": 4, "lr": 5e-3, "clip": 1.0, "batch": 4, "guidance": 1.0},
 }
-"""MSE and LL as published (arXiv 2605.03907): AdamW, weight decay 1e-6, batch 1. KL: this project's own; on two cores
-four replies a step are a third faster than one, and reach the same loss on replies kept aside (docs/log.md)."""
+"""MSE and LL as published (arXiv 2605.03907): AdamW, weight decay 1e-6, batch 1. KL: this project's own; on
+two cores four replies a step are a third faster than one, and reach the same loss on replies kept aside
+(docs/log.md)."""
 
 AGAIN: dict[str, dict[str, Any]] = {"kl": {"epochs": 3, "lr": 3e-3}}
-"""What a second training of trained gates has otherwise."""
+"""The settings in which a second training of trained gates differs."""
 
 
 @dataclass(slots=True)
 class Losses:
-    """curve: (step, the batch's loss before that step). first, last: over the training replies, before and after.
+    """curve: (step, the batch's loss before that step). first, last: over the training replies, before and
+    after.
     held_first, held_last: over those kept aside; None without any."""
 
     curve: list[tuple[int, float]] = field(default_factory=list)
@@ -128,11 +132,12 @@ class Trainer:
         progress: Progress = lambda fraction: None,
         replace: bool = False,
     ) -> Losses:
-        """Train to the end, from `checkpoint` on where that file exists; it is replaced after each epoch, so
-        that an interruption loses one epoch at most.
+        """Train to the end, resuming from `checkpoint` where that file exists; it is replaced after each
+        epoch, so that an interruption loses one epoch at most.
 
         replace: a checkpoint of another training too, with an EdgesteerWarning.
-        Raises LearnError for a loss that is no number, a checkpoint of another training, or a file that is none.
+        Raises LearnError for a loss that is no number, a checkpoint of another training, or a file that is
+        none.
         """
         if checkpoint is None or not checkpoint.exists() or not self.resume(checkpoint, replace):
             self.losses.first, self.means = self.measure(self.examples)
@@ -194,7 +199,7 @@ class Trainer:
                 outputs[block] = h[batch.predicts]
             return h
 
-        columns = batch.predicts.any(0).nonzero()[:, 0]  # a vocabulary's logits for no position in vain
+        columns = batch.predicts.any(0).nonzero()[:, 0]  # logits only where a token is predicted
         with self.model.steered(steer), torch.autocast("cuda", torch.bfloat16, self._mixed):
             wanted = columns[:1] if mse else columns
             logits = self.model.logits(batch.tokens, mask=batch.mask, rows=wanted, prefix=batch.prefix)
@@ -231,7 +236,7 @@ class Trainer:
         return math.fsum(losses) / len(examples), {block: sum_ / count for block, sum_ in total.items()}
 
     def _save(self, path: Path | None) -> None:
-        """All at once: the file is never half written."""
+        """Atomically: the file is never half written."""
         if path is None:
             return
         partial = path.with_name(f".{path.name}.{os.getpid()}")
@@ -255,7 +260,7 @@ class Trainer:
         }
 
     def resume(self, path: Path, replace: bool = False) -> bool:
-        """Go on from a checkpoint; with `replace` False, and a warning, where it is another training's.
+        """Resume from a checkpoint; with `replace` False, and a warning, where it is another training's.
 
         Raises LearnError where it is damaged, or of another training and not to be replaced.
         """
@@ -291,7 +296,7 @@ def read_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str,
 
 
 def _close(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
-    """Whether both are the same start, to rounding."""
+    """Whether both are the same start, up to rounding."""
     return one.keys() == other.keys() and all(
         x.shape == other[name].shape and bool((x - other[name]).norm() <= _SAME_START * other[name].norm())
         for name, x in one.items()

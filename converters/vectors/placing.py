@@ -1,15 +1,12 @@
-"""Knows which vectors can steer, and what is told of where they came from.
-
-In:  block -> vector as a producer's module understood its file. Out: an Artifact; or BundleError.
-"""
+"""From a producer's vectors to an Artifact: which vectors can steer, where they act, and the facts of their origin."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -20,6 +17,22 @@ from edgesteer_converters.artifact import F32, Artifact, Choice
 _AFTER_NORM = "the last block's direction was taken after the model's final norm, as Hugging Face gives it"
 T = TypeVar("T")
 _LAYER = re.compile(r"[0-9]{1,9}", re.ASCII)
+
+
+class Producer(NamedTuple):
+    """One that writes files which can be converted.
+
+    suffixes: the extensions that its files can have, lower case.
+    recognises: whether something in or about a file really tells that this producer wrote it; it raises what `read`
+        would raise of a file that cannot be read at all.
+    read: the Artifact of its files; its blocks count as the runtime does, after any shift. Raises BundleError for
+        files that are not the producer's or do not fit the model, and MissingExtra.
+    """
+
+    name: str
+    suffixes: tuple[str, ...]
+    recognises: Callable[[Path], bool]
+    read: Callable[[Sequence[Path], ModelInfo, Choice], Artifact]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +64,7 @@ def place(vectors: Mapping[int, F32], source: Source, model: ModelInfo, choice: 
         vectors: block N -> float32 [n_embd]; a block below 0 or from n_layer on is no block of this model.
         choice: `block` or `blocks` take some of them; `tensor` belongs to single vectors and is refused.
     Raises:
-        BundleError: wrong rank, width or block, a vector of zeros, or nothing that is left.
+        BundleError: wrong rank, width or block, or nothing that is left. A vector of zeros is left out.
     """
     if choice.tensor is not None:
         found = f"the choice of tensor '{choice.tensor}' in a file of {source.producer}"
@@ -65,7 +78,13 @@ def place(vectors: Mapping[int, F32], source: Source, model: ModelInfo, choice: 
     if 0 in taken:
         dropped.append(_drop_block_0(source, model))
         del taken[0]
-    _check_values(taken, source)
+    check_directions(taken, source.where, steering=False)
+    if zeros := [n for n, vector in taken.items() if not vector.any()]:
+        dropped.append(f"blocks {spans(zeros)}: zeros")
+        taken = {n: vector for n, vector in taken.items() if n not in zeros}
+    if not taken:
+        found = f"nothing for block 1 and later{''.join(f' ({line})' for line in dropped)}"
+        raise refusal(source.where, found, "at least one direction", "train or choose others")
     notes = [*source.notes]
     if source.last_after_norm and model.n_layer - 1 in taken:
         notes.append(_AFTER_NORM)
@@ -81,7 +100,7 @@ def one_file(paths: Sequence[Path], producer: str) -> Path:
 
 
 def chosen_blocks(choice: Choice, model: ModelInfo, where: str) -> range | None:
-    """The blocks of the model that were asked for; None for all."""
+    """The chosen blocks of the model; None for all."""
     if choice.block is not None and choice.blocks is not None:
         raise refusal(where, "a block and blocks chosen", "one of the two", "leave one out")
     first, last = choice.blocks or (choice.block, choice.block)
@@ -159,17 +178,14 @@ def _drop_block_0(source: Source, model: ModelInfo) -> str:
     return f"block 0: {source.block_0}"
 
 
-def _check_values(taken: Mapping[int, F32], source: Source) -> None:
-    if not taken:
-        raise refusal(source.where, "nothing for block 1 and later", "at least one", "train or choose others")
-    for block, vector in taken.items():
+def check_directions(directions: Mapping[int, F32], where: str, steering: bool = True) -> None:
+    """Refuse NaN and infinity; and, if `steering`, a direction of zeros, which a network was trained for in vain."""
+    for block, vector in directions.items():
         if not np.isfinite(vector).all():
-            raise refusal(
-                source.where, f"NaN or infinity at block {block}", "finite numbers", "train it again"
-            )
-        if not vector.any():
-            remedy = "train it again, or choose other blocks"
-            raise refusal(source.where, f"only zeros at block {block}", "a direction", remedy)
+            raise refusal(where, f"NaN or infinity at block {block}", "finite numbers", "train it again")
+        if steering and not vector.any():
+            remedy = "train it again, or leave the block out"
+            raise refusal(where, f"zeros alone at block {block}", "a direction", remedy)
 
 
 def facts_of(

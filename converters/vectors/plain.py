@@ -1,6 +1,4 @@
-"""Knows plain vectors and stacks of them: a PCA component, a row of an SAE's decoder, what we ourselves write.
-
-In:  the path of a .pt, .safetensors, .npz or .npy, and where it acts. Out: an Artifact; or BundleError.
+"""Plain vectors and stacks of them: a PCA component, a row of an SAE's decoder, what we ourselves write.
 
 A file that says nothing of blocks needs a choice: `block` for one vector [n_embd], `blocks` for a stack
 [n, n_embd]; `tensor` picks one of several arrays by its name, or a row of a matrix: "W_dec[123]". A file whose
@@ -18,9 +16,16 @@ from edgesteer.bundle import ModelInfo
 from edgesteer.bundle.refusal import refusal
 from edgesteer_converters import tensors
 from edgesteer_converters.artifact import F32, Artifact, Choice
-from edgesteer_converters.vectors.placing import Source, block_base, chosen_blocks, numbered, one_file, place
+from edgesteer_converters.vectors.placing import (
+    Producer,
+    Source,
+    block_base,
+    chosen_blocks,
+    numbered,
+    one_file,
+    place,
+)
 
-SUFFIXES = tensors.SUFFIXES
 MARK = "edgesteer.directions"
 """The key of our own safetensors files' metadata; its value is the JSON of the facts."""
 
@@ -29,12 +34,12 @@ _NAMED = "direction."
 _SITES = {None: 0, "block_output": 0, "block_input": -1}
 
 
-def recognises(path: Path) -> bool:
+def _is_plain(path: Path) -> bool:
     """A safetensors file that carries our mark; nothing else says that it is plain."""
     return path.suffix.lower() == ".safetensors" and MARK in tensors.read_file(path).texts
 
 
-def read(paths: Sequence[Path], model: ModelInfo, choice: Choice) -> Artifact:
+def _read_plain(paths: Sequence[Path], model: ModelInfo, choice: Choice) -> Artifact:
     """The Artifact of one vector, a stack, or arrays called `direction.N`.
 
     Raises:
@@ -113,3 +118,6 @@ def _spread(array: F32, name: str, choice: Choice, model: ModelInfo, where: str)
         remedy = "choose as many blocks, or one row with --tensor NAME[0]"
         raise refusal(where, f"{what} with {len(rows)} vectors", f"{len(wanted)}, one a block", remedy)
     return dict(zip(wanted, rows, strict=True))
+
+
+PLAIN = Producer("plain", tensors.SUFFIXES, _is_plain, _read_plain)

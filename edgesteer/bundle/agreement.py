@@ -1,7 +1,4 @@
-"""Knows when the members of a bundle agree: the manifest lists them, and they say what it says.
-
-In: members and what was decoded from them; out: nothing, or BundleError.
-"""
+"""Do the members of a bundle agree? The manifest lists them all, and they say what it says of them."""
 
 from __future__ import annotations
 
@@ -10,8 +7,9 @@ from collections.abc import Mapping
 
 from edgesteer.bundle.container import MAX_MEMBER_BYTES, MEMBERS
 from edgesteer.bundle.directions import Directions
-from edgesteer.bundle.gate import check_gate, read_gate_gguf
+from edgesteer.bundle.gate import read_gate_gguf
 from edgesteer.bundle.manifest import Manifest
+from edgesteer.bundle.onnx_rules import check_gate
 from edgesteer.bundle.refusal import FETCH_AGAIN, refusal
 from edgesteer.bundle.strict_json import parse_json
 

@@ -1,8 +1,7 @@
-"""Knows what a bundle is: members that agree with one another, and the values read from them.
+"""A bundle: members that agree with one another, and the values read from them.
 
-In: members (name -> bytes) or arrays and metadata; out: an immutable Bundle, or BundleError. The members are
-the truth and are kept, so that writing gives back the bytes that were read. Where they lie on disk is not
-known here.
+The members are the truth and are kept, so that writing gives back the bytes that were read. Where they lie on disk
+is not known here.
 """
 
 from __future__ import annotations
@@ -19,14 +18,9 @@ from edgesteer.bundle import agreement
 from edgesteer.bundle.card import render_card
 from edgesteer.bundle.container import MEMBERS
 from edgesteer.bundle.directions import Directions, decode_directions, encode_directions
-from edgesteer.bundle.gate import GateWeights, build_gate, gate_weights_gguf
-from edgesteer.bundle.manifest import (
-    FORMAT,
-    Manifest,
-    ModelInfo,
-    StrengthRange,
-    decode_manifest,
-)
+from edgesteer.bundle.gate import GateWeights, gate_weights_gguf
+from edgesteer.bundle.manifest import FORMAT, Manifest, ModelInfo, StrengthRange, decode_manifest
+from edgesteer.bundle.onnx_write import build_gate
 from edgesteer.bundle.refusal import refusal
 from edgesteer.bundle.strict_json import canonical, parse_json
 
@@ -41,8 +35,9 @@ class Bundle:
     Equal if the members are (for bare control vectors: the directions); `source` is no part of the identity.
 
     Attributes:
-        layers: the steered blocks, ascending; 0-based, block 0 cannot occur.
-        directions: block -> read-only float32 [n_embd], added to the residual stream after that block.
+        layers: the blocks that have a direction, ascending; 0-based, block 0 cannot occur.
+        directions: block -> read-only float32 [n_embd], added to the residual stream after that block. One of zeros
+            is carried, and counts as no intervention: see `acting`.
         strength: the default, and the range in which the bundle was evaluated.
         model: the model it was made for.
         architecture_hint: the architecture that directions.gguf names, if it does.
@@ -50,7 +45,7 @@ class Bundle:
         extra: the manifest's `x-...` keys.
         digest: hex SHA-256 of what steers: directions and gate.
         members: name -> bytes as they are in the file.
-        source: the path it was read from.
+        source: the absolute path it was read from.
     """
 
     name: str
@@ -86,6 +81,11 @@ class Bundle:
     def n_embd(self) -> int:
         """Width of the residual stream."""
         return int(self.directions[self.layers[0]].shape[0])
+
+    @property
+    def acting(self) -> tuple[int, ...]:
+        """The blocks in which it is an intervention: those whose direction is not all zeros."""
+        return tuple(n for n in self.layers if self.directions[n].any())
 
     @property
     def manifest(self) -> dict[str, Any]:
@@ -128,7 +128,7 @@ class Bundle:
 
         Args:
             members: name -> bytes.
-            source: the path they were read from.
+            source: the absolute path they were read from.
             where: how messages name the bundle; `source` by default.
         Raises:
             BundleError: a member is missing, extra, damaged, or disagrees with another.
@@ -151,13 +151,23 @@ class Bundle:
         )
 
     @classmethod
-    def from_control_vector(cls, data: bytes, name: str, source: str | None = None) -> Bundle:
+    def from_control_vector(
+        cls, data: bytes, name: str, source: str | None = None, where: str | None = None
+    ) -> Bundle:
         """A bare control-vector GGUF (repeng, llama.cpp's cvector-generator) as a constant of scope `all`.
 
+        Blocks whose direction is all zeros are left out: they are not steered. Arguments as for `from_members`.
+
         Raises:
-            BundleError: not a control vector that stock llama.cpp would load.
+            BundleError: not a control vector that stock llama.cpp would load, or one of zeros alone.
         """
-        directions, hint = decode_directions(data, source or name)
+        where = where or source or name
+        rows, hint = decode_directions(data, where)
+        directions = {n: row for n, row in rows.items() if row.any()}
+        if not directions:
+            raise refusal(
+                where, "directions of zeros alone", "one that steers", "export the control vector again"
+            )
         return cls(
             name=name,
             description="A bare control vector.",

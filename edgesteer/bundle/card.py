@@ -1,14 +1,11 @@
-"""Knows how a manifest reads to people: the model card.
-
-In: a manifest as plain values, without `files`. Out: Markdown. No file, no clock: same manifest, same card.
-"""
+"""The model card: a manifest in Markdown. Same manifest, same card."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from edgesteer.bundle.blocks import spans
+from edgesteer.bundle.refusal import spans
 
 _SCOPES = {
     "all": "every token",

@@ -1,24 +1,26 @@
-"""Knows how a bundle's members lie on disk: as a directory, or as a ZIP of stored members.
+"""How a bundle's members lie on disk: as a directory, or as a ZIP of stored members.
 
-In: a path; out: member name -> bytes, or BundleError. And back, atomically and to the same bytes every time.
-What the members mean is not known here, only their names, order and size.
+What the members mean is not known here, only their names, order and size. Writing is all or nothing, and gives the
+same bytes every time.
 """
 
 from __future__ import annotations
 
 import contextlib
-import io
 import os
 import secrets
 import shutil
 import stat
 import struct
-import zipfile
-from collections.abc import Callable, Mapping
+import zlib
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from edgesteer.bundle.refusal import FETCH_AGAIN, refusal
 from edgesteer.errors import OutputError
+
+StrPath = str | os.PathLike[str]
 
 MEMBERS = (
     "manifest.json",
@@ -32,9 +34,19 @@ MEMBERS = (
 """Every member that may occur, in the order that a ZIP has them."""
 
 MAX_MEMBER_BYTES = 2**30
-_DATE = (1980, 1, 1, 0, 0, 0)
 _REPACK = "extract it, check it, and save it again with edgesteer"
-_LOCAL, _CENTRAL, _END = 30, 46, 22  # sizes of ZIP's fixed headers, without names
+
+# A ZIP's records: the header in front of a member, an entry of the index, and the end of the file.
+_LOCAL, _CENTRAL, _END = struct.Struct("<4s5H3I2H"), struct.Struct("<4s6H3I5H2I"), struct.Struct("<4s4H2IH")
+_DATE = 1 << 5 | 1  # 1980-01-01
+_NEEDED = 20  # version 2.0 of the format; ZIP64 is 4.5
+_MAX_WHOLE = 2**32 - 2**16
+_NO_FILE = 0x18  # DOS: a directory or a volume's label
+
+
+def expanded(path: StrPath) -> Path:
+    """The path with `~` replaced by the home directory."""
+    return Path(os.path.expanduser(path))
 
 
 def read_directory(path: Path) -> dict[str, bytes]:
@@ -68,103 +80,156 @@ def _check_size(where: str, name: str, size: int) -> None:
         raise refusal(where, f"{name} of {size} bytes", f"at most {MAX_MEMBER_BYTES}", "make it smaller")
 
 
-def read_zip(data: bytes, where: str) -> dict[str, bytes]:
-    """The members of a ZIP.
+class _Entry(NamedTuple):
+    """What the records of a ZIP say of a member.
 
-    Raises:
-        BundleError: not a ZIP, or one outside the format's rules: see `_check_info` and `_check_layout`.
+    The last four do not matter to a reader of bundles: which program made the archive, the version of ZIP that it
+    needs (the same in header and index), whether the member is text, and its permissions.
     """
-    try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            infos = archive.infolist()
-            names = [info.filename for info in infos]
-            for info in infos:
-                _check_info(where, info, names)
-            _check_layout(where, archive, infos, len(data))
-            for info in infos:
-                _check_local(where, data, info)
-            return {info.filename: archive.read(info) for info in infos}
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, ValueError, OSError) as error:
-        raise refusal(where, f"a damaged ZIP ({error})", "a ZIP of stored members") from None
 
+    name: str
+    crc: int
+    size: int
+    made: int = 3 << 8 | 20  # on Unix
+    needed: int = _NEEDED
+    internal: int = 0
+    external: int = (stat.S_IFREG | 0o644) << 16
 
-def _check_info(where: str, info: zipfile.ZipInfo, names: list[str]) -> None:
-    name = info.orig_filename
-    if name not in MEMBERS:
-        expected = "only the members of edgesteer/1 at the root, no folders, no '..'"
-        raise refusal(where, f"the extra or unsafe member '{name}'", expected, _REPACK)
-    if names.count(name) > 1:
-        raise refusal(where, f"the duplicate member {name}", "each name once", FETCH_AGAIN)
-    if stat.S_IFMT(info.external_attr >> 16) not in (0, stat.S_IFREG):
-        raise refusal(where, f"{name} that is a link or no file", "plain files", FETCH_AGAIN)
-    if info.compress_type != zipfile.ZIP_STORED or info.compress_size != info.file_size:
-        raise refusal(where, f"{name} compressed (method {info.compress_type})", "STORED members", _REPACK)
-    if info.flag_bits or info.extra or info.comment or info.date_time != _DATE:
-        expected = "no flags, extra fields or comments, date 1980-01-01"
-        raise refusal(
-            where, f"{name} with flags {info.flag_bits}, date {info.date_time[:3]}", expected, _REPACK
-        )
-    _check_size(where, name, info.file_size)
+    def local(self) -> bytes:
+        """The header in front of the member."""
+        head = _LOCAL.pack(b"PK\3\4", self.needed, 0, 0, 0, _DATE, *self._sizes(), 0)
+        return head + self.name.encode()
 
+    def central(self, offset: int) -> bytes:
+        """The row of the index, for a member whose header is at `offset`."""
+        row = (self.made, self.needed, 0, 0, 0, _DATE, *self._sizes(), 0, 0, 0, self.internal, self.external)
+        return _CENTRAL.pack(b"PK\1\2", *row, offset) + self.name.encode()
 
-def _check_layout(where: str, archive: zipfile.ZipFile, infos: list[zipfile.ZipInfo], size: int) -> None:
-    """Members in order, back to back from byte 0, then the index, then nothing: one way to read the file."""
-    names = [info.filename for info in infos]
-    if names != [name for name in MEMBERS if name in names]:
-        raise refusal(
-            where, f"members in the order {', '.join(names)}", f"the order {', '.join(MEMBERS)}", _REPACK
-        )
-    offset = 0
-    for info in infos:
-        if info.header_offset != offset:
-            raise refusal(where, f"{info.filename} at byte {info.header_offset}", f"byte {offset}", _REPACK)
-        offset += _LOCAL + len(info.filename) + info.file_size
-    end = offset + sum(_CENTRAL + len(name) for name in names) + _END
-    if archive.comment or archive.start_dir != offset or end != size:
-        raise refusal(
-            where, f"{size} bytes", f"{end}, without comment or other data between or after", _REPACK
-        )
-
-
-def _check_local(where: str, data: bytes, info: zipfile.ZipInfo) -> None:
-    """The member's own header says what the index says: a reader that follows the one sees what the other does."""
-    header = data[info.header_offset : info.header_offset + _LOCAL]
-    flags, method, _, _, *sizes, name, extra = struct.unpack("<6xHHHHIIIHH", header)
-    agreed = [info.CRC, info.file_size, info.file_size]
-    if flags or method or extra or sizes != agreed or name != len(info.filename):
-        found = f"a header of {info.filename} that differs from the index"
-        raise refusal(where, found, "the same checksum and size in both, nothing else", _REPACK)
+    def _sizes(self) -> tuple[int, int, int, int]:
+        return self.crc, self.size, self.size, len(self.name)
 
 
 def zip_bytes(members: Mapping[str, bytes]) -> bytes:
     """The ZIP of these members: the same bytes on every platform."""
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
-        for name in (name for name in MEMBERS if name in members):
-            info = zipfile.ZipInfo(name, _DATE)
-            info.create_system, info.external_attr = 3, (stat.S_IFREG | 0o644) << 16
-            archive.writestr(info, members[name])
-    return buffer.getvalue()
+    names = [name for name in MEMBERS if name in members]
+    entries = [_Entry(name, zlib.crc32(members[name]), len(members[name])) for name in names]
+    _check_whole("bundle", sum(entry.size for entry in entries))
+    parts = [part for entry in entries for part in (entry.local(), members[entry.name])]
+    return b"".join([*parts, _index(entries)])
 
 
-def write_file(path: Path, data: bytes, force: bool) -> None:
+def _check_whole(where: str, size: int) -> None:
+    if size > _MAX_WHOLE:
+        raise refusal(
+            where, f"{size} bytes", f"at most {_MAX_WHOLE}, as ZIP has it without ZIP64", "make it smaller"
+        )
+
+
+def _index(entries: Sequence[_Entry]) -> bytes:
+    """The index and the end record of members that lie back to back from byte 0."""
+    rows, offset = b"", 0
+    for entry in entries:
+        rows += entry.central(offset)
+        offset += len(entry.local()) + entry.size
+    return rows + _END.pack(b"PK\5\6", 0, 0, len(entries), len(entries), len(rows), offset, 0)
+
+
+def read_zip(data: bytes, where: str) -> dict[str, bytes]:
+    """The members of a ZIP.
+
+    The index is read for the members' names and sizes; then every record is written anew and compared with the file.
+    So a field that contradicts the members, or the format, is refused wherever it stands.
+
+    Raises:
+        BundleError: not a ZIP, or one that breaks a rule of the format.
+    """
+    _check_whole(where, len(data))
+    entries = _entries(data, where)
+    names = [entry.name for entry in entries]
+    if names != [name for name in MEMBERS if name in names]:
+        found = f"members in the order {', '.join(names)}"
+        raise refusal(where, found, f"the order {', '.join(MEMBERS)}", _REPACK)
+    members, at = {}, 0
+    for entry in entries:
+        header = entry.local()
+        if data[at : at + len(header)] != header:
+            found = f"a header of {entry.name} that is not at byte {at}, or differs from the index"
+            raise refusal(where, found, "members back to back, each with its entry's values", _REPACK)
+        at += len(header)
+        members[entry.name] = data[at : at + entry.size]
+        if zlib.crc32(members[entry.name]) != entry.crc:
+            raise refusal(
+                where, f"{entry.name} with another checksum than its entry's", "the same", FETCH_AGAIN
+            )
+        at += entry.size
+    if data[at:] != _index(entries):
+        found = "an index or an end record that contradicts the members"
+        raise refusal(where, found, "their number, sizes and offsets, on one disk, and nothing else", _REPACK)
+    return members
+
+
+def _entries(data: bytes, where: str) -> list[_Entry]:
+    """The rows of the index, each on its own within the format's rules."""
+    end = data[-_END.size :]
+    if len(end) < _END.size or end[:4] != b"PK\5\6":
+        found = "no end of a ZIP in the last 22 bytes"
+        raise refusal(where, found, "a whole ZIP, which ends with its index and has no comment", FETCH_AGAIN)
+    _, _, _, _, count, _, at, _ = _END.unpack(end)
+    entries: dict[str, _Entry] = {}
+    for _ in range(count):
+        if data[at : at + 4] != b"PK\1\2" or at + _CENTRAL.size > len(data):
+            raise refusal(where, f"no entry of the index at byte {at}", f"{count} entries", FETCH_AGAIN)
+        _, made, needed, *row, internal, external, _ = _CENTRAL.unpack_from(data, at)
+        start, at = at + _CENTRAL.size, at + _CENTRAL.size + sum(row[7:10])
+        name = data[start : start + row[7]].decode("utf-8", "backslashreplace")
+        entry = _Entry(name, row[4], row[6], made, needed, internal, external)
+        _check_zip_entry(where, entry, row)
+        if name in entries:
+            raise refusal(where, f"the duplicate member {name}", "each name once", FETCH_AGAIN)
+        entries[name] = entry
+    return list(entries.values())
+
+
+def _check_zip_entry(where: str, entry: _Entry, row: Sequence[int]) -> None:
+    flags, method, time, date, _, packed, size, _, n_extra, n_comment, disk = row
+    name = entry.name
+    if name not in MEMBERS:
+        expected = "only the members of edgesteer/1 at the root, no folders, no '..'"
+        raise refusal(where, f"the extra or unsafe member '{name}'", expected, _REPACK)
+    if stat.S_IFMT(entry.external >> 16) not in (0, stat.S_IFREG) or entry.external & _NO_FILE:
+        raise refusal(where, f"{name} that is a link or no file", "plain files", FETCH_AGAIN)
+    if method or packed != size:
+        raise refusal(where, f"{name} compressed (method {method})", "STORED members", _REPACK)
+    if flags or n_extra or n_comment or (date, time) != (_DATE, 0) or disk or entry.needed > _NEEDED:
+        found = (
+            f"{name} with flags {flags}, {n_extra} bytes of extra fields, {n_comment} of comment, date {date}:{time}, "
+            f"disk {disk}, version {entry.needed}"
+        )
+        expected = f"no flags, extra fields or comments, date {_DATE}:0 (1980-01-01), disk 0, version {_NEEDED} at most"
+        raise refusal(where, found, expected, _REPACK)
+    _check_size(where, name, size)
+
+
+def write_file(path: StrPath, data: bytes, force: bool) -> None:
     """Write `data` to `path`, all or nothing; an existing file stays unless `force`.
 
     Raises:
         OutputError: it exists, or it cannot be written; the folder is left as it was.
     """
+    path = expanded(path)
     if path.is_dir():
         raise OutputError(f"{path}: found a directory; expected a file name; give another name")
     _refuse_existing(path, force)
     _atomically(path, lambda temp: _write_new(temp, data))
 
 
-def write_directory(path: Path, members: Mapping[str, bytes], force: bool) -> None:
+def write_directory(path: StrPath, members: Mapping[str, bytes], force: bool) -> None:
     """Write the members as a directory, all or nothing; with `force` an older bundle there is replaced.
 
     Raises:
         OutputError: something else is there, or it cannot be written; the folder is left as it was.
     """
+    path = expanded(path)
     _refuse_existing(path, force)
     if os.path.lexists(path) and not _is_bundle_directory(path):
         raise OutputError(

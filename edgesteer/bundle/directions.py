@@ -1,7 +1,6 @@
-"""Knows directions.gguf: a control vector as stock llama.cpp loads it, one F32 row per steered block.
+"""directions.gguf: a control vector as stock llama.cpp loads it, one F32 row per steered block.
 
-In: block -> direction, or the bytes of a file (ours, repeng's, llama.cpp's cvector-generator's). Out: the
-bytes, or the directions and the architecture that the file names.
+Reads the files of repeng and of llama.cpp's cvector-generator too.
 """
 
 from __future__ import annotations

@@ -1,180 +1,148 @@
-"""Knows what a gate may be: the rules for gate.onnx, checked on the protobuf before any runtime sees it.
+"""A gate's weights: a ReLU network per steered block, in memory, evaluated with NumPy, and as gate.gguf.
 
-In: bytes from a file, the blocks and the width they must serve. Out: nothing, or BundleError. Without the
-onnx package and without ONNX Runtime; only `probe_gate` computes, through a callable that the caller brings.
-The builders of gate.onnx and gate.gguf live next door and are re-exported here.
+Shapes in the file are in GGUF's order: `[n_embd, k]` has the n_embd weights of one unit side by side, which is what
+`ggml_mul_mat` takes as it is. As a NumPy array in memory that is the transpose of W [n_embd, k].
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import chain
+import re
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
 
-from edgesteer.bundle import gate_flow
-from edgesteer.bundle.gate_build import GateWeights, build_gate
-from edgesteer.bundle.gate_gguf import gate_weights_gguf, read_gate_gguf
-from edgesteer.bundle.onnx_schema import MODEL
-from edgesteer.bundle.protobuf import Message, WireError, decode
+from edgesteer.bundle import gguf
 from edgesteer.bundle.refusal import refusal
+from edgesteer.errors import BundleError
 
-__all__ = ["GateWeights", "build_gate", "check_gate", "gate_weights_gguf", "probe_gate", "read_gate_gguf"]
+F32 = npt.NDArray[np.float32]
+Layer = tuple[F32, F32]
+"""W [n_in, k] and b [k] of relu(x W + b)."""
 
-MAX_GATE_BYTES = 64 * 2**20
-OPSET, MAX_IR_VERSION = 17, 10
-OPERATORS = frozenset(
-    [
-        "Gather",
-        "MatMul",
-        "Gemm",
-        "Add",
-        "Mul",
-        "Relu",
-        "LeakyRelu",
-        "Sigmoid",
-        "Tanh",
-        "Erf",
-        "Div",
-        "Squeeze",
-        "Unsqueeze",
-        "Reshape",
-        "Cast",
-        "Constant",
-        "Identity",
-        "DequantizeLinear",
-    ]
-)
-_FLOAT, _INT64 = 1, 7
-_PLAIN = (1, 2, 3, 4, 6, 7, 8)  # attribute types: float, int, string, tensor; lists of the first three
+GateWeights = Mapping[int, Sequence[Layer]]
+"""Block -> its layers, in order; the last has k = 1 and gives the coefficient. All float32."""
+
+_NAME = re.compile(r"gate\.([1-9][0-9]*)\.(0|[1-9][0-9]*)\.(weight|bias)")
+_REMEDY = "write it with gate_weights_gguf"
+_FIX = "correct the network"
 _REBUILD = "build the gate again with edgesteer"
 
 
-def check_gate(
-    data: bytes, layers: Sequence[int], n_embd: int, directions_sha256: str, where: str = "gate.onnx"
-) -> None:
-    """Refuse a gate.onnx outside the format's rules. Executes nothing and needs no ONNX package.
+def evaluate_gate(layers: Sequence[Layer], activation: F32) -> F32:
+    """The coefficients float32 [rows] of one block's network for activations float32 [rows, n_embd]."""
+    signal = activation
+    for weight, bias in layers:
+        signal = np.maximum(signal @ weight + bias, np.float32(0))
+    return signal[:, 0]
+
+
+def check_weights(weights: GateWeights) -> dict[int, list[tuple[int, int]]]:
+    """Block -> [(n_in, k), ...] of well-formed weights.
+
+    Raises:
+        BundleError: no block, no layer, shapes that do not chain or end in width 1, NaN or infinity.
+    """
+    shapes = {n: [_shape(n, w, b) for w, b in layers] for n, layers in weights.items()}
+    for n, chain in shapes.items():
+        links = all(left[1] == right[0] for left, right in pairwise(chain))
+        if not chain or not links or chain[-1][1] != 1:
+            raise refusal("gate", f"layers {chain} at block {n}", "a chain ending in width 1", _FIX)
+    if not shapes or len({chain[0][0] for chain in shapes.values()}) != 1:
+        raise refusal("gate", "no blocks or several input widths", "one n_embd", _FIX)
+    return shapes
+
+
+def _shape(block: int, weight: F32, bias: F32) -> tuple[int, int]:
+    if weight.ndim != 2 or weight.size == 0 or bias.shape != weight.shape[1:]:
+        found = f"W {weight.shape}, b {bias.shape} at block {block}"
+        raise refusal("gate", found, "W [n_in, k], b [k]", _FIX)
+    if not (np.isfinite(weight).all() and np.isfinite(bias).all()):
+        raise refusal("gate", f"NaN or infinity at block {block}", "finite weights", "train again")
+    return int(weight.shape[0]), int(weight.shape[1])
+
+
+def gate_weights_gguf(weights: GateWeights) -> bytes:
+    """The gate.gguf of a ReLU network per steered block; the same bytes for the same weights.
+
+    Raises:
+        BundleError: the shapes do not chain or do not end in width 1.
+    """
+    check_weights(weights)
+    tensors = []
+    for n in sorted(weights):
+        for depth, (weight, bias) in enumerate(weights[n]):
+            tensors.append((f"gate.{n}.{depth}.weight", np.asarray(weight, np.float32).T))
+            tensors.append((f"gate.{n}.{depth}.bias", np.asarray(bias, np.float32)))
+    return gguf.encode({"edgesteer.gate.activation": "relu"}, tensors)
+
+
+def read_gate_gguf(
+    data: bytes, layers: Sequence[int], n_embd: int, where: str = "gate.gguf"
+) -> dict[int, list[Layer]]:
+    """Block -> [(W [n_in, k], b [k]), ...], read-only float32; every layer is relu(x W + b).
 
     Args:
         data: the file's bytes.
-        layers: the steered blocks, ascending; must equal the gate's own list.
-        n_embd: width of the residual stream, the gate's second input dimension.
-        directions_sha256: hex SHA-256 of the directions.gguf that the gate was made for.
-        where: how messages name the file.
+        layers: the steered blocks, ascending; the file must have these and no others.
+        n_embd: the input width of each block's first layer.
     Raises:
-        BundleError: naming the first rule broken.
+        BundleError: the file is damaged, or holds anything but that.
     """
-    if len(data) > MAX_GATE_BYTES:
-        raise refusal(where, f"{len(data)} bytes", f"at most {MAX_GATE_BYTES}", "use a smaller gate")
     try:
-        model = decode(data, MODEL)
-    except WireError as error:
-        raise refusal(where, str(error), "an ONNX model of the plain kind that edgesteer/1 allows") from None
-    expected = {
-        "edgesteer.format": "edgesteer/1",
-        "edgesteer.layers": list(layers),
-        "edgesteer.directions_sha256": directions_sha256,
-    }
-    for found, wanted in chain(_in_model(model), _in_graph(model.get("graph", {}), n_embd)):
-        raise refusal(where, found, wanted, _REBUILD)
-    for found, wanted in _in_metadata(model.get("metadata", []), expected):
-        raise refusal(where, found, wanted, "take gate and directions from one bundle")
-
-
-# Each of these yields (found, expected) for what it objects to; the first objection is raised.
-_Objections = Iterator[tuple[str, str]]
-
-
-def _in_model(model: Message) -> _Objections:
-    version = model.get("ir_version", 0)
-    if not 1 <= version <= MAX_IR_VERSION:
-        yield f"ONNX IR version {version}", f"1 to {MAX_IR_VERSION}"
-    opsets = [(o.get("domain", ""), o.get("version", 0)) for o in model.get("opset", [])]
-    if opsets not in ([("", OPSET)], [("ai.onnx", OPSET)]):
-        yield f"operator sets {opsets}", f"only the default domain, version {OPSET}"
-    for part in ("functions", "training_info"):
-        if part in model:
-            yield f"{part.replace('_', ' ')} in the model", "none"
-    if "graph" not in model:
-        yield "no graph", "one graph"
-
-
-def _in_graph(graph: Message, n_embd: int) -> _Objections:
-    if "sparse_initializer" in graph:
-        yield "a sparse initializer", "dense ones"
-    for node in graph.get("node", []):
-        yield from _in_node(node)
-    for tensor in graph.get("initializer", []):
-        yield from _in_tensor(tensor)
-    inputs, outputs = _signature(graph.get("input", [])), _signature(graph.get("output", []))
-    wanted = {"activation": (_FLOAT, ["*", n_embd]), "layer": (_INT64, [])}
-    if inputs != wanted or len(graph.get("input", [])) != 2:
-        yield f"inputs {_spoken(inputs)}", _spoken(wanted)
-    if outputs != {"coefficient": (_FLOAT, ["*"])} or len(graph.get("output", [])) != 1:
-        yield f"outputs {_spoken(outputs)}", "coefficient float32 [tokens]"
-    for name in {t.get("name", "") for t in graph.get("initializer", [])} & inputs.keys():
-        yield f"an initializer named like the input '{name}'", "inputs without default values"
-    yield from gate_flow.objections(graph, n_embd)
-
-
-def _in_node(node: Message) -> _Objections:
-    operator, domain = node.get("op_type", ""), node.get("domain", "")
-    if domain not in ("", "ai.onnx") or operator not in OPERATORS:
-        yield (
-            f"operator '{domain + '.' if domain else ''}{operator}'",
-            f"one of {', '.join(sorted(OPERATORS))}",
-        )
-    for attribute in node.get("attribute", []):
-        if "subgraph" in attribute or "subgraphs" in attribute or attribute.get("type", 1) not in _PLAIN:
-            yield f"a subgraph or unknown kind of attribute in '{operator}'", "plain attributes"
-        yield from _in_tensor(attribute.get("t", {}))
-
-
-def _in_tensor(tensor: Message) -> _Objections:
-    if tensor.get("external_data") or tensor.get("data_location", 0):
-        yield f"external data for '{tensor.get('name', '')}'", "all weights inside the file"
-
-
-def _in_metadata(entries: list[Message], expected: Mapping[str, object]) -> _Objections:
-    found = {entry.get("key", ""): entry.get("value", "") for entry in entries}
-    if len(found) < len(entries):
-        yield "a metadata key twice", "unique keys"
-    for key, value in expected.items():
-        text = found.get(key)
-        if text is None or (_json(text) if isinstance(value, list) else text) != value:
-            yield f"{key} = {text}", str(value)
-
-
-def _json(text: str) -> object:
+        file = gguf.parse(data)
+        file.check_layout()
+        found = _by_block(file, where)
+        weights = {n: _chain(file, n, found[n], n_embd, where) for n in sorted(found)}
+    except gguf.GgufError as error:
+        raise refusal(where, str(error), "a gate.gguf as edgesteer/1 describes it") from None
+    activation = file.keys.get("edgesteer.gate.activation")
+    if activation != "relu":
+        raise refusal(where, f"edgesteer.gate.activation = {activation!r}", "'relu'", _REMEDY)
+    if list(weights) != list(layers):
+        raise refusal(where, f"blocks {list(weights)}", f"the manifest's layers {list(layers)}", _REMEDY)
     try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return None
+        check_weights(weights)
+    except BundleError as error:
+        raise BundleError(f"{where}: {error}") from None
+    return weights
 
 
-def _signature(values: list[Message]) -> dict[str, tuple[int, list[object] | None]]:
-    """Name -> (element type, dimensions); a dimension that is not fixed is "*", an unknown rank is None."""
-    return {value.get("name", ""): _type_of(value.get("type", {}).get("tensor", {})) for value in values}
+_Parts = dict[tuple[int, str], gguf.Tensor]
 
 
-def _type_of(tensor: Message) -> tuple[int, list[object] | None]:
-    if "shape" not in tensor:
-        return tensor.get("elem_type", 0), None
-    return tensor.get("elem_type", 0), [dim.get("value", "*") for dim in tensor["shape"].get("dim", [])]
+def _by_block(file: gguf.Gguf, where: str) -> dict[int, _Parts]:
+    blocks: dict[int, _Parts] = {}
+    for tensor in file.tensors:
+        match = _NAME.fullmatch(tensor.name)
+        if match is None:
+            raise refusal(where, f"tensor '{tensor.name}'", "gate.N.I.weight and gate.N.I.bias only", _REMEDY)
+        blocks.setdefault(int(match[1]), {})[int(match[2]), match[3]] = tensor
+    return blocks
 
 
-def _spoken(signature: Mapping[str, tuple[int, Sequence[object] | None]]) -> str:
-    names = {_FLOAT: "float32", _INT64: "int64"}
-    return ", ".join(
-        f"{name} {names.get(kind, f'type {kind}')} {'of unknown rank' if dims is None else dims}"
-        for name, (kind, dims) in signature.items()
-    )
+def _chain(file: gguf.Gguf, n: int, parts: _Parts, n_embd: int, where: str) -> list[Layer]:
+    depth, width, chain = len(parts) // 2, n_embd, []
+    for i in range(depth):
+        pair = parts.get((i, "weight")), parts.get((i, "bias"))
+        if pair[0] is None or pair[1] is None:
+            break
+        # GGUF tools drop trailing dimensions of 1, so a single unit may come as [n_in].
+        shape = (*pair[0].shape, 1) if len(pair[0].shape) == 1 else pair[0].shape
+        if len(shape) != 2 or shape[0] != width or pair[1].shape != (shape[1],):
+            found = f"{pair[0].name} {list(shape)}, bias {list(pair[1].shape)}"
+            raise refusal(where, found, f"[{width}, k], [k]", _REMEDY)
+        chain.append((file.array(pair[0]).reshape(shape[1], width).T, file.array(pair[1])))
+        width = shape[1]
+    if len(chain) * 2 != len(parts):
+        expected = "weight and bias of layers 0, 1, ..."
+        raise refusal(where, f"gaps among the tensors of block {n}", expected, _REMEDY)
+    return chain
 
 
 def probe_gate(
-    run: Callable[[npt.NDArray[np.float32], int], npt.NDArray[np.float32]],
+    run: Callable[[F32, int], F32],
     layers: Sequence[int],
     n_embd: int,
     where: str = "gate.onnx",

@@ -1,4 +1,4 @@
-"""Knows the GGUF container (versions 2 and 3, little-endian): keys and tensors, nothing of their meaning.
+"""The GGUF container (versions 2 and 3, little-endian): keys and tensors, nothing of their meaning.
 
 In: the bytes of a file, trusted in nothing; out: its keys and tensors, or GgufError. And back: keys and F32
 tensors to bytes, the same bytes every time. The `gguf` package reads model files well, but believes a file's

@@ -1,7 +1,4 @@
-"""Knows manifest.json: its keys and their types.
-
-In: bytes, trusted in nothing; out: a Manifest, or BundleError. Where its bytes lie is not known here.
-"""
+"""manifest.json: its keys and their types, read from bytes that are trusted in nothing."""
 
 from __future__ import annotations
 

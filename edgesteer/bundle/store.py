@@ -1,17 +1,15 @@
-"""Knows how to get a bundle from a path and back: load, save, save_directory.
-
-In: a path to a ZIP, a directory or a bare control-vector GGUF. Out: a Bundle.
-"""
+"""A bundle from a path, and back: load, save, save_directory."""
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from edgesteer.bundle.bundle import Bundle
 from edgesteer.bundle.container import (
     MAX_MEMBER_BYTES,
     MEMBERS,
+    StrPath,
+    expanded,
     read_directory,
     read_zip,
     write_directory,
@@ -20,8 +18,6 @@ from edgesteer.bundle.container import (
 )
 from edgesteer.bundle.refusal import FETCH_AGAIN, refusal
 
-StrPath = str | os.PathLike[str]
-
 
 def load(path: StrPath) -> Bundle:
     """Read a bundle (ZIP or directory) or a bare control-vector GGUF, with every check but the gate's probe.
@@ -29,14 +25,14 @@ def load(path: StrPath) -> Bundle:
     Raises:
         BundleError: it is missing, damaged, or breaks a rule of the format.
     """
-    where, place = str(path), Path(path)
+    where, place = str(path), expanded(path).absolute()
     if place.is_dir():
-        return Bundle.from_members(read_directory(place), where)
+        return Bundle.from_members(read_directory(place), str(place), where)
     data = _read(place, where)
     if data[:4] == b"GGUF":
-        return Bundle.from_control_vector(data, place.stem, where)
+        return Bundle.from_control_vector(data, place.stem, str(place), where)
     if data[:2] == b"PK":
-        return Bundle.from_members(read_zip(data, where), where)
+        return Bundle.from_members(read_zip(data, where), str(place), where)
     found = f"a file that begins with {data[:8]!r}" if data else "an empty file (0 bytes)"
     raise refusal(where, found, "a .steer bundle or a control-vector GGUF", FETCH_AGAIN)
 
@@ -62,12 +58,12 @@ def save(bundle: Bundle, path: StrPath, *, force: bool = False) -> None:
         BundleError: it is a bare control vector, which has too few facts for a manifest.
         OutputError: something is there already and `force` is not set, or it cannot be written.
     """
-    write_file(Path(path), zip_bytes(_members(bundle)), force)
+    write_file(path, zip_bytes(_members(bundle)), force)
 
 
 def save_directory(bundle: Bundle, path: StrPath, *, force: bool = False) -> None:
     """Write the bundle as a directory of its members; errors as for `save`."""
-    write_directory(Path(path), _members(bundle), force)
+    write_directory(path, _members(bundle), force)
 
 
 def _members(bundle: Bundle) -> dict[str, bytes]:

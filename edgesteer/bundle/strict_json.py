@@ -1,7 +1,4 @@
-"""Knows JSON without its loose ends: unique keys, finite numbers, UTF-8; and one canonical form.
-
-In: bytes, trusted in nothing; out: plain values, or BundleError. And back, the same values to the same bytes.
-"""
+"""JSON without its loose ends: unique keys, finite numbers, UTF-8; and one canonical form to write."""
 
 from __future__ import annotations
 

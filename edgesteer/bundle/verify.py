@@ -1,21 +1,23 @@
-"""Knows the checks that need an inference runtime: does the gate run, and do both gates say the same?
+"""The checks that need an inference runtime: does the gate run, and do gate.onnx and gate.gguf agree?
 
-In: a path; out: a line per thing that held, or BundleError. ONNX Runtime is imported when called.
+ONNX Runtime is imported when it is needed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import numpy as np
-import numpy.typing as npt
 
 from edgesteer.bundle.bundle import Bundle
-from edgesteer.bundle.gate import probe_gate, read_gate_gguf
+from edgesteer.bundle.container import StrPath
+from edgesteer.bundle.gate import F32, evaluate_gate, probe_gate, read_gate_gguf
 from edgesteer.bundle.refusal import refusal
-from edgesteer.bundle.store import StrPath, load
+from edgesteer.bundle.store import load
 from edgesteer.errors import MissingExtra
+
+Coefficients = Callable[[F32, int], F32]
 
 
 def verify(path: StrPath) -> list[str]:
@@ -32,7 +34,7 @@ def verify(path: StrPath) -> list[str]:
     lines.insert(0, f"manifest: {bundle.manifest['format']}, kind {bundle.kind}, scope {bundle.scope}")
     lines.insert(1, f"members: {', '.join(bundle.members)}; sizes and SHA-256 as in the manifest")
     if bundle.gate is not None:
-        run = _session(bundle.gate, f"{path}: gate.onnx")
+        run = gate_session(bundle.gate, f"{path}: gate.onnx")
         probe_gate(run, bundle.layers, bundle.n_embd, f"{path}: gate.onnx")
         lines.append("gate.onnx: operators and shapes allowed, finite on the probe")
         lines += _compare_gates(bundle, run, str(path))
@@ -43,59 +45,56 @@ def verify(path: StrPath) -> list[str]:
     return lines
 
 
-_Run = Callable[[npt.NDArray[np.float32], int], npt.NDArray[np.float32]]
+def gate_session(gate: bytes, where: str = "gate.onnx") -> Coefficients:
+    """A gate.onnx in ONNX Runtime, on one thread: (activation float32 [rows, n_embd], block) -> coefficients [rows].
 
-
-def _session(gate: bytes, where: str) -> _Run:
+    Raises:
+        BundleError: ONNX Runtime refuses the graph, now or when it runs.
+        MissingExtra: onnxruntime is not installed.
+    """
     try:
         import onnxruntime
     except ImportError as error:
         raise MissingExtra(
-            "onnxruntime: not installed; needed to check a gate; pip install onnxruntime"
+            "onnxruntime: not installed; needed to run a gate; pip install onnxruntime"
         ) from error
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 4
-    session = _guarded(
-        lambda: onnxruntime.InferenceSession(gate, options, providers=["CPUExecutionProvider"]), where
-    )
+    with refused_graph(where):
+        session = onnxruntime.InferenceSession(gate, options, providers=["CPUExecutionProvider"])
 
-    def run(activation: npt.NDArray[np.float32], layer: int) -> npt.NDArray[np.float32]:
-        feed = {"activation": activation, "layer": np.array(layer, np.int64)}
-        result: npt.NDArray[np.float32] = _guarded(lambda: session.run(["coefficient"], feed), where)[0]
+    def run(activation: F32, layer: int) -> F32:
+        rows = np.ascontiguousarray(activation, np.float32)
+        with refused_graph(where):
+            result: F32 = session.run(
+                ["coefficient"], {"activation": rows, "layer": np.array(layer, np.int64)}
+            )[0]
         return result
 
     return run
 
 
-def _guarded(action: Callable[[], Any], where: str) -> Any:
+@contextmanager
+def refused_graph(where: str) -> Iterator[None]:
+    """ONNX Runtime's errors, which share no public base, as a BundleError."""
     try:
-        return action()
-    except (
-        Exception
-    ) as error:  # ONNX Runtime's own exception types, and whatever else a hostile graph provokes
-        raise refusal(where, f"a graph that ONNX Runtime refuses ({error})", "one that runs") from None
+        yield
+    except Exception as error:
+        found = f"a graph that ONNX Runtime refuses ({' '.join(str(error).split())})"
+        raise refusal(where, found, "one that runs") from None
 
 
-def _compare_gates(bundle: Bundle, run: _Run, path: str) -> list[str]:
+def _compare_gates(bundle: Bundle, run: Coefficients, path: str) -> list[str]:
     """gate.onnx is normative: where gate.gguf says otherwise, hosts would steer differently."""
     if bundle.gate_gguf is None:
         return []
     weights = read_gate_gguf(bundle.gate_gguf, bundle.layers, bundle.n_embd)
     rows = np.random.default_rng(1).standard_normal((4, bundle.n_embd), dtype=np.float32)
     for layer in bundle.layers:
-        expected = run(rows, layer)
-        if not np.allclose(expected, _relu_network(rows, weights[layer]), rtol=1e-3, atol=1e-3):
+        if not np.allclose(run(rows, layer), evaluate_gate(weights[layer], rows), rtol=1e-3, atol=1e-3):
             found = f"coefficients at block {layer} other than gate.onnx gives"
             raise refusal(
                 f"{path}: gate.gguf", found, "the same function", "write both from the same weights"
             )
     return ["gate.gguf: the same function as gate.onnx"]
-
-
-def _relu_network(
-    rows: npt.NDArray[np.float32], layers: Sequence[tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]]
-) -> npt.NDArray[np.float32]:
-    for weight, bias in layers:
-        rows = np.maximum(rows @ weight + bias, 0)
-    return rows[:, 0]

@@ -17,13 +17,16 @@ from typing import Any, NoReturn
 import click
 
 from edgesteer.errors import EdgesteerError, EdgesteerWarning
+from edgesteer.text import one_line
 
 COMMANDS = {
     "models": "List, fetch and locate the models that edgesteer knows by name.",
     "run": "Generate text with a model, steered or not.",
     "chat": "Chat with a model and turn the steering as you go.",
     "learn": "Learn a steering bundle from one sentence.",
-    "eval": "Measure a bundle: trait and coherence against the prompt it imitates.",
+    "eval": "Measure bundles as a table: trait and coherence against the prompt they imitate.",
+    "compare": "The same as a page: every reply, curves over strength, what each way costs.",
+    "adaptation": "Measure prompt, bundles and a LoRA as adaptations of one model, as a page.",
     "inspect": "Show what a bundle or control vector holds.",
     "convert": "Turn vectors and networks trained in Torch into a bundle, and back.",
     "verify": "Check bundles against every rule of the format.",
@@ -68,7 +71,7 @@ class LazyGroup(click.Group):
             except KeyboardInterrupt:
                 _leave("interrupted", 130)
             except EdgesteerError as error:
-                _leave(f"error: {_one_line(error)}", 1)
+                _leave(f"error: {one_line(error, None)}", 1)
             except Exception as error:
                 _leave_unexpected(error)
 
@@ -96,15 +99,11 @@ def _leave_unexpected(error: Exception) -> NoReturn:
     if isinstance(error, OSError):
         if error.errno == errno.EPIPE:  # the reader of our output has gone; click ends quietly
             raise error
-        _leave(f"error: {_one_line(error)}", 1)
-    what = f"{type(error).__name__}: {_one_line(error)}"
+        _leave(f"error: {one_line(error, None)}", 1)
+    what = f"{type(error).__name__}: {one_line(error, None)}"
     _leave(f"internal error: {what}; EDGESTEER_DEBUG=1 shows where; please report it", 1)
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
     if issubclass(category, EdgesteerWarning):
-        print(f"edgesteer: warning: {' '.join(str(message).split())}", file=sys.stderr)
+        print(f"edgesteer: warning: {one_line(message, None)}", file=sys.stderr)

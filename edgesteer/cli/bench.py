@@ -1,6 +1,6 @@
 """`edgesteer bench`: what steering costs on this machine, as ratios in one interleaved run.
 
-Parses, prints and writes.
+Parses, prints and writes. `--against` sets it beside the trait's prompt, and beside repeng.
 """
 
 from __future__ import annotations
@@ -8,30 +8,39 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgesteer.cli.bench_against import Part, against_prompt_part, against_repeng_part
+from edgesteer.cli.files import figures_and_picture, write_all
 from edgesteer.cli.options import (
+    force_option,
     json_option,
     model_argument,
-    parse_steer,
+    output_option,
     print_json,
     resolve_model,
+    row_options,
+    template_option,
     threads_option,
+    trait_option,
 )
-from edgesteer.cli.page_files import Files, figures_beside, write_all
 from edgesteer.cli.progress import bar
+from edgesteer.cli.steering import rows_of, text_of, trait_of
 
 if TYPE_CHECKING:
     from edgesteer.bundle import Bundle
 
-# edgesteer.evaluate.bench.scale.STUDIES, which is not imported for a help text.
+Part = Callable[[Callable[[float], None]], dict[str, Any]]
+"""Takes progress(fraction done), gives a part of the bench's table."""
+
+# edgesteer.evaluate.bench.scaling.STUDIES, which is not imported for a help text.
 STUDIES = ("blocks", "bundles", "batch", "ubatch", "width")
 _PAPER = 100  # columns, where the output is no terminal
+_CONTEXT = 2048  # of the prompts
+_QUESTIONS = 8  # put to repeng
 
 
 def _studies(context: click.Context, param: click.Parameter, text: str | None) -> tuple[str, ...]:
@@ -44,7 +53,7 @@ def _studies(context: click.Context, param: click.Parameter, text: str | None) -
 
 @click.command()
 @model_argument
-@click.option("--steer", multiple=True, metavar="FILE", help="Bundles to time; random ones without it.")
+@row_options
 @click.option(
     "--rounds", type=click.IntRange(5, 4096), default=200, show_default=True, help="Tokens per way and run."
 )
@@ -76,17 +85,8 @@ def _studies(context: click.Context, param: click.Parameter, text: str | None) -
     type=click.Choice(["prompt", "repeng"]),
     help="Repeatable. prompt: what the trait's system prompt costs. repeng: the same vectors in repeng on Torch.",
 )
-@click.option(
-    "--trait",
-    metavar="TEXT",
-    help="With --against prompt: the system prompt; the first bundle's own without it.",
-)
-@click.option(
-    "--template",
-    metavar="TEXT",
-    help="With --against prompt: for a model without a chat template, such as '{system}\\nQuestion: {question}\\n"
-    "Answer:'.",
-)
+@trait_option
+@template_option
 @click.option(
     "--tokens",
     type=click.IntRange(2, 1024),
@@ -94,19 +94,14 @@ def _studies(context: click.Context, param: click.Parameter, text: str | None) -
     show_default=True,
     help="With --against repeng: tokens of each reply.",
 )
-@click.option(
-    "-o",
-    "--output",
-    type=click.Path(path_type=Path),
-    metavar="FILE.json",
-    help="Write the figures there, and FILE.svg, a picture of them, beside it.",
-)
-@click.option("--force", is_flag=True, help="Replace existing files.")
+@output_option("FILE.json", "Write the figures there, and a picture of them to FILE.svg.", required=False)
+@force_option
 @threads_option
 @json_option
 def command(
     model: str,
     steer: tuple[str, ...],
+    ways: tuple[str, ...],
     output: Path | None,
     force: bool,
     n_threads: int | None,
@@ -115,22 +110,25 @@ def command(
 ) -> None:
     """Time MODEL unsteered and steered, taking turns at every token in one process.
 
-    Ratios are against the unsteered model in the same context. "(native)" is the gate evaluated by the tap
-    itself instead of ONNX Runtime; "(response)" is a vector of scope response, which the tap adds. Peak memory is
-    that of a process that runs the model this one way. Let nothing else run meanwhile: ratios of a busy machine are
-    those of a busy machine.
+    Each --way is one bundle, timed at its default strength (the cost does not depend on it); without any, random
+    bundles are timed. --trait and --template are for --against prompt.
+
+    Ratios are against the unsteered model in the same context. "(native)" is the gate evaluated by the tap itself
+    instead of ONNX Runtime; "(response)" is a vector of scope response, which the tap adds. Peak memory is that of
+    a process that runs the model this one way. Let nothing else run meanwhile: ratios of a busy machine are those
+    of a busy machine.
 
     \b
     Examples:
       edgesteer bench smollm2-135m-instruct --steer pirate
       edgesteer bench smollm2-135m-instruct --scale blocks,bundles -o cost.json
-      edgesteer bench smollm2-135m-instruct --steer pirate-constant --against prompt --against repeng
+      edgesteer bench smollm2-135m-instruct --way pirate-constant --way pirate --against prompt
     """
     from edgesteer.cli.opening import default_threads
 
-    files = None if output is None else figures_beside(output, force)
+    files = None if output is None else figures_and_picture(output, force)
     path = str(resolve_model(model))
-    bundles = _bundles(path, steer)
+    bundles = _bundles(path, steer, ways)
     parts = _parts(path, bundles, n_threads=n_threads or default_threads(), **options)
     table = _measured(parts)
     if files is not None:
@@ -146,14 +144,19 @@ def command(
         click.echo(f"edgesteer: {file} written", err=True)
 
 
-def _bundles(model: str, steer: tuple[str, ...]) -> dict[str, Bundle]:
-    from edgesteer.bundle import check_model, load, read_model_info
+def _bundles(model: str, steer: tuple[str, ...], ways: tuple[str, ...]) -> dict[str, Bundle]:
+    """One for each row. UsageError for a sum or a strength, which would say nothing about what a bundle costs."""
+    from edgesteer.bundle import check_model, read_model_info
     from edgesteer.cli.opening import note
-    from edgesteer_models import resolve_bundle
 
-    found = {given: load(resolve_bundle(parse_steer(given)[0])) for given in steer}
-    names = Counter(bundle.name for bundle in found.values())
-    bundles = {bundle.name if names[bundle.name] == 1 else given: bundle for given, bundle in found.items()}
+    rows = rows_of(steer, ways) if steer or ways else []
+    if any(
+        len(pairs) > 1 or strength != bundle.strength.default
+        for _, pairs in rows
+        for bundle, strength in pairs
+    ):
+        raise click.UsageError("a row is one bundle at its default strength; give --way FILE for each")
+    bundles = {name: pairs[0][0] for name, pairs in rows}
     for bundle in bundles.values():
         if doubt := check_model(bundle, read_model_info(model)):
             note(doubt)
@@ -175,22 +178,85 @@ def _parts(
     tokens: int,
 ) -> dict[str, Part]:
     """What is to be measured, by name. What can be refused is refused here, before any of it begins."""
-    from edgesteer.evaluate.bench import Asked, bench
+    from edgesteer.evaluate.bench import Settings, bench
     from edgesteer.evaluate.bench import scale as studies
 
-    asked = Asked(model, rounds, prefills, n_threads, bundles or None)
+    settings = Settings(model, rounds, prefills, n_threads, bundles or None)
     counts = {"rounds": rounds, "prefills": prefills, "runs": runs, "n_threads": n_threads}
     parts: dict[str, Part] = {}  # first what may yet be refused when it opens the model
     if "prompt" in against:
-        parts["prompt"] = against_prompt_part(model, bundles, trait, template, runs, n_threads)
+        parts["prompt"] = _against_prompt(model, bundles, trait, template, runs, n_threads)
     elif trait is not None or template is not None:
         raise click.UsageError("--trait and --template: only with --against prompt")
     if "repeng" in against:
-        parts["repeng"] = against_repeng_part(model, bundles, tokens, n_threads)
+        parts["repeng"] = _against_repeng(model, bundles, tokens, n_threads)
     parts["bench"] = lambda done: bench(model, bundles or None, **counts, progress=done)
     if scale:
-        parts["scale"] = lambda done: {"scale": studies(asked, scale, done)}
+        parts["scale"] = lambda done: {"scale": studies(settings, scale, done)}
     return parts
+
+
+def _against_prompt(
+    model: str, bundles: dict[str, Bundle], trait: str | None, template: str | None, runs: int, n_threads: int
+) -> Part:
+    """Raises UsageError where nobody says what the prompt is."""
+    first = next(iter(bundles.values()), None)
+    sentence = trait_of(trait, first)
+    if sentence is None:
+        raise click.UsageError(
+            "--against prompt: no bundle says what it was learnt from; give --way FILE with one that does, or --trait"
+        )
+    own_template = text_of(template, first, "template")
+
+    def measure(done: Callable[[float], None]) -> dict[str, Any]:
+        from edgesteer.cli.opening import open_model
+        from edgesteer.evaluate.bench import against_prompt, random_bundles
+        from edgesteer.generate import Chat
+
+        llm = open_model(model, n_threads, _CONTEXT)
+        try:
+            timed = bundles or random_bundles(llm.model_info)
+            return {
+                "against": {"prompt": against_prompt(Chat(llm, own_template), sentence, timed, runs, done)}
+            }
+        finally:
+            llm.close()
+
+    return measure
+
+
+def _against_repeng(model: str, bundles: dict[str, Bundle], tokens: int, n_threads: int) -> Part:
+    """Raises UsageError where all bundles are PSRs, MissingExtra where repeng is not installed."""
+    from edgesteer_converters.against_repeng import need_repeng
+
+    vectors = {name: bundle for name, bundle in bundles.items() if bundle.kind == "vector"}
+    if bundles and not vectors:
+        raise click.UsageError(
+            f"--against repeng: {', '.join(bundles)}: PSR, and repeng knows constant vectors alone; give one, or "
+            "no bundle at all"
+        )
+    need_repeng()
+    return lambda done: _repeng(
+        model, vectors, [n for n in bundles if n not in vectors], tokens, n_threads, done
+    )
+
+
+def _repeng(
+    model: str,
+    vectors: dict[str, Bundle],
+    without: list[str],
+    tokens: int,
+    n_threads: int,
+    done: Callable[[float], None],
+) -> dict[str, Any]:
+    from edgesteer.bundle import read_model_info
+    from edgesteer.evaluate import held_out_questions
+    from edgesteer.evaluate.bench import random_bundles
+    from edgesteer_converters.against_repeng import against_repeng
+
+    name, bundle = next(iter((vectors or random_bundles(read_model_info(model))).items()))
+    figures = against_repeng(model, bundle, held_out_questions()[:_QUESTIONS], tokens, n_threads, done)
+    return {"against": {"repeng": {**figures, "bundle": name, "without": without}}}
 
 
 def _measured(parts: dict[str, Part]) -> dict[str, Any]:
@@ -198,17 +264,17 @@ def _measured(parts: dict[str, Part]) -> dict[str, Any]:
     table: dict[str, Any] = {}
     with bar() as show:
         for i, (name, part) in enumerate(parts.items()):
-            found = part(lambda done: show(name, (i + done) / len(parts)))  # noqa: B023 - called at once
-            for key, value in found.items():
+            figures = part(lambda done: show(name, (i + done) / len(parts)))  # noqa: B023 - called at once
+            for key, value in figures.items():
                 table[key] = (
                     {**table[key], **value} if key in ("scale", "against") and key in table else value
                 )
     return table
 
 
-def _write(files: Files, table: dict[str, Any], force: bool) -> None:
+def _write(files: tuple[Path, Path], table: dict[str, Any], force: bool) -> None:
     from edgesteer.report.bench import picture
 
     figures, drawn = files
-    told = json.dumps(table, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    write_all({figures: told, drawn: picture(table)}, force)
+    text = json.dumps(table, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    write_all({figures: text, drawn: picture(table)}, force)

@@ -1,41 +1,77 @@
 """`edgesteer chat`: a conversation of many turns, steered, with the dial at hand.
 
-In:  messages and commands, from a terminal or a pipe. Out: replies on stdout, all else on stderr.
+In:  messages and slash commands, from a terminal or a pipe. Out: replies on stdout, all else on stderr.
 
-It owns the order of a turn: room is made in the context, the reply streams under a record, the history
-grows only by what was said. A turn that fails leaves the history as it was, and the chat goes on.
+A turn makes room in the context, streams the reply under a record, and only then adds to the history. A turn that
+fails leaves the history as it was, and the chat goes on.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from edgesteer.cli.chat_terminal import (
+    HELP,
+    OutputLostError,
+    Screen,
+    Stop,
+    half_typed,
+    inputs,
+    is_terminal,
+    parse,
+    parse_strength,
+    piped,
+    stop_on_ctrl_c,
+    typed,
+    unquoted,
+)
+from edgesteer.cli.conversation import (
+    Conversation,
+    Exchange,
+    Facts,
+    Message,
+    load_conversation,
+)
 from edgesteer.cli.options import (
-    STEER_KEYS,
-    load_steering,
+    FILE,
     model_argument,
+    path_of,
     reply_options,
     sampling_options,
     scope_option,
+    system_option,
 )
+from edgesteer.cli.steering import STEER_KEYS, Dial, load_bundle, load_steering, parse_steer
+from edgesteer.errors import EdgesteerError, InputError, ModelError
+from edgesteer.steering_map import SteeringMap
+from edgesteer.text import one_line
+
+if TYPE_CHECKING:
+    from edgesteer.plan import SteeringPlan
+    from edgesteer.runtime import SteeredLlama
+
+Count = Callable[[list[Message]], int]
 
 
 @click.command()
 @model_argument
-@click.option("--system", help="A system message, to stand before the conversation.")
-@click.option("--load", "load_from", metavar="FILE", help="Go on with a conversation that /save wrote.")
+@system_option
+@click.option(
+    "--load", "load_from", type=FILE, metavar="FILE", help="Go on with a conversation that /save wrote."
+)
 @sampling_options
 @scope_option
 @reply_options
 def command(
     model: str,
     system: str | None,
-    load_from: str | None,
+    load_from: Path | None,
     scope: str | None,
     as_json: bool,
     **options: Any,
@@ -51,16 +87,10 @@ def command(
       edgesteer chat smollm2-135m-instruct --steer pirate
       printf 'Who are you?\\n/strength 0\\nWho are you?\\n' | edgesteer chat smollm2-135m-instruct --steer pirate
     """
-    from edgesteer.cli.chat_input import is_terminal
-    from edgesteer.cli.chat_screen import Screen
-    from edgesteer.cli.chat_session import ChatSession
-    from edgesteer.cli.chat_template import check_template
-    from edgesteer.cli.dial import Dial
     from edgesteer.cli.opening import open_model
 
     steering = {key: options.pop(key) for key in STEER_KEYS}
-    sampling = {k: options.pop(k) for k in ("max_tokens", "seed", "repeat_penalty")}
-    sampling["temperature"] = options.pop("temp")
+    sampling = {key: options.pop(key) for key in ("max_tokens", "temperature", "seed", "repeat_penalty")}
     conversation = _conversation(load_from, system)
     dial = Dial.of(load_steering(**steering))
     llm = open_model(model, **options)
@@ -73,37 +103,68 @@ def command(
         raise click.exceptions.Exit(1)
 
 
-def _conversation(load_from: str | None, system: str | None) -> Any:
-    from edgesteer.cli.conversation import Conversation, ConversationError, load_conversation
-
+def _conversation(load_from: Path | None, system: str | None) -> Conversation:
     if load_from is None:
         return Conversation(system or None)
-    conversation = load_conversation(Path(load_from))
+    conversation = load_conversation(load_from)
     if system and conversation.system not in (None, system):
-        raise ConversationError(
+        raise InputError(
             f"{load_from}: has another system message than --system; leave --system out, or edit the file"
         )
     conversation.system = conversation.system or system or None
     return conversation
 
 
-def _converse(session: Any, interactive: bool) -> None:
+def check_template(llm: SteeredLlama, conversation: Conversation) -> Count:
+    """A function that counts the tokens of messages in the model's chat template, with the reply's opening.
+
+    Raises ModelError where the model has no template, or one that refuses this conversation's form.
+    """
+    from llama_cpp.llama_chat_format import Jinja2ChatFormatter
+
+    template = llm.metadata.get("tokenizer.chat_template")
+    if not template:
+        raise ModelError(
+            f"{llm.model_path}: has no chat template (a base model?), expected one; take an instruct model, or "
+            "complete text with `edgesteer run --raw`"
+        )
+    eos, bos = (
+        llm.detokenize([token], special=True).decode("utf-8", errors="ignore") if token >= 0 else ""
+        for token in (llm.token_eos(), llm.token_bos())
+    )
+
+    def count(messages: list[Message]) -> int:
+        shown = formatter(messages=messages)  # type: ignore[arg-type]
+        return len(llm.tokenize(shown.prompt.encode(), add_bos=not shown.added_special, special=True))
+
+    try:
+        formatter = Jinja2ChatFormatter(template, eos, bos)
+        count(conversation.messages("hello"))
+    except Exception as error:  # templates raise what they like
+        form = "a conversation with a system message" if conversation.system else "a conversation"
+        raise ModelError(
+            f"{llm.model_path}: its chat template refuses {form} ({one_line(error)}); leave --system out, "
+            "or take another model"
+        ) from None
+    return count
+
+
+def _converse(session: ChatSession, interactive: bool) -> None:
     """Take inputs until the end or /quit."""
-    from edgesteer.cli.chat_input import half_typed, inputs, piped, typed
-
     screen = session.screen
-    if not interactive:
-        if sys.stdin is not None:
-            for text in inputs(piped(sys.stdin.buffer, screen.fail)):
-                if not session.take(text):
-                    return
-        return
-    screen.note(f"{session.greeting()}; /help lists the commands")
-    _person(session, lambda: inputs(typed(screen.fail)), half_typed)
+    if interactive:
+        screen.note(f"{session.greeting()}; /help lists the commands")
+        converse_with_person(session, lambda: inputs(typed(screen.fail)), half_typed)
+    elif sys.stdin is not None:
+        for text in inputs(piped(sys.stdin.buffer, screen.fail)):
+            if not session.take(text):
+                return
 
 
-def _person(session: Any, start: Callable[[], Iterator[str]], half_typed: Callable[[], bool]) -> None:
-    """Inputs of a person: Ctrl-C at the prompt clears the line; on an empty one, twice, it leaves."""
+def converse_with_person(
+    session: ChatSession, start: Callable[[], Iterator[str]], half_typed: Callable[[], bool]
+) -> None:
+    """Ctrl-C at the prompt clears the line; on an empty one, twice, it leaves. `start` begins to read inputs."""
     pressed, coming = False, start()
     while True:
         try:
@@ -124,3 +185,159 @@ def _person(session: Any, start: Callable[[], Iterator[str]], half_typed: Callab
                 return
         except KeyboardInterrupt:
             session.screen.note("interrupted")
+
+
+class ChatSession:
+    """The turns of a chat. It owns the model's plan and the conversation while the chat lasts.
+
+    It calls no more of the model than `create_chat_completion`, `record`, `steer` and `steering`.
+    """
+
+    def __init__(
+        self,
+        llm: SteeredLlama,
+        conversation: Conversation,
+        count: Count,
+        scope: str | None,
+        sampling: dict[str, Any],
+        screen: Screen,
+    ) -> None:
+        """count: the tokens of messages in the model's template. sampling: for create_chat_completion."""
+        self.llm, self.conversation, self.screen = llm, conversation, screen
+        self._count, self._scope, self._sampling = count, scope, sampling
+        self._longest: int = sampling["max_tokens"]
+        self._room = min(llm.n_ctx(), len(llm.input_ids))  # llama.cpp rounds n_ctx up, llama_cpp does not
+        self._dial = Dial()
+        self._map: SteeringMap | None = None
+        self._commands: dict[str, Callable[[str], None]] = {
+            "": self._answer,
+            "steer": self._steer,
+            "strength": self._strength,
+            "off": lambda _: self._show_steering(Dial()),
+            "map": lambda _: self._show_map(),
+            "save": lambda name: self._save(name, force=False),
+            "save!": lambda name: self._save(name, force=True),
+            "reset": lambda _: self._reset(),
+            "help": lambda _: click.echo(HELP, err=True),
+        }
+
+    def greeting(self) -> str:
+        n = len(self.conversation.exchanges)
+        so_far = f", {_exchanges(n)} so far" if n else ""
+        return f"{Path(self.llm.model_path).name}{so_far}, steering: {_words(self.llm.steering)}"
+
+    def take(self, text: str) -> bool:
+        """Do what one input says; False for /quit. Failures are shown, not raised."""
+        try:
+            name, argument = parse(text)
+            if name == "quit":
+                return False
+            self._commands[name](argument)
+        except OutputLostError as lost:
+            raise lost.args[0] from None
+        except BrokenPipeError:
+            raise
+        except (EdgesteerError, OSError) as error:
+            self.screen.fail(str(error))
+        except Exception as error:  # llama_cpp and a template's own code raise what they like
+            if os.environ.get("EDGESTEER_DEBUG"):
+                raise
+            self.screen.fail(f"{type(error).__name__}: {error}")
+        return True
+
+    def turn_to(self, dial: Dial) -> None:
+        """Put the dial's plan into force, or raise and leave dial and plan as they were."""
+        with stop_on_ctrl_c():  # put off: half a plan is none
+            self.llm.steer(list(dial.pairs), scope=self._scope)
+            self._dial = dial
+
+    def _answer(self, message: str) -> None:
+        with stop_on_ctrl_c() as stop:
+            exchange = self._exchange(message, stop)
+        if exchange is None:
+            self.screen.note("stopped before the first token; the message is forgotten")
+            return
+        self.conversation.exchanges.append(exchange)
+        self.screen.reply(exchange)
+        assert exchange.facts is not None
+        if exchange.facts.finish_reason == "stopped":
+            self.screen.note("stopped; the reply so far stays")
+        elif exchange.facts.finish_reason == "length" and exchange.facts.tokens < self._longest:
+            self.screen.note("cut short: the context is full")
+
+    def _exchange(self, message: str, stop: Stop) -> Exchange | None:
+        """One reply, shown as it comes; None where Ctrl-C came before its first token."""
+        sampling = {**self._sampling, "max_tokens": self._make_room(message)}
+        messages: list[Any] = [*self.conversation.messages(message)]  # llama_cpp wants its own kind of dict
+        with self.llm.record() as steering_map:
+            reply, reason = self.screen.stream(
+                lambda: self.llm.create_chat_completion(messages, stream=True, **sampling), stop
+            )
+        if reason == "stopped" and not reply:
+            return None
+        self._map = steering_map
+        # The last token was sampled but not decoded, unless the model ended the reply behind it.
+        n_tokens = len(steering_map) - steering_map.n_prompt + (reason != "stop")
+        plan = self.llm.steering
+        return Exchange(message, reply, Facts(repr(plan), plan.fingerprint, n_tokens, reason))
+
+    def _make_room(self, message: str) -> int:
+        """Drop what the context cannot hold; how many tokens the reply may have."""
+        reserve = min(self._longest, self._room // 4)
+        dropped = self.conversation.fit(message, self._count, self._room, reserve)
+        if dropped:
+            self.screen.note(
+                f"the context of {self._room} tokens is full: the model no longer sees the oldest "
+                f"{_exchanges(dropped)} that it saw before"
+            )
+        return min(self._longest, self._room - self._count(self.conversation.messages(message)))
+
+    def _steer(self, argument: str) -> None:
+        if not argument:
+            self.screen.note(f"steering: {self._state()}")
+            return
+        name, strength = parse_steer(argument, (None, ":"))
+        bundle = load_bundle(unquoted(name))
+        self._show_steering(self._dial.put(bundle, bundle.strength.default if strength is None else strength))
+
+    def _strength(self, argument: str) -> None:
+        strength = parse_strength(argument)
+        if not self._dial.pairs:
+            self.screen.note("no bundles to set a strength of; /steer FILE adds one")
+            return
+        self._show_steering(self._dial.at(strength))
+
+    def _show_steering(self, dial: Dial) -> None:
+        self.turn_to(dial)
+        self.screen.note(f"steering: {self._state()}")
+
+    def _state(self) -> str:
+        asleep = [bundle.name for bundle, strength in self._dial.pairs if strength == 0]
+        remembered = f"; at strength 0: {', '.join(asleep)}" if asleep else ""
+        return _words(self.llm.steering) + remembered
+
+    def _show_map(self) -> None:
+        if self._map is None:
+            self.screen.note("no reply yet, so there is no steering map")
+        elif not self._map.coefficients.any():
+            self.screen.note("nothing was steered in the last reply")
+        else:
+            self.screen.show_map(self._map)
+
+    def _save(self, name: str, *, force: bool) -> None:
+        path = path_of(unquoted(name))
+        self.conversation.save(path, Path(self.llm.model_path).name, force)
+        self.screen.note(f"{path}: {_exchanges(len(self.conversation.exchanges))} saved")
+
+    def _reset(self) -> None:
+        self.conversation.reset()
+        self._map = None
+        self.screen.note(f"the history is forgotten; steering: {self._state()}")
+
+
+def _exchanges(n: int) -> str:
+    return f"{n} exchange{'' if n == 1 else 's'}"
+
+
+def _words(plan: SteeringPlan) -> str:
+    return ", ".join(f"{t.bundle.name} x {t.strength:g} ({t.scope})" for t in plan.terms) or "none"

@@ -1,4 +1,4 @@
-"""A conversation as a value: what was said, under which steering, and the file it is kept in.
+"""A conversation as a value: messages and replies, under which steering, and the file that keeps them.
 
 In:  messages and replies, or a saved file, which is trusted in nothing.
 Out: the messages that a chat template takes, cut to what the context holds; a file, whole or not at all.
@@ -15,21 +15,18 @@ from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from edgesteer.bundle.container import write_file
-from edgesteer.errors import EdgesteerError, OutputError
-from edgesteer.report.cells import visible
+from edgesteer.errors import InputError, OutputError
+from edgesteer.generate.text_file import json_value
+from edgesteer.text import one_line, visible
 
 FORMAT = "edgesteer-chat/1"
 MAX_BYTES = 16 * 2**20
 FINISH_REASONS = ("stop", "length", "stopped")  # the model's end, -n or the context's end, Ctrl-C
 
 Message = dict[str, str]
-
-
-class ConversationError(EdgesteerError):
-    """A saved conversation that is none, or a message that the context cannot hold."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +54,8 @@ class Exchange:
 
 @dataclass
 class Conversation:
-    """What was said so far. `dropped` exchanges, counted from the first, are kept but no longer shown to
-    the model: the context has no room for them."""
+    """The exchanges so far. The first `dropped` of them are kept but no longer shown to the model: the context has no
+    room for them."""
 
     system: str | None = None
     exchanges: list[Exchange] = field(default_factory=list)
@@ -68,7 +65,7 @@ class Conversation:
         """What the model is shown to answer `user`: the system message always, the oldest `skip` not."""
         return [
             *_messages(self.system, self.exchanges[self.dropped if skip is None else skip :]),
-            _said(user),
+            _as_message(user),
         ]
 
     def reset(self) -> None:
@@ -79,7 +76,7 @@ class Conversation:
     def fit(self, user: str, count: Callable[[list[Message]], int], room: int, reserve: int) -> int:
         """Drop the oldest exchanges until `user` and a reply of `reserve` tokens fit into `room` tokens.
 
-        Returns how many were dropped just now. Raises ConversationError, with nothing dropped, where
+        Returns how many were dropped just now. Raises InputError, with nothing dropped, where
         the message does not fit even alone.
         """
 
@@ -90,7 +87,7 @@ class Conversation:
             return 0
         alone = count(self.messages(user, len(self.exchanges)))
         if alone >= room:
-            raise ConversationError(
+            raise InputError(
                 f"the message takes {alone} tokens with {'the system message and ' if self.system else ''}"
                 f"its template, but the context holds {room}; shorten it, or start with a larger -c"
             )
@@ -100,13 +97,13 @@ class Conversation:
 
     def to_bytes(self, model: str) -> bytes:
         """JSON: the messages as any chat API takes them, and the facts of each reply beside them."""
-        told = {
+        data = {
             "format": FORMAT,
             "model": model,
             "messages": _messages(self.system, self.exchanges),
             "replies": [e.facts and e.facts.to_json() for e in self.exchanges],
         }
-        return (json.dumps(told, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
+        return (json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
     def save(self, path: Path, model: str, force: bool) -> None:
         """Write `to_bytes`, whole or not at all. Raises OutputError, also for what is there and no file."""
@@ -119,133 +116,114 @@ class Conversation:
         write_file(Path(os.path.realpath(path)), self.to_bytes(model), force)
 
 
-def _said(text: str, role: str = "user") -> Message:
+def _as_message(text: str, role: str = "user") -> Message:
     return {"role": role, "content": text}
 
 
 def _messages(system: str | None, exchanges: list[Exchange]) -> list[Message]:
-    opening = [_said(system, "system")] if system else []
-    return opening + [m for e in exchanges for m in (_said(e.user), _said(e.reply, "assistant"))]
+    opening = [_as_message(system, "system")] if system else []
+    return opening + [m for e in exchanges for m in (_as_message(e.user), _as_message(e.reply, "assistant"))]
 
 
 def load_conversation(path: Path) -> Conversation:
-    """A conversation that `save` wrote, or anyone who keeps to its form. Raises ConversationError."""
+    """A conversation that `save` wrote, or anyone who keeps to its form. Raises InputError."""
     where = visible(str(path))
     try:
-        return parse_conversation(_read(path))
+        facts = path.stat()
+        if not stat.S_ISREG(facts.st_mode):
+            raise InputError(f"{where}: is no regular file, {_EXPECTED}")
+        if facts.st_size > MAX_BYTES:
+            raise InputError(f"{where}: has {facts.st_size} bytes, at most {MAX_BYTES} are read; {_EXPECTED}")
+        with path.open("rb") as file:
+            return parse_conversation(file.read(MAX_BYTES), where)
     except OSError as error:
-        raise ConversationError(
-            f"{where}: cannot be read ({error.strerror}); give the path of a saved conversation"
-        ) from None
-    except _RefusedError as refused:
-        raise ConversationError(f"{where}: {refused}; give a conversation that /save wrote") from None
+        raise InputError(f"{where}: cannot be read ({error.strerror}); {_EXPECTED}") from None
 
 
-class _RefusedError(ValueError):
+def parse_conversation(data: bytes, where: str) -> Conversation:
+    """The inverse of `to_bytes`. Raises InputError with what was found in `where` and what was expected."""
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{where}: not UTF-8 text (byte {error.start}); {_EXPECTED}") from None
+    content = json_value(text, where, _EXPECTED)
+    try:
+        _check(content, _FORM, "the file")
+        return _conversation(content["messages"], content.get("replies"))
+    except _WrongError as wrong:
+        raise InputError(f"{where}: {wrong}; give a conversation that /save wrote") from None
+
+
+_EXPECTED = "expected a conversation that /save wrote"
+
+
+class _WrongError(ValueError):
     """What is wrong with a file, without its name."""
 
 
-def _read(path: Path) -> bytes:
-    found = path.stat()
-    if not stat.S_ISREG(found.st_mode):
-        raise _RefusedError("is no regular file")
-    if found.st_size > MAX_BYTES:
-        raise _RefusedError(f"has {found.st_size} bytes, expected at most {MAX_BYTES}")
-    with path.open("rb") as file:
-        return file.read(MAX_BYTES)
+@dataclass(frozen=True)
+class _Maybe:
+    """A value of this form, null, or nothing."""
+
+    form: Any
 
 
-def parse_conversation(data: bytes) -> Conversation:
-    """The inverse of `to_bytes`. Raises ValueError with what was found and what was expected."""
-    try:
-        told = json.loads(data.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_number)
-        json.dumps(told, ensure_ascii=False).encode()  # a lone surrogate would fail later, in the tokenizer
-    except (ValueError, RecursionError) as error:
-        raise _RefusedError(f"is no UTF-8 JSON ({visible(str(error))[:160]})") from None
-    _keys(told, "the file", {"format", "messages"}, {"model", "replies"})
-    if told["format"] != FORMAT:
-        raise _RefusedError(f"format is {_shown(told['format'])}, expected {FORMAT!r}")
-    _is(told.get("model", ""), str, "model", "text")
-    messages = [_message(m, f"messages[{i}]") for i, m in enumerate(_list(told["messages"], "messages"))]
-    return _conversation(messages, told.get("replies"))
+_FACTS = {"steering": {"plan": str, "fingerprint": str}, "tokens": int, "finish_reason": FINISH_REASONS}
+_FORM = {
+    "format": (FORMAT,),
+    "model": _Maybe(str),
+    "messages": [{"role": ("system", "user", "assistant"), "content": str}],
+    "replies": _Maybe([_Maybe(_FACTS)]),
+}
+_NAMES = {str: "text", int: "a number from 0 on", list: "a list", dict: "an object"}
 
 
-def _conversation(messages: list[tuple[str, str]], replies: Any) -> Conversation:
-    system = messages[0][1] if messages and messages[0][0] == "system" else None
-    turns = messages[system is not None :]
-    for i, (role, _) in enumerate(turns, len(messages) - len(turns)):
-        expected = ("user", "assistant")[(i - len(messages) + len(turns)) % 2]
-        if role != expected:
-            raise _RefusedError(f"messages[{i}] has the role {role!r}, expected {expected!r}")
-    if len(turns) % 2:
-        raise _RefusedError("the last message has no reply, expected one of the role 'assistant'")
-    said = [text for _, text in turns]
-    facts = [None] * (len(said) // 2) if replies is None else _all_facts(replies, len(said) // 2)
-    pairs = zip(said[::2], said[1::2], facts, strict=True)
-    return Conversation(system, [Exchange(user, reply, about) for user, reply, about in pairs])
+def _check(value: Any, form: Any, where: str) -> None:
+    """Raises _WrongError where `value` is not of the form: keys of an object, items of a list, a choice, a type."""
+    if isinstance(form, _Maybe):
+        if value is not None:
+            _check(value, form.form, where)
+    elif isinstance(form, tuple):
+        if value not in form:
+            raise _WrongError(f"{where} is {_shown(value)}, expected {' or '.join(form)}")
+    elif isinstance(form, list):
+        _check(value, list, where)
+        for i, item in enumerate(value):
+            _check(item, form[0], f"{where}[{i}]")
+    elif isinstance(form, dict):
+        _check(value, dict, where)
+        if unknown := sorted(set(value) - set(form)):
+            raise _WrongError(f"{where} has the unknown key {_shown(unknown[0])}, expected {sorted(form)}")
+        if missing := [
+            key for key, each in form.items() if key not in value and not isinstance(each, _Maybe)
+        ]:
+            raise _WrongError(f"{where} has no {missing[0]!r}, expected {sorted(form)}")
+        for key, each in form.items():
+            _check(value.get(key), each, key if where == "the file" else f"{where}.{key}")
+    elif not isinstance(value, form) or isinstance(value, bool) or (form is int and value < 0):
+        raise _WrongError(f"{where} is {_shown(value)}, expected {_NAMES[form]}")
 
 
-def _message(value: Any, where: str) -> tuple[str, str]:
-    _keys(value, where, {"role", "content"}, set())
-    role = _is(value["role"], str, f"{where}.role", "text")
-    if role not in ("system", "user", "assistant"):
-        raise _RefusedError(f"{where}.role is {_shown(role)}, expected system, user or assistant")
-    return role, _is(value["content"], str, f"{where}.content", "text")
+def _conversation(messages: list[Message], replies: list[Any] | None) -> Conversation:
+    system = messages[0]["content"] if messages and messages[0]["role"] == "system" else None
+    first = int(system is not None)
+    for i, message in enumerate(messages[first:]):
+        if message["role"] != (expected := ("user", "assistant")[i % 2]):
+            raise _WrongError(
+                f"messages[{first + i}] has the role {message['role']!r}, expected {expected!r}"
+            )
+    texts = [message["content"] for message in messages[first:]]
+    if len(texts) % 2:
+        raise _WrongError("the last message has no reply, expected one of the role 'assistant'")
+    facts = [None] * (len(texts) // 2) if replies is None else [each and _facts(**each) for each in replies]
+    if 2 * len(facts) != len(texts):
+        raise _WrongError(f"replies has {len(facts)} items, expected {len(texts) // 2}, one for each reply")
+    return Conversation(system, [*map(Exchange, texts[::2], texts[1::2], facts)])
 
 
-def _all_facts(replies: Any, n: int) -> list[Facts | None]:
-    found = _list(replies, "replies")
-    if len(found) != n:
-        raise _RefusedError(f"replies has {len(found)} items, expected {n}, one for each reply in messages")
-    return [None if item is None else _facts(item, f"replies[{i}]") for i, item in enumerate(found)]
-
-
-def _facts(value: Any, where: str) -> Facts:
-    _keys(value, where, {"steering", "tokens", "finish_reason"}, set())
-    steering = value["steering"]
-    _keys(steering, f"{where}.steering", {"plan", "fingerprint"}, set())
-    plan, fingerprint = (
-        _is(steering[k], str, f"{where}.steering.{k}", "text") for k in ("plan", "fingerprint")
-    )
-    tokens = _is(value["tokens"], int, f"{where}.tokens", "a number of tokens")
-    if tokens < 0:
-        raise _RefusedError(f"{where}.tokens is {tokens}, expected 0 or more")
-    reason = _is(value["finish_reason"], str, f"{where}.finish_reason", "text")
-    if reason not in FINISH_REASONS:
-        raise _RefusedError(f"{where}.finish_reason is {_shown(reason)}, expected one of {FINISH_REASONS}")
-    return Facts(plan, fingerprint, tokens, reason)
-
-
-def _is(value: Any, kind: type, where: str, expected: str) -> Any:
-    if not isinstance(value, kind) or isinstance(value, bool):
-        raise _RefusedError(f"{where} is {_shown(value)}, expected {expected}")
-    return value
-
-
-def _list(value: Any, where: str) -> list[Any]:
-    return _is(value, list, where, "a list")  # type: ignore[no-any-return]
-
-
-def _keys(value: Any, where: str, needed: set[str], allowed: set[str]) -> None:
-    _is(value, dict, where, "an object")
-    if missing := sorted(needed - set(value)):
-        raise _RefusedError(f"{where} has no {missing[0]!r}, expected {sorted(needed)}")
-    if unknown := sorted(set(value) - needed - allowed):
-        raise _RefusedError(
-            f"{where} has the unknown key {_shown(unknown[0])}, expected {sorted(needed | allowed)}"
-        )
+def _facts(steering: dict[str, str], tokens: int, finish_reason: str) -> Facts:
+    return Facts(steering["plan"], steering["fingerprint"], tokens, finish_reason)
 
 
 def _shown(value: Any) -> str:
-    text = visible(json.dumps(value, ensure_ascii=False))
-    return text if len(text) <= 40 else f"{text[:40]}..."
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    if len(dict(pairs)) < len(pairs):
-        raise ValueError("a key stands twice in one object")
-    return dict(pairs)
-
-
-def _no_number(text: str) -> NoReturn:
-    raise ValueError(f"{text} is no JSON number")
+    return one_line(json.dumps(value, ensure_ascii=False), 40)

@@ -9,14 +9,26 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from edgesteer.cli.options import FINITE, json_option, print_json, resolve_model, threads_option
-from edgesteer.cli.progress import bar, check_output
+from edgesteer.cli.files import check_output
+from edgesteer.cli.options import (
+    FINITE,
+    bundle_options,
+    json_option,
+    model_option,
+    output_option,
+    path_of,
+    print_json,
+    resolve_model,
+    threads_option,
+    together,
+)
+from edgesteer.cli.progress import bar
+from edgesteer.cli.steering import bundle_path
 from edgesteer.scope import SCOPES
 
 if TYPE_CHECKING:
     from edgesteer.bundle import Bundle, ModelInfo
-    from edgesteer_converters.artifact import Artifact
-    from edgesteer_converters.converted import Converted
+    from edgesteer_converters.artifact import Artifact, Converted
 
 # edgesteer_converters.readers.PRODUCERS, which is not imported for a help text.
 PRODUCERS = (
@@ -34,27 +46,23 @@ SITES = ("block_output", "block_input")
 CHOICES = ("block", "blocks", "tensor", "site")  # what `choice_options` adds
 
 
-def choice_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Adds block, blocks, tensor and site: what a user must say where a file does not."""
-    for option in (
-        click.option(
-            "--site",
-            type=click.Choice(SITES),
-            help="Where it was captured, where the producer leaves that open; the input of block N is the output "
-            "of N-1.",
-        ),
-        click.option(
-            "--tensor", metavar="NAME", help="Which of several vectors in a file; NAME[ROW] of a matrix."
-        ),
-        click.option(
-            "--blocks",
-            metavar="A-B",
-            help="Where the rows of a stack act; of other files, the blocks to take, as the runtime counts them.",
-        ),
-        click.option("--block", type=click.IntRange(0), help="Where a single vector acts, counted from 0."),
-    ):
-        command = option(command)
-    return command
+choice_options = together(
+    click.option("--block", type=click.IntRange(0), help="Where a single vector acts, counted from 0."),
+    click.option(
+        "--blocks",
+        metavar="A-B",
+        help="Where the rows of a stack act; of other files, the blocks to take, as the runtime counts them.",
+    ),
+    click.option(
+        "--tensor", metavar="NAME", help="Which of several vectors in a file; NAME[ROW] of a matrix."
+    ),
+    click.option(
+        "--site",
+        type=click.Choice(SITES),
+        help="Where it was captured, where the producer leaves that open; the input of block N is the output of N-1.",
+    ),
+)
+"""Adds block, blocks, tensor and site: what a user must say where a file does not."""
 
 
 @click.command()
@@ -62,14 +70,8 @@ def choice_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option(
     "--from", "producer", type=click.Choice(PRODUCERS), help="What wrote IN, where the file does not tell."
 )
-@click.option("--model", metavar="MODEL", help="The model that it steers: a GGUF's path or registry name.")
-@click.option(
-    "-o",
-    "--output",
-    required=True,
-    type=click.Path(path_type=Path),
-    help="NAME.steer; NAME.gguf, a control vector for stock llama.cpp; or NAME.safetensors.",
-)
+@model_option("The model that it steers.")
+@output_option("FILE", "NAME.steer; NAME.gguf, a control vector for stock llama.cpp; or NAME.safetensors.")
 @choice_options
 @click.option(
     "--scope", type=click.Choice(SCOPES), help="Where it acts; what the producer knows of it without it."
@@ -80,7 +82,7 @@ def choice_options(command: Callable[..., Any]) -> Callable[..., Any]:
     type=click.Choice(["fp32", "fp16", "int8"]),
     default="fp32",
     show_default=True,
-    help="Of a network's gate.onnx; the loss is measured and told.",
+    help="Precision of a network's gate.onnx; the loss is measured and reported.",
 )
 @click.option("--ort", is_flag=True, help="Also write gate.ort, for mobile builds of ONNX Runtime.")
 @click.option(
@@ -88,10 +90,8 @@ def choice_options(command: Callable[..., Any]) -> Callable[..., Any]:
     default=None,
     help="Compare with the model steered in Torch (a minute); of a network it is the default.",
 )
-@click.option("--name", help="The bundle's name; the output's without it.")
 @click.option("--description", default="", help="The bundle's description.")
-@click.option("--license", default="unspecified", show_default=True, help="The bundle's license.")
-@click.option("--force", is_flag=True, help="Replace an existing file.")
+@bundle_options
 @threads_option
 @json_option
 def command(
@@ -99,9 +99,9 @@ def command(
 ) -> None:
     """Turn steering vectors and PSR networks that were trained in Torch into a bundle, and a bundle into vectors.
 
-    What a producer counted from, captured at and scaled by is dealt with and told. A network's coefficients are
-    compared with Torch's, and the steered model in Torch with the runtime; a miss is a failure, and the bundle
-    carries the table.
+    Where a producer counts blocks from, where it captures and how it scales is taken into account and reported.
+    A network's coefficients are compared with Torch's, and the steered model in Torch with the runtime; a miss is a
+    failure, and the bundle carries the table.
 
     \b
     Examples:
@@ -128,15 +128,14 @@ def command(
 def _given_bundle(files: tuple[str, ...]) -> Bundle | None:
     """The bundle that the only file is, or the one that ships under that name."""
     from edgesteer.bundle import load
-    from edgesteer_models import resolve_bundle
 
     if len(files) != 1:
         return None
-    path = Path(files[0])
+    path = path_of(files[0])
     is_bundle = path.suffix.lower() == ".steer" or (path / "manifest.json").is_file()
     if path.exists() and not is_bundle:
         return None
-    return load(resolve_bundle(files[0]))
+    return load(bundle_path(files[0]))
 
 
 def given_options(besides: Sequence[str]) -> list[str]:
@@ -161,7 +160,7 @@ def _span(blocks: str | None) -> tuple[int, int] | None:
 
 
 def read_source(
-    files: tuple[str, ...],
+    files: Sequence[str | Path],
     producer: str | None,
     info: ModelInfo,
     *,
@@ -175,7 +174,7 @@ def read_source(
     from edgesteer_converters.convert import read
 
     choice = Choice(tensor=tensor, block=block, blocks=_span(blocks), site=site)
-    return read([Path(file) for file in files], producer, info, choice)
+    return read([path_of(file) for file in files], producer, info, choice)
 
 
 def _converted(
@@ -217,8 +216,8 @@ def _report(output: Path, bundle: Bundle, done: Converted | None, as_json: bool)
     from edgesteer.bundle import spans
 
     if as_json:
-        told = {} if done is None else {"facts": dict(bundle.training), **done.to_json()}
-        print_json({"output": str(output), "kind": bundle.kind, "layers": list(bundle.layers), **told})
+        more = {} if done is None else {"facts": dict(bundle.training), **done.to_json()}
+        print_json({"output": str(output), "kind": bundle.kind, "layers": list(bundle.layers), **more})
         return
     left = " (the constant part alone)" if bundle.kind == "psr" and output.suffix.lower() != ".steer" else ""
     click.echo(f"{output}: {bundle.kind}{left}, blocks {spans(list(bundle.layers))}, width {bundle.n_embd}")
@@ -228,7 +227,7 @@ def _report(output: Path, bundle: Bundle, done: Converted | None, as_json: bool)
         click.echo(f"  llama.cpp: --control-vector-scaled {output}:{bundle.strength.default:g}")
     if done is None:
         return
-    from edgesteer_converters.artifact import told as facts_told
+    from edgesteer_converters.artifact import fact_lines as facts_told
 
     for line in (*facts_told(bundle.training), *done.lines()):
         click.echo(line)

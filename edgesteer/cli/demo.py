@@ -7,7 +7,8 @@ import sys
 
 import click
 
-from edgesteer.cli.options import threads_option
+from edgesteer.cli.options import max_tokens_option, threads_option
+from edgesteer.cli.steering import load_bundle
 
 QUESTIONS = (
     "How do I make a good cup of tea?",
@@ -18,16 +19,14 @@ WAYS = (("unsteered", None), ("constant bundle", "pirate-constant"), ("PSR bundl
 
 
 @click.command()
-@click.option("-n", "--max-tokens", type=click.IntRange(1), default=48, show_default=True)
+@max_tokens_option(48)
 @threads_option
 def command(max_tokens: int, n_threads: int | None) -> None:
     """The tour: SmolLM2-135M-Instruct as it is, and as a pirate, by two bundles that ship with edgesteer."""
-    from edgesteer.bundle import load
     from edgesteer.cli.opening import open_model, reply
     from edgesteer.report.terminal import show
-    from edgesteer_models import resolve_bundle
 
-    bundles = {name: load(resolve_bundle(name)) for _, name in WAYS if name}
+    bundles = {name: load_bundle(name) for _, name in WAYS if name}
     llm = open_model("smollm2-135m-instruct", n_threads=n_threads)
     shown = None
     for question in QUESTIONS:

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from edgesteer.cli.options import json_option, model_argument, print_json, resolve_model, threads_option
+from edgesteer.cli.steering import bundle_path
 
 
 @click.command()
@@ -27,10 +28,9 @@ def command(model: str, bundle: str | None, n_threads: int | None, as_json: bool
     """
     from edgesteer.cli.opening import default_threads
     from edgesteer.runtime.doctor import examine
-    from edgesteer_models import resolve_bundle
 
     path = str(resolve_model(model))
-    steered = str(resolve_bundle(bundle)) if bundle else None
+    steered = str(bundle_path(bundle)) if bundle else None
     report = examine(path, steered, n_threads or default_threads())
     if as_json:
         print_json(report)
@@ -48,7 +48,9 @@ def _print(report: dict[str, Any]) -> None:
         "model": f"{model['name']} ({model['architecture']}, {report['blocks']} blocks of width {model['n_embd']}, "
         f"{model['file_type']})",
         "llama.cpp": f"decodes on this processor (llama-cpp-python {report['versions']['llama-cpp-python']})",
-        "tap": {"native": "compiled (C)", "python": "Python (slower; no compiler was found)"}[report["tap"]],
+        "tap": {"native": "compiled (C)", "python": "Python (slower; built without a compiler)"}[
+            report["tap"]
+        ],
         "gates": f"{report['gate_engine']} ({report['versions']['onnxruntime']})",
         "per token": f"proven at block {spans(report['per_token']) or 'none'} of 0-{last}",
         "constant": f"proven at block {spans(report['slots']) or 'none'} of 0-{last} (block 0 has no slot)",

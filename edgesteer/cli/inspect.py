@@ -1,44 +1,62 @@
 """`edgesteer inspect`: what a bundle or control vector says of itself, and what several do to one another.
 
-Reads them; runs nothing in them, unless a model is given to measure them on."""
+Reads them and runs nothing, unless a model is given: then it measures how large they are on a real text.
+"""
 
-from collections.abc import Callable, Iterator
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgesteer.cli.options import MOST_THREADS, json_option, load_steering, print_json
+from edgesteer.cli.options import (
+    FILE,
+    force_option,
+    json_option,
+    model_option,
+    print_json,
+    threads_option,
+)
+from edgesteer.cli.steering import load_bundle, load_steering
+from edgesteer.errors import ModelError, PlanError
+from edgesteer.text import one_line
 
 if TYPE_CHECKING:
     from edgesteer.bundle import Bundle
-    from edgesteer.cli.inspect_model import Measured
+    from edgesteer.cli.steering import Pairs
+    from edgesteer.norms import NormReport
+    from edgesteer.runtime import SteeredLlama
 
-    Pairs = list[tuple[Bundle, float]]
-    Measure = Callable[[Pairs], Measured | None]
-
+QUESTION = "How do I make a good cup of tea?"
+REPLY_TOKENS = 24
+REPEAT_PENALTY = 1.1  # as `edgesteer run` has it, so that the reply is the one that it gives
 KINDS = {"vector": "vector: the same on every token", "psr": "psr: a coefficient per token"}
 NORMS_PER_LINE = 6
 
 
 @click.command()
 @click.argument("bundles", metavar="BUNDLE...", nargs=-1, required=True)
-@click.option("--model", metavar="MODEL", help="Also measure how large they are on a text, on this model.")
+@model_option("Also measure how large they are on a text, on this model.")
 @click.option(
     "-p", "--prompt", metavar="TEXT", help="With --model: the prompt, instead of a built-in question."
 )
-@click.option(
-    "-t", "--threads", "n_threads", type=click.IntRange(1, MOST_THREADS), help="With --model: CPU threads."
-)
+@threads_option
 @json_option
-@click.option("--extract", metavar="DIR", help="Also write the members into the folder DIR (of one BUNDLE).")
-@click.option("--force", is_flag=True, help="Replace an extracted bundle in DIR.")
+@click.option(
+    "--extract", type=FILE, metavar="DIR", help="Also write the members into the folder DIR (of one BUNDLE)."
+)
+@force_option
 def command(
     bundles: tuple[str, ...],
     model: str | None,
     prompt: str | None,
     n_threads: int | None,
     as_json: bool,
-    extract: str | None,
+    extract: Path | None,
     force: bool,
 ) -> None:
     """Show what a bundle or control vector holds, or what several do to one another.
@@ -62,76 +80,63 @@ def command(
         raise click.UsageError("-p and -t are for --model MODEL")
     if prompt is not None and not prompt.strip():
         raise click.UsageError("give a prompt with -p TEXT, or leave it out for the built-in question")
-
-    def measured(pairs: "Pairs") -> "Measured | None":
-        from edgesteer.cli.inspect_model import measure
-
-        return None if model is None else measure(pairs, model, prompt, n_threads)
-
-    if len(bundles) > 1:
-        _inspect_together(bundles, as_json, measured)
-    else:
-        _inspect_one(bundles[0], as_json, extract, force, None if model is None else measured)
-
-
-def _inspect_one(
-    text: str, as_json: bool, extract: str | None, force: bool, measured: "Measure | None"
-) -> None:
-    from edgesteer.bundle import load, save_directory
-    from edgesteer_models import resolve_bundle
-
-    told: dict[str, Any] = {}
-    seen = None
-    if measured is None:
-        bundle = load(resolve_bundle(text))
-    else:
-        [(bundle, strength)] = pairs = load_steering((text,))
-        seen, told = measured(pairs), {"strength_given": strength}
+    alone = len(bundles) == 1 and model is None  # then a strength would change nothing, and is refused
+    pairs = [(load_bundle(bundles[0]), 1.0)] if alone else load_steering(bundles)
+    measured = None if model is None else measure(pairs, model, prompt, n_threads)
     if extract is not None:
-        save_directory(bundle, extract, force=force)
+        from edgesteer.bundle import save_directory
+
+        save_directory(pairs[0][0], extract, force=force)
+    show = _show_together if len(pairs) > 1 else _show_one
+    show(pairs, as_json, measured)
+
+
+def _show_one(pairs: Pairs, as_json: bool, measured: Measured | None) -> None:
+    ((bundle, strength),) = pairs
     facts = facts_of(bundle)
     if as_json:
-        print_json(facts | told | _measured_json(seen))
+        print_json(facts | ({"strength_given": strength} if measured else {}) | _measured_json(measured))
         return
     for line in describe(facts):
         click.echo(line)
-    _echo_measured(seen)
+    _echo_measured(measured)
 
 
-def _inspect_together(texts: tuple[str, ...], as_json: bool, measured: "Measure") -> None:
+def _show_together(pairs: Pairs, as_json: bool, measured: Measured | None) -> None:
     from edgesteer.bundle import check_together
     from edgesteer.cli.opening import note
     from edgesteer.interference import interference
     from edgesteer.plan import SteeringPlan, beyond_range
     from edgesteer.report import render_interference
 
-    pairs = load_steering(texts)
     doubts = check_together([bundle for bundle, _ in pairs])
     plan = SteeringPlan.of((bundle, strength, None) for bundle, strength in pairs)
-    seen = measured(pairs)
-    for line in (*doubts, *(() if seen else beyond_range(plan))):  # steering the model has said so
+    for line in (*doubts, *(() if measured else beyond_range(plan))):  # steering the model has said so
         note(line)
-    told, picture = [(facts_of(bundle), strength) for bundle, strength in pairs], interference(pairs)
+    facts, picture = [(facts_of(bundle), strength) for bundle, strength in pairs], interference(pairs)
     if as_json:
-        bundles = [facts | {"strength_given": strength} for facts, strength in told]
-        print_json({"bundles": bundles, "interference": picture.to_json(), **_measured_json(seen)})
+        bundles = [each | {"strength_given": strength} for each, strength in facts]
+        print_json({"bundles": bundles, "interference": picture.to_json(), **_measured_json(measured)})
         return
-    for facts, strength in told:
-        click.echo("\n".join([*head(facts), f"  given       {strength:g}"]))
+    for each, strength in facts:
+        click.echo("\n".join([*head(each), f"  given       {strength:g}"]))
     click.echo("\n" + render_interference(picture))
-    _echo_measured(seen)
+    _echo_measured(measured)
 
 
-def _measured_json(seen: "Measured | None") -> dict[str, Any]:
-    return {"norm_report": seen.to_json()} if seen else {}
+def _measured_json(measured: Measured | None) -> dict[str, Any]:
+    return {"norm_report": measured.to_json()} if measured else {}
 
 
-def _echo_measured(seen: "Measured | None") -> None:
-    if seen:
-        click.echo("\n" + seen.render())
+def _echo_measured(measured: Measured | None) -> None:
+    if measured:
+        click.echo("\n" + measured.render())
 
 
-def facts_of(bundle: "Bundle") -> dict[str, Any]:
+# -- what a bundle holds
+
+
+def facts_of(bundle: Bundle) -> dict[str, Any]:
     """The manifest's values, and what is computed from the members: norms [block -> L2 norm] and digest."""
     import numpy as np
 
@@ -150,9 +155,9 @@ def head(facts: dict[str, Any]) -> Iterator[str]:
     from edgesteer.bundle import spans
 
     strength = facts["strength"]
-    yield _printable(facts["name"])
+    yield one_line(facts["name"], None)
     if facts["description"]:
-        yield f"  {_printable(facts['description'])}"
+        yield f"  {one_line(facts['description'], None)}"
     yield f"  kind        {KINDS[facts['kind']]}"
     yield f"  scope       {facts['scope']}"
     yield f"  blocks      {spans(facts['layers'])} ({len(facts['layers'])}), width {facts['n_embd']}"
@@ -165,11 +170,11 @@ def describe(facts: dict[str, Any]) -> Iterator[str]:
     yield from head(facts)
     if model:
         text = "{name} ({architecture}, {n_layer} blocks, {file_type})".format_map(model)
-        yield f"  model       {_printable(text)}"
+        yield f"  model       {one_line(text, None)}"
         yield f"  base        {model.get('base_sha256', 'not known')}"
     else:
-        yield f"  model       not known; architecture {_printable(facts['architecture'] or 'not given')}"
-    yield f"  licence     {_printable(facts['license'])}"
+        yield f"  model       not known; architecture {one_line(facts['architecture'] or 'not given', None)}"
+    yield f"  licence     {one_line(facts['license'], None)}"
     for key in ("training", "evaluation"):
         yield from _section(key, facts[key])
     for name, file in facts.get("files", {}).items():
@@ -182,7 +187,7 @@ def _section(title: str, facts: dict[str, Any]) -> Iterator[str]:
     from edgesteer.bundle.card import words
 
     for i, (key, value) in enumerate(sorted(facts.items())):
-        yield _printable(f"  {title if i == 0 else '':<10}  {key}: {words(value)}")
+        yield f"  {title if i == 0 else '':<10}  {one_line(f'{key}: {words(value)}', None)}"
 
 
 def _norm_lines(norms: dict[str, float]) -> Iterator[str]:
@@ -191,6 +196,57 @@ def _norm_lines(norms: dict[str, float]) -> Iterator[str]:
         yield ("  " + "".join(cells[start : start + NORMS_PER_LINE])).rstrip()
 
 
-def _printable(text: str) -> str:
-    """One line without control characters: a bundle from elsewhere must not drive the terminal."""
-    return "".join(c if c.isprintable() else " " for c in text)
+# -- measured on a model
+
+
+@dataclass(frozen=True)
+class Measured:
+    """`reply` is the text of the tokens that follow the prompt in the report."""
+
+    model: str
+    prompt: str
+    reply: str
+    steering: str
+    report: NormReport
+
+    def to_json(self) -> dict[str, Any]:
+        facts = {"model": self.model, "prompt": self.prompt, "reply": self.reply, "steering": self.steering}
+        return facts | self.report.to_json()
+
+    def render(self) -> str:
+        from edgesteer.report import render_norms
+
+        about = [("norms", f"of {self.steering} on {self.model}")]
+        about += [("prompt", self.prompt.strip()), ("reply", self.reply.strip())]
+        return render_norms(self.report, about=about)
+
+
+def measure(pairs: Pairs, model: str, prompt: str | None, n_threads: int | None) -> Measured:
+    """Steer MODEL, let it begin a greedy reply, and measure over prompt and reply.
+
+    The prompt goes through the chat template where the model has one. The last token that is sampled
+    is never evaluated, so it is not measured. Raises ModelError, IncompatibleError, PlanError.
+    """
+    from edgesteer.cli.opening import open_model
+
+    text = QUESTION if prompt is None else prompt
+    with closing(open_model(model, n_threads=n_threads)) as llm:
+        llm.steer(pairs)
+        if not llm.steering:
+            raise PlanError("nothing steers (strength 0?), expected something to measure; give FILE:STRENGTH")
+        with llm.record() as recorded:
+            _begin_reply(llm, text)
+        report = llm.norms(recorded.tokens, prompt_len=recorded.n_prompt)
+        return Measured(model, text, "".join(recorded.reply.pieces), repr(llm.steering), report)
+
+
+def _begin_reply(llm: SteeredLlama, prompt: str) -> None:
+    from edgesteer.cli.opening import reply
+
+    raw = "tokenizer.chat_template" not in llm.metadata
+    greedy: dict[str, Any] = {"max_tokens": REPLY_TOKENS, "temperature": 0.0}
+    try:
+        for _ in reply(llm, prompt, raw=raw, repeat_penalty=REPEAT_PENALTY, **greedy):
+            pass
+    except (ModelError, ValueError) as error:  # more tokens than fit, or a template that refuses
+        raise PlanError(f"the prompt cannot be measured: {error}; give another with -p TEXT") from None

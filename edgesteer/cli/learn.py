@@ -1,4 +1,4 @@
-"""`edgesteer learn`: from one sentence to a bundle, on the quantized model. Parses, opens, saves; learns nothing."""
+"""`edgesteer learn`: from one sentence to a bundle, on the quantized model; parses, opens and saves."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from edgesteer.cli.files import check_bundle_output, check_output
 from edgesteer.cli.options import (
+    FILE,
     Finite,
     bundle_options,
     count_option,
@@ -17,117 +19,99 @@ from edgesteer.cli.options import (
     llama_options,
     max_tokens_option,
     model_argument,
+    output_option,
+    path_of,
     print_json,
     resolve_model,
+    seed_option,
     sentiment_option,
+    temperature_option,
     template_options,
     unescaped,
 )
-from edgesteer.cli.progress import bar, check_bundle_output, check_output
+from edgesteer.cli.progress import bar
 
 if TYPE_CHECKING:
-    from edgesteer.learn import LearnSummary, ReplyStore, Trainer
     from edgesteer.generate import Question
+    from edgesteer.learn import LearnSummary, Trainer
 
 AGAINST = ("A-Const", "S-PSR", "A-PSR")
 _METHODS = ("psr", "constant")  # learn.METHODS, which is not imported for a help text
 _OBJECTIVES = ("kl", "ll", "mse")  # learn.recipe.OBJECTIVES
-_RECIPE: tuple[str, ...] = (
-    "method",
-    "gate",
-    "direction",
-    "fit",
-    "refine",
-    "scope",
-    "opposite",
-    "emphasis",
-    "best_of",
-    "max_tokens",
+_RECIPE = (
+    *("method", "refine", "scope", "opposite", "emphasis", "coherence"),
+    *("best_of", "max_tokens", "temperature", "seed"),
 )
-_RECIPE += ("temperature", "seed", "coherence", "prune")
 
 
 @click.command()
 @model_argument
 @click.option("--trait", required=True, metavar="TEXT", help="One sentence, worded as a system prompt.")
 @click.option(
-    "--opposite", metavar="TEXT", help="The trait's opposite: learn from both, to steer in both directions."
+    "--opposite", metavar="TEXT", help="The opposite trait's sentence: learn from both, to steer both ways."
 )
-@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The bundle to write.")
+@output_option("NAME.steer", "The bundle to write.")
 @click.option(
-    "--method", type=click.Choice(_METHODS), default="psr", show_default=True, help="Per token, or constant."
+    "--method",
+    type=click.Choice(_METHODS),
+    default="psr",
+    show_default=True,
+    help="psr: a gate gives each token its own coefficient; constant: every token gets the same.",
 )
 @click.option(
     "--blocks",
     default="all",
     show_default=True,
-    help="all, one (the one that serves best), or a block's number.",
-)
-@click.option(
-    "--gate", default="relu", show_default=True, help="Of a PSR: relu, or mlp:K with K hidden units."
-)
-@click.option(
-    "--direction",
-    type=click.Choice(["mean", "pca"]),
-    default="mean",
-    show_default=True,
-    help="Of a constant: mean or principal component of the differences.",
-)
-@click.option(
-    "--fit",
-    type=click.Choice(["local", "sequential"]),
-    default="local",
-    show_default=True,
-    help="All blocks in one pass, or one after another on the steered model (slow).",
+    help="Steer all blocks, one (the one that serves best), or the block of that number.",
 )
 @click.option(
     "--refine",
     type=click.Choice(_OBJECTIVES),
-    help="Go on from the fit by gradients in Torch (the `convert` extra), on CUDA where there is one; minutes: kl "
-    "follows the prompted model's next-token distribution, ll its replies, mse its activations.",
+    help="Continue from the fit by gradients in Torch (the `convert` extra), on CUDA where there is one; "
+    "takes minutes: kl follows the prompted model's next-token distribution, ll its replies, mse its "
+    "activations.",
 )
 @click.option(
     "--scope",
     type=click.Choice(["response", "conversation"]),
     default="response",
     show_default=True,
-    help="Where it is to act: the reply, or all behind the system turn.",
+    help="Where to steer: the reply, or everything behind the system turn.",
 )
 @click.option(
     "--questions",
     metavar="FILE|auto",
-    help='Training questions, one a line, or JSON Lines with "question" and optionally "reply"; auto: its own.',
+    help='Training questions, one a line, or JSON Lines with "question" and optionally "reply"; auto: the '
+    "model writes them. The built-in ones without it.",
 )
 @click.option(
-    "--best-of", type=click.IntRange(1, 64), default=1, show_default=True, help="Replies sampled a question."
+    "--best-of",
+    type=click.IntRange(1, 64),
+    default=1,
+    show_default=True,
+    help="Replies to sample for each question; the best is learnt from.",
 )
 @click.option(
     "--emphasis",
     type=click.Choice(["auto", "always", "never"]),
     default="auto",
     show_default=True,
-    help="Sample with the sentence behind the question too; auto: where the system prompt hardly acts.",
+    help="Repeat the sentence behind each question when sampling; auto: where the system prompt has little "
+    "effect.",
 )
 @click.option(
     "--coherence",
     type=Finite(0, min_open=True),
     help="Target for the default strength, nats a token (lower: more coherent); the prompt's own without it.",
 )
-@click.option(
-    "--prune/--no-prune", default=False, show_default=True, help="Leave out blocks that are not missed."
-)
 @click.option("--compare", is_flag=True, help="End with the head-to-head on held-out questions (minutes).")
 @count_option
 @sentiment_option
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Same seed, same bytes.")
+@seed_option
 @max_tokens_option(48)
-@click.option(
-    "--temperature", type=Finite(0), default=0.7, show_default=True, help="Of the replies learnt from."
-)
+@temperature_option(0.7)
 @template_options
-@click.option(
-    "--replies", type=click.Path(path_type=Path), help="Write the replies learnt from, as JSON Lines."
-)
+@click.option("--replies", type=FILE, metavar="FILE", help="Write the replies learnt from, as JSON Lines.")
 @bundle_options
 @llama_options
 @json_option
@@ -151,9 +135,9 @@ def command(
 ) -> None:
     """Learn a steering bundle for MODEL from one sentence.
 
-    Replies that were sampled are kept in OUTPUT.part until the bundle is written, and with --refine each finished
-    epoch in OUTPUT.checkpoint (of the second training in OUTPUT.checkpoint-again): after Ctrl-C the same command
-    goes on from there. A checkpoint that other arguments left is replaced.
+    Sampled replies are kept in OUTPUT.part until the bundle is written, and with --refine each finished epoch
+    in OUTPUT.checkpoint (of the second training in OUTPUT.checkpoint-again): after Ctrl-C the same command
+    resumes from there. A checkpoint that other arguments left is replaced.
 
     \b
     Examples:
@@ -165,9 +149,11 @@ def command(
     """
     from edgesteer.bundle import save
     from edgesteer.cli.opening import open_for_scoring
-    from edgesteer.learn import Recipe, learn
+    from edgesteer.learn import Recipe, learn, write_replies
 
     # What can fail at once fails before the minutes of work.
+    if (counts or sentiment) and not compare:
+        raise click.UsageError("--count and --sentiment belong to the head-to-head: add --compare")
     check_bundle_output(output, force, "learn")
     if replies is not None:
         check_output(replies, force)
@@ -176,7 +162,7 @@ def command(
     part, checkpoint = (output.with_name(output.name + end) for end in (".part", ".checkpoint"))
     trainer = None if recipe.refine is None else _trainer(model, checkpoint, options.get("n_threads"))
     llm = open_for_scoring(model, recipe.max_tokens, **options)
-    with _resumable(part, None if trainer is None else checkpoint), bar() as progress:
+    with resume_hint(part, checkpoint), bar() as progress:
         bundle, summary = learn(
             llm,
             trait,
@@ -186,19 +172,20 @@ def command(
             license=license,
             template=unescaped(template),
             stop=unescaped(stop),
-            store=lambda facts: _store(part, facts, force),
+            part=part,
+            replace=force,
+            trainer=trainer,
             against=AGAINST if compare else (),
             counts=counts,
             sentiment=sentiment,
-            trainer=trainer,
             progress=progress,
         )
     save(bundle, output, force=force)
     if replies is not None:
-        _write_replies(replies, summary, force)
+        write_replies(replies, summary.pairs, force)
     part.unlink(missing_ok=True)
     if trainer is not None:
-        _forget(checkpoint)
+        _remove_checkpoints(checkpoint)
     if as_json:
         print_json({"output": str(output), "digest": bundle.digest, **summary.to_json()})
     else:
@@ -213,7 +200,7 @@ def _trainer(model: str, checkpoint: Path, n_threads: int | None) -> Trainer:
     return trainer(resolve_model(model), checkpoint=checkpoint, n_threads=n_threads or default_threads())
 
 
-def _forget(checkpoint: Path) -> None:
+def _remove_checkpoints(checkpoint: Path) -> None:
     from edgesteer_converters.train import checkpoints
 
     for file in checkpoints(checkpoint):
@@ -231,42 +218,20 @@ def _blocks(text: str) -> str | int:
 def _questions(given: str | None) -> str | list[Question] | None:
     from edgesteer.generate import read_questions
 
-    return given if given in (None, "auto") else read_questions(Path(str(given)))
+    return given if given in (None, "auto") else read_questions(path_of(str(given)))
 
 
 @contextlib.contextmanager
-def _resumable(part: Path, checkpoint: Path | None) -> Iterator[None]:
-    """However the learning ends, `part` stays only if there is something in it to go on from. checkpoint: None
-    where nothing is trained."""
+def resume_hint(part: Path, checkpoint: Path) -> Iterator[None]:
+    """After Ctrl-C, say which files the same command resumes from."""
     try:
         yield
-    except BaseException as error:
-        if part.exists() and not _finished_groups(part):
-            part.unlink()
-        elif part.exists() and isinstance(error, KeyboardInterrupt):
-            trained = checkpoint is not None and checkpoint.exists()
-            epochs = f", {checkpoint} the epochs that were trained" if trained else ""
-            click.echo(
-                f"edgesteer: {part} keeps what was sampled{epochs}; the same command goes on from there",
-                err=True,
-            )
+    except KeyboardInterrupt:
+        kept = [(part, "what was sampled"), (checkpoint, "the finished epochs of the training")]
+        lines = [f"{path} keeps {what}" for path, what in kept if path.exists()]
+        if lines:
+            click.echo(f"edgesteer: {', '.join(lines)}; the same command resumes from there", err=True)
         raise
-
-
-def _finished_groups(part: Path) -> int:
-    return part.read_bytes().count(b"\n") - 1  # the first line says whose replies they are
-
-
-def _store(path: Path, facts: dict[str, Any], force: bool) -> ReplyStore:
-    from edgesteer.learn import ReplyStore
-
-    return ReplyStore(path, facts, force)
-
-
-def _write_replies(path: Path, summary: LearnSummary, force: bool) -> None:
-    from edgesteer.learn import write_replies
-
-    write_replies(path, summary.pairs, force)
 
 
 def _refined(
@@ -283,19 +248,14 @@ def _refined(
     from edgesteer.bundle import spans
 
     unit = "" if objective == "mse" else " nats a token"
-    closed = f"; dropped, since their gates never open: {spans(dropped)}" if dropped else ""
-    with_it, without = (
-        "none" if nats is None else f"{nats:.2f}" for nats in (trait["trained"], trait["closed"])
-    )
-    gain = f"trait {with_it} at equal coherence, {without} without"
-    end = "" if kept else ": the closed form is kept"
-    more = (
-        "; on its own replies {loss_before:.3f} to {loss_after:.3f}, {steps} steps".format(**own)
-        if own
-        else ""
-    )
-    fell = f"{objective} {loss_before:.3f} to {loss_after:.3f}{unit}, {steps} steps{more}{closed}"
-    return f"refined    {fell}; {gain}{end}"
+    text = f"{objective} {loss_before:.3f} to {loss_after:.3f}{unit}, {steps} steps"
+    if own:
+        text += "; on its own replies {loss_before:.3f} to {loss_after:.3f}, {steps} steps".format(**own)
+    if dropped:
+        text += f"; dropped, since their gates never open: {spans(dropped)}"
+    trained, closed = ("none" if trait[k] is None else f"{trait[k]:.2f}" for k in ("trained", "closed"))
+    text += f"; trait {trained} at equal coherence, {closed} without"
+    return f"refined    {text}{'' if kept else ': the closed form is kept'}"
 
 
 def _print(output: Path, summary: LearnSummary) -> None:
@@ -305,7 +265,8 @@ def _print(output: Path, summary: LearnSummary) -> None:
     if summary.written is not None:
         click.echo(f"questions  {summary.written} written by the model, the others built in")
     click.echo(
-        f"replies    {summary.sampled} sampled, {summary.kept} kept (dropped: {dropped}), {summary.tokens} tokens"
+        f"replies    {summary.sampled} sampled, {summary.kept} kept (dropped: {dropped}), {summary.tokens} "
+        "tokens"
     )
     if summary.refined:
         click.echo(_refined(**summary.refined))
@@ -320,10 +281,11 @@ def _print(output: Path, summary: LearnSummary) -> None:
         )
     if summary.emphasised and steered.trait < prompted.trait:
         click.echo(
-            "a trait that this model hardly heeds as a prompt: for more of it turn the strength up, at some coherence"
+            "this model hardly heeds the trait as a prompt: a higher strength gives more of it, and costs "
+            "coherence"
         )
     if summary.table is not None:
-        from edgesteer.report.headtohead import lines
+        from edgesteer.report.head_to_head import lines
 
         click.echo()
         for line in lines(summary.table):

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from edgesteer.cli.files import check_page
 from edgesteer.cli.options import (
-    gives_steering,
+    force_option,
+    html_option,
     max_tokens_option,
     model_argument,
     print_json,
@@ -18,15 +20,15 @@ from edgesteer.cli.options import (
     reply_options,
     scope_option,
 )
-from edgesteer.cli.page_files import check_page
 from edgesteer.cli.progress import bar
+from edgesteer.cli.steering import gives_steering
 from edgesteer.errors import EdgesteerWarning
 
 if TYPE_CHECKING:
     from edgesteer.runtime import SteeredLlama
     from edgesteer.steering_map import SteeringMap
 
-# Multiples of the strengths asked for that a page replays; the middle one is shown first.
+# The page replays these multiples of the strengths given; the middle one is shown first.
 _TIMES = (0.0, 0.5, 1.0, 1.5, 2.0)
 
 
@@ -39,12 +41,10 @@ _TIMES = (0.0, 0.5, 1.0, 1.5, 2.0)
 @click.option("--numbers", is_flag=True, help="Print the coefficient behind every token.")
 @click.option("--blocks", is_flag=True, help="Show every block, not their sum alone.")
 @click.option("--all-tokens", is_flag=True, help="Show the prompt's tokens too.")
-@click.option(
-    "--html",
-    type=click.Path(path_type=Path),
-    help="Write one HTML file too, in which a slider replays the reply at five strengths, 0 to 2 times as large.",
+@html_option(
+    "Write a page too, on which a slider replays the reply at five strengths, 0 to 2 times as large."
 )
-@click.option("--force", is_flag=True, help="Replace an existing file.")
+@force_option
 @reply_options
 def command(
     model: str,
@@ -100,21 +100,21 @@ def _recorded(llm: SteeredLlama, prompt: str, how: dict[str, Any]) -> SteeringMa
 
 
 def _write_page(path: Path, llm: SteeredLlama, prompt: str, how: dict[str, Any], force: bool) -> SteeringMap:
-    """One recorded run for each of _TIMES; the one at the strengths asked for is returned."""
+    """One recorded run for each of _TIMES; the one at the strengths given is returned."""
     from edgesteer.bundle.container import write_file
     from edgesteer.report.map_page import Run, page
 
-    asked, runs = llm.steering, []
+    given, runs = llm.steering, []
     with bar() as progress:
         for done, times in enumerate(_TIMES):
             progress(f"{times:g} times", done / len(_TIMES))
-            plan = asked * times
+            plan = given * times
             label = ", ".join(f"{term.bundle.name} {term.strength:g}" for term in plan.terms) or "unsteered"
             with warnings.catch_warnings():  # that a replay leaves the evaluated range is the page's doing
                 warnings.simplefilter("ignore", EdgesteerWarning)
                 with llm.steered(plan):
                     runs.append(Run(label, _recorded(llm, prompt, how)))
-    names = ", ".join(dict.fromkeys(term.bundle.name for term in asked.terms)) or "unsteered"
+    names = ", ".join(dict.fromkeys(term.bundle.name for term in given.terms)) or "unsteered"
     title = f"Steering map: {names} on {Path(llm.model_path).stem}"
     write_file(path, page(title, prompt, runs, _TIMES.index(1.0)).encode(), force)
     return runs[_TIMES.index(1.0)].map

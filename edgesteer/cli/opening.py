@@ -10,11 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgesteer.cli.options import STEER_KEYS, load_steering, resolve_model
+from edgesteer.cli.options import resolve_model
+from edgesteer.cli.steering import STEER_KEYS, load_steering, text_of
 from edgesteer.errors import ModelError
 
 if TYPE_CHECKING:
     from edgesteer.bundle import Bundle
+    from edgesteer.cli.steering import Rows
+    from edgesteer.generate import Chat
     from edgesteer.runtime import SteeredLlama
 
 DEFAULT_CTX = 2048
@@ -82,6 +85,17 @@ def open_for_scoring(model: str, max_tokens: int, n_ctx: int | None, **options: 
     to hold a prompt and `max_tokens`. Longer prompts fit too, fewer at a time."""
     n_ctx = n_ctx or -(-_LANES * (_PROMPT_TOKENS + max_tokens) // 256) * 256
     return open_model(model, n_ctx=n_ctx, n_seq_max=_LANES, n_batch=512, **options)
+
+
+def open_chat(
+    model: str, rows: Rows, max_tokens: int, template: str | None, stop: str | None, **options: Any
+) -> Chat:
+    """`open_for_scoring`, with the template and stop given, or the first bundle's own."""
+    from edgesteer.generate import Chat
+
+    first = rows[0][1][0][0]
+    llm = open_for_scoring(model, max_tokens, **options)
+    return Chat(llm, text_of(template, first, "template"), text_of(stop, first, "stop"))
 
 
 def read_prompt(prompt: str | None) -> str:

@@ -1,4 +1,4 @@
-"""`edgesteer pas`: from a labelled multiple-choice file to a bundle. Parses, opens, saves; learns nothing."""
+"""`edgesteer pas`: from a labelled multiple-choice file to a bundle. Parses options, opens the model, saves."""
 
 from __future__ import annotations
 
@@ -8,54 +8,66 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgesteer.cli.options import bundle_options, json_option, llama_options, model_argument, print_json
-from edgesteer.cli.page_files import check_page
-from edgesteer.cli.progress import bar, check_bundle_output
+from edgesteer.cli.files import check_bundle_output, check_page
+from edgesteer.cli.options import (
+    bundle_options,
+    html_option,
+    json_option,
+    llama_options,
+    model_argument,
+    output_option,
+    path_of,
+    print_json,
+    seed_option,
+)
+from edgesteer.cli.progress import bar
 
 if TYPE_CHECKING:
     from edgesteer.learn.pas import Item, PasReport
     from edgesteer.runtime import SteeredLlama
 
-# As in learn.pas, which is not imported for a help text.
+# As in learn.pas, which is too slow to import for a help text.
 _FORMATS = ("plain", "bbq", "ethics", "truthfulqa", "persona", "sycophancy", "lsat")
 _VARIANTS = ("iPASwo", "iPASa", "PASf")
 _POSITIONS = ("last", "conversation", "all")
 
-# One item's prompt and its grid side by side: 120 cells and the unsteered one.
+# One item's prompt, with the default grid of 120 cells and the unsteered one side by side.
 _N_CTX, _LANES = 2048, 128
 
 
 @click.command()
 @model_argument
 @click.argument("data")
-@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The bundle to write.")
+@output_option("NAME.steer", "The bundle to write.")
 @click.option(
     "--format",
     "layout",
     type=click.Choice(_FORMATS),
     default="plain",
     show_default=True,
-    help="The file's layout; plain has question, choices, answer (index or text), and optionally context, group.",
+    help="Layout of DATA; plain has question, choices, answer (index or text), and optionally context, group.",
 )
 @click.option(
     "--variant",
     type=click.Choice(_VARIANTS),
     default="iPASwo",
     show_default=True,
-    help="What is contrasted: iPASwo and iPASa the model's own answers, PASf whole prompts.",
+    help="Texts to contrast: the model's own answers (iPASwo, iPASa) or whole prompts (PASf).",
 )
 @click.option(
     "--positions",
     type=click.Choice(_POSITIONS),
     default="last",
     show_default=True,
-    help="Where it acts: each forward pass's last position, or more of the prompt (slow: no prefix is shared).",
+    help="Positions to steer: each forward pass's last, or more of the prompt (slow: no prefix is shared).",
 )
 @click.option(
-    "--blocks", metavar="LIST", help="Blocks to try, such as 4,8,12-16; ten over the depth without it."
+    "--blocks",
+    metavar="LIST",
+    help="Blocks to try, such as 4,8,12-16; by default ten over the model's depth.",
 )
 @click.option(
-    "--strengths", metavar="LIST", help="Strengths to try, such as 0.5,1,4; the paper's twelve without it."
+    "--strengths", metavar="LIST", help="Strengths to try, such as 0.5,1,4; by default the paper's twelve."
 )
 @click.option(
     "--choose",
@@ -72,11 +84,17 @@ _N_CTX, _LANES = 2048, 128
     help="Exemplars in front of every item, from training items answered wrong.",
 )
 @click.option(
-    "--trials", type=click.IntRange(1, 1000), default=1, show_default=True, help="Seeds, each with its split."
+    "--trials",
+    type=click.IntRange(1, 1000),
+    default=1,
+    show_default=True,
+    help="Seeds, each with its own split.",
 )
-@click.option("--shuffle-labels", is_flag=True, help="Test of the search: targets at random; expect no gain.")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Same seed, same bytes.")
-@click.option("--html", type=click.Path(path_type=Path), help="Write the report as one HTML file too.")
+@click.option(
+    "--shuffle-labels", is_flag=True, help="Test the search itself: targets at random, so expect no gain."
+)
+@seed_option
+@html_option("Write the report as one page too.")
 @bundle_options
 @llama_options
 @json_option
@@ -98,11 +116,11 @@ def command(
 ) -> None:
     """Learn a steering vector for MODEL from labelled multiple-choice items (Painless Activation Steering).
 
-    DATA is a JSONL, JSON, CSV or TSV file, or a set that ships: agreement, helpfulness and sharing in few words, for
-    small models; agreeableness, risk-taking, self-interest, optimism, helpful-yes-no; control. Its items are split
-    60/20/20: vectors come from what the model gets wrong in the first part, block and strength from the second, and
-    the third is asked once. Answers are kept in OUTPUT.part until the bundle is written: after Ctrl-C the same command
-    goes on from there.
+    DATA is a JSONL, JSON, CSV or TSV file, or the name of a set that ships: agreement, helpfulness and sharing, in few
+    words for small models; agreeableness, risk-taking, self-interest, optimism, helpful-yes-no; control. The items
+    are split 60/20/20: the first part gives the vectors, from what the model gets wrong; the second chooses block and
+    strength; the third tests the result, once. Answers are kept in OUTPUT.part until the bundle is written: after
+    Ctrl-C the same command resumes from there.
 
     \b
     Examples:
@@ -113,21 +131,28 @@ def command(
     from importlib.metadata import version
 
     from edgesteer.bundle import save
-    from edgesteer.learn.pas import STRENGTHS, PasRecipe, Shelf, pas
+    from edgesteer.learn.part_file import PartFile
+    from edgesteer.learn.pas import STRENGTHS, PasRecipe, pas
 
-    # What can fail at once fails before the minutes of work.
+    # What can be refused is refused before the minutes of work.
     check_bundle_output(output, force, "pas")
     if html is not None:
         check_page(html, "--html", force)
         if html.resolve() == output.resolve():
-            raise click.UsageError(f"--html {html}: the bundle goes there, expected another name")
+            raise click.UsageError(f"--html {html}: that is the bundle's name, expected another")
     blocks, strengths = _blocks(options.pop("blocks")), _strengths(options.pop("strengths"))
     recipe = PasRecipe(blocks=blocks, strengths=strengths or STRENGTHS, **options)
     items = _items(data, layout)
     llm = _open(model, n_ctx, n_threads, n_gpu_layers, gate_engine)
     part = output.with_name(output.name + ".part")
-    context = [llm.n_threads, llm.n_seq_max, llm.n_ctx(), llm.n_batch, n_gpu_layers]
-    shelf = Shelf(part, [llm._identity(), version("llama-cpp-python"), context])
+    facts = {
+        "model": llm._identity(),
+        "llama-cpp-python": version("llama-cpp-python"),
+        "threads": llm.n_threads,
+        "context": [llm.n_seq_max, llm.n_ctx(), llm.n_batch],
+        "GPU layers": n_gpu_layers,
+    }
+    known = PartFile(part, facts, replace=force)
     try:
         with bar() as progress:
             bundle, report = pas(
@@ -137,19 +162,17 @@ def command(
                 name=name or output.stem,
                 license=license,
                 source=data,
-                shelf=shelf,
+                known=known,
                 progress=progress,
             )
     except KeyboardInterrupt:
-        if len(shelf):
-            click.echo(
-                f"edgesteer: {part} keeps what was asked; the same command goes on from there", err=True
-            )
+        if len(known):
+            click.echo(f"edgesteer: {part} keeps the answers; the same command resumes from there", err=True)
         raise
     save(bundle, output, force=force)
     if html is not None:
         _write_page(html, bundle.name, report, force)
-    shelf.remove()
+    known.remove()
     if as_json:
         size = output.stat().st_size
         print_json({"output": str(output), "digest": bundle.digest, "bytes": size, **report.to_json()})
@@ -158,12 +181,13 @@ def command(
 
 
 def _items(data: str, layout: str) -> list[Item]:
-    """Of a file, or of a shipped set where no file has that name. A name without an ending is meant as a set's."""
+    """Of a file, or of a shipped set if DATA has no ending and no file has that name."""
     from edgesteer.learn.pas import read_items, set_path
 
-    if not Path(data).suffix and not Path(data).exists():
+    path = path_of(data)
+    if not path.suffix and not path.exists():
         return read_items(set_path(data), "plain" if data == "control" else "persona")
-    return read_items(data, layout)
+    return read_items(path, layout)
 
 
 def _open(
@@ -188,17 +212,15 @@ def _blocks(text: str | None) -> tuple[int, ...] | None:
     """`4,8,12-16`."""
     if text is None:
         return None
-    found: list[int] = []
+    blocks: list[int] = []
     for part in text.split(","):
         first, dash, last = part.strip().partition("-")
         if not first.isdecimal() or (dash and not last.isdecimal()) or len(first) > 6 or len(last) > 6:
             raise click.UsageError(f"--blocks {text}: expected numbers and ranges, such as 4,8,12-16")
         if int(last or first) < int(first):
-            raise click.UsageError(
-                f"--blocks {text}: expected ranges whose first block is not behind the last"
-            )
-        found += range(int(first), int(last or first) + 1)
-    return tuple(found)
+            raise click.UsageError(f"--blocks {text}: expected ranges from a lower block to a higher one")
+        blocks += range(int(first), int(last or first) + 1)
+    return tuple(blocks)
 
 
 def _strengths(text: str | None) -> tuple[float, ...] | None:
@@ -206,12 +228,12 @@ def _strengths(text: str | None) -> tuple[float, ...] | None:
     if text is None:
         return None
     try:
-        found = tuple(float(part) for part in text.split(","))
+        strengths = tuple(float(part) for part in text.split(","))
     except ValueError:
-        found = (math.nan,)
-    if not all(map(math.isfinite, found)):
+        strengths = (math.nan,)
+    if not all(map(math.isfinite, strengths)):
         raise click.UsageError(f"--strengths {text}: expected finite numbers, such as 0.5,1,4")
-    return found
+    return strengths
 
 
 def _write_page(path: Path, title: str, report: PasReport, force: bool) -> None:

@@ -16,13 +16,14 @@ from edgesteer.cli.options import (
     reply_options,
     sampling_options,
     scope_option,
+    system_option,
 )
 
 
 @click.command()
 @model_argument
 @prompt_option
-@click.option("--system", help="A system prompt, to compare with.")
+@system_option
 @raw_option
 @sampling_options
 @scope_option
@@ -34,7 +35,7 @@ def command(
     system: str | None,
     raw: bool,
     max_tokens: int,
-    temp: float,
+    temperature: float,
     seed: int,
     scope: str | None,
     show_map: bool,
@@ -54,7 +55,8 @@ def command(
 
     text = read_prompt(prompt)
     llm = open_steered(model, scope, **options)
-    sampling = {"max_tokens": max_tokens, "temperature": temp, "seed": seed, "repeat_penalty": repeat_penalty}
+    sampling = {"max_tokens": max_tokens, "temperature": temperature, "seed": seed}
+    sampling["repeat_penalty"] = repeat_penalty
     pieces = []
     with llm.record() if show_map or as_json else contextlib.nullcontext() as steering_map:
         for piece in reply(llm, text, system=system, raw=raw, **sampling):

@@ -8,11 +8,20 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgesteer.cli.convert import PRODUCERS, choice_options, given_options, read_source
-from edgesteer.cli.options import json_option, print_json, resolve_model, threads_option
+from edgesteer.cli.options import (
+    FILE,
+    json_option,
+    model_option,
+    print_json,
+    resolve_model,
+    threads_option,
+)
+from edgesteer.cli.steering import bundle_path
 from edgesteer.errors import EdgesteerError
+from edgesteer.text import one_line
 
 if TYPE_CHECKING:
-    from edgesteer_converters.converted import Converted
+    from edgesteer_converters.artifact import Converted
 
 
 @click.command()
@@ -20,6 +29,7 @@ if TYPE_CHECKING:
 @click.option(
     "--against",
     "sources",
+    type=FILE,
     multiple=True,
     metavar="SOURCE",
     help="The file (repeatable) that BUNDLE was converted from: does it still mean the same?",
@@ -27,13 +37,13 @@ if TYPE_CHECKING:
 @click.option(
     "--from", "producer", type=click.Choice(PRODUCERS), help="What wrote SOURCE, where it does not tell."
 )
-@click.option("--model", metavar="MODEL", help="With --against: the model, a GGUF's path or registry name.")
+@model_option("With --against: the model.")
 @choice_options
 @threads_option
 @json_option
 def command(
     bundles: tuple[str, ...],
-    sources: tuple[str, ...],
+    sources: tuple[Path, ...],
     model: str | None,
     as_json: bool,
     **options: Any,
@@ -66,10 +76,9 @@ def command(
 
 def _verify(bundle: str, compare: Callable[[Path], "Converted"] | None = None) -> dict[str, Any]:
     from edgesteer.bundle import verify
-    from edgesteer_models import resolve_bundle
 
     try:
-        path = resolve_bundle(bundle)
+        path = bundle_path(bundle)
         result: dict[str, Any] = {"bundle": bundle, "path": str(path), "ok": True, "checks": verify(path)}
         if compare is not None:
             done = compare(path)
@@ -77,12 +86,12 @@ def _verify(bundle: str, compare: Callable[[Path], "Converted"] | None = None) -
             result |= done.to_json()
         return result
     except EdgesteerError as error:
-        return {"bundle": bundle, "ok": False, "error": " ".join(str(error).split())}
+        return {"bundle": bundle, "ok": False, "error": one_line(error, None)}
 
 
 def _compare(
     path: Path,
-    sources: tuple[str, ...],
+    sources: tuple[Path, ...],
     model: str,
     producer: str | None,
     n_threads: int | None,

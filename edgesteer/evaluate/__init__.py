@@ -1,24 +1,21 @@
 """Trait and coherence: how well steering does what its prompt does, and at what cost."""
 
-from edgesteer.generate.chat import Chat, Reply
-from edgesteer.evaluate.comparison import Comparison, Method, Suite, compare, read_suite
+from edgesteer.evaluate.comparison import Comparison, Method, compare
 from edgesteer.evaluate.cost import Cost, costs
 from edgesteer.evaluate.dose import Dose, Point, strength_at
-from edgesteer.evaluate.headtohead import head_to_head, held_out_questions
-from edgesteer.generate.scoring import Scores, score
+from edgesteer.evaluate.head_to_head import head_to_head, held_out_questions
+from edgesteer.evaluate.suite_file import Suite, read_suite
 from edgesteer.evaluate.table import Row, Table
-from edgesteer.evaluate.ways import Way
+from edgesteer.evaluate.way import Sources, Way, labels
 
 __all__ = [
-    "Chat",
     "Comparison",
     "Cost",
     "Dose",
     "Method",
     "Point",
-    "Reply",
     "Row",
-    "Scores",
+    "Sources",
     "Suite",
     "Table",
     "Way",
@@ -26,7 +23,7 @@ __all__ = [
     "costs",
     "head_to_head",
     "held_out_questions",
+    "labels",
     "read_suite",
-    "score",
     "strength_at",
 ]

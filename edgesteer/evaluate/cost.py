@@ -1,9 +1,7 @@
 """What a way to ask costs: context, time to the first token and to each further one, bytes of file and cache.
 
-In:  a Chat and Ways; the first is what the others' context is compared with. Out: one Cost a way, in their order.
-
-Times are the clock's word of this machine at this moment: the ways take turns, so that they can be compared with
-each other, and with nothing else.
+Times hold for this machine at this moment: the ways take turns, so that they compare with each other, and
+with nothing else.
 """
 
 from __future__ import annotations
@@ -17,14 +15,15 @@ import numpy as np
 
 from edgesteer.bundle import Bundle, encode_directions
 from edgesteer.bundle.container import zip_bytes
+from edgesteer.evaluate.way import Way
 from edgesteer.generate.chat import Chat, Tokens
-from edgesteer.evaluate.ways import Way
 from edgesteer.runtime import Lanes, SteeredLlama
 
 # Questions that are timed, and tokens behind each.
 _N_TIMED, _N_TOKENS = 5, 8
 
-# Bytes of a cached value by ggml's type number: F32, F16, BF16, and the quantized caches, whose blocks hold 32.
+# Bytes of a cached value by ggml's type number: F32, F16, BF16, and the quantized caches, whose blocks hold
+# 32.
 _TYPE_BYTES = {
     0: 4.0,
     1: 2.0,
@@ -50,9 +49,10 @@ class Cost:
     """What one way costs beyond the model itself.
 
     context_tokens: by how much its prompts are longer than those of the first way, on average.
-    first_token_seconds: median from a prompt alone in an empty context to its first token. token_seconds: median of
-        each further one behind that prompt. None where nobody timed, or the context has no room for more.
-    artifact_bytes: the bundle's file as it is shipped; 0 where there is none.
+    first_token_seconds: median from a prompt alone in an empty context to its first token. token_seconds:
+        median of each further one behind that prompt. None where nobody timed, or the context has no room for
+        more.
+    artifact_bytes: the bundles' files as they are shipped; 0 where there is none.
     kv_bytes: what its context tokens take in the KV cache; None where the model does not say.
     """
 
@@ -66,7 +66,8 @@ class Cost:
 def costs(chat: Chat, ways: Sequence[Way], *, timing: bool = True) -> list[Cost]:
     """Measure each way; the ways take turns, and the model's own steering is set aside meanwhile.
 
-    timing: False decodes nothing and leaves the seconds None. Raises InputError for a prompt that does not fit.
+    timing: False decodes nothing and leaves the seconds None. Raises InputError for a prompt that does not
+        fit.
     """
     seconds = _seconds(chat, ways) if timing else [(None, None)] * len(ways)
     per_token = kv_bytes_per_token(chat.llm)
@@ -74,7 +75,7 @@ def costs(chat: Chat, ways: Sequence[Way], *, timing: bool = True) -> list[Cost]
     for way, (first, each) in zip(ways, seconds, strict=True):
         more = added_tokens(way.prompts, ways[0].prompts)
         kv = None if per_token is None else more * per_token
-        out.append(Cost(more, first, each, artifact_bytes(way.bundle), kv))
+        out.append(Cost(more, first, each, sum(map(artifact_bytes, way.bundles)), kv))
     return out
 
 
@@ -83,10 +84,8 @@ def added_tokens(prompts: Sequence[Tokens], plain: Sequence[Tokens]) -> float:
     return float(np.mean([len(a) - len(b) for a, b in zip(prompts, plain, strict=True)]))
 
 
-def artifact_bytes(bundle: Bundle | None) -> int:
+def artifact_bytes(bundle: Bundle) -> int:
     """Bytes of the bundle as it is shipped: its file or folder, or the file that it would be."""
-    if bundle is None:
-        return 0
     if bundle.source is not None and (path := Path(bundle.source)).exists():
         files = path.iterdir() if path.is_dir() else [path]
         return sum(file.stat().st_size for file in files)
@@ -98,7 +97,8 @@ def artifact_bytes(bundle: Bundle | None) -> int:
 def kv_bytes_per_token(llm: SteeredLlama) -> float | None:
     """Bytes that a token of one sequence takes in the model's KV cache; 0 for one whose state does not grow.
 
-    None where the model's file leaves open which blocks keep what. A sliding window keeps no more than its length.
+    None where the model's file leaves open which blocks keep what. A sliding window keeps no more than its
+    length.
     """
     types = llm.context_params.type_k, llm.context_params.type_v
     values = _cached_values(llm.metadata)

@@ -1,4 +1,4 @@
-"""The strength at which steering costs as much as it may: the largest with a given coherence.
+"""Find the largest strength at which steered replies keep a given coherence.
 
 In:  a model, a bundle, questions as plain and as prompted prompts, a target for the coherence.
 Out: a Dose: a strength that was measured, and the curve of all that were.
@@ -6,8 +6,9 @@ Out: a Dose: a strength that was measured, and the curve of all that were.
 Two bundles, or a bundle and a prompt, are compared fairly at equal coherence, not at whatever strengths their
 files name. Loops are easy to predict and so look coherent; the least distinct-2 keeps them out.
 
-The mean over ten greedy replies is noisy by some 0.05 nats, as much as half a strength may be worth (docs/log.md). So
-a strength is judged by a smooth curve through all that were measured; with three or fewer that is what was measured.
+The mean over ten greedy replies is noisy by some 0.05 nats, as much as half a strength may be worth
+(docs/log.md). So a strength is judged by a smooth curve through all that were measured; with three or fewer
+that is what was measured.
 """
 
 from __future__ import annotations
@@ -20,8 +21,10 @@ import numpy as np
 
 from edgesteer.bundle import Bundle
 from edgesteer.errors import PlanError, SteeringOverflow
+from edgesteer.evaluate.matched import keeps
 from edgesteer.generate.chat import REPEAT_PENALTY, Chat, Tokens
 from edgesteer.generate.scoring import score
+from edgesteer.plan import SteeringPlan
 
 # Strengths are searched to this many digits behind the point: what a person would type.
 _DIGITS = 3
@@ -44,8 +47,9 @@ class Point:
 class Dose:
     """A strength that was measured.
 
-    reached: whether by the smooth curve it keeps the target, and as it was measured the least distinct-2. Where no
-        strength did, this is the most coherent of those without loops, or the lowest.
+    reached: whether by the smooth curve it keeps the target, and as it was measured the least distinct-2, as
+        `keeps` has it: on the target is kept. Where no strength did, this is the most coherent of those
+        without loops, or the lowest. So where `lo` is 0 and the unsteered model keeps both, it is reached.
     limited: whether it is the highest that was allowed, so that a higher one might do too.
     curve: every strength that was measured, ascending.
     """
@@ -70,7 +74,7 @@ class Dose:
 
 def strength_at(
     chat: Chat,
-    bundle: Bundle,
+    source: Bundle | SteeringPlan,
     plain: Sequence[Tokens],
     prompted: Sequence[Tokens],
     target_coherence: float,
@@ -82,37 +86,34 @@ def strength_at(
     steps: int = 4,
     beyond: int = 0,
     max_tokens: int = 64,
-    temperature: float = 0.0,
-    seed: int = 0,
-    scope: str | None = None,
     progress: Callable[[float], None] = lambda fraction: None,
 ) -> Dose:
-    """The largest strength in lo..hi whose replies to `plain` have at most `target_coherence` (nats, lower is
-    more coherent; by the smooth curve) and at least `min_distinct2`.
+    """The largest strength of a bundle, or multiple of a plan, in lo..hi whose replies to `plain` have at most
+    `target_coherence` (nats, lower is more coherent; by the smooth curve) and at least `min_distinct2`.
 
     Goes down from hi in `scan` equal steps to the first strength that will do, then halves the interval above
     it `steps` times: to (hi - lo) / scan / 2**steps. Between two steps of the scan a window that closes again
     is not seen. Where hi itself will do, up to `beyond` higher ones are tried, each half as high again.
-    Each strength draws with the same random numbers: the same call gives the same Dose.
+    Replies are greedy: the same call gives the same Dose.
     Raises PlanError for arguments that cannot be searched.
     """
     _check(plain, prompted, target_coherence, (lo, hi), (scan, steps, beyond))
+    unit = source if isinstance(source, SteeringPlan) else SteeringPlan.of([(source, 1.0, None)])
 
     def measure(strength: float) -> Point:
         progress(min(1.0, len(search.curve) / (scan + 1 + steps)))
-        rngs = [np.random.default_rng([seed, i]) for i in range(len(plain))]
         try:
-            with chat.llm.steered(bundle, strength, scope=scope):
-                replies = chat.replies(plain, max_tokens, temperature, rngs, repeat_penalty=REPEAT_PENALTY)
+            with chat.llm.steered(unit * strength):
+                replies = chat.replies(plain, max_tokens, repeat_penalty=REPEAT_PENALTY)
         except SteeringOverflow:
             return Point(strength, math.nan, math.inf, 0.0)
         scores = score(chat, replies, plain, prompted)
         return Point(strength, scores.mean("trait"), scores.mean("coherence"), scores.mean("distinct2"))
 
     search = _Search(measure, target_coherence, min_distinct2)
-    found = search.largest(_descending(lo, hi, scan), _ascending(hi, beyond), steps)
+    largest = search.largest(_descending(lo, hi, scan), _ascending(hi, beyond), steps)
     progress(1.0)
-    return search.dose(found)
+    return search.dose(largest)
 
 
 @dataclass
@@ -129,14 +130,12 @@ class _Search:
         return self._sound(self.curve[-1])
 
     def _sound(self, point: Point) -> bool:
-        return (
-            smoothed(point, self.curve, self.target).coherence <= self.target
-            and point.distinct2 >= self.least
-        )
+        coherence = smoothed(point, self.curve, self.target).coherence
+        return bool(keeps(coherence, point.distinct2, self.target, self.least))
 
     def largest(self, descending: Sequence[float], ascending: Sequence[float], steps: int) -> float | None:
-        """The largest strength that passes; None where none of `descending` does. `ascending` goes on from its
-        first."""
+        """The largest strength that passes; None where none of `descending` does. `ascending` goes on from
+        its first."""
         if self.passes(descending[0]):
             all(self.passes(strength) for strength in ascending)  # up to the first that does not
         else:
@@ -152,8 +151,8 @@ class _Search:
         return self._largest_sound()
 
     def _halve(self, below: float) -> bool:
-        """Measures in the middle between `below` and the next strength that was measured. False where there is nothing
-        between."""
+        """Measures in the middle between `below` and the next strength that was measured. False where there
+        is nothing between."""
         above = min((p.strength for p in self.curve if p.strength > below), default=None)
         if above is None:
             return False
@@ -166,12 +165,12 @@ class _Search:
     def _largest_sound(self) -> float | None:
         return max((point.strength for point in self.curve if self._sound(point)), default=None)
 
-    def dose(self, found: float | None) -> Dose:
+    def dose(self, largest: float | None) -> Dose:
         """found: what the search came to."""
         curve = tuple(sorted(self.curve, key=lambda point: point.strength))
-        strength = self._nearest(curve) if found is None else found
-        limited = found == curve[-1].strength
-        return Dose(strength, found is not None, limited, self.target, self.least, curve)
+        strength = self._nearest(curve) if largest is None else largest
+        limited = largest == curve[-1].strength
+        return Dose(strength, largest is not None, limited, self.target, self.least, curve)
 
     def _nearest(self, curve: Sequence[Point]) -> float:
         sound = [p for p in curve if math.isfinite(p.coherence) and p.distinct2 >= self.least]
@@ -179,11 +178,12 @@ class _Search:
 
 
 def smoothed(at: Point, curve: Sequence[Point], target: float) -> Point:
-    """`at` with trait and coherence of the parabola that fits the curve best around it, among points near the target:
-    least squares, weighed by exp(-(ds / width)^2 / 2) / (1 + (dc / _NEAR)^2), where ds is a point's distance in
-    strength, dc its coherence less the target, and width half the range that was measured."""
+    """`at` with trait and coherence of the parabola that fits the curve best around it, among points near the
+    target: least squares, weighed by exp(-(ds / width)^2 / 2) / (1 + (dc / _NEAR)^2), where ds is a point's
+    distance in strength, dc its coherence less the target, and width half the range that was measured. At
+    strength 0 nothing steers, so there, and with fewer than four points, what was measured counts."""
     known = [p for p in curve if math.isfinite(p.coherence) and math.isfinite(p.trait)]
-    if len(known) < 4 or not math.isfinite(at.coherence):
+    if len(known) < 4 or at.strength == 0 or not math.isfinite(at.coherence):
         return at
     x = np.array([p.strength for p in known]) - at.strength
     off = np.array([p.coherence for p in known]) - target

@@ -84,9 +84,9 @@ def values(sample: Sample, rows: npt.NDArray[np.intp]) -> F64:
 
 def estimated(value: float, resampled: F64) -> Estimate:
     """A value with the interval that its resamples give."""
-    found = resampled[~np.isnan(resampled)]
-    if not len(found) or value != value:
+    known = resampled[~np.isnan(resampled)]
+    if not len(known) or value != value:
         return Estimate(value, float("nan"), float("nan"))
-    low, high = np.quantile(found, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    low, high = np.quantile(known, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     # Of a very lopsided sample the percentiles may leave the value itself out.
     return Estimate(value, min(float(low), value), max(float(high), value))

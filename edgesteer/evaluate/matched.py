@@ -1,24 +1,22 @@
-"""A bundle at the prompt's coherence on the very questions that were asked: read from its curve over strength.
+"""A bundle at the prompt's coherence on the questions that were asked, read from its curve over strength.
 
-In:  what was measured on the same questions: unsteered, under the prompt, and under the bundle at several strengths.
-Out: a Matched: that strength, each quantity there, and how it differs from the prompt's, with intervals over questions.
+A strength that was found on other questions need not be as coherent on these: ten greedy replies are noisy by
+0.05 nats. Trait costs coherence, so only at the same coherence two ways can be compared. Pure and seeded.
 
-A strength that was found on other questions need not be as coherent on these: ten greedy replies are noisy by 0.05
-nats. Trait costs coherence, so only at the same coherence two ways can be compared. Pure and seeded.
-
-    coherence(s)    isotonic (least squares, never falling with the strength), linear between the strengths measured
-    anything else   linear between them
+    coherence(s)    isotonic (least squares, never falling with the strength), linear in between
+    anything else   linear between the strengths that were measured
     s*              the largest strength with coherence(s) <= max(prompt's, coherence(0) + 0.05)
                     and distinct2(s) >= min(0.9 prompt's, unsteered's), since loops look coherent
 
-Some prompts (to answer in few words) make replies as coherent as no prompt does, and any steering costs something: so
-0.05 nats beside the unsteered model, the noise of such a mean, are free.
+Some prompts (to answer in few words) make replies as coherent as no prompt does, and any steering costs
+something: so 0.05 nats beside the unsteered model, the noise of such a mean, are free.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -36,14 +34,24 @@ LEVELS = (0.7, 1.4)
 # Nats that steering may cost beside the unsteered model, whatever the prompt costs.
 FREE = 0.05
 
-# Strengths that a crossing is looked for at, and by how little a bound may be missed: rounding.
-_GRID, _ROUNDING = 129, 1e-9
+# Strengths that a crossing is looked for at.
+_GRID = 129
+
+# By how little a bound may be missed: log-probabilities are float32, and fits through them round too.
+ROUNDING = 1e-6
+
+
+def keeps(coherence: Any, distinct2: Any, most: Any, least: Any) -> Any:
+    """Whether replies are as coherent as `most` (nats) and repeat themselves no more than `least` allows:
+    bool, or bools of arrays. What lies on a bound, or misses it by rounding, keeps it; an unknown value (NaN)
+    does not."""
+    return (coherence <= most + ROUNDING) & (distinct2 >= least - ROUNDING)
 
 
 @dataclass(frozen=True, slots=True)
 class Matched:
-    """strength: s*. limited: whether it is the highest measured, so that more might do too. capped: the share of the
-    resampled questions where it is: there the interval ends too early.
+    """strength: s*. limited: whether it is the highest measured, so that more might do too. capped: the share
+    of the resampled questions where it is: there the interval ends too early.
     estimates, minus_prompt: as in a Row, at s*; each resample of the questions has a strength of its own."""
 
     strength: float
@@ -54,8 +62,8 @@ class Matched:
 
 
 def matched(curve: Sequence[tuple[float, Samples]], prompted: Samples, seed: int = 0) -> Matched:
-    """curve: (strength, samples), from the unsteered model's at 0 on, all on one side of it; each with the names of
-    `prompted`.
+    """curve: (strength, samples), from the unsteered model's at 0 on, all on one side of it; each with the
+    names of `prompted`.
 
     Raises ValueError for fewer than three strengths, some that are alike, or both sides of 0.
     """
@@ -80,7 +88,8 @@ def matched(curve: Sequence[tuple[float, Samples]], prompted: Samples, seed: int
 
 @dataclass(frozen=True, slots=True)
 class _Reading:
-    """For each resample: s*, whether that is the highest strength, the quantities there, and less the prompt's."""
+    """For each resample: s*, whether that is the highest strength, the quantities there, and less the
+    prompt's."""
 
     strength: F64
     limited: npt.NDArray[np.bool_]
@@ -93,15 +102,17 @@ def _read(curve: Sequence[tuple[float, Samples]], prompted: Samples, rows: npt.N
     strengths = np.array([strength for strength, _ in curve])
     own = {name: values(prompted[name], rows) for name in names}
     measured = {name: np.stack([values(s[name], rows) for _, s in curve], 1) for name in names}
-    found = {name: _between(strengths, each) for name, each in measured.items()}
+    between = {name: _between(strengths, each) for name, each in measured.items()}
     rising = isotonic(measured["coherence"])
     coherence = _between(strengths, rising)
     least = np.minimum(DISTINCT * own["distinct2"], measured["distinct2"][:, 0])
     most = np.maximum(own["coherence"], rising[:, 0] + FREE)
-    keeps = (coherence <= most[:, None] + _ROUNDING) & (found["distinct2"] >= least[:, None] - _ROUNDING)
-    place = _GRID - 1 - keeps[:, ::-1].argmax(1)
-    known = keeps.any(1)  # not where at some strength nothing was said
-    there = {name: np.where(known, each[np.arange(len(rows)), place], np.nan) for name, each in found.items()}
+    will_do = keeps(coherence, between["distinct2"], most[:, None], least[:, None])
+    place = _GRID - 1 - will_do[:, ::-1].argmax(1)
+    known = will_do.any(1)  # not where at some strength nothing was said
+    there = {
+        name: np.where(known, each[np.arange(len(rows)), place], np.nan) for name, each in between.items()
+    }
     return _Reading(
         np.linspace(0, strengths[-1], _GRID)[place * known],
         np.asarray(known & (place == _GRID - 1)),
@@ -119,8 +130,8 @@ def _between(strengths: F64, measured: F64) -> F64:
 
 
 def isotonic(measured: F64) -> F64:
-    """The least-squares fit that never falls along the last axis, [..., n]: max over j <= i of min over k >= i of the
-    mean of j..k."""
+    """The least-squares fit that never falls along the last axis, [..., n]: max over j <= i of min over k >=
+    i of the mean of j..k."""
     n = measured.shape[-1]
     sums = np.concatenate([np.zeros_like(measured[..., :1]), measured.cumsum(-1)], -1)
     means = {(j, k): (sums[..., k + 1] - sums[..., j]) / (k - j + 1) for j in range(n) for k in range(j, n)}

@@ -1,7 +1,5 @@
-"""The result of a head-to-head: one Row a way to ask, with intervals, and how it differs from the prompt.
-
-In:  replies with their Scores. Out: a Table, and its JSON. Pure.
-"""
+"""The result of a head-to-head: a row for each way to ask, with intervals and its difference to the prompt.
+Pure."""
 
 from __future__ import annotations
 
@@ -11,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from edgesteer.evaluate import vocabulary
+from edgesteer.evaluate import text_measures
 from edgesteer.evaluate.dose import Dose
 from edgesteer.evaluate.intervals import Estimate, Sample, difference, estimate
 from edgesteer.evaluate.matched import Matched, matched
@@ -24,8 +22,9 @@ MEASURES = ("trait", "coherence", "nll0", "distinct2")
 class Answers:
     """What one way to ask brought, before it is summed up.
 
-    strength: None where nothing steers. dose: how it was found; None where it was given.
-    context_tokens: by how much its prompts are longer than the plain ones. sentiments: of each reply, or None.
+    strength: None where nothing steers. dose: how it was found; None where it was given. sources: as in Row.
+    context_tokens: by how much its prompts are longer than the plain ones. sentiments: of each reply, or
+        None.
     """
 
     name: str
@@ -36,19 +35,24 @@ class Answers:
     scores: Scores
     sentiments: tuple[float, ...] | None = None
     first_token_seconds: float | None = None
+    sources: tuple[tuple[str, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
     """Means over the replies of one way to ask; see `measures` for each.
 
+    strength: of its bundle; of several, the number that multiplies the strengths asked for.
+    sources: name and strength of each bundle that was in force.
     Empty replies (the model said nothing, not even an end) have no tokens to score: they count in `empty`, in
-    `words` as 0, and in `counts` as replies without a match. sentiment: mean of VADER's compound scores, or None.
-    estimates: each measure with its 95 % interval over the questions. Besides those named here, for each count
-    "NAME per 100 words" and "NAME in replies". minus_prompt: the same, as difference to the prompted row, paired by
-    question. matched: both at the prompt's coherence; None where the bundle was asked at one strength alone.
-    first_token_seconds: median from a prompt to the first token; None where not measured; the clock's word, so two
-    rows that differ in nothing else are equal.
+    `words` as 0, and in `counts` as replies without a match. sentiment: mean of VADER's compound scores, or
+        None.
+    estimates: each measure with its 95 % interval over the questions. Besides those named here, for each
+    count "NAME per 100 words" and "NAME in replies". minus_prompt: the same, as difference to the prompted
+    row, paired by question. matched: both at the prompt's coherence; None where the bundle was asked at one
+    strength alone.
+    first_token_seconds: median from a prompt to the first token; None where not measured; the clock's word,
+    so two rows that differ in nothing else are equal.
     """
 
     name: str
@@ -59,13 +63,14 @@ class Row:
     distinct2: float
     words: float
     sentiment: float | None
-    counts: Mapping[str, vocabulary.Count]
+    counts: Mapping[str, text_measures.Count]
     empty: int
     context_tokens: float
     estimates: Mapping[str, Estimate]
     minus_prompt: Mapping[str, Estimate]
     dose: Dose | None
     matched: Matched | None
+    sources: tuple[tuple[str, float], ...]
     replies: tuple[str, ...] = dataclasses.field(repr=False)
     scores: Scores = dataclasses.field(repr=False)
     first_token_seconds: float | None = dataclasses.field(compare=False)
@@ -81,7 +86,8 @@ class Table:
     rows: tuple[Row, ...]
 
     def to_json(self, timing: bool = True) -> dict[str, Any]:
-        """Plain values; what is not a finite number (no reply at all) becomes None. Single tokens are left out.
+        """Plain values; what is not a finite number (no reply at all) becomes None. Single tokens are left
+        out.
 
         timing: False leaves first_token_seconds out, and the rest is the same in every run.
         """
@@ -100,8 +106,9 @@ def rows_of(
     unsteered: int = 0,
     others: Sequence[Sequence[Answers]] = (),
 ) -> tuple[Row, ...]:
-    """A Row each; answers[prompt] is what the others are compared with. others: of each, what the same bundle brought
-    at other strengths: where there are any, the row is matched too, by a curve that begins with answers[unsteered]."""
+    """A Row each; answers[prompt] is what the others are compared with. others: of each, what the same bundle
+    brought at other strengths: where there are any, the row is matched too, by a curve that begins with
+        answers[unsteered]."""
     samples = [_samples(each, counts) for each in answers]
     rows = []
     for each, own, more in zip(answers, samples, others or [()] * len(answers), strict=True):
@@ -127,13 +134,14 @@ def _row(
         strength=answers.strength,
         **means,
         sentiment=estimates["sentiment"].value if "sentiment" in estimates else None,
-        counts={name: vocabulary.count(name, answers.replies) for name in counts},
+        counts={name: text_measures.count(name, answers.replies) for name in counts},
         empty=answers.scores.empty,
         context_tokens=answers.context_tokens,
         estimates=estimates,
         minus_prompt={key: difference(sample, prompted[key]) for key, sample in own.items()},
         dose=answers.dose,
         matched=at,
+        sources=answers.sources,
         replies=answers.replies,
         scores=answers.scores,
         first_token_seconds=answers.first_token_seconds,
@@ -142,13 +150,13 @@ def _row(
 
 def _samples(answers: Answers, counts: Sequence[str]) -> dict[str, Sample]:
     """What is estimated, by its name in Row.estimates."""
-    words = [vocabulary.words(text) for text in answers.replies]
+    words = [text_measures.words(text) for text in answers.replies]
     out = {name: Sample.mean(getattr(answers.scores, name)) for name in MEASURES}
     out["words"] = Sample.mean(words)
     if answers.sentiments is not None:
         out["sentiment"] = Sample.mean(answers.sentiments)
     for name in counts:
-        hits = [vocabulary.hits(name, text) for text in answers.replies]
+        hits = [text_measures.hits(name, text) for text in answers.replies]
         out[f"{name} per 100 words"] = Sample.ratio([100 * n for n in hits], words)
         out[f"{name} in replies"] = Sample.mean([float(n > 0) for n in hits])
     return out

@@ -1,7 +1,18 @@
-"""Prompts through a chat template, replies, and their log-probabilities: what learning and evaluation stand on."""
+"""Prompts through a chat template, replies, and their log-probabilities."""
 
-from edgesteer.generate.chat import Chat, Reply
+from edgesteer.generate.chat import REPEAT_PENALTY, Chat, Reply, Tokens
 from edgesteer.generate.questions import Question, built_in, read_questions
-from edgesteer.generate.scoring import Scores, score
+from edgesteer.generate.scoring import Scores, Spoken, score
 
-__all__ = ["Chat", "Question", "Reply", "Scores", "built_in", "read_questions", "score"]
+__all__ = [
+    "REPEAT_PENALTY",
+    "Chat",
+    "Question",
+    "Reply",
+    "Scores",
+    "Spoken",
+    "Tokens",
+    "built_in",
+    "read_questions",
+    "score",
+]

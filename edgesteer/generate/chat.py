@@ -3,10 +3,10 @@
 In:  a SteeredLlama, best with several lanes (`n_seq_max`); questions; system prompts.
 Out: token ids and natural log-probabilities.
 
-Whatever steers the model at the moment acts here too: a reply's scope begins at the prompt's last token.
-Questions are asked side by side in groups that depend on the questions alone, so the same call gives the same
-bits, and a run that was stopped between groups can go on where it was. The same questions come again, at one strength
-after another: what their prompts leave in the context is kept.
+The plan in force acts here too: a reply's scope begins at the prompt's last token. Questions are asked side
+by side in groups that depend on the questions alone, so the same call gives the same bits, and a run that was
+stopped between groups can go on where it was. What prompts leave in the context is kept, for the same
+questions come again at other strengths.
 """
 
 from __future__ import annotations
@@ -17,34 +17,34 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-import numpy.typing as npt
 
 from edgesteer.errors import InputError
+from edgesteer.generate.measures import F32, log_prob, log_softmax
 from edgesteer.generate.progress import Done, portion
 from edgesteer.runtime import Lanes, SteeredLlama
 from edgesteer.runtime.turns import read_turns
 
-F32 = npt.NDArray[np.float32]
 Tokens = Sequence[int]
 
 # As in llama.cpp: how far back a repeat penalty looks.
 PENALTY_TOKENS = 64
 
-# What `run` speaks with, and so what is judged: without it a small model's greedy replies loop, prompted or steered.
+# As in `run`, so that what is judged is what people get: without it a small model's greedy replies loop,
+# prompted or steered.
 REPEAT_PENALTY = 1.1
 
-# What replies of one group may hold of the residual stream.
+# How much of the residual stream the replies of one group may hold.
 SEEN_BYTES = 256 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What a model said, and what it made of it.
+    """What a model replied, and how likely it was.
 
     tokens: without the end-of-generation token. end: that token; None where the limit or `stop` cut it.
-    log_probs: float32 [len(spoken)], of each token at temperature 1 under the model that spoke; nats.
+    log_probs: float32 [len(spoken)], of each token at temperature 1 under the replying model; nats.
     seen: float32 [layers, len(spoken), n_embd], the residual stream at the rows that predicted `spoken`
-        (the prompt's last token comes first); None where nobody asked for it.
+        (the prompt's last token comes first); None where it was not requested.
     """
 
     tokens: list[int]
@@ -54,12 +54,12 @@ class Reply:
 
     @property
     def spoken(self) -> list[int]:
-        """The tokens, and the end where the model came to it: that a reply ends is part of what it says."""
+        """The tokens with the end-of-generation token, if there is one: ending is part of the reply too."""
         return self.tokens if self.end is None else [*self.tokens, self.end]
 
 
 class Chat:
-    """Asks a model and scores what was said.
+    """Generates replies to prompts in the model's template, and scores replies.
 
     template: for models without a chat template, text with the fields {system} and {question}, such as
         "{system}\\nQuestion: {question}\\nAnswer:"; a line whose only field is an empty {system} is left out.
@@ -84,23 +84,23 @@ class Chat:
         """
         if self.template is not None:
             return self.llm.tokenize(_filled(self.template, question, system or "").encode())
-        asked = {"role": "user", "content": question}
+        turn = {"role": "user", "content": question}
         if system is None:
-            return self.render([asked])
+            return self.render([turn])
         try:
-            return self.render([{"role": "system", "content": system}, asked])
+            return self.render([{"role": "system", "content": system}, turn])
         except ValueError:  # what a template's own raise_exception becomes
             return self.render([{"role": "user", "content": f"{system}\n\n{question}"}])
 
     def emphasised(self, question: str, system: str) -> list[int]:
-        """`prompt`, with the sentence once more behind the question, where small models heed it."""
+        """`prompt` with the sentence repeated after the question, where small models heed it."""
         return self.prompt(f"{question}\n\n{system}", system)
 
     def render(self, messages: list[dict[str, str]]) -> list[int]:
         """The tokens of these turns, up to where the next reply begins. Raises ValueError for turns that the
         model's chat template refuses."""
-        told = self._formatter(messages=messages)
-        return self.llm.tokenize(told.prompt.encode(), add_bos=not told.added_special, special=True)
+        rendered = self._formatter(messages=messages)
+        return self.llm.tokenize(rendered.prompt.encode(), add_bos=not rendered.added_special, special=True)
 
     @cached_property
     def _formatter(self):  # type: ignore[no-untyped-def]  # llama_cpp's protocol is not exported
@@ -112,8 +112,9 @@ class Chat:
         if self.template is None:
             if not self.llm.metadata.get("tokenizer.chat_template"):
                 raise InputError(
-                    f"{self.llm.model_path}: has no chat template (a base model?), expected one; give --template "
-                    "'{system}\\nQuestion: {question}\\nAnswer:' and --stop '\\n', worded as your texts are"
+                    f"{self.llm.model_path}: has no chat template (a base model?), expected one; give "
+                    "--template '{system}\\nQuestion: {question}\\nAnswer:' and --stop '\\n', worded as "
+                    "your texts are"
                 )
             return
         try:
@@ -153,7 +154,7 @@ class Chat:
         return [*out, range(first, len(prompts))] if prompts else []
 
     def _width(self, activations: int) -> int:
-        """How many lanes may keep so many rows of activations each, in SEEN_BYTES."""
+        """How many lanes may hold that many rows of activations each in SEEN_BYTES."""
         return max(1, SEEN_BYTES // max(1, 4 * activations * self.llm.n_embd()))
 
     def replies(
@@ -167,35 +168,37 @@ class Chat:
         repeat_penalty: float = 1.0,
     ) -> list[Reply]:
         """One reply a prompt, of at most `max_tokens`. Temperature 0 is greedy; any other needs `rngs`.
-        layers: blocks whose residual stream the replies bring along.
-        repeat_penalty: llama.cpp's, over the last 64 tokens of the reply; log_probs are those without it."""
+
+        layers: blocks whose residual stream the replies hold.
+        repeat_penalty: llama.cpp's, over the last 64 tokens of the reply; log_probs are those without it.
+        """
         out: list[Reply] = []
         for group in self.groups(prompts, max_tokens, self._width(len(layers) * max_tokens)):
             done = portion(progress, group.start, len(group), len(prompts))
             draw = _Sampler(temperature, None if rngs is None else [rngs[i] for i in group], repeat_penalty)
-            talk = _Talk(self, [prompts[i] for i in group], layers, draw)
-            out += talk.replies(max_tokens, done)
+            batch = _Batch(self, [prompts[i] for i in group], layers, draw)
+            out += batch.replies(max_tokens, done)
         return out
 
-    def ended_by(self, said: Tokens) -> bool:
-        """Whether `stop` is in what was said."""
-        return self.stop is not None and self.stop in self.text(said)
+    def ended_by(self, spoken: Tokens) -> bool:
+        """Whether the text of these tokens holds `stop`."""
+        return self.stop is not None and self.stop in self.text(spoken)
 
     # -- scores -----------------------------------------------------------------------------------
 
     def log_probs(
-        self, told: Sequence[tuple[Tokens, Tokens]], progress: Done = lambda fraction: None
+        self, pairs: Sequence[tuple[Tokens, Tokens]], progress: Done = lambda fraction: None
     ) -> list[F32]:
         """For each (prompt, reply) log p(token | prompt, the tokens before it) in nats: float32 [len(reply)].
 
-        What replies to the same prompt have in common is computed once where they stand together.
+        What neighbouring replies to the same prompt have in common is computed once.
         """
-        out = [np.zeros(len(reply), dtype=np.float32) for _, reply in told]
-        spoken = [i for i, (_, reply) in enumerate(told) if len(reply)]
-        texts = [[*told[i][0], *told[i][1]] for i in spoken]
+        out = [np.zeros(len(reply), dtype=np.float32) for _, reply in pairs]
+        spoken = [i for i, (_, reply) in enumerate(pairs) if len(reply)]
+        texts = [[*pairs[i][0], *pairs[i][1]] for i in spoken]
         for group in self.groups(texts, 0):
             progress(group.start / len(spoken))
-            self._score([(told[spoken[i]], out[spoken[i]]) for i in group])
+            self._score([(pairs[spoken[i]], out[spoken[i]]) for i in group])
         return out
 
     def _score(self, group: Sequence[tuple[tuple[Tokens, Tokens], F32]]) -> None:
@@ -204,7 +207,7 @@ class Chat:
             position = [0] * len(group)
             for i, logits in lanes.feed(parts):
                 (_, reply), row = group[i]
-                row[position[i]] = _log_prob(logits, reply[position[i]])
+                row[position[i]] = log_prob(logits, reply[position[i]])
                 position[i] += 1
 
     def _check_room(self, n_tokens: int, room: int) -> None:
@@ -215,8 +218,8 @@ class Chat:
             )
 
 
-class _Talk:
-    """Replies that are spoken side by side."""
+class _Batch:
+    """Replies generated side by side, one lane each."""
 
     def __init__(self, chat: Chat, prompts: Sequence[Tokens], layers: Sequence[int], draw: _Sampler) -> None:
         self._chat, self._draw, self._prompts, self._layers = chat, draw, prompts, layers
@@ -239,7 +242,7 @@ class _Talk:
             return [self._reply(i, lanes) for i in range(len(self._prompts))]
 
     def _goes_on(self, i: int, logits: F32) -> bool:
-        row = _log_softmax(logits)
+        row = log_softmax(logits)
         token = self._draw(i, logits, row, self._said[i])
         self._log_probs[i].append(float(row[token]))
         if self._chat._ends(token):
@@ -266,39 +269,30 @@ class _Sampler:
     rngs: Sequence[np.random.Generator] | None
     repeat_penalty: float
 
-    def __call__(self, lane: int, logits: F32, log_probs: F32, said: Tokens) -> int:
+    def __call__(self, lane: int, logits: F32, log_probs: F32, spoken: Tokens) -> int:
         if self.repeat_penalty != 1.0:
-            logits = _penalised(logits, said, self.repeat_penalty)
+            logits = _penalised(logits, spoken, self.repeat_penalty)
         if self.temperature == 0:
             return int(logits.argmax())
         assert self.rngs is not None
         if self.repeat_penalty != 1.0:
-            log_probs = _log_softmax(logits)
+            log_probs = log_softmax(logits)
         cumulative = np.exp(log_probs.astype(np.float64) / self.temperature).cumsum()
         drawn = np.searchsorted(cumulative, self.rngs[lane].random() * cumulative[-1], side="right")
         return min(int(drawn), len(log_probs) - 1)
 
 
-def _penalised(logits: F32, said: Tokens, penalty: float) -> F32:
-    """llama.cpp's rule: what was said lately loses, towards 0 from above and away from it below."""
-    lately = np.unique(np.asarray(said[-PENALTY_TOKENS:], dtype=np.intp))
+def _penalised(logits: F32, spoken: Tokens, penalty: float) -> F32:
+    """llama.cpp's rule: logits of recent tokens are divided by the penalty where positive, else
+    multiplied."""
+    lately = np.unique(np.asarray(spoken[-PENALTY_TOKENS:], dtype=np.intp))
     out = logits.copy()
     here = out[lately]
     out[lately] = np.where(here > 0, here / penalty, here * penalty)
     return out
 
 
-def _log_softmax(logits: F32) -> F32:
-    shifted = logits - logits.max()
-    return np.asarray(shifted - np.log(np.exp(shifted).sum()), dtype=np.float32)
-
-
-def _log_prob(logits: F32, token: int) -> float:
-    top = logits.max()
-    return float(logits[token] - top - np.log(np.exp(logits - top).sum()))
-
-
 def _filled(template: str, question: str, system: str) -> str:
-    """The template with its fields; of an empty {system} no line stays behind."""
+    """The template filled in; a line that only holds an empty {system} is left out."""
     lines = [line for line in template.split("\n") if system or line.strip() != "{system}"]
     return "\n".join(lines).format(question=question, system=system).lstrip("\n")

@@ -1,17 +1,36 @@
-"""Pieces of a whole: of a progress that several works share, of a list that is too long.
-
-In:  numbers. Out: a narrower progress function; indices. Pure.
-"""
+"""Split one progress bar into weighted stages, and thin out a long list. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 Done = Callable[[float], None]
+"""(fraction done)"""
+
+Progress = Callable[[str, float], None]
+"""(name of the stage, fraction of the whole)"""
+
+
+class Stages:
+    """Stages of known weight, one after the other; `total` is what the weights add up to."""
+
+    def __init__(self, progress: Progress, total: float) -> None:
+        self._progress, self._total, self._begun = progress, total, 0.0
+
+    def nested(self, weight: float = 1) -> Progress:
+        """The next stage, for work that has named stages of its own."""
+        first, self._begun = self._begun, self._begun + weight
+        return lambda name, part: self._progress(name, min(1.0, (first + weight * part) / self._total))
+
+    def enter(self, name: str, weight: float = 1) -> Done:
+        """The next stage."""
+        inner = self.nested(weight)
+        inner(name, 0.0)
+        return lambda part: inner(name, part)
 
 
 def portion(progress: Done, first: float, size: float, whole: float) -> Done:
-    """A progress function for a piece of the whole, which lies at first .. first + size of it."""
+    """A progress function for a stage that lies at first .. first + size of the whole."""
     return lambda part: progress((first + size * part) / whole)
 
 

@@ -23,7 +23,7 @@ _EXPECTED = "expected a UTF-8 text file with one question a line"
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What is asked, and how a reply reads if somebody wrote one: with the trait, or for sign -1 its opposite."""
+    """A question, and perhaps a written reply: one with the trait, or with its opposite (sign -1)."""
 
     text: str
     reply: str | None = None
@@ -31,25 +31,25 @@ class Question:
 
 
 def built_in() -> list[Question]:
-    """The project's own questions: facts, advice, how-to, opinion, stories, maths, code, small talk, definitions,
+    """The project's training questions: facts, advice, how-to, opinion, stories, maths, code, small talk,
     plans."""
-    text = resources.files("edgesteer.learn").joinpath("questions.txt").read_text("utf-8")
+    text = resources.files("edgesteer.generate").joinpath("questions.txt").read_text("utf-8")
     return [Question(line.strip()) for line in text.splitlines() if line.strip()]
 
 
 def read_questions(path: str | os.PathLike[str]) -> list[Question]:
-    """The questions of a file, in its order; one that stands there again is dropped, with an EdgesteerWarning
-    that counts them. Raises InputError naming file and line."""
+    """The questions of a file, in order; repeated ones are dropped, with an EdgesteerWarning that counts
+    them. Raises InputError naming file and line."""
     where = os.fspath(path)
     json_lines = Path(path).suffix.lower() in (".jsonl", ".json")
-    found = [
+    questions = [
         _from_json(line, f"{where}:{number}") if json_lines else Question(line.strip())
         for number, line in enumerate(read_lines(path, _EXPECTED), start=1)
         if line.strip()
     ]
-    if not found:
+    if not questions:
         raise InputError(f"{where}: no questions, expected one a line")
-    return _once(found, where)
+    return _once(questions, where)
 
 
 def _once(questions: list[Question], where: str) -> list[Question]:

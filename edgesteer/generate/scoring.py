@@ -1,9 +1,10 @@
 """Replies scored under the unsteered model: the trait, the coherence, the plain surprise, the repetition.
 
-In:  a Chat, replies, and for each reply its question's plain prompt and the one with the trait as system prompt.
+In:  a Chat, replies, and for each reply its question's plain prompt and the one with the trait as system
+prompt.
 Out: Scores, one number a reply and measure, and each token's log-probabilities.
 
-What steers the model at the moment is set aside. A text that occurs twice is read once and gets the same bits.
+The plan in force is set aside. A text that occurs twice is read once and gets the same bits.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from dataclasses import dataclass, field, fields
 import numpy as np
 
 from edgesteer.generate import measures
-from edgesteer.generate.chat import F32, Chat, Reply, Tokens
+from edgesteer.generate.chat import Chat, Reply, Tokens
+from edgesteer.generate.measures import F32
 
 _Text = tuple[tuple[int, ...], tuple[int, ...]]
 
@@ -43,7 +45,8 @@ class Spoken:
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """Of each reply, in its order, as in `measures`; NaN for an empty one (no token, not even an end).
+    """The measures of each reply, in order (see `measures`); NaN for an empty one (no token, not even an
+    end).
 
     spoken: the same by token.
     """
@@ -95,15 +98,16 @@ def score(
     return _scores(each, pairs, [reply.tokens for reply in replies])
 
 
-def _scores(spoken: Sequence[Spoken], pairs: Sequence[tuple[F32, F32]], said: Sequence[Tokens]) -> Scores:
-    """pairs: log-probabilities with the trait's prompt and without. said: what repetition is looked for in."""
+def _scores(spoken: Sequence[Spoken], pairs: Sequence[tuple[F32, F32]], replies: Sequence[Tokens]) -> Scores:
+    """pairs: log-probabilities with the trait's prompt and without. said: what repetition is looked for
+    in."""
     return Scores(
         trait=tuple(measures.trait(a, b) for a, b in pairs),
         coherence=tuple(measures.coherence(a, b) for a, b in pairs),
         nll0=tuple(measures.nll(b) for _, b in pairs),
         distinct2=tuple(
             measures.distinct(tokens) if one.tokens else float("nan")
-            for one, tokens in zip(spoken, said, strict=True)
+            for one, tokens in zip(spoken, replies, strict=True)
         ),
         spoken=tuple(spoken),
     )
@@ -116,5 +120,5 @@ def _log_probs(chat: Chat, texts: Sequence[tuple[Tokens, Tokens]]) -> list[F32]:
     for prompt, _ in keys:
         place.setdefault(prompt, len(place))
     once = sorted(dict.fromkeys(keys), key=lambda key: place[key[0]])
-    found = dict(zip(once, chat.log_probs(once), strict=True))
-    return [found[key] for key in keys]
+    log_probs = dict(zip(once, chat.log_probs(once), strict=True))
+    return [log_probs[key] for key in keys]

@@ -1,7 +1,7 @@
-"""Text that a person hands over: a file's lines, and the JSON in them.
+"""Read a person's text files: lines, and the JSON in them.
 
-In:  a path, or one JSON text and where it stands. Out: lines without their ends; JSON values whose texts can be
-encoded. Whatever is wrong is a InputError of one line. Used by the readers of questions and of items.
+In:  a path, or one JSON text and where it stands. Out: lines without their ends; JSON values whose texts can
+be encoded. Whatever is wrong is an InputError of one line.
 """
 
 from __future__ import annotations
@@ -60,9 +60,9 @@ def _no_number(name: str) -> NoReturn:
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    result: dict[str, Any] = {}
     for key, value in pairs:
-        if key in found:
+        if key in result:
             raise json.JSONDecodeError(f"the key {short(key)} twice", "", 0)
-        found[key] = value
-    return found
+        result[key] = value
+    return result

@@ -1,21 +1,40 @@
-"""Learning on the quantized model itself, through llama.cpp: from one sentence to a steering bundle."""
+"""Learning on the quantized model itself, through llama.cpp: from one sentence to a steering bundle.
 
-from edgesteer.learn.course import learn
+The package can be called like its `learn`: `from edgesteer import learn` gives the package, in whatever order
+modules were imported.
+"""
+
+import sys
+from types import ModuleType
+from typing import Any
+
 from edgesteer.generate.questions import Question, built_in, read_questions
+from edgesteer.learn.api import learn
+from edgesteer.learn.pairs import Limits, write_replies
 from edgesteer.learn.recipe import METHODS, Recipe
-from edgesteer.learn.refining import Trainer
-from edgesteer.learn.store import ReplyStore, write_replies
 from edgesteer.learn.summary import LearnSummary
+from edgesteer.learn.training import Trainer
 
 __all__ = [
     "METHODS",
     "LearnSummary",
+    "Limits",
     "Question",
     "Recipe",
-    "ReplyStore",
     "Trainer",
     "built_in",
     "learn",
     "read_questions",
     "write_replies",
 ]
+
+
+class _CallablePackage(ModuleType):
+    __doc__ = learn.__doc__
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return learn(*args, **kwargs)
+
+
+# Python offers no other way to call a module.
+sys.modules[__name__].__class__ = _CallablePackage

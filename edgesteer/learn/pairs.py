@@ -11,21 +11,24 @@ that the model finds likely behind x' or x.
 
 from __future__ import annotations
 
+import json
+import os
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
+from edgesteer.bundle.container import write_file
 from edgesteer.errors import LearnError
 from edgesteer.generate import measures
 from edgesteer.generate.chat import Chat, Reply
+from edgesteer.generate.progress import Done
 from edgesteer.generate.questions import Question
-from edgesteer.learn.sampling import Ask, Best, Candidate, Keep, Sampling
-from edgesteer.learn.store import ReplyStore
-
-F32 = npt.NDArray[np.float32]
+from edgesteer.learn.part_file import PartFile
+from edgesteer.learn.recipe import Recipe
+from edgesteer.learn.sampling import Best, Candidate, Keep, Wanted, given_replies, sampled_replies
 
 # With fewer, what the replies have in common is as likely their topics as the trait.
 MIN_QUESTIONS = 4
@@ -33,11 +36,11 @@ MIN_QUESTIONS = 4
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """Token ids of x, x' and y', and the measures of y' in nats a token (see evaluate.measures).
+    """Token ids of x, x' and y', and the measures of y' in nats a token (see generate.measures).
 
-    reply: with the end token, where the model came to it. sign: +1 for a reply with the trait, -1 for one with
-    its opposite, whose sentence is then in x'. given: a person wrote it. ended: it was not cut by the limit.
-    log_ratio: float32 [len(reply)], log p(token | x') - log p(token | x).
+    reply: with the end token, where the model came to it. sign: +1 for a reply with the trait, -1 for one
+    with its opposite, whose sentence is then in x'. given: a person wrote it. ended: it was not cut by the
+    limit.
     """
 
     question: str
@@ -50,21 +53,16 @@ class Pair:
     nll_prompted: float
     given: bool = False
     sign: int = 1
-    log_ratio: F32 = field(default_factory=lambda: np.zeros(0, dtype=np.float32), compare=False, repr=False)
     ended: bool = False
     text: str = ""
-
-    @property
-    def n_positions(self) -> int:
-        """Positions in scope `response`: the prompt's last token and the reply's."""
-        return len(self.reply) + 1
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
     """A reply is dropped as `short` below `min_tokens`, unless it ended by itself and shows the trait;
-    `repetitive` below `min_distinct2`; `incoherent` where the model itself finds it unlikely even with the trait
-    (above `max_nll` nats a token); and `no trait` below `min_trait` of the median reply's trait on its side."""
+    `repetitive` below `min_distinct2`; `incoherent` where the model itself finds it unlikely even with the
+    trait (above `max_nll` nats a token); and `no trait` below `min_trait` of the median reply's trait on its
+    side."""
 
     min_tokens: int = 8
     min_distinct2: float = 0.6
@@ -76,120 +74,111 @@ def sample_pairs(
     chat: Chat,
     trait: str,
     questions: Sequence[Question],
+    recipe: Recipe,
     *,
-    opposite: str | None = None,
-    best_of: int = 1,
     emphasis: bool = False,
-    max_tokens: int = 48,
-    temperature: float = 0.7,
-    seed: int = 0,
-    store: ReplyStore | None = None,
+    part: PartFile | None = None,
     layers: Sequence[int] = (),
     keep: Keep | None = None,
-    progress: Callable[[float], None] = lambda fraction: None,
+    progress: Done = lambda fraction: None,
 ) -> list[Pair]:
-    """One pair for each question, in order; with `opposite` as many again for its side, behind them.
+    """One pair for each question, in order; with `recipe.opposite` as many again for its side, behind them.
 
-    A side on which a question has given replies takes those, as they are; on the other it is asked. Each reply
-    draws from a stream of its own. The model must be unsteered.
+    A side on which a question has given replies takes those, as they are; on the other one is sampled. Each
+    reply is sampled with random numbers of its own. The model must be unsteered.
 
+    recipe: opposite, best_of, max_tokens, temperature and seed. Of several replies to a question the one with
+        the most trait is taken, of those no less coherent than the median of all; where there is none, the
+        most coherent.
     emphasis: the sentence stands behind the question too, so that x' is heeded by small models.
-    best_of: replies sampled for each question; the one with the largest trait is taken, of those no less
-        coherent than the median of all; where there is none, the most coherent.
-    store: groups that it holds are not sampled again.
+    part: groups of replies that it holds are not sampled again.
     layers, keep: keep(i, seen) hands over the residual stream of these blocks at the rows that predicted
         pair i's reply, float32 [layers, len(reply), n_embd], as soon as it is clear that pair i is taken; not
-        for given replies, nor for those out of the store. Until then what may be taken is held: of one reply a
+        for given replies, nor for those out of `part`. Until then what may be taken is held: of one reply a
         question nothing, of four about two.
-    Raises LearnError for an empty trait, an opposite that is the trait, fewer than MIN_QUESTIONS different
-    questions, or a question that does not fit the context with its reply.
+    Raises LearnError as `check_questions`, InputError for a question that the context cannot hold.
     """
-    sentences = _sentences(trait, opposite)
-    sampling = Sampling(chat, best_of, max_tokens, temperature, seed, tuple(layers) if keep else ())
-    asks = _asks(questions, sentences)
-    ask_with = chat.emphasised if emphasis else chat.prompt
-    prompted = [ask_with(ask.question, sentences[ask.sign]) for ask in asks]
-    plain = {q: chat.prompt(q) for q in dict.fromkeys(ask.question for ask in asks)}
-    prompts = [(plain[ask.question], x) for ask, x in zip(asks, prompted, strict=True)]
-    taken = sampling.given(asks, prompts)
-    best = Best(best_of, keep)
-    for candidate in sampling.sampled(asks, prompts, store, progress):
+    check_questions(trait, recipe.opposite, questions)
+    sentences = _sentences(trait, recipe.opposite)
+    wanted = _wanted(questions, sentences)
+    prompted_with = chat.emphasised if emphasis else chat.prompt
+    prompted = [prompted_with(one.question, sentences[one.sign]) for one in wanted]
+    plain = {q: chat.prompt(q) for q in dict.fromkeys(one.question for one in wanted)}
+    prompts = [(plain[one.question], x) for one, x in zip(wanted, prompted, strict=True)]
+    taken = given_replies(chat, wanted, prompts, recipe.max_tokens)
+    best, kept = Best(recipe.best_of, keep), PartFile(None, {}) if part is None else part
+    for candidate in sampled_replies(
+        chat, wanted, prompts, recipe, tuple(layers) if keep else (), kept, progress
+    ):
         best.add(candidate)
     taken |= best.taken()
-    return [_pair(chat, asks[i], *prompts[i], taken[i], max_tokens) for i in range(len(asks))]
+    return [_pair(chat, one, *prompts[i], taken[i], recipe.max_tokens) for i, one in enumerate(wanted)]
 
 
-def check_asked(trait: str, opposite: str | None, questions: Sequence[Question]) -> None:
-    """Raises LearnError for sentences or questions that `sample_pairs` would refuse, before any work."""
-    _check_questions(questions, _sentences(trait, opposite))
-
-
-def _sentences(trait: str, opposite: str | None) -> dict[int, str]:
-    """By sign. Raises LearnError for one that is blank, or for two that are one."""
-    if not trait.strip():
-        raise LearnError("the trait is empty, expected a sentence such as 'You are a pirate.'")
-    if opposite is None:
-        return {1: trait}
-    if not opposite.strip():
-        raise LearnError(
-            "the opposite is empty, expected a sentence such as 'You are a sober clerk.', or none"
-        )
-    if trait.strip().casefold() == opposite.strip().casefold():
+def check_questions(trait: str, opposite: str | None, questions: Sequence[Question]) -> None:
+    """Raises LearnError for an empty sentence, an opposite that is the trait, fewer than MIN_QUESTIONS
+    different questions, a given reply that is empty, or one for a side that has no sentence."""
+    for name, sentence, example in (
+        ("trait", trait, "You are a pirate."),
+        ("opposite", opposite, "You are a sober clerk."),
+    ):
+        if sentence is not None and not sentence.strip():
+            raise LearnError(f"the {name} is empty, expected a sentence such as '{example}'")
+    if opposite is not None and trait.strip().casefold() == opposite.strip().casefold():
         raise LearnError(
             f"trait and opposite are both {trait.strip()!r}, expected two that differ; reword one"
         )
-    return {1: trait, -1: opposite}
-
-
-def _asks(questions: Sequence[Question], sentences: dict[int, str]) -> list[Ask]:
-    """What is asked, side by side of the trait: given replies, and each question once where nobody gave one."""
-    _check_questions(questions, sentences)
-    given = {(q.text, q.sign) for q in questions if q.reply is not None}
-    asks: dict[tuple[str, int, str | None], Ask] = {}
-    for sign in sentences:
-        for q in questions:
-            if q.reply is not None and q.sign == sign:
-                asks.setdefault((q.text, sign, q.reply), Ask(q.text, sign, q.reply))
-            elif (q.text, sign) not in given:
-                asks.setdefault((q.text, sign, None), Ask(q.text, sign, None))
-    return list(asks.values())
-
-
-def _check_questions(questions: Sequence[Question], sentences: dict[int, str]) -> None:
     n = len({q.text for q in questions})
     if n == 0:
         raise LearnError(f"no training questions, expected at least {MIN_QUESTIONS}")
     if n < MIN_QUESTIONS:
         raise LearnError(
-            f"{n} training question{'s' * (n > 1)}, expected at least {MIN_QUESTIONS} different ones: from fewer, "
-            "what is learnt is their topic; give more, or none for the built-in ones"
+            f"{n} training question{'s' * (n > 1)}, expected at least {MIN_QUESTIONS} different ones: from "
+            "fewer, what is learnt is their topic; give more, or none for the built-in ones"
         )
     for q in questions:
-        if q.reply is not None and q.sign not in sentences:
+        if q.reply is not None and q.sign < 0 and opposite is None:
             raise LearnError(
-                f"{q.text!r}: its reply has sign {q.sign}, and there is no opposite's sentence; give that, or "
-                "leave such replies out"
+                f"{q.text!r}: its reply has sign {q.sign}, and there is no opposite's sentence; give that, "
+                "or leave such replies out"
             )
         if q.reply is not None and not q.reply.strip():
             raise LearnError(f"{q.text!r}: the reply given is empty, expected text or none")
 
 
+def _sentences(trait: str, opposite: str | None) -> dict[int, str]:
+    """By sign."""
+    return {1: trait} if opposite is None else {1: trait, -1: opposite}
+
+
+def _wanted(questions: Sequence[Question], sentences: dict[int, str]) -> list[Wanted]:
+    """The replies of one side after the other: given ones, and one for each question without any."""
+    given = {(q.text, q.sign) for q in questions if q.reply is not None}
+    wanted: dict[Wanted, None] = {}
+    for sign in sentences:
+        for q in questions:
+            if q.reply is not None and q.sign == sign:
+                wanted.setdefault(Wanted(q.text, sign, q.reply))
+            elif (q.text, sign) not in given:
+                wanted.setdefault(Wanted(q.text, sign, None))
+    return list(wanted)
+
+
 def _pair(
-    chat: Chat, ask: Ask, plain: list[int], prompted: list[int], said: Candidate, max_tokens: int
+    chat: Chat, wanted: Wanted, plain: list[int], prompted: list[int], taken: Candidate, max_tokens: int
 ) -> Pair:
-    reply, base = said.reply, said.plain
+    reply, base = taken.reply, taken.plain
     return Pair(
-        ask.question,
+        wanted.question,
         plain,
         prompted,
         reply.spoken,
-        trait=said.trait,
-        coherence=said.coherence,
+        trait=taken.trait,
+        coherence=taken.coherence,
         nll0=measures.nll(base),
         nll_prompted=measures.nll(reply.log_probs),
-        given=ask.reply is not None,
-        sign=ask.sign,
-        log_ratio=reply.log_probs - base,
+        given=wanted.text is not None,
+        sign=wanted.sign,
         ended=_ended(reply, max_tokens),
         text=chat.text(reply.tokens),
     )
@@ -253,3 +242,24 @@ def _shown(text: str, most: int = 80) -> str:
     """On one line, control characters made visible."""
     seen = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
     return seen if len(seen) <= most else seen[: most - 3] + "..."
+
+
+def write_replies(path: str | os.PathLike[str], pairs: Sequence[Pair], force: bool = False) -> int:
+    """Write the pairs that have text as JSON Lines, to read and to give as `--questions`; how many those are.
+
+    Raises OutputError.
+    """
+    replies = [
+        {
+            "question": pair.question,
+            "reply": pair.text,
+            "sign": pair.sign,
+            "trait": round(pair.trait, 4),
+            "coherence": round(pair.coherence, 4),
+        }
+        for pair in pairs
+        if pair.text.strip()
+    ]
+    lines = [json.dumps(reply, ensure_ascii=False, allow_nan=False) + "\n" for reply in replies]
+    write_file(Path(path), "".join(lines).encode(), force)
+    return len(lines)

@@ -1,12 +1,12 @@
 """The training rows of all blocks: written once while the model runs, read block by block while it is fitted.
 
-In:  per block and piece of rows the residual stream h and the wanted change delta, float32 [rows, n_embd].
-Out: per block all of its rows; for each row the pair that it came from.
+In:  per block and group of pairs the residual stream h and the wanted change delta, float32 [rows, n_embd].
+Out: per block all of its rows.
 
 Memory is bounded by design. All rows take 8 * blocks * rows * n_embd bytes: up to RAM_BYTES they are held in
 memory, beyond that they lie in one temporary file without a name, which is gone with the process, however it
 ends. 30 blocks of 4096 with 8000 rows take 7.9 GB of disk; reading one block takes 262 MB of memory, and the
-largest fit of it about three times that again (see methods.standard). Plain reads and writes, not a memory map:
+largest fit of it about three times that again (see `ridge`). Plain reads and writes, not a memory map:
 pages of a map count as memory in use, and a full disk would end the process with a signal.
 """
 
@@ -24,7 +24,6 @@ import numpy.typing as npt
 from edgesteer.errors import LearnError, OutputError
 
 F32 = npt.NDArray[np.float32]
-I32 = npt.NDArray[np.int32]
 
 # Rows that take no more than this stay in memory.
 RAM_BYTES = 512 << 20
@@ -42,26 +41,33 @@ class Rows:
     """The rows of several blocks; use it in a `with`, or close it.
 
     blocks: the block numbers. n_rows, n_embd: the same in each block.
-    pair: int32 [n_rows], 0 at first; meant to be written to.
     Rows that were never put are zero.
     """
 
     def __init__(self, blocks: Sequence[int], n_rows: int, n_embd: int, store: _Store) -> None:
         self.blocks, self.n_rows, self.n_embd = tuple(blocks), n_rows, n_embd
-        self.pair: I32 = np.zeros(n_rows, dtype=np.int32)
         self._store: _Store | None = store
 
     @classmethod
-    def open(cls, blocks: Sequence[int], n_rows: int, n_embd: int, directory: Path | None = None) -> Rows:
-        """Room for the rows. directory: where the temporary file goes, if one is needed.
+    def open(
+        cls,
+        blocks: Sequence[int],
+        n_rows: int,
+        n_embd: int,
+        directory: Path | None = None,
+        ram_bytes: int = RAM_BYTES,
+    ) -> Rows:
+        """Room for the rows. directory: of the temporary file, needed for more than `ram_bytes`.
 
         Raises LearnError where there is nothing to hold, OutputError where the disk has no room.
         """
         if not blocks or len(set(blocks)) != len(blocks) or n_rows < 1 or n_embd < 1:
-            found = f"blocks {list(blocks)}, {n_rows} rows of {n_embd}"
-            raise LearnError(f"training rows: {found}; expected different blocks, at least one, and a row")
+            raise LearnError(
+                f"training rows: blocks {list(blocks)}, {n_rows} rows of {n_embd}; expected different "
+                "blocks, at least one, and a row"
+            )
         values = 2 * len(blocks) * n_rows * n_embd
-        store = _Memory(values) if 4 * values <= RAM_BYTES else _Spool(values, directory)
+        store = _Memory(values) if 4 * values <= ram_bytes else _Spool(values, directory)
         return cls(blocks, n_rows, n_embd, store)
 
     @property

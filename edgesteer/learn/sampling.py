@@ -1,45 +1,52 @@
-"""Replies for contrast pairs: drawn side by side, scored behind the plain prompt, the best of several taken.
+"""Replies for contrast pairs: sampled side by side, scored, and the best of several taken.
 
-In:  a chat, what is asked on which side, prompts with and without the trait's sentence.
-Out: a scored reply for each ask.
+In:  a chat, which replies are wanted, prompts with and without the trait's sentence, a recipe.
+Out: a scored reply for each one wanted.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from edgesteer.errors import LearnError
 from edgesteer.generate import measures
 from edgesteer.generate.chat import Chat, Reply
-from edgesteer.generate.progress import portion
-from edgesteer.learn.store import ReplyStore, Scored
+from edgesteer.generate.progress import Done, portion
+from edgesteer.learn.part_file import PartFile, pack, unpack
+from edgesteer.learn.recipe import Recipe
 
 F32 = npt.NDArray[np.float32]
 Keep = Callable[[int, F32], None]
 Prompts = Sequence[tuple[list[int], list[int]]]  # plain, prompted
 
-# The share of a group's time that goes into drawing its replies; the rest into scoring them.
-_DRAWING = 0.9
+# The share of a group's time that goes into sampling its replies; the rest into scoring them.
+_SAMPLING = 0.9
 
 
-class Ask(NamedTuple):
-    """A question on the trait's side (+1) or its opposite's (-1), and the reply where one was given."""
+class Wanted(NamedTuple):
+    """A reply to a question, with the trait (+1) or its opposite (-1), and its text where one was given."""
 
     question: str
     sign: int
-    reply: str | None
+    text: str | None
+
+
+class Scored(NamedTuple):
+    """A reply, and its tokens' log-probabilities behind the plain prompt."""
+
+    reply: Reply
+    plain: F32
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A scored reply to an ask; nats a token. seen: see Reply."""
+    """One of the replies sampled for a wanted one, by its place; nats a token. seen: see Reply."""
 
-    ask: int
+    place: int
     number: int
     reply: Reply
     plain: F32
@@ -47,104 +54,104 @@ class Candidate:
     coherence: float
     seen: F32 | None = None
 
-    @staticmethod
-    def of(ask: int, number: int, reply: Reply, plain: F32) -> Candidate:
-        told = replace(reply, seen=None)
-        trait = measures.trait(reply.log_probs, plain)
-        return Candidate(
-            ask, number, told, plain, trait, measures.coherence(reply.log_probs, plain), reply.seen
+    @classmethod
+    def of(cls, place: int, number: int, reply: Reply, plain: F32) -> Candidate:
+        trait, coherence = (
+            measure(reply.log_probs, plain) for measure in (measures.trait, measures.coherence)
         )
+        return cls(place, number, replace(reply, seen=None), plain, trait, coherence, reply.seen)
 
 
-def reply_stream(seed: int, question: str, side: int = 0, candidate: int = 0) -> np.random.Generator:
-    """The random numbers that a reply is drawn with. side: 0 for the trait's, 1 for its opposite's."""
-    return np.random.default_rng([seed, side, candidate, *question.encode()])
+def reply_stream(seed: int, question: str, sign: int = 1, number: int = 0) -> np.random.Generator:
+    """The random numbers that a reply is sampled with: its own, whatever stands beside it."""
+    return np.random.default_rng([seed, int(sign < 0), number, *question.encode()])
 
 
-@dataclass(frozen=True, slots=True)
-class Sampling:
-    """How replies are drawn. Raises LearnError for numbers that make no sense."""
+def given_replies(
+    chat: Chat, wanted: Sequence[Wanted], prompts: Prompts, max_tokens: int
+) -> dict[int, Candidate]:
+    """Replies that a person wrote, by place, cut at the limit; without an end token."""
+    replies = {
+        i: chat.llm.tokenize(one.text.encode(), add_bos=False)[:max_tokens]
+        for i, one in enumerate(wanted)
+        if one.text is not None
+    }
+    plain = chat.log_probs([(prompts[i][0], reply) for i, reply in replies.items()])
+    prompted = chat.log_probs([(prompts[i][1], reply) for i, reply in replies.items()])
+    scored = zip(replies.items(), prompted, plain, strict=True)
+    return {i: Candidate.of(i, 0, Reply(reply, own), base) for (i, reply), own, base in scored}
 
-    chat: Chat
-    best_of: int
-    max_tokens: int
-    temperature: float
-    seed: int
-    layers: tuple[int, ...] = ()
 
-    def __post_init__(self) -> None:
-        if (
-            self.best_of < 1
-            or self.max_tokens < 1
-            or self.seed < 0
-            or not 0 <= self.temperature < float("inf")
-        ):
-            raise LearnError(
-                f"best_of {self.best_of}, max_tokens {self.max_tokens}, temperature {self.temperature}, "
-                f"seed {self.seed}: expected at least 1, 1, 0 and 0"
-            )
-        if self.best_of > 1 and self.temperature == 0:
-            raise LearnError(
-                f"best_of {self.best_of} at temperature 0: all replies to a question would be the same one; "
-                "expected a temperature above 0, or best_of 1"
-            )
+def sampled_replies(
+    chat: Chat,
+    wanted: Sequence[Wanted],
+    prompts: Prompts,
+    recipe: Recipe,
+    layers: Sequence[int],
+    part: PartFile,
+    progress: Done,
+) -> Iterator[Candidate]:
+    """`recipe.best_of` candidates for each reply that nobody gave, those of one place one after another.
 
-    def given(self, asks: Sequence[Ask], prompts: Prompts) -> dict[int, Candidate]:
-        """Replies that people gave, up to the limit, without an end: nobody said with which token."""
-        replies = {
-            i: self.chat.llm.tokenize(ask.reply.encode(), add_bos=False)[: self.max_tokens]
-            for i, ask in enumerate(asks)
-            if ask.reply is not None
-        }
-        plain = self.chat.log_probs([(prompts[i][0], reply) for i, reply in replies.items()])
-        prompted = self.chat.log_probs([(prompts[i][1], reply) for i, reply in replies.items()])
-        scored = zip(replies.items(), prompted, plain, strict=True)
-        return {i: Candidate.of(i, 0, Reply(reply, own), base) for (i, reply), own, base in scored}
+    layers: blocks whose residual stream they bring along; what comes out of `part` does not.
+    """
+    samples = [(i, n) for i, one in enumerate(wanted) if one.text is None for n in range(recipe.best_of)]
+    groups = chat.groups([prompts[i][1] for i, _ in samples], recipe.max_tokens)
+    for number, group in enumerate(groups):
+        here = [samples[i] for i in group]
+        scored = _from_json(part.get(f"group {number}"), len(here))
+        if scored is None:
+            done = portion(progress, group.start, len(group), len(samples))
+            scored = _group(chat, wanted, prompts, here, recipe, layers, done)
+            part.put(f"group {number}", [_to_json(one) for one in scored])
+        for (i, n), (reply, plain) in zip(here, scored, strict=True):
+            yield Candidate.of(i, n, reply, plain)
 
-    def sampled(
-        self,
-        asks: Sequence[Ask],
-        prompts: Prompts,
-        store: ReplyStore | None,
-        progress: Callable[[float], None],
-    ) -> Iterator[Candidate]:
-        """`best_of` replies to every ask without one; those to one ask follow one another."""
-        draws = [(i, n) for i, ask in enumerate(asks) if ask.reply is None for n in range(self.best_of)]
-        groups = self.chat.groups([prompts[i][1] for i, _ in draws], self.max_tokens)
-        for number, group in enumerate(groups):
-            here = [draws[i] for i in group]
-            scored = store.get(number, len(here)) if store is not None else None
-            if scored is None:
-                done = portion(progress, group.start, len(group), len(draws))
-                scored = self._group(asks, prompts, here, done)
-                if store is not None:
-                    store.add(number, scored)
-            for (i, n), (reply, plain) in zip(here, scored, strict=True):
-                yield Candidate.of(i, n, reply, plain)
 
-    def _group(
-        self,
-        asks: Sequence[Ask],
-        prompts: Prompts,
-        draws: Sequence[tuple[int, int]],
-        progress: Callable[[float], None],
-    ) -> list[Scored]:
-        rngs = [reply_stream(self.seed, asks[i].question, int(asks[i].sign < 0), n) for i, n in draws]
-        replies = self.chat.replies(
-            [prompts[i][1] for i, _ in draws],
-            self.max_tokens,
-            self.temperature,
-            rngs,
-            self.layers,
-            portion(progress, 0, _DRAWING, 1),
+def _group(
+    chat: Chat,
+    wanted: Sequence[Wanted],
+    prompts: Prompts,
+    samples: Sequence[tuple[int, int]],
+    recipe: Recipe,
+    layers: Sequence[int],
+    progress: Done,
+) -> list[Scored]:
+    replies = chat.replies(
+        [prompts[i][1] for i, _ in samples],
+        recipe.max_tokens,
+        recipe.temperature,
+        [reply_stream(recipe.seed, wanted[i].question, wanted[i].sign, n) for i, n in samples],
+        layers,
+        portion(progress, 0, _SAMPLING, 1),
+    )
+    texts = [(prompts[i][0], reply.spoken) for (i, _), reply in zip(samples, replies, strict=True)]
+    plain = chat.log_probs(texts, portion(progress, _SAMPLING, 1 - _SAMPLING, 1))
+    return [Scored(reply, base) for reply, base in zip(replies, plain, strict=True)]
+
+
+def _to_json(scored: Scored) -> dict[str, Any]:
+    """Without activations."""
+    reply, plain = scored
+    floats = {"log_probs": pack(reply.log_probs), "plain": pack(plain)}
+    return {"tokens": list(map(int, reply.tokens)), "end": reply.end, **floats}
+
+
+def _from_json(group: Sequence[Mapping[str, Any]] | None, n: int) -> list[Scored] | None:
+    """None where there are none, or not `n`."""
+    if group is None or len(group) != n:
+        return None
+    return [
+        Scored(
+            Reply(one["tokens"], unpack(one["log_probs"], np.float32), one["end"]),
+            unpack(one["plain"], np.float32),
         )
-        told = [(prompts[i][0], reply.spoken) for (i, _), reply in zip(draws, replies, strict=True)]
-        plain = self.chat.log_probs(told, portion(progress, _DRAWING, 1 - _DRAWING, 1))
-        return [Scored(reply, base) for reply, base in zip(replies, plain, strict=True)]
+        for one in group
+    ]
 
 
 class Best:
-    """Takes the best candidate of each ask, `best_of` of which must be added one behind the other."""
+    """Takes the best candidate for each place; all `best_of` of a place must be added one after another."""
 
     def __init__(self, best_of: int, keep: Keep | None) -> None:
         self._best_of, self._keep = best_of, keep
@@ -153,28 +160,28 @@ class Best:
 
     def add(self, candidate: Candidate) -> None:
         self._coherences.append(candidate.coherence)
-        so_far = self._open.setdefault(candidate.ask, [])
-        self._open[candidate.ask] = possible([*so_far, candidate])
-        if candidate.number == self._best_of - 1 and len(self._open[candidate.ask]) == 1:
-            self._open[candidate.ask] = [self._hand_over(self._open[candidate.ask][0])]
+        so_far = self._open.setdefault(candidate.place, [])
+        self._open[candidate.place] = possible([*so_far, candidate])
+        if candidate.number == self._best_of - 1 and len(self._open[candidate.place]) == 1:
+            self._open[candidate.place] = [self._hand_over(self._open[candidate.place][0])]
 
     def taken(self) -> dict[int, Candidate]:
-        """Ask -> its candidate, once all were added."""
+        """Each place's candidate, once all were added."""
         known = [c for c in self._coherences if c == c]
         median = float(np.median(known)) if known else 0.0
-        return {ask: self._hand_over(pick(open_, median)) for ask, open_ in self._open.items()}
+        return {place: self._hand_over(pick(open_, median)) for place, open_ in self._open.items()}
 
     def _hand_over(self, candidate: Candidate) -> Candidate:
         if self._keep is not None and candidate.seen is not None:
-            self._keep(candidate.ask, candidate.seen)
+            self._keep(candidate.place, candidate.seen)
         return replace(candidate, seen=None)
 
 
 def possible(candidates: Sequence[Candidate]) -> list[Candidate]:
     """Those that `pick` may take, whatever the median: the others have neither more trait nor more coherence
     than some one of these. An empty reply only where there is no other."""
-    said = [c for c in candidates if c.reply.spoken] or candidates[:1]
-    return [c for c in said if not any(_beats(o, c) for o in said)]
+    spoken = [c for c in candidates if c.reply.spoken] or candidates[:1]
+    return [c for c in spoken if not any(_beats(o, c) for o in spoken)]
 
 
 def _beats(a: Candidate, b: Candidate) -> bool:

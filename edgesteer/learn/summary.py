@@ -1,8 +1,4 @@
-"""What learning saw and reached: for the command line, and for the manifest.
-
-In:  a recipe's stages, as they end. Out: plain values. No clock goes into a bundle: the same learning gives
-the same bytes.
-"""
+"""What learning saw and reached: for the command line, and for the manifest, which gets no clock."""
 
 from __future__ import annotations
 
@@ -15,31 +11,30 @@ import numpy as np
 
 from edgesteer.evaluate import Table
 from edgesteer.evaluate.dose import Dose, Point
-from edgesteer.learn.calibrate import Yardstick
-from edgesteer.learn.methods import BlockFit
+from edgesteer.learn.fit import BlockFit
 from edgesteer.learn.pairs import Pair
+from edgesteer.learn.strength import Yardstick
 
 
 @dataclass(frozen=True, slots=True)
 class LearnSummary:
-    """trait and coherence as in evaluate.measures, nats a token, under the unsteered model.
+    """trait and coherence as in generate.measures, nats a token, under the unsteered model.
 
-    sampled, kept, dropped: replies, and those dropped by reason. tokens: rows that the fit saw.
+    method: the recipe's label. layers: how many blocks are steered.
+    sampled, kept, dropped: replies, and those dropped by reason. tokens: of the replies kept.
     explained: mean over the blocks of the share of |delta|^2 that the fit accounts for.
-    left_out: blocks that the likelihood did not miss.
     strength, dose: the default, and the curve that it was chosen from. prompted: the prompt on the same
         questions (training questions, greedy).
-    emphasised: whether they were sampled with the sentence behind the question too.
-    written: how many questions are the model's own; None where it was not asked for any.
-    refined: what the recipe's trainer tells of its training, and whether what it made was kept; empty without one.
-    pairs: the replies that were learnt from.
     table: the head-to-head on held-out questions; None where it was not asked for.
+    emphasised: whether replies were sampled with the sentence behind the question too.
+    written: how many questions are the model's own; None where it was not asked for any.
+    refined: the trainer's facts about its training, and whether its fits were kept; empty without one.
+    seconds: of each stage. pairs: the replies that were learnt from.
     """
 
     method: str
     strength: float
     layers: int
-    left_out: tuple[int, ...]
     sampled: int
     kept: int
     dropped: dict[str, int]
@@ -79,7 +74,6 @@ class LearnSummary:
             "dropped": dict(self.dropped),
             "tokens": self.tokens,
             "explained": round(self.explained, 4),
-            "left_out": list(self.left_out),
             **({} if self.written is None else {"written_questions": self.written}),
             **({"refined": self.refined} if self.refined else {}),
         }
@@ -108,11 +102,11 @@ def mean_explained(fits: Mapping[int, BlockFit]) -> float:
 
 def head_to_head_facts(table: Table) -> dict[str, Any]:
     """What the manifest keeps of a table: no replies, no clock."""
-    told = table.to_json(timing=False)
-    for row in told["rows"]:
+    plain = table.to_json(timing=False)
+    for row in plain["rows"]:
         if row["matched"] is None:
             del row["matched"]
-    rows = {row["name"]: {k: v for k, v in row.items() if k not in _BULKY} for row in told["rows"]}
+    rows = {row["name"]: {k: v for k, v in row.items() if k not in _BULKY} for row in plain["rows"]}
     return {"head-to-head": {"questions": len(table.questions), "max_tokens": table.max_tokens, **rows}}
 
 

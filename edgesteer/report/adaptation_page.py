@@ -9,8 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from edgesteer.evaluate.adaptation import Adaptation
-from edgesteer.evaluate.adaptation.scores import AXES, scores
-from edgesteer.evaluate.adaptation.values import UNADAPTED, Adapted
+from edgesteer.evaluate.adaptation.criteria import AXES, UNADAPTED, Adapted
 from edgesteer.evaluate.intervals import Estimate
 from edgesteer.report import charts
 from edgesteer.report.html import Cell, render
@@ -31,7 +30,7 @@ def page(title: str, adaptation: Adaptation) -> str:
     """The document. Raises ValueError where nothing but the unadapted model was measured."""
     rows = adaptation.rows
     # Without the unadapted model, which is at the rim of every axis but the effect's.
-    scored = [(label(row), scores(row)) for row in rows if row.kind != UNADAPTED]
+    scored = [(label(row), row.scores) for row in rows if row.kind != UNADAPTED]
     return render(
         "adaptation",
         title=title,
@@ -77,7 +76,7 @@ def _trade_off(rows: Sequence[Adapted]) -> Drawing:
 def _numbers(rows: Sequence[Adapted]) -> Iterator[tuple[Cell, ...]]:
     """A column for each way; each axis' score above its numbers."""
     every = figures(rows)
-    each = [scores(row) for row in rows]
+    each = [row.scores for row in rows]
     for axis in AXES:
         of_axis = [one[axis.name] for one in each]
         texts = [axis.name, *(_NONE if score is None else f"{score:.2f}" for score in of_axis)]

@@ -12,12 +12,12 @@ from typing import Any, NamedTuple
 from edgesteer.evaluate import Comparison, Method, Row
 from edgesteer.evaluate.intervals import Estimate
 from edgesteer.report import charts
-from edgesteer.report.headtohead import extra, notes
+from edgesteer.report.head_to_head import extra, notes
 from edgesteer.report.html import Cell, render
 from edgesteer.report.palette import LEVELS, Scale
 from edgesteer.report.svg import Drawing
 
-# What a reader must know of each figure; the long form is evaluate.measures.
+# What a reader must know of each figure; the long form is generate.measures.
 _SEES = {
     "trait": "How much likelier the trait's prompt makes each token, in nats. Sees whatever that prompt brings, "
     "also its topic and length; does not see whether a person would notice.",

@@ -13,9 +13,10 @@ from edgesteer.report.palette import Scale
 
 if TYPE_CHECKING:
     from edgesteer.evaluate.intervals import Estimate
-    from edgesteer.learn.pas.judge import Scores
     from edgesteer.learn.pas.report import PasReport, Trial
-    from edgesteer.learn.pas.search import Grid
+    from edgesteer.learn.pas.scores import Grid, Scores
+
+MEASURES = {"accuracy": "accuracy", "balanced": "balanced accuracy"}
 
 _WIDTH, _CELL = 100, 6
 
@@ -38,13 +39,15 @@ def lines(report: PasReport, colored: bool) -> Iterator[str]:
 
 
 def heat_lines(grid: Grid, measure: str, colored: bool) -> Iterator[str]:
-    """Validation gain over the unsteered model in points: blocks downward, strengths across; the chosen one marked."""
+    """Validation gain over the unsteered model in points: blocks downward, strengths across; `*` marks the best."""
     base, heads = grid.unsteered[measure], [f"{strength:g}" for strength in grid.strengths]
     gains = 100 * (grid.values[measure] - base)
     scale, texts = Scale(max(1.0, float(abs(gains).max()))), _texts(grid, measure)
     width = max(_CELL, 1 + max(map(len, [*heads, *(text for row in texts for text in row)])))
-    name = {"accuracy": "accuracy", "balanced": "balanced accuracy"}[measure]
-    yield f"Validation {name}, points over the unsteered {100 * base:.1f} %: blocks downward, strengths across"
+    yield (
+        f"Validation {MEASURES[measure]}, points over the unsteered {100 * base:.1f} %: blocks downward, "
+        "strengths across"
+    )
     columns = (_WIDTH - 6) // width
     for first in range(0, len(heads), columns):
         shown = range(first, min(first + columns, len(heads)))
@@ -55,7 +58,7 @@ def heat_lines(grid: Grid, measure: str, colored: bool) -> Iterator[str]:
 
 
 def _texts(grid: Grid, measure: str) -> list[list[str]]:
-    """What stands in each cell [blocks, strengths]."""
+    """The text of each cell [blocks, strengths]."""
     best, base = grid.best(measure), grid.unsteered[measure]
     return [
         [
@@ -75,7 +78,7 @@ def _data(report: PasReport, trial: Trial) -> Iterator[str]:
     train, validation, test = trial.sizes
     yield f"items      {train} training, {validation} validation, {test} test"
     if trial.duplicates:
-        yield f"           {trial.duplicates} left out: they repeat others"
+        yield f"           {trial.duplicates} left out: duplicates"
     if report.skipped.items:
         room = report.skipped.room
         yield f"           {report.skipped.items} left out: longer than {room} tokens (a larger -c holds them)"
@@ -94,58 +97,59 @@ def _chosen(trial: Trial) -> Iterator[str]:
         tested = trial.test[measure]
         yield f"by {measure:<9} block {cell.block}, strength {cell.strength:g} ({mark})"
         yield f"{'':12} test accuracy {points(tested.accuracy[2])}, balanced {points(tested.balanced[2])}"
-    if not trial.found:
+    if not trial.improves:
         yield "no block and strength beat the unsteered model on validation: these items do not move this model"
     elif trial.tested.balanced[2].high < 0:
         yield "on the test split it is worse than no steering"
     elif trial.tested.balanced[2].low <= 0:
-        yield "on the test split the gain is not distinguishable from zero"
+        yield "on the test split the gain cannot be told from zero"
 
 
 def _test(scores: Scores) -> Iterator[str]:
     yield f"{'test':<20}{'before':>23}{'after':>24}{'gain':>26}"
-    for name, three in (("accuracy", scores.accuracy), ("balanced accuracy", scores.balanced)):
-        before, after, gain = three
-        yield f"{name:<20}{_percent(before):>23}{_percent(after):>24}{points(gain):>26}"
+    for measure, name in MEASURES.items():
+        before, after, gain = getattr(scores, measure)
+        yield f"{name:<20}{percent(before):>23}{percent(after):>24}{points(gain):>26}"
     if scores.over_groups is not None:
         yield f"{'over groups':<20}{points(scores.over_groups):>70}"
     yield f"flips               {scores.wrong_to_right} wrong to right, {scores.right_to_wrong} right to wrong"
     for letter, (n, was, now) in scores.by_letter.items():
-        told = scores.answered[letter]
+        before, after = scores.answered[letter]
         yield (
             f"target {letter}   {n:>3} items: {100 * was:.0f} % right before, {100 * now:.0f} % after; "
-            f"{letter} answered {told[0]} times before, {told[1]} after"
+            f"{letter} answered {before} times before, {after} after"
         )
 
 
 def _seeds(report: PasReport) -> Iterator[str]:
-    for name in ("accuracy", "balanced"):
-        over = report.over_seeds(name)
+    for measure in MEASURES:
+        over = report.over_seeds(measure)
         assert over is not None
-        yield f"{len(report.trials)} seeds   mean test gain, {name}: {points(over)}"
+        yield f"{len(report.trials)} seeds   mean test gain, {measure}: {points(over)}"
 
 
 def _cost(report: PasReport) -> Iterator[str]:
-    control, talk = report.control.accuracy, report.free_text
+    (control, steered, gain), text = report.control.accuracy, report.free_text
     if report.shots is not None:
         yield f"without exemplars and steering the test accuracy is {100 * report.shots.accuracy_without:.1f} %"
     yield (
-        f"control    {report.control.n} general questions: {100 * control[0].value:.1f} % before, "
-        f"{100 * control[1].value:.1f} % after ({points(control[2])})"
+        f"control    {report.control.n} general questions: {100 * control.value:.1f} % before, "
+        f"{100 * steered.value:.1f} % after ({points(gain)})"
     )
-    before, after = talk.nll0
+    before, after = text.nll0
     if after is None:
-        yield "free text  steering overflows there"
+        yield "free text  steering overflows"
     else:
         yield (
             f"free text  {before:.2f} nats a token before, {after:.2f} after (unsteered model's surprise), "
-            f"distinct-2 {talk.distinct2[0]:.2f}, {talk.distinct2[1]:.2f}"
+            f"distinct-2 {text.distinct2[0]:.2f}, {text.distinct2[1]:.2f}"
         )
-        yield from cells.hanging(f'{"":11}"', f'{cells.visible(talk.sample[2])[:150]}"', _WIDTH)
+        yield from cells.hanging(f'{"":11}"', f'{cells.visible(text.sample[2])[:150]}"', _WIDTH)
 
 
-def _percent(one: Estimate) -> str:
-    return f"{100 * one.value:.1f} % [{100 * one.low:.1f}, {100 * one.high:.1f}]"
+def percent(one: Estimate, unit: str = " %") -> str:
+    """A share with its interval, in percent."""
+    return f"{100 * one.value:.1f}{unit} [{100 * one.low:.1f}, {100 * one.high:.1f}]"
 
 
 def points(one: Estimate) -> str:

@@ -85,7 +85,7 @@ def _row(shown: Interference, block: Block, norms: bool, all_pairs: bool) -> lis
     row: list[str | Cell] = [f"{block.layer}", *(number(value) for value in (*values, block.joint))]
     if all_pairs:
         return row + [_cosine_cell(block.cosines.get(p.terms)) for p in shown.pairs]
-    known = [(c, p) for p, c in block.cosines.items() if c is not None]
+    known = [(c, p) for p, c in block.cosines.items()]
     for c, p in (min(known), max(known)) if known else ():
         row += [_cosine_cell(c), _both(p)]
     return row

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from edgesteer.bundle import spans
-from edgesteer.evaluate.scan.found import F64, Scan, Useful
+from edgesteer.evaluate.scan.result import F64, Scan, Useful
 from edgesteer.report import palette
 from edgesteer.report.cells import Cell, hanging, table
 from edgesteer.report.charts import heat

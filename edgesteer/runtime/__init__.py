@@ -1,6 +1,8 @@
-"""The only room that knows llama.cpp: SteeredLlama and its lanes, slots, gates, the tap and the sentinel."""
+"""The only room that knows llama.cpp: SteeredLlama, the sequences of its context, slots, gates, tap and sentinel."""
 
 from edgesteer.runtime.lanes import Lanes
 from edgesteer.runtime.llama import SteeredLlama
+from edgesteer.runtime.sequence import Sequence
+from edgesteer.runtime.sequences import Sequences
 
-__all__ = ["Lanes", "SteeredLlama"]
+__all__ = ["Lanes", "Sequence", "Sequences", "SteeredLlama"]

@@ -13,7 +13,7 @@ import hashlib
 import warnings
 import weakref
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 from llama_cpp import Llama
@@ -21,10 +21,19 @@ from llama_cpp.llama_cache import BaseLlamaCache
 
 from edgesteer.errors import EdgesteerWarning, StateError
 from edgesteer.runtime.kv import Hashes
+from edgesteer.runtime.session import Session
 from edgesteer.runtime.state import Stamp
 
-if TYPE_CHECKING:
-    from edgesteer.runtime.keeping import Keeping
+
+class Reusing(Protocol):
+    """The part of a SteeredLlama that a cache asks."""
+
+    n_tokens: int
+    _session: Session
+
+    def _drop_other_kv(self, tokens: Sequence[int]) -> None: ...
+
+    def _check_state(self, held: Any) -> Stamp | None: ...
 
 
 def steered_keys(tokens: Sequence[int], applied: Hashes) -> tuple[int, ...]:
@@ -43,7 +52,7 @@ def _key(token: int, mark: int) -> int:
 class SteeredCache(BaseLlamaCache):
     """`inner`, seen by one SteeredLlama."""
 
-    def __init__(self, inner: BaseLlamaCache, llama: Keeping) -> None:
+    def __init__(self, inner: BaseLlamaCache, llama: Reusing) -> None:
         super().__init__(inner.capacity_bytes)
         self.inner = inner
         self._llama = weakref.ref(llama)
@@ -83,9 +92,9 @@ class SteeredCache(BaseLlamaCache):
         self.inner[steered_keys(key[:n], value.edgesteer.applied[:n])] = value
 
     def _wanted(self, key: Sequence[int]) -> tuple[int, ...]:
-        return steered_keys(key, self._open()._wanted(list(key)))
+        return steered_keys(key, self._open()._session.main.wanted(list(key)))
 
-    def _open(self) -> Keeping:
+    def _open(self) -> Reusing:
         llama = self._llama()
         assert llama is not None, "a cache is asked by its model"
         return llama
@@ -96,5 +105,5 @@ class SteeredCache(BaseLlamaCache):
         return KeyError(text)
 
 
-def wrapped(cache: BaseLlamaCache | None, llama: Keeping) -> SteeredCache | None:
+def wrapped(cache: BaseLlamaCache | None, llama: Reusing) -> SteeredCache | None:
     return None if cache is None else SteeredCache(getattr(cache, "inner", cache), llama)

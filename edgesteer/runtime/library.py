@@ -7,14 +7,17 @@ through llama_cpp's handle resolve to the copy in use. Only functions, no struct
 from __future__ import annotations
 
 import ctypes
+import re
+import warnings
 from functools import cache
+from importlib.metadata import PackageNotFoundError, requires
 from itertools import pairwise
 from typing import Any
 
 import llama_cpp
 import llama_cpp.llama_cpp as llama_h
 
-from edgesteer.errors import ModelError, SteeringUnavailable
+from edgesteer.errors import EdgesteerWarning, ModelError, SteeringUnavailable
 
 
 class _InitParams(ctypes.Structure):
@@ -94,6 +97,29 @@ def second_source() -> int | None:
 
 
 _F32 = 0  # ggml_type
+
+
+@cache
+def check_version() -> None:
+    """Warn, once, where llama-cpp-python is none of the versions that the package's metadata asks for."""
+    try:
+        wanted = [r for r in requires("edgesteer") or [] if r.startswith("llama-cpp-python")]
+    except PackageNotFoundError:  # a source tree on the path
+        return
+    bounds = re.findall(r"(>=|<|==)\s*([0-9.]+)", wanted[0]) if wanted else []
+    mine = _numbers(llama_cpp.__version__)
+    fits = {"<": mine.__lt__, ">=": mine.__ge__, "==": mine.__eq__}
+    if not all(fits[sign](_numbers(version)) for sign, version in bounds):
+        warnings.warn(
+            f"llama-cpp-python {llama_cpp.__version__}: edgesteer was tested with "
+            f"{' and '.join(sign + version for sign, version in bounds)}; steering may fail, or act otherwise",
+            EdgesteerWarning,
+            stacklevel=3,
+        )
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"[0-9]+", version)[:3])
 
 
 def check_model_file(path: str) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import copy
 import inspect
 import os
 import warnings
@@ -26,26 +27,33 @@ import llama_cpp.llama_cpp as llama_h
 import numpy as np
 from llama_cpp.llama_tokenizer import LlamaTokenizer
 
-from edgesteer.bundle import Bundle, ModelInfo, check_model, load, read_model_info
+from edgesteer.bundle import Bundle, ModelInfo, check_model, load
 from edgesteer.errors import (
     EdgesteerWarning,
     ModelError,
+    PlanError,
+    StateError,
     SteeringOverflow,
     SteeringUnavailable,
 )
+from edgesteer.norms import NormReport
 from edgesteer.plan import SteeringPlan, beyond_range
-from edgesteer.runtime import library, sentinel
+from edgesteer.runtime import capture, library, sentinel, state
+from edgesteer.runtime.cache import wrapped
+from edgesteer.runtime.facts import ModelFacts
 from edgesteer.runtime.gates import check_engine
 from edgesteer.runtime.heads import Heads
-from edgesteer.runtime.keeping import Keeping
-from edgesteer.runtime.looking import Looking
-from edgesteer.runtime.session import Session
+from edgesteer.runtime.kv import KvSpan
+from edgesteer.runtime.session import Blocks, ContextFacts, Rows, Session
 from edgesteer.runtime.sharing import SharedModel, context_options, opening
-from edgesteer.runtime.tap import F32, make_tap
+from edgesteer.runtime.tap import F32
+from edgesteer.runtime.taps import make_tap
 from edgesteer.runtime.turns import read_turns
-from edgesteer.scope import BIT, Bits, Tokens, next_bits, scope_bits
+from edgesteer.steering_map import SteeringMap
 
 Source = str | os.PathLike[str] | Bundle
+Weighted = Source | tuple[Source, float]
+Sources = Weighted | SteeringPlan | Iterable[Weighted]
 
 _KNOWN = frozenset(inspect.signature(llama_cpp.Llama.__init__).parameters) - {"self", "kwargs"}
 _GENERATE = inspect.signature(llama_cpp.Llama.generate)
@@ -58,6 +66,24 @@ def _close_open() -> None:
     """Free contexts while llama_cpp is still whole: at the interpreter's end its __del__ would fail loudly."""
     for llm in list(_open):
         llm.close()
+
+
+def _absolute(path: str | os.PathLike[str]) -> str:
+    """`~` expanded, and made absolute: a change of directory changes nothing."""
+    return os.path.abspath(os.path.expanduser(os.fspath(path)))
+
+
+def _loaded(source: Source) -> Bundle:
+    return source if isinstance(source, Bundle) else load(_absolute(source))
+
+
+def _each(source: Any) -> list[Any]:
+    """The items of a source: a single one, a pair of one and its strength, or several."""
+    if isinstance(source, (str, os.PathLike, Bundle)):
+        return [source]
+    if isinstance(source, tuple) and len(source) == 2 and isinstance(source[1], (int, float, np.number)):
+        return [source]
+    return list(source)
 
 
 def _check_sequences(n: int, n_batch: int, n_ctx: int) -> int:
@@ -84,14 +110,23 @@ class SteeredContext(internals.LlamaContext):
     session: Session
 
     def decode(self, batch: internals.LlamaBatch) -> None:
-        self.session.decode(batch, super().decode)
+        """What llama_cpp calls, for rows of the main sequence or for texts to embed."""
+        self.session.decode_batch(batch, super().decode)
+
+    def decode_rows(
+        self, rows: Rows, batch: internals.LlamaBatch, capture: Blocks | None = None, replace: Blocks | None = None
+    ) -> None:
+        """`Session.decode` of rows that `batch` was filled with."""
+        plain = super().decode
+        self.session.decode(rows, lambda: plain(batch), capture, replace)
 
 
-class SteeredLlama(Looking, Keeping):
+class SteeredLlama(llama_cpp.Llama):
     """A llama_cpp.Llama that can be steered.
 
         llm = SteeredLlama("model.gguf", n_ctx=2048, n_threads=4)
         llm.steer("pirate.steer", strength=1.2)
+        llm.steer(llm.steering * 0.8)
 
     Takes every argument of llama_cpp.Llama and has its methods; `verbose` is False by default.
     n_seq_max: how many sequences the context can hold side by side, for `lanes`; they share n_ctx.
@@ -101,6 +136,8 @@ class SteeredLlama(Looking, Keeping):
     Raises TypeError for an unknown argument (llama_cpp swallows them), ModelError for a file that
     llama.cpp cannot load, SteeringUnavailable for a llama.cpp that lacks what the tap needs.
     """
+
+    _ctx: SteeredContext
 
     def __init__(
         self,
@@ -115,7 +152,10 @@ class SteeredLlama(Looking, Keeping):
             raise TypeError(f"SteeredLlama() got an unexpected argument {unknown[0]!r}; see llama_cpp.Llama")
         self.gate_engine = check_engine(gate_engine)
         self.n_seq_max = _check_sequences(n_seq_max, *(_size(kwargs, name) for name in ("n_batch", "n_ctx")))
-        path = os.fspath(model_path)
+        library.check_version()
+        path = _absolute(model_path)
+        if kwargs.get("lora_path"):
+            kwargs["lora_path"] = _absolute(kwargs["lora_path"])
         library.check_model_file(path)
         self._tap = make_tap()
         with opening(kwargs.setdefault("verbose", False)) as log:
@@ -144,17 +184,16 @@ class SteeredLlama(Looking, Keeping):
         n_layer = llama_h.llama_model_n_layer(self.model)
         n_embd = llama_h.llama_model_n_embd(self.model)
         self._tap.model(n_layer, n_embd)
-        size = (self.n_ctx(), n_layer, n_embd)
-        self._session = Session(
-            self._tap, self._ctx.ctx, size, self.n_vocab(), read_turns(self), self.gate_engine
+        self._facts = self.__dict__.pop("_sibling_facts", None) or ModelFacts.read(self.model_path)
+        facts = ContextFacts(
+            self.n_ctx(), n_layer, n_embd, self.n_vocab(), self.n_seq_max, self._facts.architecture
         )
+        self._session = Session(self._tap, self._ctx.ctx, facts, read_turns(self), self.gate_engine)
+        # Llama.__init__ names the class of its context itself.
         self._ctx.__class__ = SteeredContext
-        self._ctx.session = self._session  # type: ignore[attr-defined]
+        self._ctx.session = self._session
         self._heads = Heads()
-        self._prompt_len: int | None = None
         self._generation = 0
-        self._info: ModelInfo | None = None
-        self._model_identity: str | None = None
         _open.add(self)
 
     @property
@@ -163,7 +202,7 @@ class SteeredLlama(Looking, Keeping):
 
     @context_params.setter
     def context_params(self, params: Any) -> None:
-        # Llama.__init__ fills this in before it creates the context, which copies the callback.
+        # Llama.__init__ assigns this before it creates the context, and takes no callback as an argument.
         params.cb_eval = self._tap.callback
         params.cb_eval_user_data = self._tap.user_data
         if self.n_seq_max > 1:
@@ -177,7 +216,8 @@ class SteeredLlama(Looking, Keeping):
 
     @_model.setter
     def _model(self, loaded: internals.LlamaModel) -> None:
-        # For a sibling, Llama.__init__ has loaded the vocabulary alone; the weights are those in use.
+        # Llama.__init__ loads its own weights and takes none as an argument; for a sibling it has loaded the
+        # vocabulary alone.
         shared: SharedModel | None = self.__dict__.pop("_sibling_model", None)
         if shared is None:
             shared = SharedModel.of(loaded)
@@ -203,7 +243,7 @@ class SteeredLlama(Looking, Keeping):
         if type(self.tokenizer_) is not LlamaTokenizer:  # one of one's own, which no state names
             arguments.setdefault("tokenizer", self.tokenizer_)
         other, model = type(self).__new__(type(self)), self._model.another()
-        other.__dict__["_sibling_model"] = model
+        other.__dict__.update(_sibling_model=model, _sibling_facts=self._facts)
         try:
             other.__init__(**arguments)  # type: ignore[misc]
         except BaseException:
@@ -221,18 +261,19 @@ class SteeredLlama(Looking, Keeping):
     @property
     def steering(self) -> SteeringPlan:
         """The plan in force; immutable, with a `fingerprint`. False where nothing is steered."""
-        return self._session.plan
+        return self._session.main.plan
 
     @property
     def model_info(self) -> ModelInfo:
-        """The facts that bundles are matched against."""
-        if self._info is None:
-            self._info = read_model_info(self.model_path)
-        return self._info
+        """The facts that bundles are matched against, as they were when the model was opened.
+
+        Raises ModelError where the file says too little of itself.
+        """
+        return self._facts.info
 
     def steer(
         self,
-        source: Source | SteeringPlan | Iterable[Source | tuple[Source, float]],
+        source: Sources,
         strength: float | None = None,
         *,
         scope: str | None = None,
@@ -240,19 +281,20 @@ class SteeredLlama(Looking, Keeping):
     ) -> None:
         """Replace the plan. In the middle of a stream it acts from the next token on.
 
-        source: a path, a Bundle, a plan, or a list of them or of (source, strength) pairs. For a dial,
-            llm.steer(llm.steering.with_strength(1.2)).
-        strength: multiplies the coefficient; None takes each bundle's default. 0 is no intervention.
+        source: a path, a Bundle, a plan, a (path or Bundle, strength) pair, or a list of paths, Bundles and pairs,
+            which add up. For a dial, llm.steer(llm.steering * 0.8).
+        strength: multiplies the coefficient; None takes each bundle's default. 0 is no intervention. A pair's own
+            strength comes before it.
         scope: "all", "conversation" or "response"; None takes each bundle's own.
-        keep_kv: what the context holds was computed under the plan before, and by default is computed
-            anew where the new plan would have acted otherwise. True reuses it all the same: faster, and
-            neither the old plan nor the new; `kv_record()` says where.
+        keep_kv: what the context holds was computed under the plan before, and by default is computed anew where the
+            new plan would have acted otherwise. True reuses it all the same: faster, but the result mixes both plans;
+            `kv_record()` shows where.
 
         Warns (EdgesteerWarning) of a strength outside the range in which a bundle was evaluated.
-        Raises BundleError, PlanError, IncompatibleError or SteeringUnavailable, and then leaves the
-        plan as it was.
+        Raises BundleError, PlanError (also for a strength or scope that a plan has already), IncompatibleError or
+        SteeringUnavailable, and then leaves the plan as it was.
         """
-        plan = source if isinstance(source, SteeringPlan) else self._plan_of(source, strength, scope)
+        plan = self._plan_of(source, strength, scope)
         for message in beyond_range(plan):
             warnings.warn(message, EdgesteerWarning, stacklevel=2)
         self._set_plan(plan, keep_kv)
@@ -265,7 +307,7 @@ class SteeredLlama(Looking, Keeping):
     @contextlib.contextmanager
     def steered(
         self,
-        source: Source | SteeringPlan | Iterable[Source | tuple[Source, float]],
+        source: Sources,
         strength: float | None = None,
         *,
         scope: str | None = None,
@@ -279,34 +321,46 @@ class SteeredLlama(Looking, Keeping):
         finally:
             self._set_plan(before)
 
-    def _plan_of(self, source: Any, strength: float | None, scope: str | None) -> SteeringPlan:
-        single = isinstance(source, (str, os.PathLike, Bundle))
-        items = []
-        for item in [source] if single else source:
-            what, own = item if isinstance(item, tuple) else (item, None)
-            bundle = what if isinstance(what, Bundle) else load(what)
-            items.append((bundle, strength if own is None else own, scope))
-        for bundle, _, _ in items:
-            self._check(bundle)
-        return SteeringPlan.of(items)
-
-    def _check(self, bundle: Bundle) -> None:
-        warning = check_model(bundle, self.model_info)
-        if warning:
-            warnings.warn(warning, EdgesteerWarning, stacklevel=5)
+    def _plan_of(self, source: Sources, strength: float | None, scope: str | None) -> SteeringPlan:
+        if not isinstance(source, SteeringPlan):
+            pairs = (item if isinstance(item, tuple) else (item, None) for item in _each(source))
+            return SteeringPlan.of(
+                (_loaded(what), strength if own is None else own, scope) for what, own in pairs
+            )
+        if strength is not None or scope is not None:
+            raise PlanError(
+                f"{source!r}: a plan has its strengths and scopes, expected neither besides; "
+                "multiply it (plan * 0.8), or give the bundles themselves"
+            )
+        return source
 
     def _set_plan(self, plan: SteeringPlan, keep_kv: bool = False) -> None:
-        if plan and plan.content != self.steering.content:
-            proven = self.steerable()
-            tapped = {op.layer for op in plan.operations}
-            proven.require(self.model_info.architecture, tapped, set(plan.slots))
-        self._session.set_plan(plan)
-        self._session.kv.kept = self.n_tokens if keep_kv else 0
+        self._prove([plan])
+        self._session.set_plans({self._session.main: plan})
+        self._session.main.kv.kept = self.n_tokens if keep_kv else 0
+
+    def _prove(self, plans: Iterable[SteeringPlan]) -> None:
+        """Before plans are put in force: their bundles belong to this model, and it can be steered.
+
+        Raises IncompatibleError or SteeringUnavailable; warns of a bundle that was made for another base model.
+        """
+        known = {term.key for term in self.steering.terms}
+        terms = {term.key: term for plan in plans for term in plan.terms}
+        for key, term in terms.items():
+            if key not in known and (warning := check_model(term.bundle, self.model_info)):
+                warnings.warn(warning, EdgesteerWarning, stacklevel=4)
+        if terms:
+            self.steerable()
 
     def steerable(self) -> sentinel.Steerable:
         """The blocks that can be steered, proven once per context by injecting and looking (40 ms)."""
         if self._session.steerable is None:
-            with self.steered(SteeringPlan()), self._one_token() as one_token:
+            if self._session.in_use:
+                raise SteeringUnavailable(
+                    f"{self.model_path}: it is not known what can be steered, and sequences are open; "
+                    "steer the model, or look at 'edgesteer doctor', before they are"
+                )
+            with self._one_token() as one_token:
                 self._session.steerable = sentinel.prove(
                     one_token, self._session.slots, self._session.n_layer, self._session.n_embd
                 )
@@ -331,7 +385,7 @@ class SteeredLlama(Looking, Keeping):
         def one_token(capture: Mapping[int, F32], replace: Mapping[int, F32]) -> F32:
             self._clear_from(self.n_tokens)
             batch.set_batch([0], self.n_tokens, logits_all=True)
-            self._exchange(batch, capture, replace)
+            self._ctx.decode_rows(self._session.one_row(0, self.n_tokens), batch, capture, replace)
             logits = llama_h.llama_get_logits_ith(self.ctx, -1)
             if not logits:
                 return np.zeros(1, dtype=np.float32)
@@ -346,15 +400,6 @@ class SteeredLlama(Looking, Keeping):
             self._requires_eval = True
             batch.close()
 
-    @property
-    def _cannot_rewind(self) -> bool:
-        """Recurrent memory holds one state, of the last token."""
-        return bool(self._is_recurrent or self._is_hybrid)
-
-    def _clear_from(self, position: int) -> None:
-        if not self._ctx.kv_cache_seq_rm(-1, position, -1):
-            self._ctx.kv_cache_clear()
-
     # -- llama_cpp's paths ----------------------------------------------------------------------
 
     def eval(self, tokens: Sequence[int], prompt_len: int | None = None) -> None:
@@ -367,15 +412,11 @@ class SteeredLlama(Looking, Keeping):
         for more tokens than the context holds.
         """
         tokens = list(tokens)
-        end = self.n_tokens + len(tokens)
-        session = self._session
+        session, end = self._session, self.n_tokens + len(tokens)
         if end > len(self.input_ids):
             raise ValueError(f"Requested tokens ({end}) exceed context window of {len(self.input_ids)}")
-        if not tokens or not (session.plan or session.recorders):
-            session.forget_bits(self.n_tokens)
-        else:
-            self._lay_out(tokens, self._prompt_len if prompt_len is None else prompt_len)
-            session.expected = end
+        session.main.tokens = self.input_ids  # llama_cpp replaces the array when it loads a state
+        session.main.extend(tokens, self.n_tokens, prompt_len)
         try:
             super().eval(tokens)
         except SteeringOverflow:
@@ -386,34 +427,15 @@ class SteeredLlama(Looking, Keeping):
                 session.forget()
                 self._lost()
             raise
-        finally:
-            session.expected = 0
 
     def embed(self, *args: Any, **kwargs: Any) -> Any:
         """llama_cpp.Llama.embed, each text steered as a prompt of its own."""
+        self._session.main.forget()  # llama_cpp clears the memory for each batch of texts
         try:
             return super().embed(*args, **kwargs)
         except BaseException:  # texts before the failing one have replaced what the context held
             self._empty()
             raise
-
-    def _lay_out(self, tokens: list[int], prompt_len: int | None) -> None:
-        """Write down the scope bits of `tokens`, which follow what the context holds."""
-        start, session = self.n_tokens, self._session
-        self.input_ids[start : start + len(tokens)] = tokens  # eval does so too, later
-        ids = self.input_ids[: start + len(tokens)]
-        known = min(session.known(prompt_len), start)
-        before = int(session.bits[known - 1]) if known else 0
-        if prompt_len is None:  # a prompt of its own: what came before opens no response
-            before = before & BIT["conversation"] if known == start else 0
-            session.laid_out(self._bits(ids, start, len(ids), before), start, None)
-        else:
-            session.laid_out(self._bits(ids, known, prompt_len, before), known, prompt_len)
-
-    def _bits(self, ids: Tokens, start: int, prompt_len: int, before: int) -> Bits | int:
-        if len(ids) == start + 1 and before & BIT["conversation"]:
-            return next_bits(ids, prompt_len, self._session.turns, before)
-        return scope_bits(ids, prompt_len, self._session.turns, start, before)
 
     def generate(self, tokens: Sequence[int], *args: Any, **kwargs: Any) -> Generator[int, Any, None]:
         """llama_cpp.Llama.generate; scopes are counted from this prompt, and KV is reused only
@@ -423,15 +445,154 @@ class SteeredLlama(Looking, Keeping):
         reset = call.arguments.get("reset", True)
         if reset:
             self._drop_other_kv(tokens)
-        self._prompt_len = self._session.prompt_end = len(tokens) + (0 if reset else self.n_tokens)
-        self._session.laid_out(np.zeros(0, dtype=np.uint8), 0, None)
+        main = self._session.main
+        main.begin_prompt(len(tokens) + (0 if reset else self.n_tokens))
         self._generation += 1
         mine = self._generation
         try:
             yield from super().generate(tokens, *args, **kwargs)
         finally:
             if mine == self._generation:  # an abandoned generator may end after the next has begun
-                self._prompt_len = None
+                main.prompt_len = None
+
+    def _drop_other_kv(self, tokens: Sequence[int]) -> None:
+        """Shorten the reusable prefix to the positions whose applied intervention is the one wanted."""
+        if not self.n_tokens or not tokens:
+            return
+        main, ids = self._session.main, np.asarray(tokens, dtype=np.intc)
+        wanted = main.wanted(tokens) if main.plan else None
+        same = main.kv.reusable(self.input_ids[: self.n_tokens], ids, wanted)
+        kept = self._within_window(same)
+        if kept < min(self.n_tokens, len(tokens)):
+            self.n_tokens = kept
+            self._requires_eval = True
+
+    def _within_window(self, position: int) -> int:
+        """`position`, or 0 where a sliding window has dropped what the next token there must see."""
+        window = llama_h.llama_model_n_swa(self.model)
+        memory = llama_h.llama_get_memory(self.ctx)
+        if position >= self.n_tokens or not window or not memory:
+            return position
+        first = llama_h.llama_memory_seq_pos_min(memory, 0)
+        return position if first <= max(0, position - window) else 0
+
+    @property
+    def _cannot_rewind(self) -> bool:
+        """Recurrent memory holds one state, of the last token."""
+        return bool(self._is_recurrent or self._is_hybrid)
+
+    def _clear_from(self, position: int) -> None:
+        if not self._ctx.kv_cache_seq_rm(-1, position, -1):
+            self._ctx.kv_cache_clear()  # type: ignore[no-untyped-call]
+
+    def _empty(self) -> None:
+        self._session.clear()
+        self.reset()  # type: ignore[no-untyped-call]
+
+    def _lost(self) -> None:
+        """The context's memory was cleared."""
+        self.n_tokens = 0
+        self._requires_eval = True
+
+    # -- looking inside -------------------------------------------------------------------------
+
+    def capture(
+        self, tokens: Sequence[int], layers: Iterable[int] | None = None, *, prompt_len: int | None = None
+    ) -> dict[int, F32]:
+        """The residual stream after each block, plan included: {block: float32 [len(tokens), n_embd]}.
+
+        Evaluates `tokens` from position 0, in chunks, and clears the KV. `prompt_len` as in `eval`.
+        """
+        return capture.capture(self, tokens, layers, prompt_len=prompt_len)
+
+    def forced(self, tokens: Sequence[int], activations: Mapping[int, F32]) -> dict[int, F32]:
+        """Teacher forcing: at each block N given, capture the rows that arrive, then put activations[N]
+        (float32 [len(tokens), n_embd]) in their place, so that the next block sees those. Returns what arrived;
+        clears the KV."""
+        return capture.capture(self, tokens, activations, replace=activations)
+
+    def norms(self, tokens: Sequence[int], *, prompt_len: int | None = None) -> NormReport:
+        """How large the intervention of the plan in force is against the residual stream, block by block.
+
+        One pass over `tokens` as in `capture`, whose arguments and errors it shares; clears the KV.
+        Raises PlanError also where no plan is in force. See `edgesteer.norms` for what is measured.
+        """
+        return capture.norms(self, tokens, prompt_len)
+
+    @contextlib.contextmanager
+    def record(self) -> Iterator[SteeringMap]:
+        """Record strength times coefficient for every token decoded inside the `with`.
+
+            with llm.record() as steering_map:
+                llm.create_chat_completion(...)
+            print(steering_map.totals)
+
+        The map is filled when the `with` ends.
+        """
+        steering_map = SteeringMap.empty()
+        with capture.recording(self) as recorded:
+            try:
+                yield steering_map
+            finally:
+                capture.fill(steering_map, recorded, self)
+
+    # -- what the context holds -----------------------------------------------------------------
+
+    def kv_record(self) -> list[KvSpan]:
+        """What steered the positions that the context holds, in spans of one intervention."""
+        return self._session.main.kv.spans(self.n_tokens)
+
+    @property
+    def cache(self) -> Any:
+        """A prompt cache, such as llama_cpp.LlamaRAMCache; entries made under another plan are not used."""
+        return self.__dict__.get("cache")
+
+    @cache.setter
+    def cache(self, value: Any) -> None:
+        # llama_cpp's set_cache assigns it, and asks it with token ids alone.
+        self.__dict__["cache"] = wrapped(value, self)
+
+    def save_state(self) -> Any:
+        """llama_cpp.Llama.save_state, with a record of what steered each position."""
+        held: Any = super().save_state()
+        state.stamp(held, self._session.main.kv, self._identity())
+        return held
+
+    def load_state(self, held: Any) -> None:
+        """llama_cpp.Llama.load_state. The plan stays as it is; what the state holds is reused where it was
+        made under the same intervention.
+
+        Raises StateError for what is no state, or damaged, or of another model; the context is then as it
+        was, or empty if llama.cpp itself refused the bytes.
+        """
+        mark = self._check_state(held)
+        held, n = copy.copy(held), held.n_tokens
+        held.input_ids = np.concatenate([held.input_ids[:n], np.zeros(self.n_ctx() - n, dtype=np.intc)])
+        held.input_ids = held.input_ids[: len(self.input_ids)]
+        try:
+            super().load_state(held)
+        except (RuntimeError, ValueError) as error:
+            self._session.forget()
+            self._lost()
+            raise StateError(
+                f"saved state: llama.cpp refuses it ({error}); expected one of this model and these context "
+                "options; evaluate the prompt again"
+            ) from None
+        main = self._session.main
+        main.forget()
+        if mark is not None:
+            main.kv.note(0, mark.applied, n)
+            main.kv.kept = min(mark.kept, n)
+
+    def _check_state(self, held: Any) -> state.Stamp | None:
+        return state.checked(held, self._identity(), len(self.input_ids), self.scores.shape)
+
+    def _identity(self) -> str:
+        """Names what makes the same tokens give the same numbers: the file, LoRA, RoPE settings."""
+        c = self.context_params
+        rope = (c.rope_scaling_type, c.rope_freq_base, c.rope_freq_scale, c.yarn_ext_factor)
+        lora = (self.lora_path, self.lora_scale if self.lora_path else None)
+        return self._facts.identity(rope, lora)
 
     def __getstate__(self) -> dict[str, Any]:
         options = llama_cpp.Llama.__getstate__(self)

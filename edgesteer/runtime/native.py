@@ -14,12 +14,12 @@ from typing import Any
 import llama_cpp.llama_cpp as llama_h
 import numpy as np
 
-from edgesteer.bundle.gate_fold import fold_layer
+from edgesteer.bundle import fold_layer
 from edgesteer.errors import BundleError, TapError
 from edgesteer.runtime import library
 from edgesteer.runtime.tap import F32, Announcement, TapOperation, failure
 
-_ABI = 4
+_ABI = 5
 _p, _i32, _i64 = ctypes.c_void_p, ctypes.c_int32, ctypes.c_int64
 
 
@@ -41,6 +41,7 @@ class _Announcement(ctypes.Structure):
         ("replace", _p),
         ("source", _p),
         ("source_at", ctypes.c_uint64),
+        ("overflowed", _p),
     )
 
 
@@ -187,14 +188,14 @@ class NativeTap:
         )
 
     def announce(self, batch: Announcement) -> None:
-        if batch.told is None:
-            batch.told = self._told(batch)
+        if batch.prepared is None:
+            batch.prepared = self._prepared(batch)
         self._batch = batch
-        code = self._lib.es_tap_announce(self._handle, batch.told[0])
+        code = self._lib.es_tap_announce(self._handle, batch.prepared[0])
         if code:
             raise failure(code, 0, 0, 0)
 
-    def _told(self, batch: Announcement) -> tuple[Any, ...]:
+    def _prepared(self, batch: Announcement) -> tuple[Any, ...]:
         """A pointer to the C struct, and what it points into."""
         capture, replace = self._pointers(batch.capture), self._pointers(batch.replace)
         said = _Announcement(
@@ -206,6 +207,7 @@ class NativeTap:
             ctypes.cast(replace, _p) if replace else None,
             None if batch.sources is None else batch.sources.found.ctypes.data,
             0 if batch.sources is None else batch.sources.offset,
+            batch.overflowed.ctypes.data,
         )
         return ctypes.byref(said), said, capture, replace
 

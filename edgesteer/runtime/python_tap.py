@@ -13,8 +13,12 @@ from typing import Any
 import llama_cpp.llama_cpp as llama_h
 import numpy as np
 
+from edgesteer.errors import SteeringOverflow
 from edgesteer.runtime import library
 from edgesteer.runtime.tap import F32, Announcement, TapOperation, failure
+
+# As in native/tap.c: what a later block adds might make Inf of it, and its norm NaN.
+_TOO_LARGE = np.float32(2.0**120)
 
 _L_OUT = re.compile(rb"l_out-([0-9]+)\Z")
 
@@ -67,11 +71,16 @@ class PythonTap:
             if match is None or int(match[1]) >= self._n_layer:
                 return not ask
             if ask:
-                return self._error is None and self._wanted(tensor, int(match[1]))
+                return self._sound() and self._wanted(tensor, int(match[1]))
             self._visit(tensor, int(match[1]))
         except BaseException as error:  # ctypes would print and forget it; Ctrl-C included
-            self._error = self._error or error
+            if self._sound():
+                self._error = error
         return not ask
+
+    def _sound(self) -> bool:
+        """Whether the tap may go on in this decode: an overflow concerns its own row alone."""
+        return self._error is None or isinstance(self._error, SteeringOverflow)
 
     def _wanted(self, tensor: int, layer: int) -> bool:
         batch = self._batch
@@ -129,14 +138,12 @@ class PythonTap:
         unsteered, changed = h.copy(), False
         for op in self._blocks.get(layer, ()):
             strength = batch.strength[op.term, ids]
-            acting = np.flatnonzero(strength)
+            acting = np.flatnonzero((strength != 0) & (batch.overflowed[ids] == 0))
             if not acting.size:
                 continue
-            span = slice(acting[0], acting[-1] + 1)  # as the C tap: one call for the rows in between too
-            rows = acting - acting[0]
             coefficient = np.ones(len(acting), np.float32)
             if op.gate is not None:
-                coefficient = op.gate.coefficient(layer, unsteered[span])[rows]
+                coefficient = op.gate.coefficient(layer, unsteered)[acting]  # over all rows, as the C tap
             if batch.record is not None:
                 batch.record[op.term, ids[acting], layer] = coefficient
             with np.errstate(over="ignore", invalid="ignore"):  # an overflow is reported below
@@ -144,7 +151,17 @@ class PythonTap:
                 moved = amount != 0
                 h[acting[moved]] += amount[moved][:, None] * op.direction
             changed = changed or bool(moved.any())
-        bad = np.flatnonzero(~np.isfinite(h).all(axis=1))
-        if changed and bad.size:
-            raise failure(5, layer, int(ids[bad[0]]), 0)
+        self._leave_out_overflows(h, unsteered, ids, layer)
         return changed
+
+    def _leave_out_overflows(self, h: F32, unsteered: F32, ids: Any, layer: int) -> None:
+        """Rows that steering made Inf, NaN, or so large that a later sum may be, stay as they came in."""
+        assert self._batch is not None
+        touched = (h != unsteered).any(axis=1)
+        with np.errstate(invalid="ignore"):
+            bad = np.flatnonzero(touched & ~(np.abs(h) < _TOO_LARGE).all(axis=1))
+        for r in bad:
+            h[r] = unsteered[r]
+            self._batch.overflowed[ids[r]] = 1
+            if self._error is None:
+                self._error = failure(5, layer, int(ids[r]), 0)

@@ -1,11 +1,11 @@
-"""What surrounds every decode of one context: the plan in force, and what it did at each position.
+"""One context: its sequences, and what surrounds every decode of their rows.
 
-In:  a plan; the batches that llama_cpp decodes, on every path (eval, embed, drafts).
-Out: an announcement to the tap before, a checked status and logits after; for every position of
-     sequence 0 the scope bits and a hash of the intervention that was applied there.
+In:  rows of several sequences, each under its own plan; what to capture or replace.
+Out: an announcement to the tap before the decode, a checked status and logits after, and in each sequence the
+     record of what was applied.
 
-It owns the tap, the slots, the gates and the per-position record. It knows the context only by
-its pointer, so that no reference leads back to the model.
+Owns the tap, the slots and the gates. It knows the context only by its pointer, so that no reference leads back to
+the model.
 """
 
 from __future__ import annotations
@@ -13,259 +13,428 @@ from __future__ import annotations
 import contextlib
 import math
 import threading
-from collections.abc import Callable, Mapping
+from collections import abc
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import llama_cpp.llama_cpp as llama_h
 import numpy as np
 import numpy.typing as npt
 
-from edgesteer.errors import SteeringOverflow, TapError
+from edgesteer.errors import PlanError, SteeringOverflow, TapError
 from edgesteer.plan import SteeringPlan, Term
 from edgesteer.runtime.gates import make_gate
-from edgesteer.runtime.kv import KvRecord
+from edgesteer.runtime.joint_plan import JointPlan
 from edgesteer.runtime.sentinel import Steerable
+from edgesteer.runtime.sequence import Recorded, Sequence
 from edgesteer.runtime.slots import Slots
 from edgesteer.runtime.tap import F32, Announcement, Gate, Tap, TapOperation
-from edgesteer.scope import Bits, Turns, scope_bits
+from edgesteer.scope import Bits, Tokens, Turns, scope_bits
 
 _LOGITS_LOOKED_AT = 8
+
+Blocks = Mapping[int, F32]
+"""Block -> float32 [rows, n_embd]."""
 
 
 @dataclass(frozen=True)
 class Rows:
-    """A batch as arrays [rows]: token, position, sequence, and whether its logits are wanted."""
+    """A batch about to be decoded: arrays [rows], and the sequences whose rows they are.
 
-    tokens: npt.NDArray[np.intc]
-    positions: npt.NDArray[np.intc]
-    sequences: npt.NDArray[np.intc]
+    owner: index into `sequences`; the rows of each hold consecutive positions. bits: uint8, scopes.
+    """
+
+    sequences: tuple[Sequence, ...]
+    owner: Tokens
+    tokens: Tokens
+    positions: Tokens
     wants_logits: npt.NDArray[np.int8]
+    bits: Bits
 
-    @classmethod
-    def of(cls, batch: Any) -> Rows:
-        n = batch.n_tokens
-        return cls(
-            np.ctypeslib.as_array(batch.token, (n,)).copy(),
-            np.ctypeslib.as_array(batch.pos, (n,)).copy(),
-            np.fromiter((batch.seq_id[i][0] for i in range(n)), np.intc, n),
-            np.ctypeslib.as_array(batch.logits, (n,)).copy(),
-        )
+    def __len__(self) -> int:
+        return len(self.tokens)
 
 
 @dataclass(frozen=True)
-class Recorded:
-    """One decoded batch: by_term float32 [terms, rows, n_layer], strength times coefficient, 0 out of
-    scope; terms and `layers`, the blocks steered, are those of the plan of that moment."""
+class ContextFacts:
+    """What a context is: its sizes, and the architecture's name for messages."""
 
-    tokens: npt.NDArray[np.intc]
-    positions: npt.NDArray[np.intc]
-    by_term: F32
-    layers: tuple[int, ...]
-
-    @property
-    def coefficients(self) -> F32:
-        """float32 [rows, n_layer], summed over the terms; added up when read, not while decoding."""
-        total: F32 = self.by_term.sum(axis=0)
-        return total
+    n_ctx: int
+    n_layer: int
+    n_embd: int
+    n_vocab: int
+    n_seq_max: int
+    architecture: str
 
 
 class Session:
-    def __init__(
-        self, tap: Tap, context: int, size: tuple[int, int, int], n_vocab: int, turns: Turns, engine: str
-    ) -> None:
-        """size: (n_ctx, n_layer, n_embd)."""
+    """The sequences of the context at the address `context`."""
+
+    def __init__(self, tap: Tap, context: int, facts: ContextFacts, turns: Turns, engine: str) -> None:
         self.tap, self.context, self.turns = tap, context, turns
-        n_ctx, self.n_layer, self.n_embd = size
-        self._n_vocab = n_vocab
+        self.n_ctx, self.n_layer, self.n_embd = facts.n_ctx, facts.n_layer, facts.n_embd
         self.slots = Slots(context, self.n_layer, self.n_embd)
-        self.plan = SteeringPlan()
+        self.main = Sequence(0, self.n_ctx, turns)  # llama_cpp.Llama's only one
         self.steerable: Steerable | None = None
-        self.kv = KvRecord(n_ctx)
-        self.bits = np.zeros(n_ctx, dtype=np.uint8)
-        self._one_row: dict[int, tuple[Announcement | None, int]] = {}
-        self.expected = 0  # positions below this have bits for the eval under way
-        self.prompt_end = 0  # where the reply of the last generation began
-        self._known: tuple[int, int | None] = (0, None)
-        self.recorders: list[list[Recorded]] = []
-        self.exchange: tuple[Mapping[int, F32], Mapping[int, F32]] = ({}, {})
-        self.given: Bits | None = None  # scope bits by row, from lanes
-        self.doses: F32 | None = None  # [terms, rows], from lanes: factors of the plan's strengths
-        self._engine = engine
+        self._n_vocab, self._n_seq_max = facts.n_vocab, facts.n_seq_max
+        self._architecture, self._engine = facts.architecture, engine
+        self._opened: dict[int, Sequence] = {}
+        self._joint = JointPlan.of([self.main.plan])
+        self._one_row: dict[tuple[str, int], tuple[Announcement | None, int]] = {}
         self._gates: dict[bytes, Gate] = {}
         self._decoding = threading.Lock()
 
-    def laid_out(self, bits: Bits | int, start: int, prompt_len: int | None) -> None:
-        """Keep the scope bits of positions start.. (or of that one), counted under this prompt length."""
-        n = 1 if isinstance(bits, int) else len(bits)
-        self.bits[start : start + n] = bits
-        self._known = (start + n, prompt_len)
+    # -- sequences and their plans ----------------------------------------------------------------
 
-    def known(self, prompt_len: int | None) -> int:
-        """How many positions have bits counted under this prompt length."""
-        return self._known[0] if self._known[1] == prompt_len else 0
+    @property
+    def _present(self) -> tuple[Sequence, ...]:
+        """The sequences whose plans are in force: those opened, or else the main one."""
+        return tuple(self._opened.values()) or (self.main,)
 
-    def forget_bits(self, start: int) -> None:
-        """Positions from `start` on are about to hold other tokens, whose bits nobody has counted."""
-        self._known = (min(self._known[0], start), self._known[1])
+    @property
+    def in_use(self) -> bool:
+        """Whether sequences are open: then the context is theirs, and not llama_cpp's."""
+        return bool(self._opened)
 
-    def set_plan(self, plan: SteeringPlan) -> None:
-        """Put `plan` into force, or raise and leave the one before."""
-        if plan.content == self.plan.content:  # a turn of the dial: strengths are said with each batch
-            self.slots.set(plan.slots)
+    def open(self, each: abc.Sequence[tuple[SteeringPlan, int | None]]) -> list[Sequence]:
+        """A new sequence without tokens for each plan and prompt length. The main one holds nothing meanwhile.
+
+        Raises PlanError where the context has no room for as many, and what `set_plans` raises.
+        """
+        free = [i for i in range(self._n_seq_max) if i not in self._opened]
+        if len(free) < len(each):
+            raise PlanError(
+                f"sequences: {len(self._opened) + len(each)} at once, expected at most {self._n_seq_max}; "
+                "open the model with a larger n_seq_max"
+            )
+        opened = {}
+        for number, (plan, prompt_len) in zip(free, each, strict=False):
+            opened[number] = Sequence(number, self.n_ctx, self.turns, plan)
+            opened[number].prompt_len = prompt_len
+        self._opened.update(opened)
+        try:
+            self._put_in_force()
+        except BaseException:
+            for number in opened:
+                del self._opened[number]
+            raise
+        return list(opened.values())
+
+    def fork(self, source: Sequence, target: Sequence) -> None:
+        """Let `target` hold what `source` holds: the cells are shared, the record is copied."""
+        self._remove(target)
+        llama_h.llama_memory_seq_cp(self._memory, source.number, target.number, -1, -1)
+        target.copy_of(source)
+
+    def close(self, sequence: Sequence) -> None:
+        """Give up an opened sequence and its part of the context."""
+        self._remove(sequence)
+        if self._opened.get(sequence.number) is sequence:
+            del self._opened[sequence.number]
+
+    def clear(self) -> None:
+        """Give up everything that was opened, and clear the context's memory with its data."""
+        self._clear_memory([self.main])
+        if self._opened:
+            self._opened.clear()
+            self._put_in_force()
+
+    def set_plans(self, plans: Mapping[Sequence, SteeringPlan]) -> None:
+        """Put sequences under plans, or raise and leave each under the one before.
+
+        Raises SteeringUnavailable where a plan cannot act, BundleError where a gate cannot be evaluated.
+        """
+        before = {sequence: sequence.plan for sequence in plans}
+        try:
+            for sequence, plan in plans.items():
+                sequence.plan = plan
+            self._put_in_force()
+        except BaseException:
+            for sequence, plan in before.items():
+                sequence.plan = plan
+            raise
+
+    def _put_in_force(self) -> None:
+        joint = JointPlan.of(sequence.plan for sequence in self._present)
+        if joint.content == self._joint.content:  # a turn of the dial: strengths are said with each batch
+            self.slots.set(joint.slots)
         else:
+            if self.steerable is not None:
+                tapped = {op.layer for op in joint.operations}
+                self.steerable.require(self._architecture, tapped, set(joint.slots))
             operations = [
-                TapOperation(
-                    op.layer, op.term, op.direction, None if op.gate is None else self._gate(op.gate)
-                )
-                for op in plan.operations
+                TapOperation(op.layer, op.term, op.direction, None if op.gate is None else self._gate(op.gate))
+                for op in joint.operations
             ]
-            self.slots.set(plan.slots)
-            self.tap.plan(operations, len(plan.terms))
-        self.plan = plan
-        self._one_row = {bits: self._prepare(bits) for bits in range(8)}
-
-    def _prepare(self, bits: int) -> tuple[Announcement | None, int]:
-        """What a decode of one token with these scope bits needs: nearly every decode is one."""
-        row = np.array([bits], dtype=np.uint8)
-        applied = int(self.plan.applied(row)[0])
-        if not self.plan.operations:
-            return None, applied
-        return Announcement(np.ones(1, dtype=np.int8), self.plan.row_strengths(row)), applied
+            self.slots.set(joint.slots)
+            self.tap.plan(operations, joint.n_columns)
+        self._joint = joint
+        self._one_row.clear()
 
     def _gate(self, term: Term) -> Gate:
-        """One warm session per gate and context, kept across plans."""
+        """One warm gate per term and context, kept across plans."""
         return self._gates.get(term.key) or self._gates.setdefault(
             term.key, make_gate(term.bundle, self.n_layer, self._engine)
         )
 
-    def decode(self, batch: Any, plain: Callable[[Any], None]) -> None:
-        """Decode with the plan applied. `plain` is llama_cpp's own decode, which releases the GIL.
+    # -- decoding ---------------------------------------------------------------------------------
 
-        Raises TapError where another thread is decoding in this context: llama.cpp would crash.
+    def decode_batch(self, batch: Any, run: Callable[[Any], None]) -> None:
+        """Decode a batch that llama_cpp filled; `run` is its own decode, which releases the GIL.
+
+        Rows that the main sequence expects are its next ones; any other sequence's, or text that nobody announced
+        (llama_cpp's embed), are prompts of their own under the main plan.
+        Raises TapError also where sequences are open: their cells are not llama_cpp's to write.
         """
+        with self._one_decode():
+            if self.in_use:
+                raise TapError(
+                    f"{len(self._opened)} sequences are open in this context, expected none; close them before "
+                    "using the SteeredLlama itself"
+                )
+            raw, main = batch.batch, self.main
+            steered = main.plan or main.recorders
+            if raw.n_tokens == 1 and not main.recorders and main.expects_one(raw.pos[0], raw.token[0]):
+                self._decode_one(raw.pos[0], batch, run)
+            elif steered:
+                self._decode(self._rows_of(raw), lambda: run(batch), {}, {})
+            else:
+                run(batch)
+                main.kv.note(raw.pos[0], 0, raw.n_tokens)
+
+    def decode(
+        self, rows: Rows, run: Callable[[], None], capture: Blocks | None = None, replace: Blocks | None = None
+    ) -> None:
+        """Decode rows of sequences, each under its plan; `run` does it, and releases the GIL.
+
+        capture, replace: by block float32 [rows, n_embd]; filled with the residual stream, plan included,
+            respectively put in its place.
+
+        Raises SteeringOverflow with `sequences`, the numbers of those that overflowed: these are dropped from the
+        context, and the other rows are what they would have been. Any other error leaves every sequence as it was
+        before, or empty where its memory cannot go back.
+        """
+        with self._one_decode():
+            try:
+                self._decode(rows, run, capture or {}, replace or {})
+            except SteeringOverflow:
+                raise
+            except BaseException:
+                self._take_back(rows)
+                raise
+
+    @contextlib.contextmanager
+    def _one_decode(self) -> Iterator[None]:
         if not self._decoding.acquire(blocking=False):
             raise TapError(
                 "two threads decode in one SteeredLlama at once, expected one at a time; give each thread one "
                 "of its own with sibling(), which shares the weights"
             )
         try:
-            self._decode(batch, plain)
+            yield
         finally:
             self._decoding.release()
 
-    def _decode(self, batch: Any, plain: Callable[[Any], None]) -> None:
-        capture, replace = self.exchange
-        if not (self.plan or self.recorders or capture or replace):
-            plain(batch)
-            self._note(batch.batch, None)
+    def _decode_one(self, position: int, batch: Any, run: Callable[[Any], None]) -> None:
+        """The general path for one row of the main sequence, without an array made on the way."""
+        main = self.main
+        if not main.plan:
+            run(batch)
+            main.kv.note(position, 0)
             return
-        if batch.batch.n_tokens == 1 and self.expected and not (self.recorders or capture or replace):
-            self._decode_one(batch, plain)
-            return
-        rows = Rows.of(batch.batch)
-        bits = self._bits_of(rows)
-        if self.plan.operations or capture or replace:
-            self._announced(batch, plain, rows, bits)
-        else:
-            plain(batch)
-            self._record(rows, bits, None)
-        if self.plan and rows.wants_logits[-1]:
-            self._check_logits()
-        self._note(batch.batch, self.plan.applied(bits))
-
-    def _decode_one(self, batch: Any, plain: Callable[[Any], None]) -> None:
-        """The general path for one token of sequence 0, without an array made on the way."""
-        position = batch.batch.pos[0]
-        announcement, applied = self._one_row[int(self.bits[position])]
+        announcement, applied = self._prepared(main.plan, main.bit(position))
         if announcement is None:
-            plain(batch)
+            run(batch)
         else:
-            self._around(announcement, batch, plain)
-        self._check_logits()
-        self.kv.note(position, applied)
+            self._around(announcement, lambda: run(batch), (main,))
+        if not self._finite(-1):
+            self._overflow([main], self._not_finite(main.plan))
+        main.kv.note(position, applied)
 
-    def _around(self, announcement: Announcement, batch: Any, plain: Callable[[Any], None]) -> None:
-        self.tap.announce(announcement)
+    def _prepared(self, plan: SteeringPlan, bits: int) -> tuple[Announcement | None, int]:
+        """What a decode of one row with these scope bits needs: nearly every decode is one."""
+        key = plan.fingerprint, bits
+        if key not in self._one_row:
+            row = np.array([bits], dtype=np.uint8)
+            said = None
+            if self._joint.operations:
+                strength = np.ascontiguousarray(self._joint.strengths(plan)[:, row])
+                said = Announcement(np.ones(1, dtype=np.int8), strength)
+            self._one_row[key] = said, int(plan.applied(row)[0])
+        return self._one_row[key]
+
+    def _rows_of(self, raw: Any) -> Rows:
+        """llama_cpp's batch as rows."""
+        n = raw.n_tokens
+        tokens, positions, wants = (
+            np.ctypeslib.as_array(field, (n,)).copy() for field in (raw.token, raw.pos, raw.logits)
+        )
+        numbers = np.fromiter((raw.seq_id[i][0] for i in range(n)), np.intc, n)
+        if not numbers.any() and self.main.expects(int(positions[0]), tokens):
+            bits = self.main.bits(positions)
+            return Rows((self.main,), np.zeros(n, np.intc), tokens, positions, wants, bits)
+        known, owner = np.unique(numbers, return_inverse=True)
+        bits = np.zeros(n, dtype=np.uint8)
+        for i in range(len(known)):
+            here = owner == i
+            bits[here] = scope_bits(tokens[here], int(here.sum()), self.turns)
+        texts = tuple(self.apart(int(number)) for number in known)
+        return Rows(texts, owner.astype(np.intc), tokens, positions, wants, bits)
+
+    def apart(self, number: int = 0, plan: SteeringPlan | None = None) -> Sequence:
+        """A sequence for one pass under the main plan (or another that acts nowhere else), recorded like the main
+        one; nothing of it is remembered."""
+        sequence = Sequence(number, self.n_ctx, self.turns, self.main.plan if plan is None else plan)
+        sequence.recorders = self.main.recorders if plan is None else []
+        return sequence
+
+    def one_row(self, token: int, position: int) -> Rows:
+        """A row of a sequence that nothing steers, to look at what the tap sees."""
+        apart = self.apart(plan=SteeringPlan())
+        one = np.ones(1, dtype=np.int8)
+        at = np.array([position], dtype=np.intc)
+        return Rows((apart,), np.zeros(1, np.intc), np.array([token], np.intc), at, one, np.zeros(1, np.uint8))
+
+    def _decode(self, rows: Rows, run: Callable[[], None], capture: Blocks, replace: Blocks) -> None:
+        recorded = any(sequence.recorders for sequence in rows.sequences)
+        strength = None
+        if self._joint.operations or capture or replace:
+            strength = self._strengths(rows)
+            record = np.zeros((len(strength), len(rows), self.n_layer), np.float32) if recorded else None
+            said = Announcement(rows.wants_logits, strength, record, capture, replace, self.slots.sources)
+            self._around(said, run, rows.sequences, rows.owner)
+        else:
+            record = None
+            run()
+        if recorded:
+            self._record(rows, record)
+        for i, sequence in enumerate(rows.sequences):
+            here = np.flatnonzero(rows.owner == i)
+            sequence.kv.note(int(rows.positions[here[0]]), sequence.plan.applied(rows.bits[here]), len(here))
+        self._check_logits(rows)
+
+    def _strengths(self, rows: Rows) -> F32:
+        """float32 [columns, rows]."""
+        out = np.zeros((self._joint.n_columns, len(rows)), dtype=np.float32)
+        for i, sequence in enumerate(rows.sequences):
+            if sequence.plan:
+                here = rows.owner == i
+                out[:, here] = self._joint.strengths(sequence.plan)[:, rows.bits[here]]
+        return out
+
+    def _around(
+        self,
+        said: Announcement,
+        run: Callable[[], None],
+        sequences: abc.Sequence[Sequence],
+        owner: Tokens | None = None,
+    ) -> None:
+        self.tap.announce(said)
         try:
-            plain(batch)
+            run()
         except BaseException:
             with contextlib.suppress(Exception):
                 self.tap.finish()
             raise
         try:
             self.tap.finish()
-        except SteeringOverflow:
-            self.forget()
-            raise
+        except SteeringOverflow as error:
+            rows = np.flatnonzero(said.overflowed)
+            said.overflowed[:] = 0
+            lost = [0] if owner is None else np.unique(owner[rows])
+            self._overflow([sequences[i] for i in lost], str(error))
 
-    def _announced(self, batch: Any, plain: Callable[[Any], None], rows: Rows, bits: Bits) -> None:
-        strength = self._strengths(bits)
-        record = None
-        if self.recorders:
-            record = np.zeros((len(strength), len(bits), self.n_layer), dtype=np.float32)
-        said = Announcement(rows.wants_logits, strength, record, *self.exchange, self.slots.sources)
-        self._around(said, batch, plain)
-        self._record(rows, bits, record)
+    # -- recordings -------------------------------------------------------------------------------
 
-    def _strengths(self, bits: Bits) -> F32:
-        """float32 [terms, rows]."""
-        strength = self.plan.row_strengths(bits)
-        if self.doses is None:
-            return strength
-        with np.errstate(over="ignore"):  # the tap sees and reports an overflow
-            return np.ascontiguousarray(strength * self.doses)
+    def _record(self, rows: Rows, coefficients: F32 | None) -> None:
+        """coefficients: float32 [columns, rows, n_layer] as the tap filled it in, None where it was not asked."""
+        for i, sequence in enumerate(rows.sequences):
+            if not sequence.recorders:
+                continue
+            here = np.flatnonzero(rows.owner == i)
+            by_term = self._by_term(sequence.plan, rows.bits[here], here, coefficients)
+            recorded = Recorded(rows.tokens[here], rows.positions[here], by_term, sequence.plan.layers)
+            for recorder in sequence.recorders:
+                recorder.append(recorded)
 
-    def _bits_of(self, rows: Rows) -> Bits:
-        """Scope bits by row: those given, what eval expects, or each sequence as a prompt of its own (embed)."""
-        if self.given is not None:
-            return self.given
-        if self.expected:
-            return self.bits[rows.positions]
-        out = np.zeros(len(rows.tokens), dtype=np.uint8)
-        for sequence in np.unique(rows.sequences):
-            here = rows.sequences == sequence
-            out[here] = scope_bits(rows.tokens[here], int(here.sum()), self.turns)
+    def _by_term(self, plan: SteeringPlan, bits: Bits, here: npt.NDArray[np.intp], coefficients: F32 | None) -> F32:
+        """float32 [terms, rows, n_layer]: strength times coefficient."""
+        strength = plan.row_strengths(bits)
+        out = np.zeros((*strength.shape, self.n_layer), dtype=np.float32)
+        if coefficients is not None:
+            for i, column in enumerate(self._joint.columns_of(plan)):
+                if column is not None:
+                    out[i] = coefficients[column, here] * strength[i][:, None]
+        for layer in plan.slots:  # what stands in a slot, or would if no other plan were here, has coefficient 1
+            for i, term in enumerate(plan.terms):
+                if layer in term.layers:
+                    out[i, :, layer] = strength[i]
         return out
 
-    def _record(self, rows: Rows, bits: Bits, record: F32 | None) -> None:
-        if not self.recorders:
-            return
-        strength = self._strengths(bits)
-        if record is None:
-            record = np.zeros((len(strength), len(bits), self.n_layer), dtype=np.float32)
-        record *= strength[:, :, None]
-        for layer in self.plan.slots:  # the tap saw nothing of these: their coefficient is 1
-            holds = [i for i, t in enumerate(self.plan.terms) if layer in t.bundle.directions]
-            record[holds, :, layer] = strength[holds]
-        recorded = Recorded(rows.tokens, rows.positions, record, self.plan.layers)
-        for recorder in self.recorders:
-            recorder.append(recorded)
+    # -- what may go wrong ------------------------------------------------------------------------
 
-    def _note(self, batch: Any, applied: npt.NDArray[np.uint64] | None) -> None:
-        """Record what was applied; a batch of one sequence holds consecutive positions. Lanes leave nothing."""
-        if self.given is not None:
-            return
-        self.kv.note(batch.pos[0], 0 if applied is None else applied, batch.n_tokens)
-
-    def _check_logits(self) -> None:
-        """Inf or NaN that arose after the last written row, in a slot or in the KV, shows here."""
-        pointer = llama_h.llama_get_logits_ith(self.context, -1)
+    def _finite(self, row: int) -> bool:
+        """Whether the logits of a batch row are numbers; true where the context has none (embeddings)."""
+        pointer = llama_h.llama_get_logits_ith(self.context, row)
         if not pointer:
-            return  # embedding contexts have none
+            return True
         # Every logit is a product with the whole normalised h, so one Inf or NaN there reaches all of
         # them. Reading them all would cost more than the steering.
-        if not any(math.isfinite(x) for x in pointer[: min(self._n_vocab, _LOGITS_LOOKED_AT)]):
-            self.forget()
-            raise SteeringOverflow(
-                f"{self.plan!r}: the logits are Inf or NaN, expected finite values; the context was cleared; "
-                "use a smaller strength"
-            )
+        return any(math.isfinite(x) for x in pointer[: min(self._n_vocab, _LOGITS_LOOKED_AT)])
+
+    def _check_logits(self, rows: Rows) -> None:
+        """Inf or NaN that arose after the last steered row, or in a slot, shows in each sequence's last logits."""
+        lost = []
+        for i, sequence in enumerate(rows.sequences):
+            wanted = np.flatnonzero((rows.owner == i) & (rows.wants_logits != 0))
+            if sequence.plan and wanted.size and not self._finite(int(wanted[-1])):
+                lost.append(sequence)
+        if lost:
+            # The tap lets no such number into the memory. This one came another way, and may lie anywhere.
+            self._overflow((*rows.sequences, *self._present), self._not_finite(lost[0].plan))
+
+    def _not_finite(self, plan: SteeringPlan) -> str:
+        return (
+            f"{plan!r}: the logits are Inf or NaN, expected finite values; the context was cleared; "
+            "use a smaller strength"
+        )
+
+    def _overflow(self, lost: Iterable[Sequence], message: str) -> NoReturn:
+        """Drop what overflowed, and raise."""
+        lost = list({id(sequence): sequence for sequence in lost}.values())
+        holding = {id(sequence) for sequence in self._present if sequence.n}
+        if holding <= {id(sequence) for sequence in lost}:
+            self._clear_memory(lost)
+        else:
+            for sequence in lost:
+                self._remove(sequence)
+        raise SteeringOverflow(message, tuple(sequence.number for sequence in lost))
+
+    def _take_back(self, rows: Rows) -> None:
+        """Take the rows of a failed decode out of the context again."""
+        for i, sequence in enumerate(rows.sequences):
+            first = int(rows.positions[np.flatnonzero(rows.owner == i)[0]])
+            if self._memory and not llama_h.llama_memory_seq_rm(self._memory, sequence.number, first, -1):
+                self._remove(sequence)  # a recurrent memory cannot go back
+            sequence.truncate(first)
+
+    @property
+    def _memory(self) -> Any:
+        return llama_h.llama_get_memory(self.context)
+
+    def _remove(self, sequence: Sequence) -> None:
+        if self._memory:
+            llama_h.llama_memory_seq_rm(self._memory, sequence.number, -1, -1)
+        sequence.forget()
+
+    def _clear_memory(self, sequences: Iterable[Sequence]) -> None:
+        """Inf or NaN left in the memory's data would poison later runs."""
+        if self._memory:
+            llama_h.llama_memory_clear(self._memory, True)
+        for sequence in {id(s): s for s in (*sequences, *self._present)}.values():
+            sequence.forget()
 
     def forget(self) -> None:
-        """Clear the context's memory with its data: Inf or NaN left there would poison later runs."""
-        memory = llama_h.llama_get_memory(self.context)
-        if memory:
-            llama_h.llama_memory_clear(memory, True)
-        self.kv.forget()
-        self.expected = 0
+        """Clear the context's memory with its data."""
+        self._clear_memory([self.main])

@@ -8,8 +8,6 @@ A state without a stamp is a plain llama_cpp.Llama's, and so unsteered.
 
 from __future__ import annotations
 
-import hashlib
-import os
 import zlib
 from dataclasses import dataclass
 from typing import Any
@@ -19,13 +17,12 @@ import llama_cpp
 from edgesteer.errors import StateError
 from edgesteer.runtime.kv import Hashes, KvRecord
 
-VERSION = 1
-_SAMPLES, _SAMPLE_BYTES = 64, 4096
+VERSION = 2
 
 
 @dataclass(frozen=True)
 class Stamp:
-    """model: see `model_identity`; crc: CRC-32 of llama.cpp's bytes; applied: uint64 [n_tokens]; kept: as
+    """model: see `ModelFacts.identity`; crc: CRC-32 of llama.cpp's bytes; applied: uint64 [n_tokens]; kept: as
     in KvRecord."""
 
     version: int
@@ -33,19 +30,6 @@ class Stamp:
     crc: int
     applied: Hashes
     kept: int
-
-
-def model_identity(path: str, *settings: object) -> str:
-    """Names a model file by its size, its header and 64 samples of its weights, and whatever else makes
-    the same tokens give other numbers (LoRA, RoPE settings). Reads 0.3 MB, however large the file."""
-    digest = hashlib.blake2b(repr(settings).encode(), digest_size=16)
-    size = os.path.getsize(path)
-    digest.update(size.to_bytes(8, "little"))
-    with open(path, "rb") as file:
-        for i in range(_SAMPLES):
-            file.seek(i * max(size - _SAMPLE_BYTES, 0) // (_SAMPLES - 1))
-            digest.update(file.read(_SAMPLE_BYTES))
-    return digest.hexdigest()
 
 
 def stamp(state: Any, kv: KvRecord, model: str) -> None:

@@ -9,17 +9,14 @@ Two taps fulfil it: `native` (C, answers llama.cpp's per-node asks without enter
 
 from __future__ import annotations
 
-import os
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from edgesteer.errors import EdgesteerWarning, SteeringOverflow, TapError
+from edgesteer.errors import SteeringOverflow, TapError
 
 F32 = npt.NDArray[np.float32]
 
@@ -72,7 +69,13 @@ class Announcement:
     capture: Mapping[int, F32] = field(default_factory=dict)
     replace: Mapping[int, F32] = field(default_factory=dict)
     sources: Sources | None = None
-    told: Any = None  # a tap's own form of it, kept so that the same can be announced again for nothing
+    overflowed: npt.NDArray[np.int8] = field(init=False)
+    """int8 [rows]: set to 1 where steering would have made a row Inf or NaN, or so large that a later sum may. The
+    row stays as it came in, in this block and in those above."""
+    prepared: Any = None  # a tap's own form of it, kept so that the same can be announced again for nothing
+
+    def __post_init__(self) -> None:
+        self.overflowed = np.zeros(len(self.wants_logits), dtype=np.int8)
 
     @property
     def rows(self) -> int:
@@ -106,8 +109,8 @@ def failure(code: int, layer: int, found: int, expected: int, detail: str = "") 
     at = f"block {layer}"
     if code == 5:
         return SteeringOverflow(
-            f"{at}: steering made the activation Inf or NaN at row {found}, expected finite values; "
-            "the context was cleared; use a smaller strength"
+            f"{at}: steering made the activation Inf or NaN (or nearly so) at row {found}, expected finite values; "
+            "what its sequence held was dropped; use a smaller strength"
         )
     text = {
         1: f"{at}: a decode reached the tap without passing through SteeredLlama; use its methods, or clear the plan",
@@ -122,26 +125,3 @@ def failure(code: int, layer: int, found: int, expected: int, detail: str = "") 
         6: "out of memory for the tap's staging buffers; use a smaller n_batch",
     }
     return TapError(text.get(code, f"{at}: unknown status {code} of the tap"))
-
-
-def make_tap() -> Tap:
-    """The compiled tap, or the Python one with a warning. EDGESTEER_TAP=python forces the latter."""
-    from edgesteer.runtime import native
-
-    if os.environ.get("EDGESTEER_TAP") != "python":
-        if native.available():
-            return native.NativeTap()
-        _warn_once()
-    from edgesteer.runtime.python_tap import PythonTap
-
-    return PythonTap()
-
-
-@cache
-def _warn_once() -> None:
-    warnings.warn(
-        "the compiled tap is missing, so steering runs through Python (same results, slower); "
-        "reinstall edgesteer with a C compiler on the PATH",
-        EdgesteerWarning,
-        stacklevel=4,
-    )

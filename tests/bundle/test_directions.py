@@ -132,6 +132,24 @@ def test_a_bare_control_vector_is_a_constant_bundle(path: Path, signed_count: bo
     refused(lambda: save(bundle, path.with_suffix(".steer")), path, "bare control vector")
 
 
+@pytest.mark.parametrize("zero", [0.0, -0.0])
+def test_a_bare_control_vector_does_not_steer_where_it_is_zero(path: Path, zero: float) -> None:
+    rows = directions((1, 2, 5))
+    path.write_bytes(encode_directions({**rows, 2: np.full(N_EMBD, zero, np.float32)}, "llama"))
+    assert load(path).layers == (1, 5)
+    path.write_bytes(encode_directions({n: np.full(N_EMBD, zero, np.float32) for n in rows}, "llama"))
+    refused_file(path, "zeros alone")
+
+
+def test_a_bundle_carries_a_direction_of_zeros(tmp_path: Path) -> None:
+    """It keeps its meaning: nothing is added there."""
+    bundle = vector(directions={**directions(), 2: np.zeros(N_EMBD)})
+    save(bundle, tmp_path / "a.steer")
+    assert load(tmp_path / "a.steer") == bundle
+    assert load(tmp_path / "a.steer").layers == (1, 2, 4)
+    assert load(tmp_path / "a.steer").acting == (1, 4)
+
+
 def test_other_alignments_and_versions_are_read(path: Path) -> None:
     empty = raw({**HEAD, "general.alignment": 8}, [], n_tensors=1)
     keys = empty[: empty.index(b"general.alignment") + len(b"general.alignment") + 8]

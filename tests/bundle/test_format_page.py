@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgesteer.bundle import Bundle, ModelInfo
+from edgesteer.bundle import Bundle, ModelInfo, evaluate_gate
 from tests.bundle.samples import LAYERS, N_EMBD, gate_weights, psr, saved, vector
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "format.md"
@@ -38,15 +38,9 @@ def test_the_reader_reads_gates(reader: dict[str, Any], tmp_path: Path, widths: 
     _, directions, gates = reader["read_bundle"](saved(psr(gate=weights), tmp_path / "a.steer"))
     for h in np.random.default_rng(3).standard_normal((5, N_EMBD), dtype=np.float32):
         for n in LAYERS:
-            x = h
-            for weight, bias in weights[n]:
-                x = np.maximum(x @ weight + bias, 0)
-            np.testing.assert_allclose(
-                reader["steer"](h, n, 1.5, directions, gates),
-                h + 1.5 * x * directions[n],
-                rtol=1e-5,
-                atol=1e-6,
-            )
+            expected = h + 1.5 * evaluate_gate(weights[n], h[None]) * directions[n]
+            steered = reader["steer"](h, n, 1.5, directions, gates)
+            np.testing.assert_allclose(steered, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_the_example_with_numbers(reader: dict[str, Any], tmp_path: Path) -> None:

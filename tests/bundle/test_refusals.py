@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import stat
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +12,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from edgesteer.bundle import load, save_directory, verify
-from edgesteer.bundle.container import zip_bytes
 from edgesteer.errors import BundleError
 from tests.bundle.samples import (
     MODEL,
     edited,
-    foreign_zip,
-    in_order,
     psr,
     refused,
     refused_file,
     relisted,
-    saved,
     vector,
     write_members,
 )
@@ -61,108 +55,6 @@ def test_a_path_that_cannot_be(path: Path) -> None:
 def test_a_pipe_is_not_waited_for(path: Path) -> None:
     os.mkfifo(path)
     refused_file(path, "no file")
-
-
-# --- ZIP
-
-
-def test_every_truncation(path: Path) -> None:
-    whole = zip_bytes(vector().members)
-    for size in range(0, len(whole), 37):
-        path.write_bytes(whole[:size])
-        refused_file(path)
-
-
-@pytest.mark.parametrize("name", ["../manifest.json", "/manifest.json", "sub/manifest.json", "C:\\x", "a\0b"])
-def test_an_unsafe_name(path: Path, name: str) -> None:
-    foreign_zip(path, [(name.replace("\0", "?"), b"{}"), *in_order(dict(vector().members))])
-    if "\0" in name:
-        path.write_bytes(path.read_bytes().replace(b"a?b", b"a\0b"))
-    refused_file(path, "unsafe member")
-
-
-def test_an_extra_member(path: Path) -> None:
-    foreign_zip(path, [*in_order(dict(vector().members)), ("run.py", b"")])
-    refused_file(path, "run.py")
-
-
-def test_a_duplicate_member(path: Path) -> None:
-    members = in_order(dict(vector().members))
-    with pytest.warns(UserWarning, match="Duplicate"):
-        foreign_zip(path, [*members, members[0]])
-    refused_file(path, "duplicate", "manifest.json")
-
-
-def test_a_missing_member(path: Path) -> None:
-    for name in ("manifest.json", "directions.gguf", "card.md"):
-        members = dict(vector().members)
-        del members[name]
-        refused_file(write_members(path, members), f"no {name}")
-
-
-@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
-def test_compression(path: Path, method: int) -> None:
-    foreign_zip(path, in_order(dict(vector().members)), compress_type=method)
-    refused_file(path, "compressed")
-
-
-def test_a_link(path: Path) -> None:
-    foreign_zip(
-        path, in_order(dict(vector().members)), create_system=3, external_attr=(stat.S_IFLNK | 0o777) << 16
-    )
-    refused_file(path, "link")
-
-
-@pytest.mark.parametrize(
-    "info",
-    [{"date_time": (2020, 2, 2, 0, 0, 0)}, {"comment": b"hello"}, {"extra": b"\xfe\xca\x00\x00"}],
-    ids=["date", "comment", "extra"],
-)
-def test_decoration(path: Path, info: dict[str, Any]) -> None:
-    foreign_zip(path, in_order(dict(vector().members)), **info)
-    refused_file(path, "manifest.json")
-
-
-def test_another_order(path: Path) -> None:
-    foreign_zip(path, in_order(dict(vector().members))[::-1])
-    refused_file(path, "order")
-
-
-def test_data_before_between_or_after(path: Path) -> None:
-    whole = zip_bytes(vector().members)
-    for data in (whole + b"more", b"PK" + whole, whole[:-2] + b"\x05\x00hello"):
-        path.write_bytes(data)
-        refused_file(path)
-
-
-def test_encryption(path: Path) -> None:
-    saved(vector(), path)
-    data = bytearray(path.read_bytes())
-    index = data.index(b"PK\x01\x02")
-    data[index + 8] |= 1
-    path.write_bytes(data)
-    refused_file(path, "flags")
-
-
-def test_a_member_over_one_gibibyte(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    saved(vector(), path)
-    monkeypatch.setattr("edgesteer.bundle.container.MAX_MEMBER_BYTES", 100)
-    refused_file(path, "at most 100")
-
-
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(at=st.floats(0, 1, exclude_max=True), byte=st.integers(0, 255))
-def test_one_flipped_byte_is_refused_or_harmless(path: Path, at: float, byte: int) -> None:
-    """Never another exception; and where it is accepted, the members are those that were written."""
-    whole = bytearray(zip_bytes(psr().members))
-    whole[int(at * len(whole))] = byte
-    path.write_bytes(whole)
-    try:
-        read = load(path)
-    except BundleError as error:
-        assert "\n" not in str(error)
-    else:
-        assert read.members == psr().members
 
 
 # --- directory
@@ -343,7 +235,7 @@ def test_json_that_is_not_strict(path: Path, edit: Any, part: str) -> None:
     refused_file(_with_manifest_text(path, edit), "manifest.json", part)
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     key=st.sampled_from(sorted(vector().manifest)),
     value=st.recursive(
@@ -353,6 +245,7 @@ def test_json_that_is_not_strict(path: Path, edit: Any, part: str) -> None:
         | st.floats(allow_nan=False, allow_infinity=False)
         | st.text(),
         lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+        max_leaves=5,
     ),
 )
 def test_any_value_at_any_key_is_read_or_refused(path: Path, key: str, value: Any) -> None:

@@ -15,7 +15,17 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from edgesteer.bundle import Bundle, ModelInfo, StrengthRange, load, save, save_directory, verify
+from edgesteer.bundle import (
+    Bundle,
+    ModelInfo,
+    StrengthRange,
+    gguf,
+    load,
+    read_model_info,
+    save,
+    save_directory,
+    verify,
+)
 from tests.bundle.samples import LAYERS, MODEL, directions, gate_weights, psr, refused, saved, vector
 
 BUNDLES = [vector, psr, lambda: psr(gate=gate_weights(widths=(8, 3, 1)))]
@@ -67,6 +77,19 @@ def test_values_survive(tmp_path: Path) -> None:
     assert read.extra == {"x-phone": {"any": [1, None, True]}}
     assert read.model == MODEL
     assert read.source == str(tmp_path / "a.steer")
+
+
+def test_paths_from_home_and_from_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    save(vector(), "~/a.steer")
+    save_directory(vector(), "~/folder")
+    (tmp_path / "v.gguf").write_bytes(vector().members["directions.gguf"])
+    for name in ("a.steer", "folder", "v.gguf"):
+        assert load(f"~/{name}").source == load(name).source == str(tmp_path / name)
+    keys = {"general.architecture": "llama", "llama.embedding_length": 8, "llama.block_count": 6}
+    (tmp_path / "m.gguf").write_bytes(gguf.encode(keys, []))
+    assert read_model_info("~/m.gguf").n_embd == 8
 
 
 finite = st.floats(width=32, allow_nan=False, allow_infinity=False)

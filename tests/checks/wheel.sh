@@ -8,10 +8,12 @@ llama_wheel=$(ls "$(make -s llama-wheel-dir)"/llama_cpp_python-*.whl)
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
-.venv/bin/python -m pip wheel -qq --disable-pip-version-check --no-deps --wheel-dir "$work/dist" .
+.venv/bin/python -m pip wheel -qq --disable-pip-version-check --no-deps --no-build-isolation \
+    --wheel-dir "$work/dist" .
 wheel=$(ls "$work"/dist/edgesteer-*-cp311-abi3-*.whl)
 "$root/.venv/bin/python" -m venv "$work/venv"
-"$work/venv/bin/python" -m pip install -qq --disable-pip-version-check "$llama_wheel" "$wheel"
+"$work/venv/bin/python" -m pip install -qq --disable-pip-version-check -c "$root/constraints.txt" \
+    "$llama_wheel" "$wheel"
 
 mkdir "$work/empty"
 cd "$work/empty"
@@ -35,7 +37,7 @@ for bundle in pirate pirate-constant; do
     edgesteer inspect "$bundle" --json >/dev/null
 done
 edgesteer models get smollm2-135m-instruct >/dev/null
-edgesteer doctor smollm2-135m-instruct pirate -t 2
-edgesteer run smollm2-135m-instruct --steer pirate -p "Who are you?" -n 8 -t 2
+edgesteer doctor smollm2-135m-instruct pirate -t 1
+edgesteer run smollm2-135m-instruct --steer pirate -p "Who are you?" -n 8 -t 1
 [ -z "$(ls -A)" ] || { echo "files were written into the working directory: $(ls -A)" >&2; exit 1; }
 echo "wheel: $(basename "$wheel") works from an empty directory"

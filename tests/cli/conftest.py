@@ -9,9 +9,8 @@ import pytest
 
 from edgesteer.bundle import Bundle, ModelInfo, StrengthRange, encode_directions, save
 from edgesteer.cli import main
-from tests.cli.drawn import drawn_bundle
+from tests.cli.support import Run, drawn_bundle
 
-Run = Callable[..., click.testing.Result]
 WIDTH = 8
 
 
@@ -21,8 +20,9 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("EDGESTEER_HOME", str(tmp_path / "home"))
 
-    def invoke(*args: object) -> click.testing.Result:
-        return click.testing.CliRunner().invoke(main, [str(arg) for arg in args], prog_name="edgesteer")
+    def invoke(*args: object, input: str | bytes | None = None) -> click.testing.Result:
+        runner = click.testing.CliRunner()
+        return runner.invoke(main, [str(arg) for arg in args], input, prog_name="edgesteer")
 
     return invoke
 

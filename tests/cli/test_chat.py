@@ -17,15 +17,14 @@ import numpy as np
 import pytest
 
 from edgesteer.bundle import save
-from edgesteer.cli.chat import _person
-from edgesteer.cli.chat_input import Stop
-from edgesteer.cli.chat_screen import Screen
-from edgesteer.cli.chat_session import ChatSession
+from edgesteer.cli.chat import ChatSession, converse_with_person
+from edgesteer.cli.chat_terminal import Screen, Stop
 from edgesteer.cli.conversation import Conversation, load_conversation
-from edgesteer.cli.dial import Dial
+from edgesteer.cli.steering import Dial
 from edgesteer.errors import IncompatibleError, SteeringOverflow
 from edgesteer.plan import SteeringPlan
 from edgesteer.steering_map import SteeringMap
+from tests.cli.support import Run, refused
 from tests.runtime.support import psr
 from tests.tiny import write_tiny
 
@@ -247,7 +246,7 @@ def test_a_second_ctrl_c_does_not_wait_and_a_third_does_no_harm() -> None:
     with pytest.raises(KeyboardInterrupt):
         stop()
     stop()
-    assert stop.asked
+    assert stop.requested
 
 
 def test_the_map_is_of_the_last_reply(chat: Chat, bundle_file: Path) -> None:
@@ -264,7 +263,7 @@ def test_the_map_is_of_the_last_reply(chat: Chat, bundle_file: Path) -> None:
 
 
 def typing(*events: str | type[BaseException], half: bool = False) -> Any:
-    """What `_person` takes: inputs, and Ctrl-C as an exception, after which a new reading begins."""
+    """What `converse_with_person` takes: inputs, and Ctrl-C as an exception, after which a new reading begins."""
     coming = iter(events)
 
     def start() -> Iterator[str]:
@@ -278,14 +277,14 @@ def typing(*events: str | type[BaseException], half: bool = False) -> Any:
 
 def test_ctrl_c_twice_at_the_prompt_leaves(chat: Chat, capsys: pytest.CaptureFixture[str]) -> None:
     press = KeyboardInterrupt
-    _person(chat.session, *typing(press, "hi", press, press, "never"))
+    converse_with_person(chat.session, *typing(press, "hi", press, press, "never"))
     assert chat.history == [("hi", "HI ")]
     assert capsys.readouterr().err.count("Ctrl-D") == 2
 
 
 def test_ctrl_c_on_a_half_typed_line_clears_that_line(chat: Chat) -> None:
     press = KeyboardInterrupt
-    _person(chat.session, *typing(press, press, press, "hi", half=True))
+    converse_with_person(chat.session, *typing(press, press, press, "hi", half=True))
     assert chat.history == [("hi", "HI ")]
 
 
@@ -302,40 +301,34 @@ def steer_file(model: Model, tmp_path: Path) -> Path:
     return tmp_path / "my p.steer"
 
 
-def piped(*args: object, cwd: Path, say: str | bytes, **environ: str) -> subprocess.CompletedProcess[bytes]:
-    return subprocess.run(
-        [*EDGESTEER, *map(str, args), "-t", "1"],
-        cwd=cwd,
-        input=say.encode() if isinstance(say, str) else say,
+def test_a_pipe_gets_replies_alone_and_is_taken_up_again(run: Run, tiny: Path, steer_file: Path) -> None:
+    say = "hi\n/steer my p.steer 2\nhi \\\nagain\n/map\n/strength 0\nhi\n/save c.json\n"
+    done = run("chat", tiny, "-t", 1, "-n", 6, "--json", input=say)
+    assert done.exit_code == 0, done.stderr
+    replies = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [reply["tokens"] for reply in replies] == [6, 6, 6]
+    first, steered, last = (reply["steering"]["fingerprint"] for reply in replies)
+    assert first == last != steered
+    saved = json.loads(Path("c.json").read_bytes())
+    assert [m["content"] for m in saved["messages"][1::2]] == [reply["reply"] for reply in replies]
+    assert [r["steering"] for r in saved["replies"]] == [reply["steering"] for reply in replies]
+    on = run("chat", tiny, "-t", 1, "-n", 3, "--load", "c.json", input="and\n/save! c.json")
+    assert on.exit_code == 0, on.stderr
+    assert len(load_conversation(Path("c.json")).exchanges) == 4
+    assert on.stdout == f"{load_conversation(Path('c.json')).exchanges[-1].reply}\n"
+
+
+def test_a_pipe_with_failures_goes_on_and_ends_with_1(tiny: Path, steer_file: Path) -> None:
+    say = b"/steer none\n\xff\n/steer my p.steer 1e30\nhi\n/off\n" + b"word " * 900 + b"\nhi\n"
+    done = subprocess.run(
+        [*EDGESTEER, str(tiny), "-t", "1", "-n", "3", "-c", "256"],
+        cwd=steer_file.parent,
+        input=say,
         capture_output=True,
         timeout=300,
         check=False,
-        env={**os.environ, **environ},
+        env={**os.environ, "PYTHONIOENCODING": "latin-1"},
     )
-
-
-def test_a_pipe_gets_replies_alone_and_is_taken_up_again(
-    model: Model, steer_file: Path, tmp_path: Path
-) -> None:
-    say = "hi\n/steer my p.steer 2\nhi \\\nagain\n/map\n/strength 0\nhi\n/save c.json\n"
-    done = piped(model("llama"), "-n", 6, "--json", cwd=tmp_path, say=say)
-    assert done.returncode == 0, done.stderr
-    told = [json.loads(line) for line in done.stdout.decode().splitlines()]
-    assert [t["tokens"] for t in told] == [6, 6, 6]
-    first, steered, last = (t["steering"]["fingerprint"] for t in told)
-    assert first == last != steered
-    saved = json.loads((tmp_path / "c.json").read_bytes())
-    assert [m["content"] for m in saved["messages"][1::2]] == [t["reply"] for t in told]
-    assert [r["steering"] for r in saved["replies"]] == [t["steering"] for t in told]
-    on = piped(model("llama"), "-n", 3, "--load", "c.json", cwd=tmp_path, say="and\n/save! c.json")
-    assert on.returncode == 0, on.stderr
-    assert len(load_conversation(tmp_path / "c.json").exchanges) == 4
-    assert on.stdout.decode() == f"{load_conversation(tmp_path / 'c.json').exchanges[-1].reply}\n"
-
-
-def test_a_pipe_with_failures_goes_on_and_ends_with_1(model: Model, steer_file: Path, tmp_path: Path) -> None:
-    say = b"/steer none\n\xff\n/steer my p.steer 1e30\nhi\n/off\n" + b"word " * 900 + b"\nhi\n"
-    done = piped(model("llama"), "-n", 3, "-c", 256, cwd=tmp_path, say=say, PYTHONIOENCODING="latin-1")
     assert done.returncode == 1
     errors = [line for line in done.stderr.decode().splitlines() if line.startswith("edgesteer: error")]
     assert len(errors) == 4, errors
@@ -343,24 +336,22 @@ def test_a_pipe_with_failures_goes_on_and_ends_with_1(model: Model, steer_file: 
     assert done.stdout.strip()
 
 
-def test_what_cannot_begin_is_one_line(model: Model, steer_file: Path, tmp_path: Path) -> None:
-    base = write_tiny(tmp_path / "base.gguf", "llama", chat_template=None)
+def test_what_cannot_begin_is_one_line(run: Run, model: Model, tiny: Path, steer_file: Path) -> None:
+    base = write_tiny(Path("base.gguf"), "llama", chat_template=None)
     strict = write_tiny(
-        tmp_path / "strict.gguf", "llama", chat_template="{{ raise_exception('no\x1b such roles') }}"
+        Path("strict.gguf"), "llama", chat_template="{{ raise_exception('no\x1b such roles') }}"
     )
-    (tmp_path / "c.json").write_text("{}")
-    for args, said in (
+    Path("c.json").write_text("{}")
+    for args, text in (
         ([base], "no chat template"),
         ([strict], "its chat template refuses"),
-        ([model("llama"), "--load", "c.json"], "c.json"),
+        ([tiny, "--load", "c.json"], "c.json"),
         ([model("qwen2"), "--steer", steer_file], "architecture"),
-        ([model("llama"), "--steer", "none"], "none"),
+        ([tiny, "--steer", "none"], "none"),
     ):
-        done = piped(*args, cwd=tmp_path, say="hi\n")
-        assert (done.returncode, done.stdout) == (1, b""), done.stderr
-        assert said in done.stderr.decode()
-        assert done.stderr.count(b"\n") == 1, done.stderr
-        assert b"\x1b" not in done.stderr
+        result = run("chat", *args, "-t", 1, input="hi\n")
+        refused(result, text)
+        assert "\x1b" not in result.stderr
 
 
 def test_a_reader_that_goes_away_is_no_traceback(model: Model, tmp_path: Path) -> None:

@@ -14,31 +14,29 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgesteer.bundle import load
-from edgesteer.cli.chat_commands import (
+from edgesteer.cli.chat_terminal import (
     HELP,
+    MAX_LINE,
     USAGE,
-    Command,
     CommandError,
+    inputs,
     parse,
-    parse_steer,
     parse_strength,
-    path_of,
-    short,
+    piped,
+    unquoted,
 )
-from edgesteer.cli.chat_input import MAX_LINE, inputs, piped
 from edgesteer.cli.conversation import (
     FORMAT,
     MAX_BYTES,
     Conversation,
-    ConversationError,
     Exchange,
     Facts,
     Message,
     load_conversation,
     parse_conversation,
 )
-from edgesteer.cli.dial import Dial
-from edgesteer.errors import OutputError
+from edgesteer.cli.steering import Dial, parse_steer
+from edgesteer.errors import InputError, OutputError, PlanError
 
 TEXT = st.text(st.characters(codec="utf-8"), max_size=20)
 FACTS = st.none() | st.builds(
@@ -51,28 +49,24 @@ CONVERSATIONS = st.builds(
 )
 
 
-def never(_path: str) -> bool:
-    return False
-
-
 # -- commands
 
 
 @given(TEXT.filter(lambda text: not text.startswith("/")))
 def test_what_has_no_slash_is_a_message(text: str) -> None:
-    assert parse(text) == text
+    assert parse(text) == ("", text)
 
 
 @given(TEXT)
 def test_two_slashes_are_a_message_with_one(text: str) -> None:
-    assert parse(f"//{text}") == f"/{text}"
+    assert parse(f"//{text}") == ("", f"/{text}")
 
 
 @pytest.mark.parametrize("name", USAGE)
 def test_every_command_is_known_and_helped(name: str) -> None:
     usage = USAGE[name][0]
     typed = usage.replace("FILE", "a b.json").replace(" [STRENGTH]", "").replace(" X", " 2")
-    assert parse(typed) == Command(name, typed.partition(" ")[2])
+    assert parse(typed) == (name, typed.partition(" ")[2])
     assert usage in HELP
     assert "\t" not in HELP
 
@@ -135,27 +129,28 @@ def test_any_other_strength_is_refused(text: str) -> None:
 def test_a_file_may_hold_spaces_and_a_number_behind_it_is_the_strength(
     text: str, expected: tuple[str, float | None]
 ) -> None:
-    assert parse_steer(text, never) == expected
+    name, strength = parse_steer(text, (None, ":"))
+    assert (unquoted(name), strength) == expected
 
 
-def test_a_file_that_has_the_whole_name_wins() -> None:
-    assert parse_steer("take 2", lambda path: path == "take 2") == ("take 2", None)
-    assert parse_steer("take 2 3", lambda path: path == "take 2") == ("take 2", 3.0)
+def test_a_file_that_has_the_whole_name_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("take 2").touch()
+    assert parse_steer("take 2", (None, ":")) == ("take 2", None)
+    assert parse_steer("take 2 3", (None, ":")) == ("take 2", 3.0)
 
 
 @pytest.mark.parametrize("text", ["pirate nan", "pirate inf", "pirate:1e999"])
 def test_a_bundles_strength_must_be_finite(text: str) -> None:
-    with pytest.raises(CommandError, match="finite"):
-        parse_steer(text, never)
-
-
-def test_the_home_folder_has_its_short_name() -> None:
-    assert path_of("~/x.json") == os.path.expanduser("~/x.json") != "~/x.json"
+    with pytest.raises(PlanError, match="finite"):
+        parse_steer(text, (None, ":"))
 
 
 @given(TEXT)
 def test_what_was_typed_never_drives_the_terminal(text: str) -> None:
-    assert not any(ord(c) < 32 or 127 <= ord(c) < 160 for c in short(text))
+    with pytest.raises(CommandError) as refused:
+        parse(f"/off {text}x")
+    assert str(refused.value).isprintable()
 
 
 # -- lines
@@ -234,7 +229,7 @@ def test_what_fits_is_dropped_as_little_as_can_be(n: int, room: int, reserve: in
     told = talk(n)
     if words(told.messages("new", n)) >= room:
         if words(told.messages("new")) + reserve > room:
-            with pytest.raises(ConversationError, match="-c"):
+            with pytest.raises(InputError, match="-c"):
                 told.fit("new", words, room, reserve)
         assert told.dropped == 0
         return
@@ -255,8 +250,8 @@ def test_reset_keeps_the_system_message() -> None:
 @given(CONVERSATIONS)
 def test_write_read_write_gives_the_same_bytes(told: Conversation) -> None:
     data = told.to_bytes("m.gguf")
-    assert parse_conversation(data) == told
-    assert parse_conversation(data).to_bytes("m.gguf") == data
+    assert parse_conversation(data, "c") == told
+    assert parse_conversation(data, "c").to_bytes("m.gguf") == data
 
 
 def test_a_file_without_facts_is_taken_up(tmp_path: Path) -> None:
@@ -325,7 +320,7 @@ CHANGES: list[Callable[[dict[str, Any]], Any]] = [
 
 
 def refused(path: Path) -> None:
-    with pytest.raises(ConversationError) as told:
+    with pytest.raises(InputError) as told:
         load_conversation(path)
     line = str(told.value)
     assert line.isprintable()
@@ -372,6 +367,6 @@ def test_what_is_no_file_is_refused_without_being_read(tmp_path: Path) -> None:
 
 
 @given(st.binary(max_size=60))
-def test_any_bytes_give_a_conversation_or_a_value_error(data: bytes) -> None:
-    with pytest.raises(ValueError):
-        parse_conversation(data)
+def test_any_bytes_are_refused_in_words(data: bytes) -> None:
+    with pytest.raises(InputError):
+        parse_conversation(data, "c")

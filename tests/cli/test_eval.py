@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import click.testing
 import pytest
 
-from tests.cli.drawn import drawn_bundle
-
-Run = Callable[..., click.testing.Result]
+from tests.cli.support import Run, drawn_bundle, refused
 
 
 @pytest.fixture
@@ -25,7 +22,7 @@ def questions(tmp_path: Path) -> Path:
 @pytest.fixture
 def evaluate(run: Run, tiny: Path, steer: Path, questions: Path) -> Run:
     def call(*args: object) -> click.testing.Result:
-        given = () if "--steer" in args else ("--steer", steer)
+        given = () if {"--steer", "--way"} & {*args} else ("--steer", steer)
         return run("eval", tiny, *given, "--questions", questions, "-n", 4, "-t", 1, "-c", 1024, *args)
 
     return call
@@ -42,7 +39,7 @@ def test_the_table_fits_and_has_a_row_each(evaluate: Run) -> None:
 
 
 def test_json_holds_each_count_and_the_found_strength(evaluate: Run) -> None:
-    result = evaluate("--count", "e", "--equal-coherence", "--json")
+    result = evaluate("--count", "e", "--at", "coherent", "--json")
     assert result.exit_code == 0, result.stderr
     table = json.loads(result.stdout)
     assert [row["name"] for row in table["rows"]][:2] == ["unsteered", "prompt"]
@@ -50,8 +47,19 @@ def test_json_holds_each_count_and_the_found_strength(evaluate: Run) -> None:
     assert set(table["rows"][2]["counts"]) == {"e"}
 
 
-def test_matched_tells_each_bundle_at_the_prompts_coherence(evaluate: Run, steer: Path) -> None:
-    again = ("--steer", steer, "--steer", f"{steer}:0.5", "--matched", "--count", "e")
+def test_steer_is_one_row_and_each_way_another(evaluate: Run, steer: Path) -> None:
+    halves = ("--steer", f"{steer}:0.25", "--steer", f"{steer}:0.75")
+    rows = json.loads(
+        evaluate(
+            *halves, "--way", f"whole={steer}:1", "--way", f"sum={steer}:0.5+{steer}:0.5", "--json"
+        ).stdout
+    )["rows"]
+    assert [row["name"] for row in rows[3:]] == ["whole", "sum"]
+    assert rows[2]["replies"] == rows[3]["replies"] == rows[4]["replies"] != rows[0]["replies"]
+
+
+def test_matched_shows_each_row_at_the_prompts_coherence(evaluate: Run, steer: Path) -> None:
+    again = ("--way", steer, "--way", f"half={steer}:0.5", "--at", "matched", "--count", "e")
     result = evaluate(*again)
     assert result.exit_code == 0, result.stderr
     lines = result.stdout.splitlines()
@@ -61,11 +69,11 @@ def test_matched_tells_each_bundle_at_the_prompts_coherence(evaluate: Run, steer
         assert [bool(line) for line in lines[begun : begun + 5]] == [True, True, True, True, False]
     rows = json.loads(evaluate(*again, "--json").stdout)["rows"]
     assert [row["matched"] is None for row in rows] == [True, True, False, False]
-    assert rows[2]["matched"] != rows[3]["matched"]  # each has a curve of its own, though they share a name
+    assert rows[2]["matched"] != rows[3]["matched"]  # each has a curve of its own
 
 
 def test_a_strength_that_changes_nothing_says_that_more_might_do_too(evaluate: Run, steer: Path) -> None:
-    result = evaluate("--steer", f"{steer}:0.000001", "--matched")
+    result = evaluate("--steer", f"{steer}:0.000001", "--at", "matched")
     assert result.exit_code == 0, result.stderr
     assert "as coherent as the prompt at the highest strength asked; more might do too" in " ".join(
         result.stdout.split()
@@ -95,35 +103,27 @@ def test_template_and_stop_are_the_bundles_own_unless_given(
         (("--questions", "missing.txt"), 1, "missing.txt"),
         (("--steer", "missing.steer"), 1, "missing.steer"),
         (("-n", "0"), 2, "max-tokens"),
-        (("--matched", "--suite", "pirate"), 2, "--matched is for the table"),
-        (("--matched", "--adaptation", "a.html"), 2, "--matched and --adaptation exclude each other"),
+        (("--way", "missing.steer"), 1, "missing.steer"),
+        (("--way", "=x"), 2, "expected [NAME=]FILE"),
+        (("--steer", "x:nan"), 1, "not finite"),
+        (("--at", "prompt"), 2, "'prompt' is not one of"),
     ],
 )
 def test_bad_input_is_one_line(evaluate: Run, args: tuple[str, ...], code: int, message: str) -> None:
-    result = evaluate(*args)
-    assert result.exit_code == code
-    assert message in result.stderr
-    assert "Traceback" not in result.stderr
-    assert result.stdout == ""
+    refused(evaluate(*args), message, code=code)
 
 
-def test_a_strength_and_equal_coherence_contradict(evaluate: Run, steer: Path) -> None:
-    result = evaluate("--steer", f"{steer}:1.5", "--equal-coherence")
-    assert result.exit_code == 2
-    assert "finds the strength itself" in result.stderr
+def test_a_strength_and_one_that_is_found_contradict(evaluate: Run, steer: Path) -> None:
+    for args in (("--steer", f"{steer}:1.5"), ("--way", f"a={steer}:1.5")):
+        refused(evaluate(*args, "--at", "coherent"), "finds the strength itself", code=2)
 
 
 def test_a_bundle_that_names_no_trait_needs_one(evaluate: Run, tiny: Path, tmp_path: Path) -> None:
     mute = drawn_bundle(tiny, tmp_path / "mute.steer")
-    result = evaluate("--steer", mute)
-    assert result.exit_code == 2
-    assert "give --trait TEXT" in result.stderr
+    refused(evaluate("--steer", mute), "give --trait TEXT", code=2)
     assert evaluate("--steer", mute, "--trait", "Arr.").exit_code == 0
 
 
 def test_sentiment_without_vader_says_what_to_install(evaluate: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "vaderSentiment.vaderSentiment", None)
-    result = evaluate("--sentiment")
-    assert result.exit_code == 1
-    assert "pip install 'edgesteer[sentiment]'" in result.stderr
-    assert result.stderr.count("\n") == 1
+    refused(evaluate("--sentiment"), "pip install 'edgesteer[sentiment]'")

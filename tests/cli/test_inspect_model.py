@@ -6,15 +6,14 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-import click.testing
 import pytest
 
 from edgesteer.bundle import Bundle, StrengthRange, load, read_model_info, save
-from edgesteer.report.cells import visible
+from edgesteer.text import visible
+from tests.cli.support import Run, refused
 from tests.runtime.support import directions, psr, vector
 from tests.tiny import tiny_model
 
-Run = Callable[..., click.testing.Result]
 Model = Callable[[str], Path]
 
 
@@ -27,14 +26,6 @@ def on(model: Model) -> tuple[object, ...]:
 def steer_file(model: Model, tmp_path: Path) -> Path:
     save(psr(model("llama"), [1, 3], scope="response", size=0.3), tmp_path / "p.steer")
     return tmp_path / "p.steer"
-
-
-def refused(result: click.testing.Result, *said: str) -> None:
-    """One clear line, exit code 1, nothing on stdout."""
-    assert (result.exit_code, result.stdout) == (1, "")
-    assert result.stderr.startswith("edgesteer: error: ")
-    assert result.stderr.count("\n") == 1
-    assert all(word in result.stderr for word in said), result.stderr
 
 
 def test_json_tells_the_report_beside_the_facts(run: Run, steer_file: Path, on: tuple[object, ...]) -> None:

@@ -1,11 +1,9 @@
 """The shell itself: exit codes, one line per failure, and nothing imported that was not asked for."""
 
-import importlib
 import subprocess
 import sys
 import warnings
 from collections.abc import Callable
-from types import SimpleNamespace
 
 import click
 import click.testing
@@ -13,27 +11,17 @@ import pytest
 
 from edgesteer import cli
 from edgesteer.errors import BundleError, EdgesteerWarning, OutputError
+from tests.cli.support import Run
 
-Run = Callable[..., click.testing.Result]
 
+def run_raising(body: Callable[[], None]) -> click.testing.Result:
+    """The shell with one command, whose body is the given function."""
 
-@pytest.fixture
-def run_raising(
-    monkeypatch: pytest.MonkeyPatch, run: Run
-) -> Callable[[Callable[[], None]], click.testing.Result]:
-    """Runs a command whose body is the given function, in place of `verify`."""
+    class Shell(cli.LazyGroup):
+        def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command:
+            return click.Command(cmd_name, callback=body)
 
-    def call(body: Callable[[], None]) -> click.testing.Result:
-        command = click.Command("verify", callback=body)
-        real = importlib.import_module
-        monkeypatch.setattr(
-            cli.importlib,
-            "import_module",
-            lambda name: SimpleNamespace(command=command) if name == "edgesteer.cli.verify" else real(name),
-        )
-        return run("verify")
-
-    return call
+    return click.testing.CliRunner().invoke(Shell("edgesteer"), ["verify"])
 
 
 def raiser(error: BaseException) -> Callable[[], None]:
@@ -54,9 +42,7 @@ def raiser(error: BaseException) -> Callable[[], None]:
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_a_failure_is_one_line_on_stderr(
-    run_raising: Callable[..., click.testing.Result], error: BaseException, code: int
-) -> None:
+def test_a_failure_is_one_line_on_stderr(error: BaseException, code: int) -> None:
     result = run_raising(raiser(error))
     assert result.exit_code == code
     assert result.stdout == ""
@@ -65,15 +51,13 @@ def test_a_failure_is_one_line_on_stderr(
     assert all(word in result.stderr for word in str(error).split())
 
 
-def test_a_bug_shows_its_traceback_when_asked(
-    run_raising: Callable[..., click.testing.Result], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_bug_shows_its_traceback_when_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EDGESTEER_DEBUG", "1")
     error = RuntimeError("a bug")
     assert run_raising(raiser(error)).exception is error
 
 
-def test_a_warning_is_one_line_and_no_failure(run_raising: Callable[..., click.testing.Result]) -> None:
+def test_a_warning_is_one_line_and_no_failure() -> None:
     result = run_raising(lambda: warnings.warn("slow\npath", EdgesteerWarning, stacklevel=1))
     assert (result.exit_code, result.stderr) == (0, "edgesteer: warning: slow path\n")
 
@@ -104,8 +88,27 @@ def test_help_lists_every_command_and_imports_none() -> None:
     assert all(name in done.stdout for name in cli.COMMANDS if name not in cli.HIDDEN)
 
 
-def test_a_reader_that_goes_away_is_no_traceback() -> None:
-    command = f"{sys.executable} -m edgesteer models list --json | true"
-    done = subprocess.run(["/bin/sh", "-c", command], capture_output=True, text=True, check=False)
-    assert "Traceback" not in done.stderr
-    assert "error" not in done.stderr
+@pytest.mark.parametrize("command", ["models list", "inspect pirate --json", "--help"])
+def test_a_reader_that_goes_away_is_no_error_of_ours(command: str) -> None:
+    line = f"{sys.executable} -m edgesteer {command} | true"
+    done = subprocess.run(["/bin/sh", "-c", line], capture_output=True, text=True, check=False)
+    assert done.stderr == ""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+@pytest.mark.parametrize("into", ["edgesteer.cli", "numpy", "edgesteer.bundle", "edgesteer_models"])
+def test_ctrl_c_is_130_while_the_modules_are_imported(into: str) -> None:
+    """The process sends itself Ctrl-C when it begins to import a module on the way to a command."""
+    code = (
+        "import os, runpy, signal, sys\n"
+        "class Press:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        f"        if name == {into!r}:\n"
+        "            sys.meta_path.remove(self)\n"
+        "            os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Press())\n"
+        "sys.argv[1:] = ['inspect', 'pirate']\n"
+        "runpy.run_module('edgesteer', run_name='__main__')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "edgesteer: interrupted\n")

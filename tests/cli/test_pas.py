@@ -5,17 +5,19 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import edgesteer.learn.pas
 from edgesteer.bundle import load, verify
 from edgesteer.errors import LearnError
 from edgesteer.learn.pas import Item, PasRecipe
 from edgesteer.report.cells import cells
 from tests.cli.conftest import Run
-from tests.learn.pas.support import quiz, shorten
+from tests.learn.pas.support import BRIEF, quiz
 from tests.report.html_pages import self_contained
 
 SMALL = ("-t", "1", "--blocks", "1-2", "--strengths", "1,8")
@@ -28,10 +30,10 @@ def written(path: Path, items: list[Item]) -> None:
 
 @pytest.fixture
 def here(run: Run, model: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The working folder: a model, and files of items good and bad."""
-    shorten(monkeypatch)
+    """The working folder: a model, and files of items good and bad. What surrounds a run is brief."""
+    monkeypatch.setattr(edgesteer.learn.pas, "pas", partial(edgesteer.learn.pas.pas, **BRIEF))
     (tmp_path / "m.gguf").symlink_to(model("llama"))
-    written(tmp_path / "quiz.jsonl", quiz(24, (2, 3)))
+    written(tmp_path / "quiz.jsonl", quiz(20, (2, 3)))
     written(tmp_path / "few.jsonl", quiz(19))
     written(tmp_path / "one.jsonl", [Item(f"Q{n}", ("yes", "no"), 0) for n in range(30)])
     (tmp_path / "keys.jsonl").write_text('{"q": "?"}\n' * 30)
@@ -70,7 +72,7 @@ def test_a_bundle_is_written_and_the_report_is_plain_text(run: Run, here: Path) 
     assert not (here / "x.steer.part").exists()
     assert "\x1b" not in done.stdout
     assert all(cells(line) <= 100 for line in done.stdout.splitlines())
-    assert done.stdout.startswith(f"x.steer: iPASwo, block {bundle.layers[0]}, default strength")
+    assert f"x.steer: iPASwo, block {bundle.layers[0]}, default strength" in done.stdout
 
 
 def test_json_is_one_object_and_nothing_else(run: Run, here: Path) -> None:
@@ -78,7 +80,7 @@ def test_json_is_one_object_and_nothing_else(run: Run, here: Path) -> None:
     assert (done.exit_code, done.stderr) == (0, ""), done.output
     told = json.loads(done.stdout, parse_constant=pytest.fail)
     bundle = load(here / "x.steer")
-    assert (told["output"], told["digest"]) == ("x.steer", bundle.digest)
+    assert (Path(told["output"]), told["digest"]) == (here / "x.steer", bundle.digest)
     assert (told["variant"], told["seed"], told["blocks"], told["strengths"]) == (
         "iPASa",
         7,
@@ -90,43 +92,27 @@ def test_json_is_one_object_and_nothing_else(run: Run, here: Path) -> None:
 
 def test_the_page_is_self_contained_and_names_are_escaped(run: Run, here: Path) -> None:
     name = "<b>&amp;\u202e'.steer"
-    done = pas(run, "--html", "<i>.html", "--trials", 2, output=name)
+    done = pas(run, "--html", "<i>.html", output=name)
     assert done.exit_code == 0, done.output
     page = self_contained((here / "<i>.html").read_text("utf-8"))
     assert {tag for tag, _ in page.tags}.isdisjoint({"b", "i", "script"})
     assert page.texts["title"][0].startswith("<b>&amp;\\u202e'")
-    assert len(page.named("table")) >= 5
+    assert len(page.named("table")) >= 4
     assert load(here / name).name == name.removesuffix(".steer")
 
 
-def test_model_text_reaches_neither_page_nor_terminal_raw(
-    run: Run, here: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    nasty = "<script>alert(1)</script>\x1b[2J\u202e"
-    monkeypatch.setattr("edgesteer.evaluate.Chat.text", lambda *_: nasty)
-    done = pas(run, "--html", "r.html")
+def test_home_folders_are_found(run: Run, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(here))
+    (here / "elsewhere").mkdir()
+    monkeypatch.chdir(here / "elsewhere")
+    done = pas(run, "--html", "~/p.html", model="~/m.gguf", data="~/quiz.jsonl", output="~/x.steer")
     assert done.exit_code == 0, done.output
-    html = (here / "r.html").read_text("utf-8")
-    assert self_contained(html).named("script") == []
-    for text in (html, done.stdout):
-        assert not {"\x1b", "\u202e"} & set(text)
+    assert (here / "x.steer").is_file()
+    assert (here / "p.html").is_file()
 
 
-def test_colour_is_a_terminals_alone(run: Run, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[bool] = []
-    monkeypatch.setattr("edgesteer.report.pas.lines", lambda report, colored: asked.append(colored) or [])
-    assert pas(run).exit_code == 0
-    monkeypatch.setattr("edgesteer.report.terminal.wants_color", lambda: True)
-    assert pas(run, "--force").exit_code == 0
-    assert asked == [False, True]
-
-
-def test_the_smallest_context_is_enough_for_short_items(run: Run, here: Path) -> None:
-    assert pas(run, "-c", 256).exit_code == 0
-
-
-def test_force_replaces_both_files(run: Run, here: Path) -> None:
-    done = pas(run, "--force", "--html", "old.html", output="old.steer")
+def test_force_replaces_both_files_and_the_smallest_context_is_enough(run: Run, here: Path) -> None:
+    done = pas(run, "-c", 256, "--force", "--html", "old.html", output="old.steer")
     assert done.exit_code == 0, done.output
     verify(here / "old.steer")
     assert (here / "old.html").read_text("utf-8").startswith("<!DOCTYPE html>")
@@ -144,7 +130,7 @@ def taught(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[Item], PasRecipe]
         calls.append((items, recipe))
         raise LearnError("enough")
 
-    monkeypatch.setattr("edgesteer.learn.pas.pas", spy)
+    monkeypatch.setattr(edgesteer.learn.pas, "pas", spy)
     return calls
 
 
@@ -164,7 +150,7 @@ def test_options_reach_the_recipe(
 ) -> None:
     assert pas(run, *words).exit_code == 1
     ((items, recipe),) = taught
-    assert len(items) == 24
+    assert len(items) == 20
     assert {key: getattr(recipe, key) for key in expected} == expected
 
 
@@ -192,11 +178,11 @@ def test_a_set_that_ships_is_found_by_its_name(
     ("words", "how", "said"),
     [
         ((), {"data": "missing.jsonl"}, ("missing.jsonl",)),
-        ((), {"data": "agreeable"}, ("agreeable", "no built-in set", "agreeableness")),
+        ((), {"data": "agreeable"}, ("agreeable", "not a set that ships", "agreeableness")),
         ((), {"data": "m.gguf"}, ("m.gguf", ".jsonl")),
         ((), {"data": "."}, ()),
         ((), {"data": "few.jsonl"}, ("few.jsonl", "19 items", "at least 20")),
-        ((), {"data": "one.jsonl"}, ("one.jsonl", "one class")),
+        ((), {"data": "one.jsonl"}, ("one.jsonl", "nothing to learn")),
         ((), {"data": "keys.jsonl"}, ("keys.jsonl", "'q'")),
         ((), {"data": "empty.jsonl"}, ("empty.jsonl",)),
         (("--format", "bbq"), {}, ("quiz.jsonl", "--format plain")),
@@ -285,15 +271,21 @@ def interrupt(*_: Any, **__: Any) -> None:
     raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("where", ["_searched", "_tested", "free_text", "_control"])
-def test_ctrl_c_leaves_what_the_same_command_goes_on_from(run: Run, here: Path, where: str) -> None:
-    before = contents(here)
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(f"edgesteer.learn.pas.course.{where}", interrupt)
+@pytest.mark.parametrize("stage", ["search", "control"])
+def test_ctrl_c_leaves_what_the_same_command_resumes_from(
+    run: Run, here: Path, monkeypatch: pytest.MonkeyPatch, stage: str
+) -> None:
+    learn, before = edgesteer.learn.pas.pas, contents(here)
+
+    def interrupted(*args: Any, progress: Any, **more: Any) -> Any:
+        return learn(*args, progress=lambda now, _: interrupt() if now == stage else None, **more)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(edgesteer.learn.pas, "pas", interrupted)
         done = pas(run, "--html", "x.html")
     assert (done.exit_code, done.stdout) == (130, ""), done.output
     kept, last = done.stderr.splitlines()
-    assert "x.steer.part keeps what was asked" in kept
+    assert "x.steer.part keeps the answers" in kept
     assert last == "edgesteer: interrupted"
     assert contents(here).keys() - before.keys() == {"x.steer.part"}
     again = pas(run, "--html", "x.html")
@@ -303,25 +295,28 @@ def test_ctrl_c_leaves_what_the_same_command_goes_on_from(run: Run, here: Path, 
     assert (here / "x.steer").read_bytes() == (here / "whole.steer").read_bytes()
 
 
-def test_ctrl_c_before_anything_was_asked_leaves_nothing(run: Run, here: Path) -> None:
+def test_ctrl_c_before_anything_was_answered_leaves_nothing(
+    run: Run, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     before = contents(here)
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("edgesteer.learn.pas.course._trial", interrupt)
-        done = pas(run)
+    monkeypatch.setattr(edgesteer.learn.pas, "pas", interrupt)
+    done = pas(run)
     assert (done.exit_code, done.stdout, done.stderr) == (130, "", "edgesteer: interrupted\n")
     assert contents(here) == before
 
 
-def test_a_disk_that_is_full_in_the_middle_is_one_line(run: Run, here: Path) -> None:
-    from edgesteer.errors import OutputError
+def test_answers_of_another_run_are_refused_and_force_replaces_them(
+    run: Run, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learn = edgesteer.learn.pas.pas
 
-    def full(*_: Any) -> None:
-        raise OutputError("x.steer.part: cannot be written (No space left on device)")
+    def interrupted(*args: Any, progress: Any, **more: Any) -> Any:
+        return learn(*args, progress=lambda now, _: interrupt() if now == "contrast" else None, **more)
 
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("edgesteer.learn.pas.shelf.Shelf.put", full)
-        done = pas(run)
+    with monkeypatch.context() as patched:
+        patched.setattr(edgesteer.learn.pas, "pas", interrupted)
+        assert pas(run).exit_code == 130
+    done = pas(run, "-c", 1024)
     assert (done.exit_code, done.stdout) == (1, "")
-    assert len(done.stderr.splitlines()) == 1
-    assert "No space left" in done.stderr
-    assert not (here / "x.steer").exists()
+    assert "other context" in done.stderr
+    assert pas(run, "-c", 1024, "--force").exit_code == 0

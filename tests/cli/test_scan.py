@@ -6,7 +6,6 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import click.testing
 import pytest
@@ -89,7 +88,7 @@ def test_the_page_is_written_once_and_replaced_with_force(run: Run, here: Path) 
     [
         (("--trait", "  "), 2, "--trait is empty"),
         (("--shares", "0.1", "--norms", "1"), 2, "give one of them"),
-        *(((option, bad), 2, f"{option} {bad}") for option in ("--shares", "--norms")
+        *(((option, bad), 2, f"'{option}': {bad}: expected") for option in ("--shares", "--norms")
           for bad in ("0", "-1", "nan", "inf", "a", "0.1,,0.2", "")),
         (("--shares", ",".join(str(i) for i in range(1, 18))), 1, "17 norms"),
         (("--norms", "1e9"), 1, "at most"),
@@ -130,14 +129,3 @@ def test_another_models_bundle_is_refused_before_a_template_is_asked_for(run: Ru
         done = run("scan", "bare.gguf", "--steer", steer, "-t", 1)
         assert (done.exit_code, done.stdout) == (1, "")
         assert message in done.stderr
-
-
-def test_ctrl_c_is_one_line_and_writes_nothing(run: Run, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupt(*_: Any) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("edgesteer.evaluate.scan.cells.log_softmax", interrupt)
-    done = scanned(run, "--html", "x.html")
-    assert (done.exit_code, done.stdout) == (130, "")
-    assert done.stderr == "edgesteer: interrupted\n"
-    assert not (here / "x.html").exists()

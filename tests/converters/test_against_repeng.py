@@ -1,4 +1,4 @@
-"""edgesteer beside repeng: the same vector on the same prompts says the same, and every ratio is there.
+"""edgesteer beside repeng: the same vector on the same prompts gives the same replies, and every ratio is there.
 
 With the real repeng where it is installed, and with a stand-in of the part that is used.
 """
@@ -21,8 +21,16 @@ import torch
 from edgesteer import SteeredLlama
 from edgesteer.bundle import Bundle, read_model_info
 from edgesteer.errors import MissingExtra, ModelError
-from edgesteer_converters import against_repeng as module
-from edgesteer_converters.against_repeng import OURS, RATIOS, THEIRS, against_repeng, need_repeng
+from edgesteer_converters.against_repeng import (
+    OURS,
+    RATIOS,
+    THEIRS,
+    against_repeng,
+    need_repeng,
+    summary,
+    timed_replies,
+)
+from edgesteer_converters.against_repeng import prompts as as_prompts
 
 QUESTIONS = ["Why is it so?", "Tell me a tale.", "hm"]
 
@@ -69,7 +77,7 @@ def tiny(model: Callable[[str], Path]) -> str:
 
 @pytest.fixture(scope="module")
 def bundle(tiny: str) -> Bundle:
-    """Strong enough to change what is said."""
+    """Strong enough to change the replies."""
     info = read_model_info(tiny)
     rng = np.random.default_rng(3)
     directions = {n: rng.standard_normal(info.n_embd).astype(np.float32) for n in (1, 2)}
@@ -77,37 +85,30 @@ def bundle(tiny: str) -> Bundle:
 
 
 @pytest.mark.usefixtures("repeng")
-def test_both_say_the_same_under_the_same_vector(
-    tiny: str, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    said: dict[str, list[list[int]]] = {}
-    told = module._told
-
-    def look(found: Any) -> Any:
-        said.update({name: [one.tokens for one in each] for name, each in found.items()})
-        return told(found)
-
-    monkeypatch.setattr(module, "_told", look)
-    table = against_repeng(tiny, bundle, QUESTIONS, 5, 1)
-    assert said[f"{OURS} unsteered"] == said[f"{THEIRS} unsteered"]
-    assert said[f"{OURS} steered"] == said[f"{THEIRS} steered"] != said[f"{OURS} unsteered"]
-    assert {len(tokens) for each in said.values() for tokens in each} == {5}
+def test_both_reply_alike_under_the_same_vector_and_every_ratio_is_a_ratio(tiny: str, bundle: Bundle) -> None:
+    replies = timed_replies(tiny, bundle, QUESTIONS, 5, 1)
+    tokens = {name: [reply.tokens for reply in each] for name, each in replies.items()}
+    assert tokens[f"{OURS} unsteered"] == tokens[f"{THEIRS} unsteered"]
+    assert tokens[f"{OURS} steered"] == tokens[f"{THEIRS} steered"] != tokens[f"{OURS} unsteered"]
+    assert {len(reply) for each in tokens.values() for reply in each} == {5}
+    table = summary(replies)
     assert table["first_tokens_alike"] == {"unsteered": 1.0, "steered": 1.0}
-    assert (table["prompts"], table["tokens"], table["strength"]) == (3, 5, 1.0)
-
-
-@pytest.mark.usefixtures("repeng")
-def test_every_ratio_is_a_ratio(tiny: str, bundle: Bundle) -> None:
-    threads, told = torch.get_num_threads(), []
-    table = against_repeng(tiny, bundle, QUESTIONS[:1], 3, 1, told.append)
     assert set(table["ratios"]) == set(RATIOS)
     values = [v for part in ("ways", "ratios") for row in table[part].values() for v in row.values()]
     assert all(0 < value < math.inf for value in values)
+    alone = summary({name: each[:1] for name, each in replies.items()})
     for which, (one, other) in RATIOS.items():  # of a single prompt the ratio is that of the medians
-        for what, ratio in table["ratios"][which].items():
-            assert ratio == pytest.approx(table["ways"][one][what] / table["ways"][other][what])
+        for what, ratio in alone["ratios"][which].items():
+            assert ratio == pytest.approx(alone["ways"][one][what] / alone["ways"][other][what])
+
+
+@pytest.mark.usefixtures("repeng")
+def test_threads_are_as_before_and_progress_is_reported(tiny: str, bundle: Bundle) -> None:
+    threads, parts = torch.get_num_threads(), list[float]()
+    table = against_repeng(tiny, bundle, QUESTIONS[:1], 2, 1, parts.append)
+    assert (table["bundle"], table["prompts"], table["tokens"], table["strength"]) == ("strong", 1, 2, 1.0)
     assert torch.get_num_threads() == threads
-    assert told == [0.0]
+    assert parts == [0.0]
 
 
 def test_a_model_without_a_chat_template_gets_the_questions_as_they_stand(tmp_path: Path) -> None:
@@ -115,8 +116,8 @@ def test_a_model_without_a_chat_template_gets_the_questions_as_they_stand(tmp_pa
 
     path = write_tiny(tmp_path / "base.gguf", "llama", chat_template=None)
     llm = SteeredLlama(path, n_ctx=64, n_threads=1)
-    prompts = module._prompts(llm, QUESTIONS)
-    texts = [llm.detokenize(prompt[1:]).decode() for prompt in prompts]
+    given = as_prompts(llm, QUESTIONS)
+    texts = [llm.detokenize(prompt[1:]).decode() for prompt in given]
     llm.close()
     assert texts == QUESTIONS
 

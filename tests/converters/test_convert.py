@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +17,22 @@ from torch import nn
 
 from edgesteer.bundle import Bundle, ModelInfo, load, read_model_info, save
 from edgesteer.errors import BundleError, ModelError
+from edgesteer.generate import Chat
 from edgesteer.runtime.turns import read_turns
 from edgesteer.scope import BIT, scope_bits
-from edgesteer_converters import model_parity
-from edgesteer_converters.artifact import Artifact, Choice, told
+from edgesteer_converters.artifact import Artifact, Choice, Converted, fact_lines
 from edgesteer_converters.convert import Settings, accepted, against, convert, read, visited
-from edgesteer_converters.converted import Converted
-from edgesteer_converters.model_parity import Text
+from edgesteer_converters.model_parity import Text, model_parity, texts_of
 from edgesteer_converters.networks.psr import from_modules
 from edgesteer_converters.torch_model import TorchModel
-from edgesteer_converters.torch_side import check_memory, float32_bytes, free_memory, reference, scales
+from edgesteer_converters.torch_parity import (
+    check_memory,
+    compared,
+    float32_bytes,
+    free_memory,
+    reference,
+    scales,
+)
 from tests.converters.torch_gates import networks
 from tests.runtime.support import steered
 
@@ -92,7 +99,7 @@ def test_the_mean_coefficient_over_what_was_visited_is_one(
 ) -> None:
     bundle = done(network(tmp_path / "n.pt", info), gguf, info, parity=False).bundle
     llm = steered(gguf, n_threads=1, n_threads_batch=1)
-    texts = model_parity.texts_of(llm, bundle)
+    texts = texts_of(llm, bundle)
     with llm.steered(bundle, 1.0):
         means = []
         for text in texts:
@@ -191,7 +198,7 @@ def test_torch_steers_in_the_sources_blocks(gguf: Path, info: ModelInfo) -> None
     texts = [Text(llm.tokenize(b"the ship"), llm.tokenize(b" sails on", add_bos=False))]
     theirs = TorchModel.load(gguf)
     for source, holds in (({1: vectors[1]}, True), (vectors, False)):
-        found = model_parity.model_parity(theirs, reference(Artifact("plain", source)), llm, bundle, texts)
+        found = model_parity(theirs, reference(Artifact("plain", source)), llm, bundle, texts)
         assert found.holds is holds
 
 
@@ -225,19 +232,14 @@ def test_parity_fails_where_the_source_is_another(gguf: Path, info: ModelInfo, t
         against(bundle, Artifact("plain", artifact.directions), gguf, 1)
 
 
-def test_a_steered_model_that_disagrees_is_a_failure(
-    gguf: Path, info: ModelInfo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The law can fail: a reference that adds something else than the bundle is caught by the KL."""
+def test_a_steered_model_that_disagrees_is_a_failure(gguf: Path, info: ModelInfo, tmp_path: Path) -> None:
+    """The law can fail: a source that adds something else than the bundle is caught by the KL."""
     artifact = network(tmp_path / "n.pt", info)
-    real = model_parity.model_parity
-
-    def wrong(model: Any, reference: Any, *rest: Any) -> Any:
-        return real(model, {n: lambda h, add=add: 40 * add(h) for n, add in reference.items()}, *rest)
-
-    monkeypatch.setattr("edgesteer_converters.torch_side.model_parity", wrong)
+    bundle = done(artifact, gguf, info, parity=False).bundle
+    other = replace(artifact, directions={n: 40 * v for n, v in artifact.directions.items()})
+    llm = steered(gguf, n_threads=1, n_threads_batch=1)
     with pytest.raises(BundleError, match="KL of .* belong together"):
-        done(artifact, gguf, info)
+        compared(llm, other, gguf, bundle, texts_of(llm, bundle))
 
 
 def test_options_of_networks_are_refused_for_constants(info: ModelInfo, gguf: Path) -> None:
@@ -261,9 +263,7 @@ def test_a_steered_model_that_says_nothing_is_refused(gguf: Path, info: ModelInf
     class Silent:
         spoken: tuple[int, ...] = ()
 
-    monkeypatch.setattr(
-        "edgesteer.evaluate.Chat.replies", lambda _, asked, *more, **__: [Silent()] * len(asked)
-    )
+    monkeypatch.setattr(Chat, "replies", lambda _, prompts, *more, **__: [Silent()] * len(prompts))
     with pytest.raises(BundleError, match="says nothing at strength 2.*smaller --strength") as refused:
         done(Artifact("plain", directions(info.n_embd)), gguf, info, parity=True, strength=2.0)
     assert "\n" not in str(refused.value)
@@ -283,16 +283,14 @@ def test_the_rows_in_scope_are_visited(gguf: Path, info: ModelInfo, tmp_path: Pa
     assert [len(rows) for rows in visited(llm, bundle, [text]).values()] == [inside.sum()] * len(BLOCKS)
 
 
-def test_a_comparison_that_does_not_fit_is_refused(gguf: Path, info: ModelInfo, monkeypatch: Any) -> None:
+def test_a_comparison_that_does_not_fit_is_refused(gguf: Path, info: ModelInfo) -> None:
     assert (free_memory() or 2**40) > 2**20
     assert float32_bytes(gguf) >= 8 * info.n_embd * info.n_layer
-    check_memory(gguf)
-    monkeypatch.setattr("edgesteer_converters.torch_side.free_memory", lambda: 1000)
+    check_memory(gguf, free_memory())
+    check_memory(gguf, None)
     with pytest.raises(BundleError, match="--no-parity") as refused:
-        done(Artifact("plain", directions(info.n_embd)), gguf, info, parity=True)
+        check_memory(gguf, 1000)
     assert "\n" not in str(refused.value)
-    monkeypatch.setattr("edgesteer_converters.torch_side.free_memory", lambda: None)
-    check_memory(gguf)
 
 
 def test_a_model_that_torch_cannot_load_can_go_without(
@@ -312,7 +310,7 @@ def test_what_is_dropped_is_told(info: ModelInfo) -> None:
     rows = {n: np.ones((2, info.n_embd), np.float32) for n in BLOCKS}
     found = accepted(Artifact("psr", vectors, gate), rows, info, Settings(name="n"))
     assert found.bundle.training["dropped_blocks"] == [3]
-    assert any("block 3" in line for line in told(found.bundle.training))
+    assert any("block 3" in line for line in fact_lines(found.bundle.training))
 
 
 def test_gates_that_never_open_are_refused(gguf: Path, info: ModelInfo, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from edgesteer.errors import MissingExtra
 from edgesteer_converters.artifact import Artifact
 from edgesteer_converters.extras import need, need_onnx, need_torch
 from edgesteer_converters.networks.relu_chain import as_modules
-from edgesteer_converters.torch_side import reference, torch_coefficients
+from edgesteer_converters.torch_parity import reference, torch_coefficients
 
 GATE = {1: [(np.ones((4, 1), np.float32), np.ones(1, np.float32))]}
 NETWORK = Artifact("psr", {1: np.ones(4, np.float32)}, GATE)

@@ -1,4 +1,4 @@
-"""`learn --refine` from one sentence to a bundle that steers: llama.cpp and Torch on the same tiny random GGUF."""
+"""`learn --refine`, from one sentence to a bundle: llama.cpp and Torch on the same tiny random GGUF."""
 
 from __future__ import annotations
 
@@ -14,21 +14,20 @@ import pytest
 from edgesteer import SteeredLlama
 from edgesteer.bundle import load, save, verify
 from edgesteer.cli import main
-from edgesteer.learn import Recipe, course, learn
-from edgesteer_converters.train import trainer
-from edgesteer_converters.train.trainer import AGAIN, DEFAULTS, Trainer
-from tests.learn.support import keep_every_reply
+from edgesteer.cli.learn import resume_hint
+from edgesteer.learn import Recipe, learn
+from edgesteer_converters.train import checkpoints, trainer
+from edgesteer_converters.train.trainer import AGAIN, DEFAULTS
+from tests.learn.support import LENIENT
 
 TRAIT = "You talk like a pirate, arr."
 ASKED = ["Why is it so?", "Tell me a tale.", "What is a key?", "Who are you?"]
 WAYS: dict[str, dict[str, Any]] = {
     "A-Const": {"method": "constant"},
-    "S-Const": {"method": "constant", "blocks": "one"},
     "S-PSR": {"blocks": "one"},
-    "scope conversation": {"scope": "conversation"},
-    "from two sentences": {"opposite": "You are a sober clerk."},
+    "scope conversation, from two sentences": {"scope": "conversation", "opposite": "You are a sober clerk."},
 }
-LEARN = ("--trait", TRAIT, "--max-tokens", 6, "--emphasis", "never", "--threads", 1, "--ctx-size", 1024)
+SHORT: dict[str, Any] = {"max_tokens": 6, "emphasis": "never"}
 
 
 @pytest.fixture(scope="module")
@@ -40,53 +39,103 @@ def llm(model: Callable[[str], Path]) -> Iterator[SteeredLlama]:
 
 @pytest.fixture(autouse=True)
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every reply of a babbling model is kept, so is what was trained, and each objective is for two epochs."""
-    keep_every_reply(monkeypatch)
-    monkeypatch.setattr("edgesteer.learn.course.better", lambda closed, trained: trained)
+    """Each objective is for two epochs."""
     for settings in (*DEFAULTS.values(), *AGAIN.values()):
         monkeypatch.setitem(settings, "epochs", 2)
 
 
+class Watched:
+    """The trainer of a model, which records the fits that it gets and gives."""
+
+    def __init__(self, model: Path, checkpoint: Path | None = None) -> None:
+        self.train = trainer(model, checkpoint=checkpoint, device="cpu")
+        self.calls: list[tuple[dict[int, Any], dict[int, Any]]] = []
+
+    def __call__(self, fits: Any, pairs: Any, **how: Any) -> Any:
+        trained, facts = self.train(fits, pairs, **how)
+        self.calls.append((dict(fits), trained))
+        return trained, facts
+
+
 @pytest.mark.parametrize("way", WAYS)
-def test_every_form_is_trained_and_the_bundle_is_valid(
+def test_every_form_is_trained_and_the_better_bundle_is_valid(
     llm: SteeredLlama, model: Callable[[str], Path], tmp_path: Path, way: str
 ) -> None:
-    recipe = Recipe(max_tokens=6, emphasis="never", **WAYS[way])
-    refining = Recipe(max_tokens=6, emphasis="never", refine="kl", **WAYS[way])
-    closed, _ = learn(llm, TRAIT, recipe, questions=ASKED)
-    bundle, summary = learn(
-        llm, TRAIT, refining, questions=ASKED, trainer=trainer(model("llama"), device="cpu")
-    )
+    recipe = Recipe(**SHORT, refine="kl", **WAYS[way])
+    watched = Watched(model("llama"))
+    bundle, summary = learn(llm, TRAIT, recipe, questions=ASKED, trainer=watched, limits=LENIENT)
     save(bundle, tmp_path / "r.steer")
     verify(tmp_path / "r.steer")
     read = load(tmp_path / "r.steer")
-    assert (read.kind, read.scope) == (closed.kind, closed.scope)
-    assert recipe.blocks == "all" or len(read.layers) == 1
+    assert (read.kind, read.scope) == ("vector" if recipe.method == "constant" else "psr", recipe.scope)
     facts = read.training["refined"]
     assert facts == summary.refined
     assert facts["loss_after"] < facts["loss_before"]
     assert [point["step"] for point in facts["curve"]] == list(range(facts["steps"]))
-    both = set(read.layers) & set(closed.layers)
-    assert all(not np.array_equal(read.directions[n], closed.directions[n]) for n in both)
-    seen = [pair.plain + pair.reply for pair in summary.pairs]  # where the mean coefficient is 1
-    plain = [llm.capture(tokens) for tokens in seen]
-    with llm.steered(read, scope="all"):
-        steered = [llm.capture(tokens) for tokens in seen]
-    assert any(
-        not np.array_equal(x[n], y[n]) for x, y in zip(plain, steered, strict=True) for n in read.layers
-    )
+    (start, _), (again, end) = watched.calls  # and once more, on its own replies
+    assert recipe.blocks == "all" or len(start) == 1
+    assert all(not np.array_equal(end[n].direction, start[n].direction) for n in end)
+    assert set(again) <= set(start)
+    kept = end if facts["kept"] else start
+    assert read.layers == tuple(sorted(kept))
+    assert all(np.array_equal(read.directions[n], kept[n].direction) for n in kept)
 
+
+def test_a_run_that_stopped_after_the_training_loses_nothing_of_it(
+    llm: SteeredLlama, model: Callable[[str], Path], tmp_path: Path
+) -> None:
+    part, checkpoint = tmp_path / "p.part", tmp_path / "p.checkpoint"
+    stages: list[str] = []
+
+    def stop(stage: str, fraction: float) -> None:
+        stages.append(stage)
+        if stage == "choose again":
+            raise KeyboardInterrupt
+
+    def run(**more: Any) -> Any:
+        watched = Watched(model("llama"), checkpoint)
+        recipe = Recipe(**SHORT, refine="kl")
+        how: dict[str, Any] = {
+            "questions": ASKED,
+            "limits": LENIENT,
+            "part": part,
+            "trainer": watched,
+            **more,
+        }
+        return learn(llm, TRAIT, recipe, **how)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(progress=stop)
+    files = checkpoints(checkpoint)
+    before = [file.read_bytes() for file in files]
+    _, summary = run()
+    assert [file.read_bytes() for file in files] == before  # no epoch was trained again
+    whole = learn(
+        llm,
+        TRAIT,
+        Recipe(**SHORT, refine="kl"),
+        questions=ASKED,
+        limits=LENIENT,
+        trainer=Watched(model("llama")),
+    )[1]
+    assert summary.refined["loss_after"] == pytest.approx(whole.refined["loss_after"], rel=0.05)
+
+
+# -- the command -------------------------------------------------------------------------------------
 
 Run = Callable[..., click.testing.Result]
 
 
 @pytest.fixture
 def run(model: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """`run("--refine", "kl")`: the command on the tiny model, to p.steer in an empty working directory."""
+    """`run("--refine", "kl")`: the command on the tiny model, to p.steer in an empty working directory. The
+    replies are given, for those of a random model would be dropped."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    (tmp_path / "asked.txt").write_text("\n".join(ASKED))
-    given = ("learn", model("llama"), "-o", "p.steer", "--questions", "asked.txt", *LEARN)
+    lines = [json.dumps({"question": question, "reply": f"Arr, {question}"}) for question in ASKED]
+    (tmp_path / "asked.jsonl").write_text("\n".join(lines))
+    given = ("learn", model("llama"), "-o", "p.steer", "--questions", "asked.jsonl", "--trait", TRAIT)
+    given += ("--max-tokens", 6, "--emphasis", "never", "--threads", 1, "--ctx-size", 1024)
 
     def invoke(*more: object) -> click.testing.Result:
         return click.testing.CliRunner().invoke(main, [str(one) for one in (*given, *more)])
@@ -94,97 +143,16 @@ def run(model: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.Monkey
     return invoke
 
 
-def stop_after_training(patch: pytest.MonkeyPatch) -> None:
-    """Ctrl-C when the strength of what was trained is to be found."""
-
-    def retuned(*_: Any) -> Any:
-        raise KeyboardInterrupt
-
-    patch.setattr(course, "retuned", retuned)
-
-
-def test_of_single_blocks_the_best_alone_is_trained(
-    llm: SteeredLlama, model: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+def test_the_command_says_what_the_training_reached_and_leaves_no_checkpoint(
+    run: Run, tmp_path: Path
 ) -> None:
-    ordinary, given = trainer(model("llama"), device="cpu"), []
-
-    def noted(fits: Any, pairs: Any, **more: Any) -> Any:
-        given.append(list(fits))
-        return ordinary(fits, pairs, **more)
-
-    bundle, _ = learn(
-        llm,
-        TRAIT,
-        Recipe(max_tokens=6, emphasis="never", refine="kl", blocks="one"),
-        questions=ASKED,
-        trainer=noted,
-    )
-    assert given == [list(bundle.layers)] * 2  # and once more, on its own replies
-    assert len(given[0]) == 1
-
-
-@pytest.mark.parametrize(("measured", "trained"), [(1, 3), (4, 4)])
-def test_questions_that_strengths_are_measured_on_are_not_trained_on_while_enough_others_are_left(
-    llm: SteeredLlama,
-    model: Callable[[str], Path],
-    monkeypatch: pytest.MonkeyPatch,
-    measured: int,
-    trained: int,
-) -> None:
-    monkeypatch.setattr(course, "_N_MEASURED", measured)
-    ordinary, given = trainer(model("llama"), device="cpu"), []
-
-    def noted(fits: Any, pairs: Any, **more: Any) -> Any:
-        given.append(list(pairs))
-        return ordinary(fits, pairs, **more)
-
-    recipe = Recipe(max_tokens=6, emphasis="never", refine="kl")
-    bundle, summary = learn(llm, TRAIT, recipe, questions=ASKED, trainer=noted)
-    first, again = given
-    assert len(first) == trained == bundle.training["refined"]["replies"]
-    assert {pair.question for pair in again} == {pair.question for pair in first}
-    assert len(summary.pairs) == len(ASKED)
-
-
-def test_ctrl_c_after_the_training_loses_nothing_of_it(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    left = [tmp_path / f"p.steer.{end}" for end in ("part", "checkpoint", "checkpoint-again")]
-    with monkeypatch.context() as patch:
-        stop_after_training(patch)
-        stopped = run("--refine", "kl")
-    assert stopped.exit_code == 130
-    assert all(path.exists() for path in left)
-    assert all(path.name in stopped.stderr for path in left[:2])
-    with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "_one_epoch", None)  # nothing is trained twice
-        done = run("--refine", "kl")
+    done = run("--refine", "mse")
     assert done.exit_code == 0, done.output
-    assert not any(path.exists() for path in left)
-    refined = load(tmp_path / "p.steer").training["refined"]
-    line = next(line for line in done.stdout.splitlines() if line.startswith("refined"))
-    for told in (
-        "kl",
-        f"{refined['loss_before']:.3f}",
-        f"{refined['loss_after']:.3f}",
-        str(refined["steps"]),
-        f"{refined['own']['loss_before']:.3f}",
-    ):
-        assert told in line.split()
-    assert not any(line.startswith("refined") for line in run("--force").stdout.splitlines())
-
-
-def test_a_checkpoint_that_other_arguments_left_is_replaced_with_a_warning(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with monkeypatch.context() as patch:
-        stop_after_training(patch)
-        run("--refine", "kl")
-    done = run("--refine", "mse", "--json")
-    assert done.exit_code == 0, done.output
-    assert [line for line in done.stderr.splitlines() if "warning" in line and "p.steer.checkpoint" in line]
-    assert json.loads(done.stdout)["refined"]["objective"] == "mse"
     assert not (tmp_path / "p.steer.checkpoint").exists()
+    refined = load(tmp_path / "p.steer").training["refined"]
+    losses = f"mse {refined['loss_before']:.3f} to {refined['loss_after']:.3f}, {refined['steps']} steps"
+    assert f"refined    {losses}" in done.stdout
+    assert not any(line.startswith("refined") for line in run("--force").stdout.splitlines())
 
 
 def test_a_file_in_the_checkpoints_place_is_refused_before_the_sampling(run: Run, tmp_path: Path) -> None:
@@ -194,3 +162,16 @@ def test_a_file_in_the_checkpoints_place_is_refused_before_the_sampling(run: Run
     assert "p.steer.checkpoint" in refused.stderr.splitlines()[-1]
     assert not (tmp_path / "p.steer.part").exists()
     assert (tmp_path / "p.steer.checkpoint").read_text() == "a note"
+
+
+@pytest.mark.parametrize("files", [(), ("p.part",), ("p.part", "p.checkpoint")])
+def test_ctrl_c_names_the_files_that_the_same_command_resumes_from(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], files: tuple[str, ...]
+) -> None:
+    for name in files:
+        (tmp_path / name).touch()
+    with pytest.raises(KeyboardInterrupt), resume_hint(tmp_path / "p.part", tmp_path / "p.checkpoint"):
+        raise KeyboardInterrupt
+    error = capsys.readouterr().err
+    assert [name for name in ("p.part", "p.checkpoint") if name in error] == list(files)
+    assert ("the same command resumes" in error) is bool(files)

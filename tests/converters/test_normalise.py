@@ -12,10 +12,10 @@ from torch import nn
 from edgesteer.bundle import check_gate
 from edgesteer.errors import BundleError
 from edgesteer_converters.artifact import Artifact
-from edgesteer_converters.networks.coefficients import asking
 from edgesteer_converters.networks.merge import layers_of
 from edgesteer_converters.networks.normalise import mean_coefficients, normalise
 from edgesteer_converters.networks.psr import from_modules
+from edgesteer_converters.parity import coefficients_of
 from tests.converters.torch_gates import BLOCKS, WIDTH, activations, directions, networks, relu_networks
 
 
@@ -52,9 +52,9 @@ def test_normalising_changes_the_mean_and_nothing_that_steers(kind: str) -> None
     assert after.gate is not None
     assert isinstance(before.gate, bytes) == isinstance(after.gate, bytes)
     for n in BLOCKS:
-        assert abs(asking(after.gate)(n, rows[n]).astype(np.float64).mean() - 1) < 1e-5
+        assert abs(coefficients_of(after.gate)(n, rows[n]).astype(np.float64).mean() - 1) < 1e-5
         unseen = activations(seed=9)[n]
-        old, new = (asking(a.gate)(n, unseen)[:, None] * a.directions[n] for a in (before, after))  # type: ignore[arg-type]
+        old, new = (coefficients_of(a.gate)(n, unseen)[:, None] * a.directions[n] for a in (before, after))  # type: ignore[arg-type]
         assert np.abs(old - new).max() <= 4e-6 * np.abs(old).max()
     if isinstance(after.gate, bytes):
         check_gate(after.gate, BLOCKS, WIDTH, "0" * 64)
@@ -94,7 +94,7 @@ def test_a_dropped_block_leaves_a_graph_that_serves_the_others(blocks: tuple[int
     check_gate(after.gate, left, WIDTH, "0" * 64)
     assert len(after.gate) < len(before.gate) + 400  # type: ignore[arg-type]
     for n in left:
-        old, new = (asking(a.gate)(n, rows[n])[:, None] * a.directions[n] for a in (before, after))  # type: ignore[arg-type]
+        old, new = (coefficients_of(a.gate)(n, rows[n])[:, None] * a.directions[n] for a in (before, after))  # type: ignore[arg-type]
         assert np.abs(old - new).max() <= 4e-6 * np.abs(old).max()
 
 

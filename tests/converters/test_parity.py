@@ -16,8 +16,8 @@ from tests.converters.torch_gates import BLOCKS, WIDTH, activations, networks, r
 
 
 def parity(network: Any, gate: Any, rows: Any) -> list[Parity]:
-    asked = {n: block.coefficients for n, block in torch_blocks(network, BLOCKS, WIDTH).items()}
-    found = same_coefficients(asked, gate, rows)
+    blocks = torch_blocks(network, BLOCKS, WIDTH)
+    found = same_coefficients(lambda n, h: blocks[n].coefficients(h), gate, rows)
     require(found, "gate")
     return found
 

@@ -100,10 +100,11 @@ def test_numbers_that_are_not_finite(value: float) -> None:
     refused(lambda: placed(vectors), "block 2", "finite")
 
 
-def test_zeros() -> None:
-    vectors = {**rows([1]), 2: np.zeros(N_EMBD, np.float32)}
-    refused(lambda: placed(vectors), "zeros", "block 2")
-    same(placed(vectors, block=1).directions, {1: vectors[1]})
+def test_zeros_are_left_out_and_told_and_nothing_else_is_refused() -> None:
+    artifact = placed({**rows([1]), 2: np.zeros(N_EMBD, np.float32), 3: -np.zeros(N_EMBD, np.float32)})
+    assert list(artifact.directions) == [1]
+    assert "blocks 2-3: zeros" in artifact.facts["dropped"]
+    refused(lambda: placed({2: np.zeros(N_EMBD, np.float32)}), "zeros", "blocks 2")
 
 
 @pytest.mark.parametrize(

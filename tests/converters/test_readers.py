@@ -10,7 +10,6 @@ import pytest
 
 from edgesteer.bundle import ModelInfo
 from edgesteer.errors import BundleError
-from edgesteer_converters.artifact import Choice
 from edgesteer_converters.readers import PRODUCERS, recognise
 from tests.bundle.samples import refused
 from tests.converters.vector_samples import FIXTURES, rows, write_gguf
@@ -58,20 +57,8 @@ def test_the_generators_file_beside_a_companion_is_still_the_generators(tmp_path
     assert recognise([path]) == "cvector-generator"
 
 
-@pytest.mark.parametrize("name", ["net.pt", "NET.PT"])
-def test_torchscript_is_a_network(tmp_path: Path, name: str) -> None:
-    torch = pytest.importorskip("torch")
-    torch.jit.script(torch.nn.Linear(4, 1)).save(str(tmp_path / name))
-    torch.save({"direction.1": torch.ones(4)}, tmp_path / "directions.pt")
-    assert recognise([tmp_path / name]) == "psr"
-    assert recognise([tmp_path / name, tmp_path / "directions.pt"]) == "psr"
-    with pytest.raises(BundleError, match="TorchScript, which is code.*--from psr") as refused_:
-        PRODUCERS["repeng"].read([tmp_path / name], MODEL, Choice())
-    assert "weights_only" not in str(refused_.value)
-
-
 def test_every_producer_keeps_the_protocol() -> None:
     for name, producer in PRODUCERS.items():
-        assert name == name.strip().lower()
-        assert producer.SUFFIXES
-        assert all(suffix.startswith(".") and suffix == suffix.lower() for suffix in producer.SUFFIXES)
+        assert name == producer.name == name.strip().lower()
+        assert producer.suffixes
+        assert all(suffix.startswith(".") and suffix == suffix.lower() for suffix in producer.suffixes)

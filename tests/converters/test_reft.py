@@ -15,9 +15,9 @@ from edgesteer.bundle.agreement import sha256
 from edgesteer.errors import BundleError
 from edgesteer_converters.artifact import Artifact, Choice
 from edgesteer_converters.networks import reft
-from edgesteer_converters.networks.coefficients import asking
 from edgesteer_converters.networks.merge import stamp
-from edgesteer_converters.torch_side import against_torch, torch_coefficients
+from edgesteer_converters.parity import coefficients_of
+from edgesteer_converters.torch_parity import against_torch, torch_coefficients
 from tests.converters.torch_gates import MODEL, WIDTH, activations
 
 ANY = Choice()
@@ -50,7 +50,7 @@ def test_loreft_adds_what_its_equation_adds(tmp_path: Path) -> None:
         h = activations(blocks=(n,))[n]
         R, x = t["rotate_layer"].T.double(), torch.from_numpy(h).double()
         expected = (x @ t["weight"].T.double() + t["bias"] - x @ R.T) @ R
-        added = asking(artifact.gate)(n, h)[:, None] * artifact.directions[n]
+        added = coefficients_of(artifact.gate)(n, h)[:, None] * artifact.directions[n]
         assert np.abs(added - expected.numpy()).max() < 1e-5
     digest = sha256(encode_directions(artifact.directions, MODEL.architecture))
     gate = stamp(artifact.gate, [1, 4], digest)
@@ -104,7 +104,7 @@ def test_torch_is_asked_for_the_coefficients_of_loreft(tmp_path: Path) -> None:
     artifact = reft.read([_saved(tmp_path, _loreft(3), NAME.format(3))], MODEL, ANY)
     rows = activations(blocks=(3,))
     asked = torch_coefficients(artifact)
-    assert np.abs(asked(3, rows[3]) - asking(artifact.gate)(3, rows[3])).max() < 1e-5  # type: ignore[arg-type]
+    assert np.abs(asked(3, rows[3]) - coefficients_of(artifact.gate)(3, rows[3])).max() < 1e-5  # type: ignore[arg-type]
     other = reft.read([_saved(tmp_path, _loreft(4), NAME.format(3))], MODEL, ANY)
     bundle = Bundle.build(name="r", directions=artifact.directions, gate=_stamped(artifact), model=MODEL)
     assert against_torch(artifact, bundle, rows)

@@ -295,7 +295,7 @@ def test_torchscript(tmp_path: Path) -> None:
         for name in ("constants.pkl", "data.pkl"):
             archive.writestr(f"archive/{name}", b"\x80\x02}.")
         archive.writestr("archive/version", b"3\n")
-    refused(lambda: read_tensors(path), path, "TorchScript")
+    refused(lambda: read_tensors(path), path, "TorchScript", "state dict")
 
 
 def test_sparse_tensors(tmp_path: Path) -> None:

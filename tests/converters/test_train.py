@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from edgesteer.errors import EdgesteerWarning, LearnError
-from edgesteer.learn.methods import BlockFit
+from edgesteer.learn.fit import BlockFit
 from edgesteer.learn.pairs import Pair
 from edgesteer_converters.torch_model import TorchModel
 from edgesteer_converters.train import data, objectives

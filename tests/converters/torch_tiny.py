@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from edgesteer.learn.methods import BlockFit
+from edgesteer.learn.fit import BlockFit
 from edgesteer.learn.pairs import Pair
 
 WIDTH, BLOCKS, VOCAB = 32, 4, 300

@@ -11,25 +11,27 @@ from typing import Any
 
 import numpy as np
 
+from edgesteer.bundle import Bundle, ModelInfo
 from edgesteer.errors import SteeringOverflow
 from edgesteer.generate import Reply
+from edgesteer.plan import SteeringPlan
 
 LENGTH = 41
+BUNDLE = Bundle.build(
+    name="any", directions={1: np.ones(8, np.float32)}, model=ModelInfo("llama", "fake", 8, 4, "F32")
+)
 Law = Callable[[float], float]
 
 
 class FakeLlama:
     def __init__(self) -> None:
         self.strength = 0.0
-        self.scopes: list[str | None] = []
 
     @contextlib.contextmanager
-    def steered(
-        self, source: Any, strength: float | None = None, *, scope: str | None = None
-    ) -> Iterator[None]:
+    def steered(self, source: SteeringPlan | list[Any]) -> Iterator[None]:
         before = self.strength
-        self.strength = 0.0 if isinstance(source, list) else float(strength or 0)
-        self.scopes.append(scope)
+        terms = source.terms if isinstance(source, SteeringPlan) else ()
+        self.strength = sum(term.strength for term in terms)
         try:
             yield
         finally:
@@ -44,7 +46,6 @@ class FakeChat:
     ) -> None:
         self.llm = FakeLlama()
         self.asked: list[float] = []
-        self.drawn: list[float] = []
         self._coherence, self._different, self._overflow_at = coherence, different, overflow_at
         self._by_first: dict[int, float] = {}
 
@@ -52,13 +53,10 @@ class FakeChat:
         self,
         prompts: Sequence[Any],
         max_tokens: int,
-        temperature: float,
-        rngs: Sequence[np.random.Generator],
         repeat_penalty: float = 1.0,
     ) -> list[Reply]:
         strength = self.llm.strength
         self.asked.append(strength)
-        self.drawn.append(rngs[0].random())
         if strength >= self._overflow_at:
             raise SteeringOverflow("too much")
         first = 1000 + len(self.asked) * 100

@@ -6,27 +6,31 @@ import dataclasses
 import itertools
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from edgesteer import Bundle, SteeredLlama
+from edgesteer import Bundle
 from edgesteer.bundle import StrengthRange
 from edgesteer.errors import IncompatibleError, InputError
-from edgesteer.generate import Chat
 from edgesteer.evaluate.adaptation import Adaptation, Adapted, measure
-from edgesteer.evaluate.adaptation.axes import Subject
-from edgesteer.evaluate.adaptation.drift import Passage, divergence, passages_of_the_project
+from edgesteer.evaluate.adaptation.criteria import AXES, Data, Drift, Effect, Memory, Reversal, Speed
 from edgesteer.evaluate.adaptation.lora import read_lora
-from edgesteer.evaluate.adaptation.reversal import plain_logits, reversal
-from edgesteer.evaluate.adaptation.scores import AXES, scores
-from edgesteer.evaluate.adaptation.values import Data, Drift, Effect, Memory, Reversal, Speed
-from edgesteer.evaluate.headtohead import head_to_head
+from edgesteer.evaluate.adaptation.resources import Subject
+from edgesteer.evaluate.adaptation.side_effects import (
+    Passage,
+    divergence,
+    passages_of_the_project,
+    plain_logits,
+    reversal,
+)
+from edgesteer.evaluate.head_to_head import head_to_head
 from edgesteer.evaluate.intervals import Estimate
-from edgesteer.evaluate.ways import Way
+from edgesteer.evaluate.way import Way
+from edgesteer.generate import Chat
 from tests.lora import write_lora
 
 TRAIT = "You talk like a pirate, arr."
@@ -37,13 +41,6 @@ TEXTS = [Passage("one", "A leaf makes sugar."), Passage("two", "2 and 2 is 4.")]
 @pytest.fixture(scope="module")
 def tiny(model: Callable[[str], Path]) -> Path:
     return model("llama")
-
-
-@pytest.fixture(scope="module")
-def chat(tiny: Path) -> Iterator[Chat]:
-    llm = SteeredLlama(str(tiny), n_ctx=1024, n_threads=1, n_threads_batch=1, n_seq_max=4)
-    yield Chat(llm)
-    llm.close()
 
 
 def bundle_for(chat: Chat, name: str, gated: bool, **training: Any) -> Bundle:
@@ -65,10 +62,11 @@ def found(chat: Chat, tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> A
     folder = tmp_path_factory.mktemp("lora")
     constant = bundle_for(chat, "constant", False)
     psr = bundle_for(chat, "psr", True, method="psr", trait="Arr.", kept=3, tokens=44)
+    both = [(constant, 0.5), (psr, 1.0)]
     return measure(
         chat,
         TRAIT,
-        [("constant", constant, 1.0), ("psr", psr, 1.0), ("zero", psr, 0.0)],
+        [("constant", [(constant, 1.0)]), ("psr", [(psr, 1.0)]), ("zero", [(psr, 0.0)]), ("both", both)],
         lora=read_lora(write_lora(folder / "idle.gguf", tiny, scale=0), tiny),
         questions=ASKED,
         max_tokens=4,
@@ -88,6 +86,7 @@ def test_a_row_each_and_what_they_are(found: Adaptation) -> None:
         ("constant", "constant"),
         ("psr", "A-PSR"),
         ("zero", "A-PSR"),
+        ("both", "sum"),
         ("idle", "LoRA"),
     ]
 
@@ -100,8 +99,8 @@ def test_what_does_nothing_changes_nothing(found: Adaptation) -> None:
         assert set(idle.drift.by_passage.values()) == {0.0}
         assert idle.drift.same_top == 1.0
         assert idle.effect == base.effect
-        assert scores(idle)["specificity"] == 1.0
-        assert scores(idle)["effect"] == 0.0
+        assert idle.scores["specificity"] == 1.0
+        assert idle.scores["effect"] == 0.0
     for active in (by_name["prompt"], by_name["constant"], by_name["psr"]):
         assert active.drift.kl.value > 0
         assert active.drift.kl.low <= active.drift.kl.value <= active.drift.kl.high
@@ -149,8 +148,13 @@ def test_memory_and_data_are_what_the_files_say(chat: Chat, found: Adaptation) -
     assert psr is not None
     assert (psr.replies, psr.tokens) == (3, 44)
     assert by_name["unadapted"].data is None
+    both = by_name["both"]
+    assert both.memory.held_bytes == by_name["constant"].memory.held_bytes + by_name["psr"].memory.held_bytes
+    assert both.data is not None
+    assert both.data.tokens is None  # of one of the two it is not stated
+    assert "method psr" in both.data.source
     for silent in ("constant", "idle"):
-        assert scores(by_name[silent])["data"] is None
+        assert by_name[silent].scores["data"] is None
 
 
 def test_speed_is_against_the_unadapted_model(found: Adaptation) -> None:
@@ -181,7 +185,7 @@ def test_the_plan_in_force_returns_and_nothing_but_the_clock_changes(chat: Chat,
     with chat.llm.steered(psr, 0.5):
         before = chat.llm.steering.fingerprint
         again = measure(
-            chat, TRAIT, [("constant", bundle_for(chat, "constant", False), 1.0)], questions=ASKED, max_tokens=4,
+            chat, TRAIT, [("constant", [(bundle_for(chat, "constant", False), 1.0)])], questions=ASKED, max_tokens=4,
             passages=TEXTS,
         )  # fmt: skip
         assert chat.llm.steering.fingerprint == before
@@ -234,7 +238,7 @@ def test_a_bundle_for_another_model_is_refused_before_anything_is_asked(
     other = Bundle.build(name="other", directions={1: np.ones(32, dtype=np.float32)}, model=info)
     monkeypatch.setattr(chat, "replies", None)
     with pytest.raises(IncompatibleError):
-        measure(chat, TRAIT, [("other", other, 1.0)], questions=ASKED)
+        measure(chat, TRAIT, [("other", [(other, 1.0)])], questions=ASKED)
 
 
 # -- scores, without a model ------------------------------------------------------------------
@@ -279,28 +283,28 @@ WORSE: dict[str, list[Adapted]] = {
 
 @pytest.mark.parametrize("axis", [axis.name for axis in AXES])
 def test_scores_fall_strictly_with_what_they_measure(axis: str) -> None:
-    found = [scores(row)[axis] for row in WORSE[axis]]
+    found = [row.scores[axis] for row in WORSE[axis]]
     assert all(better > worse for better, worse in itertools.pairwise(found))
     assert all(0 <= score <= 1 for score in found)
 
 
 def test_the_clock_does_not_move_the_reversibility() -> None:
-    assert scores(changed("reversal", seconds=100.0)) == scores(changed("reversal", seconds=0.01))
+    assert changed("reversal", seconds=100.0).scores == changed("reversal", seconds=0.01).scores
 
 
 def test_better_than_the_unadapted_model_is_no_better_than_best() -> None:
-    assert scores(changed("speed", reply_ratio=0.9))["compute"] == 1
-    assert scores(changed("effect", coherence=exactly(0.1)))["coherence"] == 1
-    assert scores(changed("effect", trait=exactly(-9.0)))["effect"] == 0
+    assert changed("speed", reply_ratio=0.9).scores["compute"] == 1
+    assert changed("effect", coherence=exactly(0.1)).scores["coherence"] == 1
+    assert changed("effect", trait=exactly(-9.0)).scores["effect"] == 0
 
 
 def test_what_has_no_number_has_no_score() -> None:
-    assert scores(dataclasses.replace(A_ROW, speed=None))["compute"] is None
-    assert scores(changed("memory", kv_bytes=None))["memory"] is None
-    assert scores(changed("data", tokens=None))["data"] is None
-    assert scores(changed("drift", kl=NOTHING))["specificity"] is None
-    assert scores(changed("effect", trait=NOTHING))["effect"] is None
-    assert scores(changed("effect", coherence=NOTHING))["coherence"] is None
+    assert dataclasses.replace(A_ROW, speed=None).scores["compute"] is None
+    assert changed("memory", kv_bytes=None).scores["memory"] is None
+    assert changed("data", tokens=None).scores["data"] is None
+    assert changed("drift", kl=NOTHING).scores["specificity"] is None
+    assert changed("effect", trait=NOTHING).scores["effect"] is None
+    assert changed("effect", coherence=NOTHING).scores["coherence"] is None
 
 
 def test_divergence_is_zero_for_the_same_and_above_it_for_others() -> None:

@@ -15,22 +15,21 @@ import pytest
 from edgesteer.bundle import Bundle, ModelInfo, read_model_info
 from edgesteer.errors import ModelError
 from edgesteer.evaluate.bench import bench, memory, random_bundles, resident
-from edgesteer.evaluate.bench.drawn import IN_SCOPE, constant, kinds, steerable
+from edgesteer.evaluate.bench.random_model import IN_SCOPE, constant, gated, kinds, steerable
 from edgesteer.evaluate.bench.timing import (
     DEPTH,
     UNSTEERED,
+    State,
     Timing,
-    Way,
     interleaved,
     native,
     one_token,
-    open_ways,
+    open_states,
     plan_of,
     prefill,
 )
 
 OPTIONS = {"n_ctx": 256, "n_threads": 1, "n_threads_batch": 1}
-NAMES = ["constant", "S-PSR", "A-PSR"]
 
 
 @pytest.fixture(scope="module")
@@ -44,13 +43,20 @@ def info(tiny: str) -> ModelInfo:
 
 
 @pytest.fixture(scope="module")
-def table(tiny: str) -> dict[str, Any]:
+def told() -> list[float]:
+    """The progress of `table`."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def table(tiny: str, info: ModelInfo, told: list[float]) -> dict[str, Any]:
     """With the real processes of `memory`."""
-    return bench(tiny, None, rounds=5, prefills=1, runs=2, n_threads=1)
+    bundles = {"mine": constant(info, [1]), "gated": gated(info, [1, 2])}
+    return bench(tiny, bundles, rounds=5, prefills=1, runs=2, n_threads=1, progress=told.append)
 
 
 def test_every_way_is_compared_with_the_unsteered_one(table: dict[str, Any]) -> None:
-    ways = ["llama_cpp.Llama", UNSTEERED, *NAMES, native("S-PSR"), native("A-PSR")]
+    ways = ["llama_cpp.Llama", UNSTEERED, "mine", "gated", native("gated")]
     for part in ("token", "prefill"):
         assert list(table[part]) == ways
         assert table[part][UNSTEERED]["ratio"] == 1.0
@@ -59,7 +65,7 @@ def test_every_way_is_compared_with_the_unsteered_one(table: dict[str, Any]) -> 
             assert 0 < low <= row["ratio"] <= high < math.inf
             assert 0 < row["seconds"] < math.inf
     assert list(table["strength_change"]) == ways[2:]
-    assert set(table["load"]) == set(NAMES)
+    assert set(table["load"]) == {"mine", "gated"}
 
 
 def test_a_process_of_each_way_tells_its_peak(table: dict[str, Any]) -> None:
@@ -71,35 +77,26 @@ def test_a_process_of_each_way_tells_its_peak(table: dict[str, Any]) -> None:
 
 
 def test_the_plans_are_named_by_their_fingerprints(table: dict[str, Any], info: ModelInfo) -> None:
-    plans = {name: plan_of(bundle) for name, bundle in random_bundles(info).items()}
-    assert {name: told["fingerprint"] for name, told in table["plans"].items()} == {
-        name: plan.fingerprint for name, plan in plans.items()
-    }
-    assert table["plans"]["A-PSR"]["blocks"] == steerable(info) == list(range(1, info.n_layer))
-    assert len(table["plans"]["S-PSR"]["blocks"]) == 1
+    gates = plan_of(gated(info, [1, 2]))
+    assert table["plans"]["gated"] == {"fingerprint": gates.fingerprint, "blocks": [1, 2]}
 
 
-def test_progress_goes_up_to_the_end(tiny: str, info: ModelInfo, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edgesteer.evaluate.bench.costs.peaks", lambda *_: {})
-    told: list[float] = []
-    given = {"mine": constant(info, [1])}
-    table = bench(tiny, given, rounds=5, prefills=1, runs=2, n_threads=1, progress=told.append)
+def test_progress_goes_up_to_the_end(table: dict[str, Any], told: list[float]) -> None:
     assert told == sorted(told)
     assert 0 <= told[0] <= told[-1] == 1.0
-    assert list(table["token"]) == ["llama_cpp.Llama", UNSTEERED, "mine"]
 
 
 # -- clocks ----------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
-def ways(tiny: str, info: ModelInfo) -> Iterator[list[Way]]:
+def ways(tiny: str, info: ModelInfo) -> Iterator[list[State]]:
     plans = {name: plan_of(bundle) for name, bundle in kinds(info, [1, 2]).items()}
-    with open_ways(tiny, plans, OPTIONS) as opened:
+    with open_states(tiny, plans, OPTIONS) as opened:
         yield opened
 
 
-def test_each_way_is_in_force_when_it_is_timed(ways: list[Way]) -> None:
+def test_each_way_is_in_force_when_it_is_timed(ways: list[State]) -> None:
     """Also a vector of scope response, although nobody said where the prompt ends."""
     seen: dict[str, set[str]] = {}
 
@@ -120,7 +117,7 @@ def test_each_way_is_in_force_when_it_is_timed(ways: list[Way]) -> None:
     assert IN_SCOPE in {way.name for way in ways}
 
 
-def test_a_prefill_leaves_its_length(ways: list[Way]) -> None:
+def test_a_prefill_leaves_its_length(ways: list[State]) -> None:
     assert prefill(100)(ways[0].llm) > 0
     assert ways[0].llm.n_tokens == 100
     ways[0].llm.n_tokens = DEPTH
@@ -168,6 +165,10 @@ def test_a_process_that_fails_is_an_error_of_one_line(tmp_path: Path) -> None:
 
 
 def test_random_bundles_follow_from_the_seed(info: ModelInfo) -> None:
+    blocks = {name: list(bundle.layers) for name, bundle in random_bundles(info).items()}
+    every, middle = list(range(1, info.n_layer)), [info.n_layer // 2]
+    assert blocks == {"constant": every, "S-PSR": middle, "A-PSR": every}
+
     def digests(seed: int) -> dict[str, str]:
         return {name: bundle.digest for name, bundle in random_bundles(info, seed).items()}
 

@@ -1,18 +1,21 @@
-"""The scaling studies: what was asked is what was steered, and every point is a ratio to the same context unsteered."""
+"""The scaling studies: what was settings is what was steered, and every point is a ratio to the same context unsteered."""
 
 from __future__ import annotations
 
 import math
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from edgesteer.bundle import ModelInfo, read_model_info
-from edgesteer.evaluate.bench import STUDIES, Asked, scale
+from edgesteer.errors import EdgesteerError
+from edgesteer.evaluate.bench import STUDIES, Settings, scale
 from edgesteer.evaluate.bench import scaling as studies
-from edgesteer.evaluate.bench.drawn import A_PSR, CONSTANT, IN_SCOPE, constant
+from edgesteer.evaluate.bench.random_model import A_PSR, CONSTANT, IN_SCOPE, constant
 from edgesteer.evaluate.bench.timing import UNSTEERED, native
+from tests.tiny import write_tiny
 
 
 @pytest.fixture(scope="module")
@@ -26,8 +29,8 @@ def info(tiny: str) -> ModelInfo:
 
 
 @pytest.fixture
-def asked(tiny: str) -> Asked:
-    return Asked(tiny, rounds=5, prefills=1, n_threads=1, widths=(64, 128))
+def settings(tiny: str) -> Settings:
+    return Settings(tiny, rounds=5, prefills=1, n_threads=1, widths=(64, 128))
 
 
 EXPECTED = {
@@ -40,9 +43,9 @@ EXPECTED = {
 
 
 @pytest.mark.parametrize("name", EXPECTED)
-def test_each_way_has_a_point_for_each_number_asked_for(asked: Asked, name: str) -> None:
+def test_each_way_has_a_point_for_each_number_asked_for(settings: Settings, name: str) -> None:
     told: list[float] = []
-    study = scale(asked, [name], told.append)[name]
+    study = scale(settings, [name], told.append)[name]
     ways = study["ways"]
     assert next(iter(ways)) == UNSTEERED
     assert {CONSTANT, A_PSR, native(A_PSR)} <= set(ways)
@@ -95,40 +98,36 @@ def test_numbers_double_up_to_the_last(most: int, found: list[int]) -> None:
 
 @pytest.mark.parametrize("longer", [0.25, 1, 4, 1000])
 def test_what_takes_longer_is_timed_less_often_but_often_enough(longer: float) -> None:
-    rounds = Asked("x", 100, 1, 1).fewer(longer)
+    rounds = Settings("x", 100, 1, 1).fewer(longer)
     assert studies.MIN_ROUNDS <= rounds <= 100
     assert (rounds < 100) == (longer > 1)
 
 
-def test_batch_and_ubatch_time_the_bundles_given(asked: Asked, info: ModelInfo) -> None:
-    own = Asked(asked.model, 5, 1, 1, {"mine": constant(info, [2])})
+def test_batch_and_ubatch_time_the_bundles_given(settings: Settings, info: ModelInfo) -> None:
+    own = Settings(settings.model, 5, 1, 1, {"mine": constant(info, [2])})
     study = scale(own, ["batch"])["batch"]
     assert list(study["ways"]) == [UNSTEERED, "mine"]
 
 
-def test_studies_stand_in_the_order_asked_for(asked: Asked) -> None:
-    assert list(scale(asked, ["width", "blocks"])) == ["width", "blocks"]
-    assert scale(asked, []) == {}
+def test_studies_stand_in_the_order_asked_for(settings: Settings) -> None:
+    assert list(scale(settings, ["width", "blocks"])) == ["width", "blocks"]
+    assert scale(settings, []) == {}
 
 
 def test_temporary_models_go_also_after_an_error(
-    asked: Asked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(*_: object) -> object:
-        assert list(tmp_path.rglob("*.gguf"))
-        raise KeyboardInterrupt
+    def stop(_: float) -> None:
+        if list(tmp_path.rglob("*.gguf")):
+            raise KeyboardInterrupt
 
-    monkeypatch.setattr(studies.tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setattr(studies, "interleaved", broken)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     with pytest.raises(KeyboardInterrupt):
-        scale(asked, ["width"])
+        scale(settings, ["width"], stop)
     assert not list(tmp_path.iterdir())
 
 
 def test_a_model_with_nothing_to_steer_is_refused(tmp_path: Path) -> None:
-    from edgesteer.errors import EdgesteerError
-    from tests.tiny import write_tiny
-
     path = str(write_tiny(tmp_path / "one.gguf", "llama", n_layer=1))
     with pytest.raises(EdgesteerError, match="1 block"):
-        scale(Asked(path, 5, 1, 1), ["blocks"])
+        scale(Settings(path, 5, 1, 1), ["blocks"])

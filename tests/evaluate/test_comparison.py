@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
 import numpy as np
 import pytest
@@ -12,9 +11,8 @@ from edgesteer import Bundle
 from edgesteer.bundle import StrengthRange
 from edgesteer.errors import InputError
 from edgesteer.evaluate import Comparison, Suite, compare, head_to_head
+from edgesteer.evaluate.comparison import CURVE_TOKENS, N_CURVE
 from edgesteer.generate import Chat
-from edgesteer.evaluate.comparison import labels
-from edgesteer.evaluate.comparison.curves import CURVE_TOKENS, N_CURVE
 
 TRAIT = "You talk like a pirate, arr."
 SUITE = Suite("tiny", ("Why is it so?", "Tell me a tale.", "What is a key?"), counts=("e",), max_tokens=6)
@@ -37,14 +35,14 @@ def made(chat: Chat, name: str, size: float) -> Bundle:
 
 @pytest.fixture(scope="module")
 def compared(chat: Chat, bundle: Bundle) -> Comparison:
-    return compare(chat, SUITE, TRAIT, [(bundle, 2.0)])
+    return compare(chat, SUITE, TRAIT, [("drawn", [(bundle, 2.0)])])
 
 
 def test_it_holds_the_head_to_head(chat: Chat, bundle: Bundle, compared: Comparison) -> None:
     alone = head_to_head(
         chat,
         TRAIT,
-        [("drawn", bundle, 2.0)],
+        [("drawn", [(bundle, 2.0)])],
         questions=SUITE.questions,
         max_tokens=6,
         counts=["e"],
@@ -100,7 +98,7 @@ def test_what_is_known_is_not_asked_again(
     monkeypatch.setattr(
         chat, "replies", lambda prompts, *a, **k: asked.append(len(prompts)) or replies(prompts, *a, **k)
     )
-    found = compare(chat, many, TRAIT, [(bundle, 2.0)], timing=False)
+    found = compare(chat, many, TRAIT, [("drawn", [(bundle, 2.0)])], timing=False)
     assert asked == [11, 11, 11, N_CURVE]
     assert len(found.curve_questions) == N_CURVE
     assert [point.strength for point in found.methods[2].curve] == [0, 2, 3]
@@ -108,7 +106,7 @@ def test_what_is_known_is_not_asked_again(
 
 def test_curves_are_of_the_first_tokens_alone(chat: Chat, bundle: Bundle) -> None:
     suite = Suite("long", SUITE.questions[:1], max_tokens=CURVE_TOKENS + 4)
-    found = compare(chat, suite, TRAIT, [(bundle, 2.0)], timing=False)
+    found = compare(chat, suite, TRAIT, [("drawn", [(bundle, 2.0)])], timing=False)
     assert found.curve_tokens == CURVE_TOKENS
     row, method = found.table.rows[2], found.methods[2]
     own = next(point for point in method.curve if point.strength == 2)
@@ -117,7 +115,7 @@ def test_curves_are_of_the_first_tokens_alone(chat: Chat, bundle: Bundle) -> Non
 
 def test_an_overflow_on_the_curve_is_a_point_without_numbers(chat: Chat) -> None:
     suite = Suite("s", SUITE.questions[:1], max_tokens=2, strengths=(1.0, 1e30))
-    found = compare(chat, suite, TRAIT, [(made(chat, "huge", 1e9), 0.0)], timing=False)
+    found = compare(chat, suite, TRAIT, [("drawn", [(made(chat, "huge", 1e9), 0.0)])], timing=False)
     last = found.methods[2].curve[-1]
     assert np.isnan(last.trait)
     assert np.isinf(last.coherence)
@@ -127,7 +125,7 @@ def test_an_overflow_on_the_curve_is_a_point_without_numbers(chat: Chat) -> None
 def test_the_same_call_gives_the_same_json_but_for_the_clock(
     chat: Chat, bundle: Bundle, compared: Comparison
 ) -> None:
-    again = compare(chat, SUITE, TRAIT, [(bundle, 2.0)])
+    again = compare(chat, SUITE, TRAIT, [("drawn", [(bundle, 2.0)])])
     told = compared.to_json(timing=False)
     assert again.to_json(timing=False) == told
     assert "seconds" not in json.dumps(told)
@@ -139,7 +137,7 @@ def test_the_same_call_gives_the_same_json_but_for_the_clock(
 
 def test_the_strength_found_is_the_one_that_the_curve_goes_through(chat: Chat, bundle: Bundle) -> None:
     suite = Suite("s", SUITE.questions[:1], max_tokens=2)
-    found = compare(chat, suite, TRAIT, [(bundle, 99.0)], at_prompt_coherence=True, timing=False)
+    found = compare(chat, suite, TRAIT, [("drawn", [(bundle, 99.0)])], at_prompt_coherence=True, timing=False)
     row = found.table.rows[2]
     assert row.dose is not None
     assert row.strength in [point.strength for point in found.methods[2].curve]
@@ -148,17 +146,9 @@ def test_the_strength_found_is_the_one_that_the_curve_goes_through(chat: Chat, b
 def test_progress_goes_up_to_one(chat: Chat, bundle: Bundle) -> None:
     seen: list[float] = []
     suite = Suite("s", SUITE.questions[:1], max_tokens=2)
-    compare(chat, suite, TRAIT, [(bundle, 1.0)], progress=lambda _, done: seen.append(done))
+    compare(chat, suite, TRAIT, [("drawn", [(bundle, 1.0)])], progress=lambda _, done: seen.append(done))
     assert seen == sorted(seen)
     assert seen[-1] == 1
-
-
-def test_every_way_has_a_name_of_its_own(chat: Chat) -> None:
-    names = ["a", "b", "a", "a", "prompt"]
-    bundles: list[Any] = [
-        (made(chat, name, 1.0), s) for name, s in zip(names, [1, 2, 3, 3, 1.5], strict=True)
-    ]
-    assert labels(bundles) == ["a 1", "b", "a 3", "a 3 (2)", "prompt 1.5"]
 
 
 def test_without_bundles_prompt_and_unsteered_are_left(chat: Chat) -> None:

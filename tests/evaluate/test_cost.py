@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import llama_cpp.llama_cpp as llama_h
@@ -13,22 +12,15 @@ from edgesteer import Bundle, SteeredLlama
 from edgesteer.bundle import load, save, save_directory
 from edgesteer.errors import InputError
 from edgesteer.evaluate import Way, costs
-from edgesteer.generate import Chat
 from edgesteer.evaluate.cost import _cached_values, artifact_bytes, kv_bytes_per_token
-from edgesteer.evaluate.ways import prompts_of
+from edgesteer.evaluate.way import prompts_of
+from edgesteer.generate import Chat
 from tests.tiny import tiny_model
 
 TRAIT = "You talk like a pirate, arr."
 ASKED = ["Why is it so?", "Tell me a tale."]
 # A saved state also holds each token's position and sequence, once a cache.
 BOOKKEEPING = 24
-
-
-@pytest.fixture(scope="module")
-def chat(model: Callable[[str], Path]) -> Iterator[Chat]:
-    llm = SteeredLlama(str(model("llama")), n_ctx=512, n_threads=1, n_threads_batch=1, n_seq_max=2)
-    yield Chat(llm)
-    llm.close()
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +31,7 @@ def bundle(chat: Chat) -> Bundle:
 
 def _ways(chat: Chat, bundle: Bundle) -> list[Way]:
     plain, prompted = prompts_of(chat, ASKED, TRAIT)
-    return [Way("unsteered", plain), Way("prompt", prompted), Way("drawn", plain, bundle, 0.5)]
+    return [Way("unsteered", plain), Way("prompt", prompted), Way.of("drawn", plain, [(bundle, 0.5)])]
 
 
 # -- bytes of the cache ----------------------------------------------------------------------------
@@ -116,13 +108,12 @@ def test_only_the_prompt_takes_context_and_only_a_bundle_has_a_file(chat: Chat, 
         assert cost.first_token_seconds > 0
 
 
-def test_without_the_clock_nothing_is_decoded(
-    chat: Chat, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(chat.llm, "_batch", None)
-    told = costs(chat, _ways(chat, bundle), timing=False)
-    assert {(c.first_token_seconds, c.token_seconds) for c in told} == {(None, None)}
-    assert told[1].context_tokens > 0
+def test_without_the_clock_nothing_is_decoded(chat: Chat) -> None:
+    """Not even what would not fit."""
+    ways = [Way("unsteered", [[5]]), Way("prompt", [[5] * (chat.llm.n_ctx() + 1)])]
+    unsteered, prompt = costs(chat, ways, timing=False)
+    assert {(c.first_token_seconds, c.token_seconds) for c in (unsteered, prompt)} == {(None, None)}
+    assert prompt.context_tokens == chat.llm.n_ctx()
 
 
 def test_the_plan_in_force_returns(chat: Chat, bundle: Bundle) -> None:
@@ -145,7 +136,6 @@ def test_the_artifact_is_the_file_wherever_it_lies(bundle: Bundle, tmp_path: Pat
     save(bundle, file)
     save_directory(bundle, folder)
     bare.write_bytes(bundle.members["directions.gguf"])
-    assert artifact_bytes(None) == 0
     assert artifact_bytes(bundle) == artifact_bytes(load(file)) == file.stat().st_size
     assert artifact_bytes(load(folder)) == sum(each.stat().st_size for each in folder.iterdir())
     vector = load(bare)

@@ -12,9 +12,9 @@ import pytest
 from edgesteer import SteeredLlama
 from edgesteer.bundle import gguf
 from edgesteer.errors import ModelError
-from edgesteer.generate import Chat
 from edgesteer.evaluate.adaptation.lora import Lora, opened_anew, read_lora
-from edgesteer.evaluate.adaptation.reversal import plain_logits
+from edgesteer.evaluate.adaptation.side_effects import plain_logits
+from edgesteer.generate import Chat
 from tests.lora import write_lora
 from tests.runtime import support
 from tests.tiny import tiny_model

@@ -47,7 +47,7 @@ def test_a_curve_without_noise_is_read_where_it_crosses(target: float, sign: int
     found = read(line(0.2), target, sign=sign)
     crossing = (target - 0.7) / 0.2
     assert not found.limited
-    assert crossing - STEP <= sign * found.strength <= crossing + 1e-9  # the target is kept
+    assert crossing - STEP <= sign * found.strength <= crossing + 1e-5  # the target is kept
     assert found.estimates["trait"].value == pytest.approx(found.strength)
     assert found.minus_prompt["trait"].value == pytest.approx(found.strength - 0.4)
     assert all(e.high - e.low < 1e-9 for e in found.estimates.values())
@@ -66,7 +66,7 @@ def test_where_more_might_do_too_the_highest_is_read_and_said() -> None:
 @pytest.mark.parametrize("target", [0.6, 0.7, 0.74])
 def test_a_little_is_free_where_the_prompt_costs_less(target: float) -> None:
     found = read(line(0.2), target)
-    assert (0.05 / 0.2) - STEP <= found.strength <= 0.05 / 0.2 + 1e-9
+    assert (0.05 / 0.2) - STEP <= found.strength <= 0.05 / 0.2 + 1e-5
     assert not found.limited
 
 

@@ -13,11 +13,11 @@ import pytest
 from edgesteer import Bundle, SteeredLlama
 from edgesteer.bundle import read_model_info
 from edgesteer.errors import IncompatibleError, InputError, SteeringOverflow
-from edgesteer.generate.chat import REPEAT_PENALTY, Chat
 from edgesteer.evaluate.scan import cells
 from edgesteer.evaluate.scan.cells import alone
-from edgesteer.evaluate.scan.found import Scan, pooled
-from edgesteer.evaluate.scan.scanning import scan
+from edgesteer.evaluate.scan.measure import scan
+from edgesteer.evaluate.scan.result import Scan, pooled
+from edgesteer.generate.chat import REPEAT_PENALTY, Chat
 from edgesteer.plan import SteeringPlan
 from edgesteer.runtime import Lanes
 from tests.learn.pas.support import opened

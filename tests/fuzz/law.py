@@ -18,7 +18,7 @@ from typing import TypeVar
 
 from edgesteer.bundle import Bundle, load, read_model_info, save, verify
 from edgesteer.bundle.container import MEMBERS
-from edgesteer.bundle.gate import OPERATORS
+from edgesteer.bundle.onnx_rules import OPERATORS
 from edgesteer.errors import BundleError, ModelError
 from tests.fuzz.cases import MODEL_GGUF, Case
 
@@ -77,7 +77,11 @@ def stage(error: BaseException) -> str:
         error = error.__context__
     place = _frames(error.__traceback__)[-1]
     text = str(error)
-    told = next((part for part in _TOLD_APART if part in text), None) if place == "gate.check_gate" else None
+    told = (
+        next((part for part in _TOLD_APART if part in text), None)
+        if place == "onnx_rules.check_gate"
+        else None
+    )
     return f"{place}: {told}" if told else place
 
 
@@ -153,6 +157,10 @@ def _check_streamed(bundle: Bundle, data: bytes) -> None:
         seen[name] = data[at - size : at]
     if seen != dict(bundle.members) or list(seen) != [name for name in MEMBERS if name in seen]:
         raise BrokenLaw("other members for a reader that follows the local headers")
+    end = struct.unpack("<IHHHHIIH", data[-22:])
+    size, count = len(data) - 22 - at, len(seen)
+    if end != (0x06054B50, 0, 0, count, count, size, at, 0):
+        raise BrokenLaw(f"an end record {end} of {count} members and an index of {size} bytes at byte {at}")
 
 
 def _sizes(data: bytes, at: int) -> tuple[int, int, int]:

@@ -13,9 +13,8 @@ from copy import deepcopy
 from dataclasses import dataclass
 from random import Random
 
-from edgesteer.bundle.gate import OPERATORS
-from edgesteer.bundle.onnx_schema import MODEL
-from edgesteer.bundle.protobuf import Schema
+from edgesteer.bundle.onnx_format import MODEL, Schema
+from edgesteer.bundle.onnx_rules import OPERATORS
 from tests.fuzz import raw
 
 _FORBIDDEN = (

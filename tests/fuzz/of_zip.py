@@ -15,16 +15,16 @@ from random import Random
 
 from tests.fuzz import raw
 
-_LOCAL = [
+LOCAL = [
     ("signature", "I"), ("need", "H"), ("flags", "H"), ("method", "H"), ("time", "H"), ("date", "H"), ("crc", "I"),
     ("packed", "I"), ("size", "I"), ("n_name", "H"), ("n_extra", "H"),
 ]  # fmt: skip
-_CENTRAL = [
+CENTRAL = [
     ("signature", "I"), ("made", "H"), ("need", "H"), ("flags", "H"), ("method", "H"), ("time", "H"), ("date", "H"),
     ("crc", "I"), ("packed", "I"), ("size", "I"), ("n_name", "H"), ("n_extra", "H"), ("n_comment", "H"), ("disk", "H"),
     ("internal", "H"), ("external", "I"), ("offset", "I"),
 ]  # fmt: skip
-_END = [
+END = [
     ("signature", "I"), ("disk", "H"), ("start_disk", "H"), ("here", "H"), ("total", "H"), ("size", "I"),
     ("offset", "I"), ("n_comment", "H"),
 ]  # fmt: skip
@@ -64,7 +64,8 @@ class Archive:
         self.extras, self.central_extras = [b""] * len(members), [b""] * len(members)
         self.central_names = list(self.names)
         self.comments = [b""] * len(members)
-        self.gap = b""
+        self.descriptors = [b""] * len(members)
+        self.gap, self.before_end = b"", b""
         self.end: Fields = {"signature": 0x06054B50, "disk": 0, "start_disk": 0, "n_comment": 0}
         self.comment = b""
         self.lies: list[tuple[Fields, str, int]] = []
@@ -89,9 +90,9 @@ class Archive:
             central["n_comment"] = len(self.comments[i])
             self._lie(self.local[i], self.local[i])
             self._lie(self.central[i], central)
-            out += _record(_LOCAL, self.local[i]) + self.names[i] + self.extras[i] + body
+            out += _record(LOCAL, self.local[i]) + self.names[i] + self.extras[i] + body + self.descriptors[i]
             index += (
-                _record(_CENTRAL, central) + self.central_names[i] + self.central_extras[i] + self.comments[i]
+                _record(CENTRAL, central) + self.central_names[i] + self.central_extras[i] + self.comments[i]
             )
         count = len(self.bodies)
         end = {
@@ -103,7 +104,7 @@ class Archive:
         }
         end["n_comment"] = len(self.comment)
         self._lie(self.end, end)
-        return out + self.gap + index + _record(_END, end) + self.comment
+        return out + self.gap + index + self.before_end + _record(END, end) + self.comment
 
     def _lie(self, of: Fields, fields: Fields) -> None:
         for target, name, value in self.lies:
@@ -121,14 +122,14 @@ def mutate(members: dict[str, bytes], rng: Random) -> bytes:
 
 
 def _lie_somewhere(archive: Archive, rng: Random) -> None:
-    place, fields = rng.choice(((archive.local, _LOCAL), (archive.central, _CENTRAL), ([archive.end], _END)))
+    place, fields = rng.choice(((archive.local, LOCAL), (archive.central, CENTRAL), ([archive.end], END)))
     target, (name, _) = rng.choice(place), rng.choice(fields)
     archive.lies.append((target, name, raw.number(rng, target.get(name, 0))))
 
 
 def _lie_twice(archive: Archive, rng: Random) -> None:
     """The same lie in the local header and in the index: they agree with each other."""
-    i, (name, _) = rng.randrange(len(archive.bodies)), rng.choice(_LOCAL)
+    i, (name, _) = rng.randrange(len(archive.bodies)), rng.choice(LOCAL)
     value = raw.number(rng, archive.local[i].get(name, 0))
     archive.lies += [(archive.local[i], name, value), (archive.central[i], name, value)]
 
@@ -161,6 +162,7 @@ def _repeat(archive: Archive, rng: Random) -> None:
     i, times = rng.randrange(len(archive.bodies)), rng.choice((1, 1, 2, 500))
     for items in (
         archive.names, archive.central_names, archive.bodies, archive.extras, archive.central_extras, archive.comments,
+        archive.descriptors,
     ):  # fmt: skip
         items += [items[i]] * times  # type: ignore[list-item]
     for fields in (archive.local, archive.central):
@@ -171,6 +173,27 @@ def _swap(archive: Archive, rng: Random) -> None:
     i, j = rng.randrange(len(archive.bodies)), rng.randrange(len(archive.bodies))
     for items in (archive.names, archive.central_names, archive.bodies, archive.local, archive.central):
         items[i], items[j] = items[j], items[i]  # type: ignore[index]
+
+
+def _descriptor(archive: Archive, rng: Random) -> None:
+    """As a writer that streams leaves it: the sizes behind the member, with or without a signature."""
+    i = rng.randrange(len(archive.bodies))
+    entry = archive.local[i]
+    sizes = struct.pack("<III", entry["crc"], entry["packed"], entry["size"])
+    archive.descriptors[i] = rng.choice((b"PK\x07\x08" + sizes, sizes))
+    if rng.random() < 0.7:
+        archive.lies += [(fields[i], "flags", 8) for fields in (archive.local, archive.central)]
+        archive.lies += [(entry, name, 0) for name in rng.choice(((), ("crc", "packed", "size")))]
+
+
+def _zip64(archive: Archive, rng: Random) -> None:
+    """ZIP64's end record and its locator, true or not, in front of an end record that points there or not."""
+    count, at = len(archive.bodies), rng.choice((0, 10**6))
+    record = struct.pack("<IQHHIIQQQQ", 0x06064B50, 44, 45, 45, 0, 0, count, count, at, at)
+    locator = struct.pack("<IIQI", 0x07064B50, 0, at, 1)
+    archive.before_end = rng.choice((record + locator, record, locator))
+    if rng.random() < 0.5:
+        archive.lies += [(archive.end, name, 2**32 - 1) for name in ("here", "total", "size", "offset")]
 
 
 def _around(archive: Archive, rng: Random) -> None:
@@ -208,4 +231,6 @@ _WAYS = (
     _repeat,
     _swap,
     _around,
+    _descriptor,
+    _zip64,
 )

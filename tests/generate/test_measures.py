@@ -34,6 +34,20 @@ def test_an_empty_reply_has_no_trait_and_no_nll() -> None:
     assert math.isnan(measures.nll(nothing))
 
 
+@given(st.integers(0, 2**32 - 1), st.integers(1, 5000), st.sampled_from([0.1, 3.0, 40.0]))
+def test_log_probabilities_are_one_whatever_they_are_asked_by(seed: int, n: int, spread: float) -> None:
+    logits = (spread * np.random.default_rng(seed).standard_normal((2, n))).astype(np.float32)
+    rows = measures.log_softmax(logits)
+    exact = measures.log_softmax(logits.astype(np.float64))
+    assert (rows.dtype, exact.dtype) == (np.float32, np.float64)
+    np.testing.assert_allclose(np.exp(exact).sum(axis=1), 1)
+    np.testing.assert_allclose(rows, exact, atol=2e-5)
+    np.testing.assert_allclose(measures.log_softmax(logits, np.float64), exact, atol=1e-5)
+    for row, logit in zip(rows, logits, strict=True):
+        assert (measures.log_softmax(logit) == row).all()
+        assert [measures.log_prob(logit, i) for i in (0, n - 1)] == [row[0], row[-1]]
+
+
 @given(two_replies)
 def test_trait_is_antisymmetric_and_coherence_symmetric(pairs: list[tuple[float, float]]) -> None:
     a, b = np.array(pairs, dtype=np.float32).T

@@ -112,7 +112,10 @@ def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
 
 
 @settings(max_examples=60, deadline=None)
-@given(content=st.binary(max_size=40) | st.text(max_size=40).map(str.encode), json_lines=st.booleans())
+@given(
+    content=st.binary(max_size=40) | st.text('{}[]":,\\u d8question1\n\u2028é', max_size=40).map(str.encode),
+    json_lines=st.booleans(),
+)
 @pytest.mark.filterwarnings("ignore::edgesteer.errors.EdgesteerWarning")
 def test_any_file_is_read_or_refused(
     tmp_path_factory: pytest.TempPathFactory, content: bytes, json_lines: bool

@@ -1,8 +1,7 @@
-"""Training rows from pairs: who is compared with whom, where, and that grouping and spooling change nothing."""
+"""Training rows from pairs: what is compared, where, and that grouping and spooling change nothing."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,11 +9,13 @@ import numpy as np
 import pytest
 
 from edgesteer import SteeredLlama
-from edgesteer.errors import LearnError, OutputError
+from edgesteer.errors import InputError, LearnError, OutputError
 from edgesteer.generate import Chat
-from edgesteer.learn import contrast
-from edgesteer.learn.contrast import bundle_of, contrast_rows, refit_sequentially, steered_blocks
-from edgesteer.learn.methods import METHODS, Options, fit_blocks
+from edgesteer.learn import Recipe
+from edgesteer.learn.contrast import contrast_rows, steered_blocks
+from edgesteer.learn.fit import fit_blocks
+from edgesteer.learn.rows import Rows
+from edgesteer.learn.task import Task
 
 TRAIT = "You talk like a pirate, arr."
 
@@ -25,14 +26,11 @@ class Pair:
     prompted: list[int]
     reply: list[int]
     sign: int = 1
-    log_ratio: np.ndarray | None = None
 
 
 @pytest.fixture(scope="module")
-def chat(model: Callable[[str], Path]) -> Iterator[Chat]:
-    opened = SteeredLlama(str(model("llama")), n_ctx=512, n_threads=1, n_threads_batch=1, n_seq_max=4)
-    yield Chat(opened)
-    opened.close()
+def chat(llm: SteeredLlama) -> Chat:
+    return Chat(llm)
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +42,7 @@ def pairs(chat: Chat) -> list[Pair]:
     ]
 
 
-def arrays(rows: contrast.Rows) -> dict[int, tuple[np.ndarray, np.ndarray]]:
+def arrays(rows: Rows) -> dict[int, tuple[np.ndarray, np.ndarray]]:
     with rows:
         return {block: (h.copy(), delta.copy()) for block, h, delta in rows.each()}
 
@@ -112,27 +110,23 @@ def test_activations_from_sampling_are_those_of_a_teacher_pass(chat: Chat, pairs
     blocks = steered_blocks(chat.llm.model_info.n_layer)
     replies = chat.replies([p.prompted for p in pairs], 7, layers=blocks)
     said = [replace(p, reply=r.spoken) for p, r in zip(pairs, replies, strict=True)]
-    given = arrays(contrast_rows(chat, said, seen=[r.seen for r in replies]))
+    given = arrays(contrast_rows(chat, said, teacher=[r.seen for r in replies]))
     same(given, arrays(contrast_rows(chat, said)), 1e-3)
-    some = arrays(contrast_rows(chat, said, seen=[replies[0].seen, None, *[r.seen for r in replies[2:]]]))
+    some = arrays(contrast_rows(chat, said, teacher=[replies[0].seen, None, *[r.seen for r in replies[2:]]]))
     same(given, some, 1e-3)
 
 
 def test_same_call_same_bits_and_groups_change_rounding_alone(
-    chat: Chat, pairs: list[Pair], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    chat: Chat, pairs: list[Pair], tmp_path: Path
 ) -> None:
     rows = arrays(contrast_rows(chat, pairs))
-    same(rows, arrays(contrast_rows(chat, pairs)))
-    monkeypatch.setattr("edgesteer.learn.rows.RAM_BYTES", 0)
-    same(rows, arrays(contrast_rows(chat, pairs, directory=tmp_path)))
-    monkeypatch.setattr("edgesteer.learn.streams.GROUP_BYTES", 1)
-    same(rows, arrays(contrast_rows(chat, pairs)), 1e-3)
+    same(rows, arrays(contrast_rows(chat, pairs, directory=tmp_path, ram_bytes=0)))
+    same(rows, arrays(contrast_rows(chat, pairs, group_bytes=1)), 1e-3)
 
 
-def test_rows_know_their_pair_and_a_pair_without_reply_has_none(chat: Chat, pairs: list[Pair]) -> None:
+def test_a_pair_without_reply_has_no_rows(chat: Chat, pairs: list[Pair]) -> None:
     silent = [replace(pairs[0], reply=[]), *pairs[1:3]]
-    with contrast_rows(chat, silent) as rows:
-        assert rows.pair.tolist() == [1] * len(pairs[1].reply) + [2] * len(pairs[2].reply)
+    same(arrays(contrast_rows(chat, silent)), arrays(contrast_rows(chat, pairs[1:3])))
 
 
 def test_scope_conversation_adds_what_both_prompts_end_with_behind_the_system_turn(
@@ -163,51 +157,14 @@ def test_a_prompt_that_is_in_scope_as_a_whole_needs_no_row_in_front(chat: Chat, 
 
 
 def test_steering_is_set_aside_and_comes_back(chat: Chat, pairs: list[Pair]) -> None:
+    recipe = Recipe(method="constant")
     with contrast_rows(chat, pairs) as rows:
-        fitted = fit_blocks(rows, METHODS["constant_mean"])
+        fits = fit_blocks(rows, recipe)
         before = {block: (h.copy(), delta.copy()) for block, h, delta in rows.each()}
-    bundle = bundle_of(fitted, chat.llm.model_info, "response")
-    with chat.llm.steered(bundle):
+    with chat.llm.steered(Task(chat, TRAIT, recipe).bundle(fits)):
         plan = chat.llm.steering
         same(before, arrays(contrast_rows(chat, pairs)))
         assert chat.llm.steering is plan
-
-
-# -- block after block -------------------------------------------------------------------------------
-
-
-def test_where_one_row_is_fitted_perfectly_later_blocks_have_nothing_left(
-    chat: Chat, pairs: list[Pair]
-) -> None:
-    one = [replace(pairs[0], reply=[45])]
-    for sign in (1, -1):
-        missing: list[float] = []
-
-        def fit(h, delta, pair, missing=missing):  # type: ignore[no-untyped-def]
-            missing.append(float(np.abs(delta).max()))
-            return METHODS["constant_mean"](h, delta)
-
-        assert refit_sequentially(chat, [replace(one[0], sign=sign)], fit)
-        # What a perfect constant leaves behind reaches the last token through attention alone: nothing.
-        local = arrays(contrast_rows(chat, [replace(one[0], sign=sign)]))
-        wanted = [float(np.abs(local[b][1]).max()) for b in sorted(local)]
-        np.testing.assert_allclose(missing, wanted, atol=2e-3)
-
-
-def test_sequential_fits_leave_out_blocks_without_a_fit(chat: Chat, pairs: list[Pair]) -> None:
-    blocks = list(steered_blocks(chat.llm.model_info.n_layer))
-    calls: list[float] = []
-
-    def fit(h, delta, pair):  # type: ignore[no-untyped-def]
-        assert h.shape == delta.shape
-        assert len(pair) == len(h)
-        return None if len(calls) == 1 else METHODS["psr_relu"](h, delta, None, Options(), pair)
-
-    progress: list[float] = []
-    fitted = refit_sequentially(chat, pairs, fit, progress=lambda f: (progress.append(f), calls.append(f))[0])
-    assert list(fitted) == blocks[1:]
-    assert progress == sorted(progress)
-    assert not chat.llm.steering
 
 
 # -- bad input ---------------------------------------------------------------------------------------
@@ -222,7 +179,7 @@ def test_sequential_fits_leave_out_blocks_without_a_fit(chat: Chat, pairs: list[
         ({}, {"scope": "all"}, "scope 'all'"),
         (
             {},
-            {"seen": [None, np.zeros((1, 8, 3), dtype=np.float32), None, None, None]},
+            {"teacher": [None, np.zeros((1, 8, 3), dtype=np.float32), None, None, None]},
             "pair 1: activations",
         ),
         ({}, {"blocks": []}, "at least one"),
@@ -241,23 +198,23 @@ def test_no_pairs_no_replies_too_long(chat: Chat, pairs: list[Pair]) -> None:
     for nothing in ([], [replace(pairs[0], reply=[])]):
         with pytest.raises(LearnError, match="no reply"):
             contrast_rows(chat, nothing)
-    with pytest.raises(LearnError, match="larger context"):
-        contrast_rows(chat, [replace(pairs[0], reply=[45] * 600)])
+    with pytest.raises(InputError, match="larger context"):
+        contrast_rows(chat, [replace(pairs[0], reply=[45] * 1200)])
 
 
-def test_a_failure_midway_frees_the_rows(
-    chat: Chat, pairs: list[Pair], monkeypatch: pytest.MonkeyPatch
+def test_a_failure_midway_leaves_no_file_and_no_steering(
+    chat: Chat, pairs: list[Pair], tmp_path: Path
 ) -> None:
-    opened: list[contrast.Rows] = []
-    monkeypatch.setattr(
-        contrast.Rows,
-        "put",
-        lambda self, *_: (opened.append(self), (_ for _ in ()).throw(OutputError("full"))),
-    )
-    with pytest.raises(OutputError, match="full"):
-        contrast_rows(chat, pairs)
-    with pytest.raises(LearnError, match="closed"):
-        opened[0].h(opened[0].blocks[0])
+    def stop(fraction: float) -> None:
+        if fraction:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        contrast_rows(chat, pairs, directory=tmp_path, ram_bytes=0, group_bytes=1, progress=stop)
+    assert not list(tmp_path.iterdir())
+    assert not chat.llm.steering
+    with pytest.raises(OutputError, match="TMPDIR"):
+        contrast_rows(chat, pairs, directory=tmp_path / "missing", ram_bytes=0)
 
 
 def test_blocks_that_can_be_steered() -> None:

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgesteer import SteeredLlama
-from edgesteer.errors import LearnError
-from edgesteer.generate import Chat, Reply
-from edgesteer.generate.measures import coherence
-from edgesteer.generate import Question
+from edgesteer.errors import InputError, LearnError, OutputError
+from edgesteer.generate import Chat, Question, Reply, measures, read_questions
+from edgesteer.learn import Recipe, write_replies
 from edgesteer.learn.pairs import MIN_QUESTIONS, Pair, keep_good, sample_pairs, trait_floor
-from edgesteer.learn.sampling import Best, Candidate, pick, possible
-from edgesteer.learn.store import ReplyStore
+from edgesteer.learn.part_file import PartFile
+from edgesteer.learn.sampling import Best, Candidate, pick, possible, reply_stream
 
 TEXT = "A reply of some words, long enough."
 GOOD = Pair(
@@ -100,7 +99,8 @@ def test_a_side_that_loses_all_is_an_error() -> None:
         keep_good([GOOD, changed(sign=-1, trait=-0.1)])
 
 
-@given(st.lists(st.text(max_size=300), min_size=1, max_size=5))
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.text(max_size=200), min_size=1, max_size=3))
 def test_the_error_is_one_printable_line_of_bounded_length(texts: list[str]) -> None:
     with pytest.raises(LearnError) as refused:
         keep_good([changed(trait=-0.1, text=text) for text in texts])
@@ -108,23 +108,19 @@ def test_the_error_is_one_printable_line_of_bounded_length(texts: list[str]) -> 
     assert len(str(refused.value)) < 450
 
 
-def test_positions_are_the_last_prompt_token_and_the_reply() -> None:
-    assert GOOD.n_positions == 21
-
-
 # -- the best of several ----------------------------------------------------------------------------
 
 
 def candidate(
-    number: int, trait: float, incoherence: float, ask: int = 0, tokens: tuple[int, ...] = (1,)
+    number: int, trait: float, incoherence: float, place: int = 0, tokens: tuple[int, ...] = (1,)
 ) -> Candidate:
     none, seen = np.zeros(len(tokens), np.float32), np.full((1, len(tokens), 2), number, np.float32)
-    return Candidate(ask, number, Reply(list(tokens), none), none, trait, incoherence, seen)
+    return Candidate(place, number, Reply(list(tokens), none), none, trait, incoherence, seen)
 
 
 few = st.sampled_from([0.0, 0.5, 1.0, 1.5])
 drawn = st.lists(st.tuples(few, few), min_size=1, max_size=5).map(
-    lambda told: [candidate(i, trait, value) for i, (trait, value) in enumerate(told)]
+    lambda values: [candidate(i, trait, value) for i, (trait, value) in enumerate(values)]
 )
 
 
@@ -137,6 +133,7 @@ def test_those_that_are_given_up_early_would_not_be_taken(candidates: list[Candi
     assert coherent or taken.coherence == min(c.coherence for c in candidates)
 
 
+@settings(max_examples=30, deadline=None)
 @given(
     st.lists(
         drawn.filter(lambda d: len(d) == 3) | st.just([candidate(i, 0.1 * i, 0.2 * i) for i in range(3)]),
@@ -144,19 +141,19 @@ def test_those_that_are_given_up_early_would_not_be_taken(candidates: list[Candi
         max_size=4,
     )
 )
-def test_activations_of_what_is_taken_are_handed_over_once(asks: list[list[Candidate]]) -> None:
+def test_activations_of_what_is_taken_are_handed_over_once(places: list[list[Candidate]]) -> None:
     handed: dict[int, float] = {}
 
-    def keep(ask: int, seen: np.ndarray[Any, Any]) -> None:
-        assert ask not in handed
-        handed[ask] = float(seen[0, 0, 0])
+    def keep(place: int, seen: np.ndarray[Any, Any]) -> None:
+        assert place not in handed
+        handed[place] = float(seen[0, 0, 0])
 
     best = Best(3, keep)
-    for ask, candidates in enumerate(asks):
+    for place, candidates in enumerate(places):
         for c in candidates:
-            best.add(dataclasses.replace(c, ask=ask))
+            best.add(dataclasses.replace(c, place=place))
     taken = best.taken()
-    assert handed == {ask: c.number for ask, c in taken.items()}
+    assert handed == {place: c.number for place, c in taken.items()}
     assert all(c.seen is None for c in taken.values())
 
 
@@ -167,60 +164,47 @@ def test_an_empty_reply_is_taken_only_where_there_is_no_other() -> None:
     assert possible([empty, dataclasses.replace(empty, number=1)]) == [empty]
 
 
-def test_coherence_is_the_likelier_of_both() -> None:
-    a, b = np.array([-1, -4], np.float32), np.array([-3, -2], np.float32)
-    assert coherence(a, b) == coherence(b, a) == 1.5
-    assert np.isnan(coherence(a[:0], b[:0]))
-
-
-# -- drawn on a model -------------------------------------------------------------------------------
+# -- sampled on a model -------------------------------------------------------------------------------
 
 TRAIT, OPPOSITE = "You talk like a pirate, arr.", "You talk like a clerk."
 ASKED = [
     Question(text)
     for text in ("Why is it so?", "Tell me a tale.", "What is a key?", "Who are you?", "How so?")
 ]
-HOW: dict[str, Any] = {"max_tokens": 6, "temperature": 1.0, "seed": 5}
+HOW = Recipe(max_tokens=6, temperature=1.0, seed=5)
+BOTH = dataclasses.replace(HOW, opposite=OPPOSITE)
 
 
 @pytest.fixture(scope="module")
-def chat(model: Callable[[str], Path]) -> Iterator[Chat]:
-    llm = SteeredLlama(
-        str(model("llama")), n_ctx=1024, n_threads=1, n_threads_batch=1, n_batch=512, n_seq_max=4
-    )
-    yield Chat(llm)
-    llm.close()
+def chat(llm: SteeredLlama) -> Chat:
+    return Chat(llm)
 
 
-def bits(pairs: list[Pair]) -> list[object]:
-    return [(pair, pair.log_ratio.tobytes()) for pair in pairs]
+@pytest.fixture(scope="module")
+def both(chat: Chat) -> list[Pair]:
+    """Of both sides, sampled once."""
+    return sample_pairs(chat, TRAIT, ASKED, BOTH)
 
 
-def test_a_pair_is_what_the_model_makes_of_it(chat: Chat) -> None:
+def test_a_pair_is_what_the_model_makes_of_it(chat: Chat, both: list[Pair]) -> None:
     """Scored again, one by one: equal to rounding, as batches of other shapes are."""
-    for pair in sample_pairs(chat, TRAIT, ASKED, opposite=OPPOSITE, **HOW):
+    assert [(p.question, p.sign) for p in both] == [(q.text, sign) for sign in (1, -1) for q in ASKED]
+    for pair in both:
         assert pair.plain == chat.prompt(pair.question)
         assert pair.prompted == chat.prompt(pair.question, TRAIT if pair.sign > 0 else OPPOSITE)
         assert 0 < len(pair.reply) <= 6
         assert pair.ended == (len(pair.reply) < 6)
         plain, prompted = (chat.log_probs([(x, pair.reply)])[0] for x in (pair.plain, pair.prompted))
-        np.testing.assert_allclose(pair.log_ratio, prompted - plain, atol=2e-3)
-        np.testing.assert_allclose(pair.trait, pair.log_ratio.mean(), atol=1e-6)
-        np.testing.assert_allclose(pair.coherence, coherence(prompted, plain), atol=2e-3)
+        again = [measures.trait(prompted, plain), measures.coherence(prompted, plain)]
+        np.testing.assert_allclose([pair.trait, pair.coherence], again, atol=2e-3)
         np.testing.assert_allclose(
             [pair.nll0, pair.nll_prompted], [-plain.mean(), -prompted.mean()], atol=2e-3
         )
 
 
-def test_the_same_call_gives_the_same_bits_and_another_seed_others(chat: Chat) -> None:
-    first, again = (sample_pairs(chat, TRAIT, ASKED, **HOW) for _ in range(2))
-    assert bits(first) == bits(again)
-    assert bits(first) != bits(sample_pairs(chat, TRAIT, ASKED, **HOW | {"seed": 6}))
-
-
-def test_pairs_come_in_order_side_by_side(chat: Chat) -> None:
-    pairs = sample_pairs(chat, TRAIT, ASKED, opposite=OPPOSITE, **HOW)
-    assert [(p.question, p.sign) for p in pairs] == [(q.text, sign) for sign in (1, -1) for q in ASKED]
+def test_the_same_call_gives_the_same_bits_and_another_seed_others(chat: Chat, both: list[Pair]) -> None:
+    assert sample_pairs(chat, TRAIT, ASKED, BOTH) == both
+    assert sample_pairs(chat, TRAIT, ASKED, dataclasses.replace(BOTH, seed=6)) != both
 
 
 def test_given_replies_are_taken_as_they_are_on_their_side(chat: Chat) -> None:
@@ -228,35 +212,36 @@ def test_given_replies_are_taken_as_they_are_on_their_side(chat: Chat) -> None:
         Question("Why?", "Arr, mate!"),
         Question("Why?", "Aye."),
         Question("Why?", "Indeed.", -1),
-        *ASKED[:3],
+        Question("How?", "Arr!"),
+        *ASKED[:2],
     ]
-    pairs = sample_pairs(chat, TRAIT, asked, opposite=OPPOSITE, best_of=2, **HOW | {"max_tokens": 32})
+    how = dataclasses.replace(BOTH, best_of=2, max_tokens=24)
+    pairs = sample_pairs(chat, TRAIT, asked, how)
     given = [(p.text.strip(), p.sign) for p in pairs if p.given]
-    assert given == [("Arr, mate!", 1), ("Aye.", 1), ("Indeed.", -1)]
-    assert [p.question for p in pairs if not p.given] == [q.text for q in ASKED[:3]] * 2
-    assert all(len(p.log_ratio) == len(p.reply) for p in pairs)
+    assert given == [("Arr, mate!", 1), ("Aye.", 1), ("Arr!", 1), ("Indeed.", -1)]
+    sampled = [(p.question, p.sign) for p in pairs if not p.given]
+    assert sampled == [(q.text, 1) for q in ASKED[:2]] + [("How?", -1)] + [(q.text, -1) for q in ASKED[:2]]
 
 
-def test_a_given_reply_leaves_the_other_side_to_be_asked(chat: Chat) -> None:
-    pairs = sample_pairs(chat, TRAIT, [Question("Why?", "Arr!"), *ASKED[:3]], opposite=OPPOSITE, **HOW)
-    assert [(p.sign, p.given) for p in pairs if p.question == "Why?"] == [(1, True), (-1, False)]
+def test_the_best_of_several_is_taken(chat: Chat) -> None:
+    how = dataclasses.replace(HOW, best_of=3)
+    pairs = sample_pairs(chat, TRAIT, ASKED, how)
+    prompts = [(chat.prompt(q.text), chat.prompt(q.text, TRAIT)) for q in ASKED]
+    candidates = []
+    for i, q in enumerate(ASKED):
+        rngs = [reply_stream(5, q.text, 1, n) for n in range(3)]
+        replies = chat.replies([prompts[i][1]] * 3, 6, 1.0, rngs)
+        plain = chat.log_probs([(prompts[i][0], reply.spoken) for reply in replies])
+        candidates.append(
+            [Candidate.of(i, n, *one) for n, one in enumerate(zip(replies, plain, strict=True))]
+        )
+    median = float(np.median([c.coherence for each in candidates for c in each]))
+    assert [p.reply for p in pairs] == [pick(each, median).reply.spoken for each in candidates]
 
 
-def test_the_best_of_several_is_taken(chat: Chat, tmp_path: Path) -> None:
-    store = ReplyStore(tmp_path / "r", {})
-    pairs = sample_pairs(chat, TRAIT, ASKED, best_of=3, store=store, **HOW)
-    drawn = [one for i in range(len(store)) for one in store.get(i, 4 if i < 3 else 3) or []]
-    candidates = [Candidate.of(i // 3, i % 3, *one) for i, one in enumerate(drawn)]
-    median = float(np.median([c.coherence for c in candidates]))
-    taken = [pick(candidates[i : i + 3], median) for i in range(0, 15, 3)]
-    assert [p.reply for p in pairs] == [c.reply.spoken for c in taken]
-    assert len({tuple(c.reply.spoken) for c in candidates}) > len(ASKED)
-
-
-def test_a_question_keeps_its_reply_whatever_stands_beside_it(chat: Chat) -> None:
-    together = sample_pairs(chat, TRAIT, ASKED, **HOW)
-    fewer = sample_pairs(chat, TRAIT, ASKED[1:], opposite=OPPOSITE, **HOW)
-    assert [p.reply for p in together[1:]] == [p.reply for p in fewer[:4]]
+def test_a_question_keeps_its_reply_whatever_stands_beside_it(chat: Chat, both: list[Pair]) -> None:
+    fewer = sample_pairs(chat, TRAIT, ASKED[1:], HOW)
+    assert [p.reply for p in both[1:5]] == [p.reply for p in fewer]
 
 
 @pytest.mark.parametrize("best_of", [1, 3])
@@ -267,10 +252,9 @@ def test_activations_belong_to_the_pairs(chat: Chat, best_of: int) -> None:
         chat,
         TRAIT,
         asked,
-        best_of=best_of,
+        dataclasses.replace(HOW, best_of=best_of),
         layers=(1, 2),
         keep=lambda i, seen: handed.update({i: seen}),
-        **HOW,
     )
     assert sorted(handed) == [i for i, p in enumerate(pairs) if not p.given]
     for i, seen in handed.items():
@@ -293,29 +277,28 @@ class _Stop:
             raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("how", [{"best_of": 2}, {"opposite": OPPOSITE}])
-def test_a_stopped_run_goes_on_to_the_same_bits(chat: Chat, tmp_path: Path, how: dict[str, Any]) -> None:
-    whole = sample_pairs(chat, TRAIT, ASKED, **HOW, **how)
+@pytest.mark.parametrize("how", [dataclasses.replace(HOW, best_of=2), BOTH], ids=["best of 2", "both sides"])
+def test_a_stopped_run_is_resumed_to_the_same_bits(chat: Chat, tmp_path: Path, how: Recipe) -> None:
+    whole = sample_pairs(chat, TRAIT, ASKED, how)
     handed: list[int] = []
-    for at in (0.2, 0.55, 0.95):  # each goes on where the one before was stopped
-        store = ReplyStore(tmp_path / "r", {"seed": 5})
+
+    def part() -> PartFile:
+        return PartFile(tmp_path / "replies.part", {"seed": 5})
+
+    for at in (0.2, 0.55, 0.95):  # each is resumed where the one before was stopped
         with pytest.raises(KeyboardInterrupt):
-            sample_pairs(chat, TRAIT, ASKED, store=store, progress=_Stop(at), **HOW, **how)
-    store = ReplyStore(tmp_path / "r", {"seed": 5})
-    assert 0 < len(store) < 3
+            sample_pairs(chat, TRAIT, ASKED, how, part=part(), progress=_Stop(at))
+    assert 0 < len(part()) < 3
     resumed = sample_pairs(
-        chat, TRAIT, ASKED, store=store, layers=(1,), keep=lambda i, seen: handed.append(i), **HOW, **how
+        chat, TRAIT, ASKED, how, part=part(), layers=(1,), keep=lambda i, seen: handed.append(i)
     )
-    assert bits(resumed) == bits(whole)
+    assert resumed == whole
     assert set(handed) < set(range(len(whole)))
-    stored = sample_pairs(
-        chat, TRAIT, ASKED, store=ReplyStore(tmp_path / "r", {"seed": 5}), progress=_Stop(0), **HOW, **how
-    )
-    assert bits(stored) == bits(whole)
+    assert sample_pairs(chat, TRAIT, ASKED, how, part=part(), progress=_Stop(0)) == whole
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("arguments", "message"),
     [
         ({"trait": " \t\n"}, "the trait is empty"),
         ({"opposite": " "}, "the opposite is empty"),
@@ -327,18 +310,46 @@ def test_a_stopped_run_goes_on_to_the_same_bits(chat: Chat, tmp_path: Path, how:
         ({"questions": [*ASKED, Question("Why?", "No.", -1)]}, "no opposite's sentence"),
         ({"questions": [*ASKED, Question("Why?", " ")]}, "the reply given is empty"),
         ({"questions": [*ASKED, Question("why " * 1100)]}, "expected at most 1024"),
-        ({"best_of": 0}, "best_of 0"),
-        ({"max_tokens": 0}, "max_tokens 0"),
-        ({"temperature": -1.0}, "temperature -1"),
-        ({"temperature": float("nan")}, "temperature nan"),
-        ({"seed": -1}, "seed -1"),
-        ({"best_of": 2, "temperature": 0.0}, "would be the same one"),
     ],
 )
 def test_what_cannot_be_learnt_from_is_refused_in_one_line(
-    chat: Chat, change: dict[str, Any], said: str
+    chat: Chat, arguments: dict[str, Any], message: str
 ) -> None:
-    arguments: dict[str, Any] = {"trait": TRAIT, "questions": ASKED, **HOW, **change}
-    with pytest.raises(LearnError, match=said) as refused:
-        sample_pairs(chat, **arguments)
+    how = dataclasses.replace(HOW, opposite=arguments.get("opposite"))
+    with pytest.raises((LearnError, InputError), match=message) as refused:
+        sample_pairs(chat, arguments.get("trait", TRAIT), arguments.get("questions", ASKED), how)
     assert "\n" not in str(refused.value)
+
+
+# -- replies to read ---------------------------------------------------------------------------------
+
+texts = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=12).filter(
+    str.strip
+)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    entries=st.lists(
+        st.tuples(texts, texts, st.sampled_from([1, -1])), min_size=1, unique_by=lambda t: t[0].casefold()
+    )
+)
+def test_written_replies_are_a_questions_file(
+    tmp_path_factory: pytest.TempPathFactory, entries: list[tuple[str, str, int]]
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "replies.jsonl"
+    pairs = [
+        changed(question=q.strip(), text=reply, sign=sign)
+        for q, reply, sign in {t[0].strip().casefold(): t for t in entries}.values()
+    ]
+    assert write_replies(path, pairs, force=True) == len(pairs)
+    assert read_questions(path) == [Question(p.question, p.text, p.sign) for p in pairs]
+
+
+def test_replies_without_text_are_not_written(tmp_path: Path) -> None:
+    path, nan = tmp_path / "r.jsonl", float("nan")
+    assert write_replies(path, [changed(text=" ", trait=nan, coherence=nan), GOOD]) == 1
+    line = json.loads(path.read_text())
+    assert line == {"question": "q", "reply": TEXT, "sign": 1, "trait": 0.4, "coherence": 0.9}
+    with pytest.raises(OutputError, match="existing file"):
+        write_replies(path, [GOOD])

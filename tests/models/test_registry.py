@@ -47,6 +47,13 @@ def test_a_file_wins_over_a_name_of_the_registry(monkeypatch: pytest.MonkeyPatch
     assert edgesteer_models.resolve("smollm2") == Path("smollm2")
 
 
+def test_a_path_may_begin_at_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "m.gguf").write_bytes(HEADER)
+    assert edgesteer_models.resolve("~/m.gguf") == tmp_path / "m.gguf"
+    assert edgesteer_models.resolve_bundle("~/m.gguf") == tmp_path / "m.gguf"
+
+
 def test_a_model_that_is_here_is_not_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fetch, "fetch", lambda *_, **__: pytest.fail("fetched"))
     path = put(entries.SMOLLM2)

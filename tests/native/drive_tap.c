@@ -79,7 +79,7 @@ enum fault { NONE, EXTRA_ROWS, MISSING_ROWS, ODD_ROWS, WIDE, SCATTERED, HALF, FA
 
 typedef struct {
     int32_t n_rows, n_ubatches, first_row[16]; /* ubatch u is rows first_row[u]..first_row[u+1] */
-    int8_t *wants;
+    int8_t *wants, *overflowed, *seen_overflowed;
     float *strength, *record, *seen_record;
     float *base[MAX_LAYERS], *replace[MAX_LAYERS], *capture[MAX_LAYERS], *seen_capture[MAX_LAYERS];
     bool drops_rows; /* the last block keeps only rows that want logits */
@@ -143,6 +143,8 @@ static void new_batch(batch *b, const plan *p) {
     b->drops_rows = chance(60);
     int mostly = below(4) * 33;
     b->wants = calloc(rows ? rows : 1, 1);
+    b->overflowed = calloc(rows ? rows : 1, 1);
+    b->seen_overflowed = calloc(rows ? rows : 1, 1);
     for (size_t t = 0; t < rows; ++t) b->wants[t] = (int8_t)chance(mostly);
     b->strength = floats((size_t)p->n_terms * rows);
     int in_scope = below(4) * 33;
@@ -163,7 +165,7 @@ static void new_batch(batch *b, const plan *p) {
 }
 
 static void free_batch(batch *b) {
-    free(b->wants); free(b->strength); free(b->record); free(b->seen_record);
+    free(b->wants); free(b->overflowed); free(b->seen_overflowed); free(b->strength); free(b->record); free(b->seen_record);
     for (int32_t layer = 0; layer < MAX_LAYERS; ++layer) {
         free(b->base[layer]); free(b->replace[layer]); free(b->capture[layer]); free(b->seen_capture[layer]);
     }
@@ -171,8 +173,11 @@ static void free_batch(batch *b) {
 
 /* ---- the reference: FORMAT's equation, row by row ---- */
 
+static bool sound(const es_status *s) { return s->code == ES_OK || s->code == ES_OVERFLOW; }
+
+/* The first error counts, but one of the whole decode outweighs one of a row. */
 static void fail(es_status *s, int code, int32_t layer, int32_t op) {
-    if (s->code == ES_OK) *s = (es_status){code, layer, 0, 0, op};
+    if (s->code == ES_OK || (sound(s) && code != ES_OVERFLOW)) *s = (es_status){code, layer, 0, 0, op};
 }
 
 static bool acts(const batch *b, int32_t term, int32_t from, int32_t to) {
@@ -190,10 +195,11 @@ static bool is_wanted(const plan *p, const batch *b, int32_t layer, int32_t from
     return false;
 }
 
-/* One row, from unsteered h; false where it overflows. */
+/* One row, from unsteered h; false where it overflows, and then it stays as it is, here and in the blocks above. */
 static bool steer_row(const plan *p, const batch *b, int32_t layer, int32_t t, const float *h, float *steered) {
-    bool touched = false, finite = true;
+    bool touched = false, small = true;
     memcpy(steered, h, (size_t)p->n_embd * sizeof *h);
+    if (b->seen_overflowed[t]) return true;
     for (int32_t i = 0; i < p->n_ops; ++i) {
         const es_op *op = &p->ops[i];
         float s = op->layer == layer ? b->strength[op->term * b->n_rows + t] : 0;
@@ -204,28 +210,40 @@ static bool steer_row(const plan *p, const batch *b, int32_t layer, int32_t t, c
         touched = true;
         for (int32_t j = 0; j < p->n_embd; ++j) steered[j] += s * c * op->direction[j];
     }
-    for (int32_t j = 0; j < p->n_embd; ++j) finite = finite && isfinite(steered[j]);
-    return !touched || finite;
+    for (int32_t j = 0; j < p->n_embd; ++j) small = small && fabsf(steered[j]) < 0x1p120f;
+    if (!touched || small) return true;
+    memcpy(steered, h, (size_t)p->n_embd * sizeof *h);
+    b->seen_overflowed[t] = 1;
+    return false;
 }
 
-/* The rows of one l_out, in place. `rows` holds the batch row of each. */
-static void reference(const plan *p, const batch *b, es_status *s, int32_t layer, const int32_t *rows, int32_t n, float *h) {
-    size_t width = (size_t)p->n_embd;
+/* Whether some operation of the block acts on a row of l_out. */
+static bool in_scope(const plan *p, const batch *b, int32_t layer, const int32_t *rows, int32_t n) {
     for (int32_t i = 0; i < p->n_ops; ++i) {
-        const es_op *op = &p->ops[i];
-        if (op->layer != layer || !op->gate || ((gate *)op->gate_self)->fails_at != layer) continue;
+        if (p->ops[i].layer != layer) continue;
         for (int32_t r = 0; r < n; ++r) {
-            if (b->strength[op->term * b->n_rows + rows[r]] != 0) fail(s, ES_GATE, layer, i);
+            if (b->strength[p->ops[i].term * b->n_rows + rows[r]] != 0) return true;
         }
     }
-    if (s->code) return;
+    return false;
+}
+
+/* The rows of one l_out of ubatch u, in place. `rows` holds the batch row of each. */
+static void reference(const plan *p, const batch *b, es_status *s, int32_t layer, int32_t u, const int32_t *rows, int32_t n, float *h) {
+    size_t width = (size_t)p->n_embd;
+    for (int32_t i = 0; i < p->n_ops && in_scope(p, b, layer, rows, n); ++i) {
+        const es_op *op = &p->ops[i];
+        if (op->layer != layer || !op->gate || ((gate *)op->gate_self)->fails_at != layer) continue;
+        if (acts(b, op->term, b->first_row[u], b->first_row[u + 1])) fail(s, ES_GATE, layer, i);
+    }
+    if (!sound(s)) return;
     float *steered = floats((size_t)n * width);
-    for (int32_t r = 0; r < n && !s->code; ++r) {
+    for (int32_t r = 0; r < n; ++r) {
         if (!steer_row(p, b, layer, rows[r], h + (size_t)r * width, steered + (size_t)r * width)) fail(s, ES_OVERFLOW, layer, -1);
     }
-    if (!s->code) memcpy(h, steered, (size_t)n * width * sizeof *h);
+    memcpy(h, steered, (size_t)n * width * sizeof *h);
     free(steered);
-    for (int32_t r = 0; r < n && !s->code; ++r) {
+    for (int32_t r = 0; r < n; ++r) {
         size_t here = (size_t)r * width, there = (size_t)rows[r] * width, bytes = width * sizeof *h;
         if (b->seen_capture[layer]) memcpy(b->seen_capture[layer] + there, h + here, bytes);
         if (b->replace[layer]) memcpy(h + here, b->replace[layer] + there, bytes);
@@ -288,8 +306,8 @@ static void visit_block(es_tap *tap, const plan *p, const batch *b, es_status *e
     }
     float *own = copy(t.data, size);
     if (layer == b->fault_layer && u == b->fault_ubatch) spoil(p, b, expected, layer, u, &t);
-    if (!expected->code && n && is_wanted(p, b, layer, b->first_row[u], b->first_row[u + 1])) {
-        reference(p, b, expected, layer, rows, n, own);
+    if (sound(expected) && n && is_wanted(p, b, layer, b->first_row[u], b->first_row[u + 1])) {
+        reference(p, b, expected, layer, u, rows, n, own);
     }
     if (chance(20)) ask_about_others(tap);
     if (es_tap_callback(&t, true, tap)) REQUIRE(es_tap_callback(&t, false, tap), "the decode of %s was broken", t.name);
@@ -321,7 +339,7 @@ static es_announcement announcement(const plan *p, batch *b) {
     }
     return (es_announcement){b->n_rows, b->wants, b->strength, b->record, captures ? b->capture : NULL,
                              replaces ? (const float *const *)b->replace : NULL,
-                             chance(50) ? sources : NULL, offsetof(tensor, second)};
+                             chance(50) ? sources : NULL, offsetof(tensor, second), b->overflowed};
 }
 
 /* Whatever block was asked about has its second source written down, and no other address. */
@@ -336,6 +354,7 @@ static void compare_sources(const plan *p, const es_announcement *said, bool all
 
 static void compare_buffers(const plan *p, const batch *b) {
     size_t rows = (size_t)b->n_rows, size = rows * (size_t)p->n_terms * (size_t)p->n_layer;
+    REQUIRE(!memcmp(b->overflowed, b->seen_overflowed, rows), "overflowed rows of %d", b->n_rows);
     if (b->record) REQUIRE(!memcmp(b->record, b->seen_record, size * sizeof(float)), "record of %d terms", p->n_terms);
     for (int32_t n = 0; n < p->n_layer; ++n) {
         size_t bytes = rows * (size_t)p->n_embd * sizeof(float);

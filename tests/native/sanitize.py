@@ -1,7 +1,7 @@
-"""Build the native code with the sanitizers and drive it: `python -m tests.native.sanitize`.
+"""Compile the C code of edgesteer.runtime with the sanitizers and run it: `python -m tests.native.sanitize`.
 
-In: the C sources of edgesteer.runtime, which this module compiles anew, with the drivers beside it. Out: what
-the drivers say; exit code 1 if a sanitizer stopped them or a result was not the reference's.
+Prints what the drivers beside this file report. Exits 1 if a sanitizer stopped one, or a result differs from the
+reference's.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import numpy as np
 HERE = Path(__file__).resolve().parent
 NATIVE = HERE.parents[1] / "edgesteer" / "runtime" / "native"
 UNITS = ("tap", "gate", "ort")
-"""What is compiled: `NAME.c` of the runtime, and the `drive_NAME.c` here that `sanitize.c` calls, if there is one."""
+"""`NAME.c` of the runtime and, where there is one, `drive_NAME.c` beside this file, which `sanitize.c` calls."""
 
 FLAGS = shlex.split(
     "-std=c11 -D_GNU_SOURCE -g -O1 -fno-omit-frame-pointer -ffp-contract=off -Wall -Wextra -Werror"
@@ -47,15 +47,15 @@ def missing() -> str | None:
             _run([*compiler(), *FLAGS, str(source), "-o", f"{folder}/probe"])
             _run([f"{folder}/probe"], _OPTIONS)
         except (OSError, subprocess.CalledProcessError) as error:
-            said = (getattr(error, "stderr", "") or str(error)).strip().splitlines()
+            lines = (getattr(error, "stderr", "") or str(error)).strip().splitlines()
             return (
-                f"{compiler()[0]} has no address and undefined sanitizers here: {said[0] if said else error}"
+                f"{compiler()[0]} has no address and undefined sanitizers here: {lines[0] if lines else error}"
             )
     return None
 
 
 def build(folder: Path) -> Path:
-    """The driver's path. Warnings are errors."""
+    """Compile the driver into `folder`; warnings are errors. Its path."""
     drivers = [path for unit in UNITS if (path := HERE / f"drive_{unit}.c").exists()]
     sources = [*(NATIVE / f"{unit}.c" for unit in UNITS), *drivers, HERE / "sanitize.c"]
     program = folder / "sanitize"
@@ -76,10 +76,10 @@ def build(folder: Path) -> Path:
 
 
 def drive(program: Path, seed: int = 1, decodes: int = 20_000) -> str:
-    """What the driver says.
+    """Run the driver; its output.
 
     Raises:
-        CalledProcessError: a sanitizer or the reference objects; `stderr` says to what.
+        CalledProcessError: a sanitizer found an error, or a result is wrong; `stderr` holds the details.
     """
     library, folder = onnxruntime_library(), program.parent
     words = [str(program), str(seed), str(decodes)]
@@ -100,8 +100,7 @@ def onnxruntime_library() -> Path | None:
 
 def write_gate(folder: Path) -> None:
     """gate.onnx, the same folded for each block, and its weights in the form that drive_ort.c reads."""
-    from edgesteer.bundle import build_gate
-    from edgesteer.bundle.gate_fold import fold_layer
+    from edgesteer.bundle import build_gate, fold_layer
 
     rng = np.random.default_rng(5)
     draw = lambda *shape: rng.standard_normal(shape).astype(np.float32)  # noqa: E731

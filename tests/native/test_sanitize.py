@@ -1,4 +1,4 @@
-"""The native code is free of undefined behaviour and memory errors, and equals its reference, on random decodes."""
+"""On random decodes the C code has no undefined behaviour and no memory errors, and gives the reference's bits."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def test_the_tap_and_the_gate_under_the_sanitizers(tmp_path: Path) -> None:
     if reason := sanitize.missing():
         pytest.skip(reason)
     try:
-        said = sanitize.drive(sanitize.build(tmp_path), decodes=4_000)
+        output = sanitize.drive(sanitize.build(tmp_path), decodes=4_000)
     except subprocess.CalledProcessError as error:
         pytest.fail(f"{error.stdout}{error.stderr}")
-    assert "decodes as the reference" in said
+    assert "decodes as the reference" in output

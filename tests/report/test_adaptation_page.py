@@ -8,8 +8,16 @@ import math
 import pytest
 
 from edgesteer.evaluate.adaptation import Adaptation
-from edgesteer.evaluate.adaptation.scores import AXES, scores
-from edgesteer.evaluate.adaptation.values import Adapted, Data, Drift, Effect, Memory, Reversal, Speed
+from edgesteer.evaluate.adaptation.criteria import (
+    AXES,
+    Adapted,
+    Data,
+    Drift,
+    Effect,
+    Memory,
+    Reversal,
+    Speed,
+)
 from edgesteer.evaluate.intervals import Estimate
 from edgesteer.report.adaptation_page import figures, label, page
 from tests.report.html_pages import NASTY, printable, self_contained
@@ -55,7 +63,7 @@ def test_every_score_and_every_number_is_in_the_table() -> None:
     shown = self_contained(page("A", found(*rows)))
     cells = shown.texts["td"]
     for row in rows:
-        for score in scores(row).values():
+        for score in row.scores.values():
             assert score is not None
             assert f"{score:.2f}" in cells
     for figure in figures((BASE, *rows)):

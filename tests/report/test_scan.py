@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgesteer.evaluate.scan.found import Scan
+from edgesteer.evaluate.scan.result import Scan
 from edgesteer.report.cells import cells
 from edgesteer.report.scan import page, render_scan
 from edgesteer.text import visible

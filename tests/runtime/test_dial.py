@@ -31,8 +31,9 @@ def test_a_turn_of_the_dial_gives_the_bits_of_steering_anew(
     dialled, anew = steered(path), steered(path)
     tokens = tokens_of(dialled, n=8)
     dialled.steer(bundle)
+    plan = dialled.steering
     for strength in STRENGTHS:
-        dialled.steer(dialled.steering.with_strength(strength))
+        dialled.steer(plan * strength)
         anew.clear_steering()
         anew.steer(bundle, strength)
         assert dialled.steering == anew.steering
@@ -73,14 +74,14 @@ def test_only_switching_slots_on_and_off_reserves(model: Model, monkeypatch: pyt
     llm.steer(vector(path))
     assert len(calls) == 1
     for strength in STRENGTHS:
-        llm.steer(llm.steering.with_strength(strength))
+        llm.steer(llm.steering * strength)
     llm.steer(vector(path, seed=1))
     llm.steer(vector(path, [1], seed=2))
     assert len(calls) == 1
     llm.clear_steering()
     assert len(calls) == 2
     llm.steer(psr(path))
-    llm.steer(llm.steering.with_strength(0.5))
+    llm.steer(llm.steering * 0.5)
     llm.clear_steering()
     assert len(calls) == 2
 
@@ -94,7 +95,7 @@ def test_without_a_way_to_the_tensors_the_slots_are_set_anew(
     llm.steer(usual)
     calls = _reservations(monkeypatch)
     tokens = tokens_of(llm)
-    llm.steer(llm.steering.with_strength(0.5))
+    llm.steer(llm.steering * 0.5)
     assert len(calls) == 1
     llm.steer(llm.steering)
     assert len(calls) == 1
@@ -123,8 +124,8 @@ def test_a_strength_beyond_the_evaluated_range_is_warned_of(model: Model) -> Non
     for strength in (1.6, 0.4, -1.0):
         with pytest.warns(EdgesteerWarning, match=f"narrow: strength {strength:g} is outside .*0.5 to 1.5"):
             llm.steer(bundle, strength)
-    with pytest.warns(EdgesteerWarning, match="narrow: strength 3"):
-        llm.steer(llm.steering.with_strength(3.0))
+    with pytest.warns(EdgesteerWarning, match="narrow: strength -3"):
+        llm.steer(llm.steering * 3.0)
     llm.steer(bundle, 0.0)
     assert not llm.steering
 
@@ -154,7 +155,7 @@ def memory_growth(llm: SteeredLlama, path: Path, *, tokens: int, settle: int) ->
         llm.steer(next(plans))
         for j, _ in enumerate(llm.generate(prompt, temp=0)):
             if j == 25:
-                llm.steer(llm.steering.with_strength(0.5))
+                llm.steer(llm.steering * 0.5)
             if j == 49:
                 break
     gc.collect()

@@ -16,8 +16,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, numpy_helper
 
 from edgesteer import Bundle, SteeredLlama
-from edgesteer.bundle.gate_fold import fold_layer
-from edgesteer.bundle.gate_gguf import read_gate_gguf
+from edgesteer.bundle import fold_layer, read_gate_gguf
 from edgesteer.errors import BundleError, PlanError, SteeringOverflow
 from edgesteer.runtime import gates, native
 from edgesteer.runtime.native import DenseGate, OrtGate

@@ -127,7 +127,7 @@ class Reuse(RuleBasedStateMachine):
 
     @rule(strength=st.sampled_from([0.0, 0.5, 2.0]))
     def dial(self, strength: float) -> None:
-        self.llm.steer(self.llm.steering.with_strength(strength))
+        self.llm.steer(self.llm.steering * strength)
 
     @rule(prompt=st.integers(0, 3), n=st.integers(1, 4), change=st.none() | st.integers(0, 5))
     def generate(self, prompt: int, n: int, change: int | None) -> None:
@@ -139,7 +139,7 @@ class Reuse(RuleBasedStateMachine):
         self._generate(self.said + self.prompts[0][:more], n, None)
 
     def _generate(self, prompt: list[int], n: int, change: int | None) -> None:
-        kept, plan = self.llm._session.kv.kept, self.llm.steering
+        kept, plan = self.llm._session.main.kv.kept, self.llm.steering
         said = []
         for token in self.llm.generate(prompt, temp=0):
             said.append(token)
@@ -155,7 +155,7 @@ class Reuse(RuleBasedStateMachine):
     def complete_with_a_cache(self, prompt: int, n: int) -> None:
         """As a server does: the cache is asked before, and told after."""
         self.llm.cache = self.llm.cache or llama_cpp.LlamaRAMCache()
-        self.llm._session.kv.kept = 0
+        self.llm._session.main.kv.kept = 0
         self.llm.create_completion(self.prompts[prompt], max_tokens=n, temperature=0)
         self._repeat(len(self.prompts[prompt]), self.llm.steering)
 
@@ -168,7 +168,7 @@ class Reuse(RuleBasedStateMachine):
             fresh.n_tokens = b.start + b.kept
         n = self.llm.n_tokens
         assert fresh.n_tokens == n
-        assert np.array_equal(fresh._session.kv.applied[:n], self.llm._session.kv.applied[:n])
+        assert np.array_equal(fresh._session.main.kv.applied[:n], self.llm._session.main.kv.applied[:n])
         assert np.array_equal(fresh.scores[:n], self.llm.scores[:n])
 
     @rule()
@@ -189,7 +189,7 @@ class Reuse(RuleBasedStateMachine):
     @rule()
     def overflow(self) -> None:
         before = self.llm.steering
-        self.llm.steer(self.plans[1].with_strength(1e38))
+        self.llm.steer(self.plans[1] * 1e38)
         with pytest.raises(SteeringOverflow):
             self.llm.eval(self.prompts[0][:4])
         assert self.llm.n_tokens == 0

@@ -166,10 +166,10 @@ def test_recorded_by_term_is_in_the_order_of_the_plan_and_zero_out_of_scope(
     tokens, recorded = tokens_of(llm), []
     llm.steer(everywhere(path), 0.5)
     held: list[Recorded] = recorded
-    llm._session.recorders.append(held)
+    llm._session.main.recorders.append(held)
     with llm.record() as seen:
         logits(llm, tokens, prompt_len=9)
-    llm._session.recorders.clear()
+    llm._session.main.recorders.clear()
     [part] = held
     assert part.by_term.shape == (3, len(tokens), llm._session.n_layer)
     assert part.by_term.dtype == np.float32
@@ -220,7 +220,7 @@ def test_bad_tokens_are_refused_as_in_capture(llm: SteeredLlama, path: Path) -> 
         with pytest.raises(PlanError) as ours:
             llm.norms(tokens)
         assert str(ours.value) == str(theirs.value)
-        assert llm._session.recorders == []
+        assert llm._session.main.recorders == []
 
 
 def test_an_overflow_is_raised_and_leaves_nothing_behind(llm: SteeredLlama, path: Path) -> None:
@@ -230,6 +230,6 @@ def test_an_overflow_is_raised_and_leaves_nothing_behind(llm: SteeredLlama, path
     llm.steer(psr(path, size=100.0), 3e38)
     with pytest.raises(SteeringOverflow):
         llm.norms(tokens)
-    assert llm._session.recorders == []
+    assert llm._session.main.recorders == []
     llm.steer(psr(path))
     assert same(llm.norms(tokens), expected, 0)

@@ -149,7 +149,7 @@ def test_a_dial_turned_in_one_thread_is_not_felt_in_another(parent: SteeredLlama
         while not done.is_set() or not rounds:
             llm.steer(vector(path))
             llm.eval(tokens[:3])
-            llm.steer(llm.steering.with_strength(0.5))
+            llm.steer(llm.steering * 0.5)
             llm.eval(tokens[3:6])
             with llm.steered(psr(path, seed=2), scope="response"):
                 llm.create_completion("The sea", max_tokens=3, temperature=0.0)

@@ -142,7 +142,7 @@ def test_a_chat_is_steered_by_these_bits(chat: Chat) -> None:
         llm.create_chat_completion(messages, max_tokens=2, temperature=0)  # type: ignore[arg-type]
         assert llm.input_ids[: len(tokens)].tolist() == tokens
         response, _ = chat.reference(tokens, pieces)
-        applied = llm._session.kv.applied[: len(tokens)] != 0
+        applied = llm._session.main.kv.applied[: len(tokens)] != 0
         assert applied.tolist() == response
         messages += [{"role": "assistant", "content": "reply"}, {"role": "user", "content": f"more {turn}"}]
     llm.clear_steering()

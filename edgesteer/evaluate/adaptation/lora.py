@@ -25,7 +25,8 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 @dataclass(frozen=True, slots=True)
 class Lora:
-    """An adapter that fits its model. file_bytes: of the file. matrices: how many it adapts, of rank `rank` at most.
+    """An adapter that fits its model. file_bytes: of the file. matrices: how many it adapts, of rank `rank`
+    at most.
     learnt_from: the data sets that its metadata names, or None."""
 
     path: str
@@ -65,8 +66,8 @@ def _read(path: Path) -> tuple[Mapping[str, object], Shapes]:
                 raise gguf.GgufError("a file that ends before its last tensor")
             return dict(parsed.keys), {t.name: t.shape for t in parsed.tensors}
     except (OSError, ValueError) as error:
-        found = " ".join((getattr(error, "strerror", None) or str(error)).split())
-        raise ModelError(f"{path}: found {found}; expected a GGUF; fetch it again") from None
+        problem = " ".join((getattr(error, "strerror", None) or str(error)).split())
+        raise ModelError(f"{path}: found {problem}; expected a GGUF; fetch it again") from None
 
 
 def _check_kind(keys: Mapping[str, object], architecture: object) -> None:
@@ -87,8 +88,8 @@ def _pairs(shapes: Shapes) -> list[str]:
     kept = [name for name in shapes if not name.endswith("_norm.weight")]
     odd = [name for name in kept if not name.endswith((_A, _B))]
     if odd or not kept:
-        found = f"tensor {odd[0]!r}" if odd else "no tensor"
-        raise ValueError(f"{found}; expected names that end in {_A} and {_B}")
+        problem = f"tensor {odd[0]!r}" if odd else "no tensor"
+        raise ValueError(f"{problem}; expected names that end in {_A} and {_B}")
     names = sorted({name.removesuffix(_A).removesuffix(_B) for name in kept})
     for name in names:
         missing = [end for end in (_A, _B) if name + end not in shapes]

@@ -4,8 +4,9 @@ In:  a model, and perhaps bundles; without any, random ones of small norm.
 Out: for each way of steering the median seconds of a token, a prefill, a turn of the dial and a load, their
      ratios to the unsteered model in the same run, and the memory of a process that does nothing else.
 
-The plain llama_cpp.Llama, which needs a context of its own, is compared over several runs with new contexts.
-Absolute times on a shared machine say little, the ratios hold.
+`against_prompt` measures what the trait's system prompt costs instead. The plain llama_cpp.Llama, which needs
+a context of its own, is compared over several runs with new contexts. Absolute times on a shared machine say
+little, the ratios hold.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ import contextlib
 import os
 import platform
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -23,22 +25,26 @@ import llama_cpp
 import numpy as np
 
 from edgesteer.bundle import Bundle, load, read_model_info
-from edgesteer.evaluate.bench.drawn import random_bundles
 from edgesteer.evaluate.bench.memory import PLAIN, peaks, write_anew
+from edgesteer.evaluate.bench.random_model import random_bundles
 from edgesteer.evaluate.bench.timing import (
     DEPTH,
+    State,
     Table,
-    Way,
     interleaved,
     no_progress,
     one_token,
-    open_ways,
+    open_states,
     plan_of,
     prefill,
     some_tokens,
     summary,
     timed,
 )
+from edgesteer.evaluate.cost import Cost, added_tokens, costs
+from edgesteer.evaluate.head_to_head import held_out_questions
+from edgesteer.evaluate.way import PROMPT, UNSTEERED, Way, prompts_of
+from edgesteer.generate import Chat
 from edgesteer.generate.progress import Done, portion
 from edgesteer.plan import SteeringPlan
 from edgesteer.runtime import SteeredLlama
@@ -46,7 +52,7 @@ from edgesteer.runtime import SteeredLlama
 PREFILL = 256
 
 
-def strength_change(way: Way, samples: int) -> dict[str, float]:
+def strength_change(way: State, samples: int) -> dict[str, float]:
     """Median seconds of `steer` with another strength, and of what the next token takes beyond others."""
     llm, plan = way.llm, way.plan
     assert isinstance(llm, SteeredLlama)
@@ -88,8 +94,8 @@ def _run(
     plans = {name: plan_of(bundle) for name, bundle in bundles.items()}
     with contextlib.closing(llama_cpp.Llama(model, verbose=False, **options)) as plain:
         plain.eval(some_tokens(DEPTH))
-        with open_ways(model, plans, options) as ways:
-            ways = [Way(PLAIN, plain), *ways]
+        with open_states(model, plans, options) as ways:
+            ways = [State(PLAIN, plain), *ways]
             timing = interleaved(ways, rounds, one_token, portion(progress, 0.0, 0.4, 1.0))
             dial = {w.name: strength_change(w, max(rounds // 4, 5)) for w in ways if w.plan}
             filled = interleaved(ways, prefills, prefill(PREFILL), portion(progress, 0.6, 0.4, 1.0))
@@ -121,8 +127,8 @@ def bench(
     progress: Done = no_progress,
 ) -> Table:
     """The table as a dict: {"token" | "prefill": {way: {seconds, ratio, ratio_range}}, "strength_change":
-    {way: {call, next_token_excess, seconds}}, "load": {bundle: {seconds, bytes}}, "memory": {way: {peak, added}},
-    "plans": {bundle: {fingerprint, blocks}}, "model", "machine", "settings"}.
+    {way: {call, next_token_excess, seconds}}, "load": {bundle: {seconds, bytes}}, "memory": {way: {peak,
+    added}}, "plans": {bundle: {fingerprint, blocks}}, "model", "machine", "settings"}.
 
     Each number is the median of `runs` runs, each with contexts of its own. progress(fraction done).
     Raises MissingExtra for random bundles without the `onnx` package.
@@ -161,3 +167,63 @@ def machine() -> dict[str, str | int | None]:
         "cpus": os.cpu_count(),
         "llama_cpp_python": version("llama-cpp-python"),
     }
+
+
+# -- what the trait's system prompt costs, beside the bundles that act in its stead ---------------
+
+EMPTY = "empty system prompt"
+_SECONDS = ("first_token_seconds", "token_seconds")
+
+
+def against_prompt(
+    chat: Chat, trait: str, bundles: Mapping[str, Bundle], runs: int, progress: Done = no_progress
+) -> Table:
+    """{"trait", "trait_tokens", "replaces_default", "ways": {way: a Cost's fields, first_token_ratio,
+    token_ratio}}: medians of `runs` measurements.
+
+    trait_tokens: of the sentence alone. Some templates put a system prompt of their own where there is none,
+    so that the plain prompt holds one too; then an empty one is timed as well. replaces_default: the trait's
+    takes its place, and adds less than its own length, or nothing.
+    Raises InputError for a prompt that the context cannot hold.
+    """
+    ways = _ways(chat, trait, bundles)
+    results = []
+    for i in range(runs):
+        progress(i / runs)
+        results.append(costs(chat, ways))
+    rows = {
+        way.name: _row([run[i] for run in results], [run[0] for run in results]) for i, way in enumerate(ways)
+    }
+    return {
+        "trait": trait,
+        "trait_tokens": len(chat.llm.tokenize(trait.encode(), add_bos=False)),
+        "replaces_default": EMPTY in rows or added_tokens(ways[1].prompts, ways[0].prompts) <= 0,
+        "ways": rows,
+    }
+
+
+def _ways(chat: Chat, trait: str, bundles: Mapping[str, Bundle]) -> list[Way]:
+    questions = held_out_questions()
+    plain, prompted = prompts_of(chat, questions, trait)
+    ways = [Way(UNSTEERED, plain), Way(PROMPT, prompted)]
+    empty = [chat.prompt(question, "") for question in questions]
+    if added_tokens(empty, plain) < 0:
+        ways.append(Way(EMPTY, empty))
+    return ways + [Way.of(name, plain, [(bundle, None)]) for name, bundle in bundles.items()]
+
+
+def _row(runs: Sequence[Cost], plain: Sequence[Cost]) -> Table:
+    row: Table = asdict(runs[0])
+    for name in _SECONDS:
+        own = _known([getattr(run, name) for run in runs])
+        base = _known([getattr(run, name) for run in plain])
+        row[name] = float(np.median(own)) if own else None
+        ratio = name.replace("seconds", "ratio")
+        row[ratio] = (
+            float(np.median(np.array(own) / np.array(base))) if own and len(own) == len(base) else None
+        )
+    return row
+
+
+def _known(values: Sequence[float | None]) -> list[float]:
+    return [value for value in values if value is not None]

@@ -1,7 +1,7 @@
 """What a process takes: its memory now, and the peak of one that does nothing but run a model one way.
 
-In:  a model, bundles. Out: bytes. Each peak is that of a fresh process, the program's own imports included: in one
-that measures many ways, one after the other, nobody can say whose the peak was.
+Each peak is that of a fresh process, the program's own imports included:
+in one that measures many ways, one after the other, nobody can say whose the peak was.
 """
 
 from __future__ import annotations
@@ -16,9 +16,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import llama_cpp
+
 from edgesteer.bundle import Bundle, encode_directions, save
 from edgesteer.errors import ModelError
 from edgesteer.evaluate.bench.timing import UNSTEERED, native, some_tokens
+from edgesteer.runtime import SteeredLlama
 
 PLAIN = "llama_cpp.Llama"
 _PROMPT = 256
@@ -41,8 +44,8 @@ def resident() -> int:
 def peak() -> int:
     """The most bytes that this process ever had in memory."""
     try:  # Linux passes ru_maxrss on to a child, so that it may tell of the parent
-        found = [line.split()[1] for line in _status() if line.startswith("VmHWM:")]
-        return int(found[0]) * 1024
+        measured = [line.split()[1] for line in _status() if line.startswith("VmHWM:")]
+        return int(measured[0]) * 1024
     except (OSError, IndexError):
         unit = 1 if sys.platform == "darwin" else 1024
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
@@ -59,16 +62,16 @@ def peaks(model: str, bundles: Mapping[str, Bundle], options: Mapping[str, Any])
     Raises ModelError where such a process fails.
     """
     with tempfile.TemporaryDirectory() as folder:
-        asked: dict[str, dict[str, Any]] = {PLAIN: {"plain": True}, UNSTEERED: {}}
+        runs: dict[str, dict[str, Any]] = {PLAIN: {"plain": True}, UNSTEERED: {}}
         for i, (name, bundle) in enumerate(bundles.items()):
             path = str(write_anew(bundle, Path(folder, str(i))))
-            asked[name] = {"bundle": path}
+            runs[name] = {"bundle": path}
             if bundle.gate_gguf is not None:
-                asked[native(name)] = {"bundle": path, "engine": "native"}
-        found = {
-            name: _peak_of({"model": model, "options": dict(options), **how}) for name, how in asked.items()
+                runs[native(name)] = {"bundle": path, "engine": "native"}
+        measured = {
+            name: _peak_of({"model": model, "options": dict(options), **how}) for name, how in runs.items()
         }
-    return {name: {"peak": each, "added": each - found[UNSTEERED]} for name, each in found.items()}
+    return {name: {"peak": each, "added": each - measured[UNSTEERED]} for name, each in measured.items()}
 
 
 def write_anew(bundle: Bundle, stem: Path) -> Path:
@@ -90,9 +93,9 @@ def _peak_of(how: dict[str, Any]) -> int:
         check=False,
     )
     if done.returncode:
-        told = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+        lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
         raise ModelError(
-            f"{how['model']}: a process that only runs it failed: {told[-1]}; is there memory for it?"
+            f"{how['model']}: a process that only runs it failed: {lines[-1]}; is there memory for it?"
         )
     return int(done.stdout.split()[-1])
 
@@ -100,8 +103,6 @@ def _peak_of(how: dict[str, Any]) -> int:
 def run_one(how: dict[str, Any]) -> None:
     """In a process of its own: run a model this way, and print the peak."""
     if how.get("plain"):
-        import llama_cpp
-
         llm = llama_cpp.Llama(how["model"], verbose=False, **how["options"])
     else:
         llm = _steered(how)
@@ -112,8 +113,6 @@ def run_one(how: dict[str, Any]) -> None:
 
 
 def _steered(how: dict[str, Any]) -> Any:
-    from edgesteer.runtime import SteeredLlama
-
     engine = how.get("engine", "onnxruntime")
     llm = SteeredLlama(how["model"], gate_engine=engine, **how["options"])
     if "bundle" in how:

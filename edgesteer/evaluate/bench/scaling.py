@@ -1,6 +1,7 @@
-"""How the cost of steering grows: with steered blocks, active bundles, sequences, ubatches and the model's width.
+"""How the cost of steering grows with blocks, bundles, sequences, ubatches and the width of the model.
 
-In:  an Asked: a model, how often to measure, threads. Out: a study: what was varied, what was timed, and by way the
+In:  an Asked: a model, how often to measure, threads. Out: a study: what was varied, what was timed, and by
+way the
      points {x, seconds, ratio, interval}. A ratio is to the unsteered model in the same context and round.
 
 Blocks, bundles and width are timed with random bundles, batch and ubatch with those asked for.
@@ -17,17 +18,17 @@ from typing import Any
 import numpy as np
 
 from edgesteer.bundle import Bundle, ModelInfo, read_model_info
-from edgesteer.evaluate.bench.drawn import kinds, random_bundles, steerable
+from edgesteer.evaluate.bench.random_model import kinds, random_bundles, steerable, write_llama
 from edgesteer.evaluate.bench.timing import (
     UNSTEERED,
+    State,
     Table,
     Timing,
-    Way,
     interleaved,
     native,
     no_progress,
     one_token,
-    open_ways,
+    open_states,
     plan_of,
     prefill,
     some_tokens,
@@ -35,7 +36,6 @@ from edgesteer.evaluate.bench.timing import (
     timed,
 )
 from edgesteer.generate.progress import Done, portion
-from edgesteer.evaluate.random_gguf import write_llama
 from edgesteer.plan import SteeringPlan
 from edgesteer.runtime import Lanes, SteeredLlama
 
@@ -53,7 +53,7 @@ _ROUNDS = 4  # from one prompt to the next
 
 
 @dataclass(frozen=True)
-class Asked:
+class Settings:
     """rounds: tokens of each way. prefills: prompts of each way. bundles: None for random ones.
     widths: of the random models."""
 
@@ -81,7 +81,7 @@ class Asked:
         return {name: plan_of(bundle) for name, bundle in bundles.items()}
 
 
-Study = Callable[[Asked, Done], Table]
+Study = Callable[[Settings, Done], Table]
 Numbered = dict[int, dict[str, SteeringPlan]]
 
 
@@ -99,18 +99,18 @@ def doubled(most: int) -> list[int]:
     return sorted({*(2**k for k in range(most.bit_length()) if 2**k <= most), most})
 
 
-def _by_number(asked: Asked, plans: Numbered, progress: Done) -> dict[int, dict[str, Table]]:
+def _by_number(settings: Settings, plans: Numbered, progress: Done) -> dict[int, dict[str, Table]]:
     """Time of a token for each number of something, all of them taking turns in one context."""
     flat = {f"{name} {n}": plan for n, named in plans.items() for name, plan in named.items()}
-    with open_ways(asked.model, flat, asked.options()) as ways:
-        rows = summary(interleaved(ways, asked.rounds, one_token, progress), ways)
+    with open_states(settings.model, flat, settings.options()) as ways:
+        rows = summary(interleaved(ways, settings.rounds, one_token, progress), ways)
     out: dict[int, dict[str, Table]] = {}
     for n, named in plans.items():
         tapped = {native(name): native(f"{name} {n}") for name in named}
-        found = {name: f"{name} {n}" for name in named} | tapped
+        row_names = {name: f"{name} {n}" for name in named} | tapped
         out[n] = {
             UNSTEERED: rows[UNSTEERED],
-            **{name: rows[key] for name, key in found.items() if key in rows},
+            **{name: rows[key] for name, key in row_names.items() if key in rows},
         }
     return out
 
@@ -128,31 +128,31 @@ def plans_by_bundles(info: ModelInfo) -> Numbered:
     return {n: {name: plan_of(*(d[name] for d in drawn[:n])) for name in drawn[0]} for n in BUNDLES}
 
 
-def blocks(asked: Asked, progress: Done) -> Table:
+def blocks(settings: Settings, progress: Done) -> Table:
     """Steered blocks."""
-    return _study("steered blocks", "token", _by_number(asked, plans_by_blocks(asked.info), progress))
+    return _study("steered blocks", "token", _by_number(settings, plans_by_blocks(settings.info), progress))
 
 
-def bundles(asked: Asked, progress: Done) -> Table:
+def bundles(settings: Settings, progress: Done) -> Table:
     """Bundles that act at once."""
-    return _study("active bundles", "token", _by_number(asked, plans_by_bundles(asked.info), progress))
+    return _study("active bundles", "token", _by_number(settings, plans_by_bundles(settings.info), progress))
 
 
-def batch(asked: Asked, progress: Done) -> Table:
+def batch(settings: Settings, progress: Done) -> Table:
     """Sequences decoded at once, one token of each: seconds are those of all together over their number."""
-    plans, most = asked.plans(), max(LANES)
+    plans, most = settings.plans(), max(LANES)
     room = most * (_DEPTH + 2 * _ROUNDS * (1 + len(plans)))
     points = {}
-    with open_ways(asked.model, plans, asked.options(n_seq_max=most, n_ctx=max(512, room))) as ways:
+    with open_states(settings.model, plans, settings.options(n_seq_max=most, n_ctx=max(512, room))) as ways:
         for i, n in enumerate(LANES):
-            timing = _side_by_side(ways, n, asked.fewer(n), portion(progress, i, 1, len(LANES)))
+            timing = _side_by_side(ways, n, settings.fewer(n), portion(progress, i, 1, len(LANES)))
             points[n] = summary(timing, ways)
     return _study("sequences at once", "token", points)
 
 
-def _side_by_side(ways: Sequence[Way], n: int, rounds: int, progress: Done) -> Timing:
-    """`rounds` samples of each way. The depth grows from one to the next, and is that of a prompt again after a few
-    rounds; in each the ways have another order, so that all meet the same depth on average."""
+def _side_by_side(ways: Sequence[State], n: int, rounds: int, progress: Done) -> Timing:
+    """`rounds` samples of each way. The depth grows from one to the next, and is that of a prompt again after
+    a few rounds; in each the ways have another order, so that all meet the same depth on average."""
     seconds: dict[str, list[float]] = {way.name: [] for way in ways}
     contexts = {id(way.llm): way.llm for way in ways}
     rng = np.random.default_rng(0)
@@ -169,7 +169,7 @@ def _side_by_side(ways: Sequence[Way], n: int, rounds: int, progress: Done) -> T
     return Timing(seconds)
 
 
-def _step_after(way: Way, lanes: Lanes, n: int) -> float:
+def _step_after(way: State, lanes: Lanes, n: int) -> float:
     """Seconds of a lane's token, behind another under the same plan."""
     way.ready()
     _step(lanes, n, 5)
@@ -181,29 +181,30 @@ def _step(lanes: Lanes, n: int, token: int) -> None:
         pass
 
 
-def ubatch(asked: Asked, progress: Done) -> Table:
+def ubatch(settings: Settings, progress: Done) -> Table:
     """A prompt of 512 tokens, evaluated in pieces of n_ubatch; each size has a context of its own."""
     points = {}
     for i, n in enumerate(UBATCHES):
-        options = asked.options(n_ctx=2 * PREFILL, n_batch=PREFILL, n_ubatch=n)
-        with open_ways(asked.model, asked.plans(), options) as ways:
+        options = settings.options(n_ctx=2 * PREFILL, n_batch=PREFILL, n_ubatch=n)
+        with open_states(settings.model, settings.plans(), options) as ways:
             done = portion(progress, i, 1, len(UBATCHES))
-            points[n] = summary(interleaved(ways, asked.prefills, prefill(PREFILL), done), ways)
+            points[n] = summary(interleaved(ways, settings.prefills, prefill(PREFILL), done), ways)
     return _study("n_ubatch", f"prefill of {PREFILL} tokens", points)
 
 
-def width(asked: Asked, progress: Done) -> Table:
-    """Random models of four blocks, from 256 wide on; with few blocks and a small vocabulary a token takes nothing
-    but blocks, so the ratios are those of a deep model too, but for its first block, which cannot be steered."""
+def width(settings: Settings, progress: Done) -> Table:
+    """Random models of four blocks, from 256 wide on; with few blocks and a small vocabulary a token takes
+    nothing but blocks, so the ratios are those of a deep model too, but for its first block, which cannot be
+    steered."""
     points = {}
-    for i, n in enumerate(asked.widths):
+    for i, n in enumerate(settings.widths):
         with tempfile.TemporaryDirectory() as folder:
             model = str(write_llama(Path(folder, "random.gguf"), n))
             info = read_model_info(model)
             plans = {name: plan_of(bundle) for name, bundle in kinds(info, steerable(info)).items()}
-            with open_ways(model, plans, asked.options()) as ways:
-                done = portion(progress, i, 1, len(asked.widths))
-                points[n] = summary(interleaved(ways, asked.fewer(n / _WIDE), one_token, done), ways)
+            with open_states(model, plans, settings.options()) as ways:
+                done = portion(progress, i, 1, len(settings.widths))
+                points[n] = summary(interleaved(ways, settings.fewer(n / _WIDE), one_token, done), ways)
     return _study("width of the model", "token", points)
 
 
@@ -216,9 +217,9 @@ STUDIES: Mapping[str, Study] = {
 }
 
 
-def scale(asked: Asked, names: Sequence[str], progress: Done = no_progress) -> Table:
+def scale(settings: Settings, names: Sequence[str], progress: Done = no_progress) -> Table:
     """Study by study; `names` are of STUDIES."""
     out = {}
     for i, name in enumerate(names):
-        out[name] = STUDIES[name](asked, portion(progress, i, 1, len(names)))
+        out[name] = STUDIES[name](settings, portion(progress, i, 1, len(names)))
     return out

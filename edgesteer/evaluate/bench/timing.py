@@ -3,9 +3,9 @@
 In:  contexts, and the plans to put into force in them. Out: a Timing, seconds by way and round, and ratios.
 
 All ways share one context, in which the plan changes before every sample: two contexts of one model differ by
-1 or 2 % for as long as they live, by where their memory lies, and that is more than what is measured here. What
-needs a context of its own (another gate engine) is compared with that context unsteered. A token under the new
-plan goes before each timed one, so that a sample sees the caches of steady generation.
+1 or 2 % for as long as they live, by where their memory lies, and that is more than what is measured here.
+What needs a context of its own (another gate engine) is compared with that context unsteered. A token under
+the new plan goes before each timed one, so that a sample sees the caches of steady generation.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def no_progress(done: float) -> None:
 
 
 @dataclass(frozen=True)
-class Way:
+class State:
     """A model in one state: `ready` puts it there, untimed. base: the way it is compared with."""
 
     name: str
@@ -71,10 +71,10 @@ class Timing:
 
     def interval(self, way: str, base: str = UNSTEERED) -> list[float]:
         """A 95 % interval of the median ratio, from the ranks of the rounds' ratios."""
-        found = self.ratios(way, base)
-        reach = 0.98 * len(found) ** 0.5
-        low = max(0, int(len(found) / 2 - reach))
-        return [found[low], found[-1 - low]]
+        ratios = self.ratios(way, base)
+        reach = 0.98 * len(ratios) ** 0.5
+        low = max(0, int(len(ratios) / 2 - reach))
+        return [ratios[low], ratios[-1 - low]]
 
 
 def timed(act: Callable[[], object]) -> float:
@@ -88,7 +88,7 @@ def some_tokens(n: int) -> list[int]:
     return [3 + (7 * i) % 250 for i in range(n)]
 
 
-def interleaved(ways: Sequence[Way], rounds: int, act: Act, progress: Done = no_progress) -> Timing:
+def interleaved(ways: Sequence[State], rounds: int, act: Act, progress: Done = no_progress) -> Timing:
     """`rounds` samples of each way, in a new order each round, so that none always follows the same."""
     seconds: dict[str, list[float]] = {way.name: [] for way in ways}
     rng = np.random.default_rng(0)
@@ -122,19 +122,22 @@ def prefill(length: int) -> Act:
 
 
 @contextlib.contextmanager
-def open_ways(
+def open_states(
     model: str, plans: Mapping[str, SteeringPlan], options: Mapping[str, Any]
-) -> Iterator[list[Way]]:
-    """Unsteered and each plan in one context; plans whose gates the tap can evaluate once more in a second one,
-    on the same weights. Both stand at DEPTH. They are closed at the end."""
+) -> Iterator[list[State]]:
+    """Unsteered and each plan in one context; plans whose gates the tap can evaluate once more in a second
+    one, on the same weights. Both stand at DEPTH. They are closed at the end."""
     with contextlib.ExitStack() as stack:
         llm = stack.enter_context(contextlib.closing(SteeredLlama(model, **options)))
-        ways = [Way(UNSTEERED, llm, SteeringPlan()), *(Way(name, llm, plan) for name, plan in plans.items())]
+        ways = [
+            State(UNSTEERED, llm, SteeringPlan()),
+            *(State(name, llm, plan) for name, plan in plans.items()),
+        ]
         gated = {name: plan for name, plan in plans.items() if _has_native_gates(plan)}
         if gated:
             own = stack.enter_context(contextlib.closing(llm.sibling(gate_engine="native")))
-            ways.append(Way(native(UNSTEERED), own, SteeringPlan(), native(UNSTEERED)))
-            ways += [Way(native(name), own, plan, native(UNSTEERED)) for name, plan in gated.items()]
+            ways.append(State(native(UNSTEERED), own, SteeringPlan(), native(UNSTEERED)))
+            ways += [State(native(name), own, plan, native(UNSTEERED)) for name, plan in gated.items()]
         for each in [llm, own] if gated else [llm]:
             each.eval(some_tokens(DEPTH))
             each.steerable()
@@ -151,8 +154,9 @@ def plan_of(*bundles: Bundle) -> SteeringPlan:
     return SteeringPlan.of([(bundle, None, None) for bundle in bundles])
 
 
-def summary(timing: Timing, ways: Sequence[Way]) -> dict[str, Table]:
-    """By way {seconds, ratio, interval}; the unsteered state of a second context is in its ways' ratios alone."""
+def summary(timing: Timing, ways: Sequence[State]) -> dict[str, Table]:
+    """By way {seconds, ratio, interval}; the unsteered state of a second context is in its ways' ratios
+    alone."""
     return {
         way.name: {
             "seconds": timing.median(way.name),

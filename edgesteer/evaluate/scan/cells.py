@@ -1,8 +1,4 @@
-"""Every cell of a scan: one block of a bundle at one strength, as a lane that reads a reply that stands already.
-
-In:  a bundle, strengths for each of its blocks; a Chat, a prompt, a reply. Out: of each cell a sum over the reply's
-rows: KL to the unsteered cell, or log p beyond it. NaN where steering left float32.
-"""
+"""Every cell of a scan: one block of a bundle at one strength, as a lane that reads a reply that stands already."""
 
 from __future__ import annotations
 
@@ -10,18 +6,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 
 from edgesteer.bundle import Bundle, gate_weights_gguf, read_gate_gguf
 from edgesteer.errors import SteeringOverflow
-from edgesteer.generate.chat import Chat, Tokens
-from edgesteer.generate.measures import log_softmax
+from edgesteer.evaluate.scan.result import F64
+from edgesteer.generate import Chat, Tokens
+from edgesteer.generate.measures import F32, log_softmax
 from edgesteer.generate.progress import Done
-from edgesteer.evaluate.scan.found import F64
 from edgesteer.plan import SteeringPlan
 from edgesteer.runtime import Lanes
 
-F32 = npt.NDArray[np.float32]
 Read = Callable[[int, int, F32], float]
 """(cell, row, logits) -> what is kept of it."""
 
@@ -37,16 +31,17 @@ def alone(bundle: Bundle, block: int) -> Bundle:
 
 @dataclass(frozen=True)
 class Cells:
-    """plan: each block that can be steered, as a term of strength 1. doses: float32 [1 + cells + 1, terms], an
-    unsteered cell first, which the others are held against, and last the `touch`."""
+    """plan: each block that can be steered, as a term of strength 1. doses: float32 [1 + cells + 1, terms],
+    an unsteered cell first, which the others are held against, and last the `touch`."""
 
     plan: SteeringPlan
     doses: F32
 
     @classmethod
     def of(cls, bundle: Bundle, strengths: F64, sign: int, touches: F64) -> Cells:
-        """strengths: float64 [blocks, sizes], NaN in blocks to leave out. touches: float64 [blocks], strengths so
-        small that only rounding answers; the first that can be is applied, since it is rounded most often."""
+        """strengths: float64 [blocks, sizes], NaN in blocks to leave out. touches: float64 [blocks],
+        strengths so small that only rounding answers; the first that can be is applied, since it is rounded
+        most often."""
         known = [(n, row) for n, row in zip(bundle.layers, strengths, strict=True) if np.isfinite(row).all()]
         plan = SteeringPlan.of([(alone(bundle, n), 1.0, "response") for n, _ in known])
         term = {t.bundle.layers[0]: i for i, t in enumerate(plan.terms)}
@@ -63,7 +58,7 @@ class Cells:
         unsteered: dict[int, tuple[F32, float]] = {}
 
         def read(cell: int, row: int, logits: F32) -> float:
-            log_q = log_softmax(logits)
+            log_q = log_softmax(logits, np.float64)
             if cell == 0:
                 p = np.exp(log_q)
                 unsteered[row] = p, float(np.dot(p, log_q))
@@ -75,7 +70,11 @@ class Cells:
     def log_p(self, chat: Chat, prompt: Tokens, reply: Tokens, done: Done) -> F64:
         """float64 [cells]: by how much log p of the whole reply is above the unsteered model's."""
         values = self._read(
-            chat, prompt, reply, lambda _, row, logits: float(log_softmax(logits)[reply[row]]), done
+            chat,
+            prompt,
+            reply,
+            lambda _, row, logits: float(log_softmax(logits, np.float64)[reply[row]]),
+            done,
         )
         return np.asarray((values[1:-1] - values[0]).sum(axis=1))
 
@@ -89,12 +88,13 @@ class Cells:
         return out
 
     def _part(self, chat: Chat, prompt: Tokens, reply: Tokens, read: Read, group: range, out: F64) -> None:
-        """Some cells side by side; where steering overflows they are halved until the cell is found that does."""
+        """Some cells side by side; where steering overflows they are halved until the cell is found that
+        does."""
         row = [0] * len(group)
         try:
             with Lanes(chat.llm, [prompt] * len(group), doses=self.doses[group.start : group.stop]) as lanes:
                 tokens = [prompt[-1], *reply[:-1]]
-                for lane, logits in lanes.feed({i: tokens for i in range(len(group))}):  # noqa: C420 - read only
+                for lane, logits in lanes.feed(dict.fromkeys(range(len(group)), tokens)):
                     whole = bool(np.isfinite(logits).all())  # the runtime looks at a batch's last row alone
                     out[group[lane], row[lane]] = read(group[lane], row[lane], logits) if whole else np.nan
                     row[lane] += 1

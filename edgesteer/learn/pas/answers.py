@@ -1,178 +1,147 @@
-"""Which letter a model answers, unsteered and under every cell of a grid.
+"""Which letter a model answers, unsteered and under every cell of a grid of blocks and strengths.
 
-In:  an Asker, items, for each block a bundle of one vector, strengths. Out: int8 arrays of letters, OVERFLOWED where
-     steering left float32.
+In:  Prompts, items; for each block a bundle of one vector; cells.
+Out: int8 arrays of letters, OVERFLOWED where steering left float32.
 
 An answer is the letter with the highest logit at the prompt's last position, among those of the item's choices.
-With scope `response` the rest of an item is computed once, unsteered: its cells are lanes of one token on copies of the
-same KV, each with a strength of its own.
+With scope `response` the prompt is computed once, unsteered: an item's cells are lanes of one token on copies of the
+same KV, each under its own strength.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
-from itertools import product
 
 import numpy as np
-import numpy.typing as npt
 
 from edgesteer.bundle import Bundle
 from edgesteer.errors import SteeringOverflow
 from edgesteer.generate.progress import Done
+from edgesteer.learn.part_file import PartFile
 from edgesteer.learn.pas.items import Item
-from edgesteer.learn.pas.prompts import Asker
-from edgesteer.learn.pas.shelf import Shelf
+from edgesteer.learn.pas.prompts import F32, Prompts
+from edgesteer.learn.pas.scores import I8, OVERFLOWED, Cell
 from edgesteer.plan import SteeringPlan
-from edgesteer.runtime import Lanes
-
-I8 = npt.NDArray[np.int8]
-F32 = npt.NDArray[np.float32]
-
-OVERFLOWED = -1
-
-# The scope in which a constant acts on a forward pass's last position: the prompt's last token, then every token.
-LAST = "response"
+from edgesteer.runtime import Lanes, SteeredLlama
 
 
-@dataclass(frozen=True, slots=True)
-class Cell:
-    """A block and the strength of the vector there; strength 0 is the unsteered model."""
-
-    block: int
-    strength: float
-
-
-def cells_of(blocks: Sequence[int], strengths: Sequence[float]) -> list[Cell]:
-    """The grid in its order, behind one unsteered cell."""
-    unsteered = Cell(blocks[0], 0.0)
-    return [unsteered, *(Cell(block, strength) for block, strength in product(blocks, strengths))]
-
-
-def unsteered(asker: Asker, items: Sequence[Item], shelf: Shelf, done: Done = lambda part: None) -> I8:
+def unsteered_answers(
+    prompts: Prompts, items: Sequence[Item], known: PartFile, done: Done = lambda part: None
+) -> I8:
     """int8 [items]: the letters that the model answers with."""
-    prompts = [asker.prompt(item) for item in items]
-    found = np.zeros(len(items), dtype=np.int8)
-    for group in asker.chat.groups(prompts, 0):
+    texts = [prompts.multiple_choice(item) for item in items]
+    answers = np.zeros(len(items), dtype=np.int8)
+    for group in prompts.chat.groups(texts, 0):
         part = slice(group.start, group.stop)
-        key = _key("unsteered", [(prompts[i], len(items[i].choices)) for i in group])
-        found[part] = shelf.remember(key, len(group), partial(_together, asker, items[part], prompts[part]))
+        facts = "unsteered", [(texts[i], len(items[i].choices)) for i in group]
+        answers[part] = _known(known, facts, partial(_letters, prompts, items[part], texts[part]))
         done(group.stop / len(items))
-    return found
+    return answers
 
 
-def under(
-    asker: Asker,
+def steered_answers(
+    prompts: Prompts,
     items: Sequence[Item],
     bundles: Mapping[int, Bundle],
     cells: Sequence[Cell],
     scope: str,
-    shelf: Shelf,
+    known: PartFile,
     done: Done = lambda part: None,
 ) -> I8:
     """int8 [items, cells]: the letters under each cell.
 
-    bundles: for each block of the cells a constant there, at strength 1.
+    bundles: for each block of the cells a vector there, at strength 1.
+    scope: with `response` the cells share an item's unsteered prompt; with any other the prompt is steered too, and
+        every cell computes it anew.
     """
-    way = _side_by_side if scope == LAST else _one_after_another
-    answer = way(asker, bundles, cells, scope, shelf)
-    found = np.zeros((len(items), len(cells)), dtype=np.int8)
+    plans = [SteeringPlan.of([(bundles[cell.block], cell.strength, scope)]) for cell in cells]
+
+    def under_each(item: Item, text: list[int]) -> I8:
+        facts = "steered", [plan.fingerprint for plan in plans], text, len(item.choices)
+        return _known(known, facts, lambda: _under_cells(prompts, item, text, bundles, cells))
+
+    def under_one(item: Item, text: list[int], plan: SteeringPlan) -> I8:
+        facts = "steered", plan.fingerprint, text, len(item.choices)
+        return _known(known, facts, lambda: _under_plan(prompts, item, text, plan))
+
+    answers = np.zeros((len(items), len(cells)), dtype=np.int8)
     for i, item in enumerate(items):
-        found[i] = answer(item)
+        text = prompts.multiple_choice(item)
+        if scope == "response":
+            answers[i] = under_each(item, text)
+        else:
+            answers[i] = np.concatenate([under_one(item, text, plan) for plan in plans])
         done((i + 1) / len(items))
-    return found
+    return answers
 
 
-Answer = Callable[[Item], I8]
-"""One item's letters under every cell: int8 [cells]."""
+def _known(known: PartFile, facts: tuple[object, ...], compute: Callable[[], I8]) -> I8:
+    """The known answers under these facts, or else `compute()`, known from then on.
+
+    facts: everything that the answers depend on besides the facts of the file: the plans, each prompt's tokens, and
+        how many choices it has.
+    """
+    letters = known.get(repr(facts))
+    if letters is None:
+        letters = compute().tolist()
+        known.put(repr(facts), letters)
+    return np.array(letters, dtype=np.int8)
 
 
-def _side_by_side(
-    asker: Asker, bundles: Mapping[int, Bundle], cells: Sequence[Cell], scope: str, shelf: Shelf
-) -> Answer:
-    blocks = sorted({cell.block for cell in cells})
-    plan = SteeringPlan.of([(bundles[block], 1.0, scope) for block in blocks])
-    doses = _doses(plan, cells)
-    what = [plan.fingerprint, [[cell.block, cell.strength] for cell in cells]]
-
-    def answer(item: Item) -> I8:
-        prompt = asker.prompt(item)
-        key = _key("under", what, prompt, len(item.choices))
-        return shelf.remember(key, len(cells), lambda: steered(item, prompt))
-
-    def steered(item: Item, prompt: list[int]) -> I8:
-        with asker.llm.steered(plan):
-            return _lanes(asker, item, prompt, doses)
-
-    return answer
-
-
-def _doses(plan: SteeringPlan, cells: Sequence[Cell]) -> F32:
-    """float32 [cells, terms]: each cell's strength at the term of its block, 0 at the others."""
-    doses = np.zeros((len(cells), len(plan.terms)), dtype=np.float32)
-    term_of = {term.bundle.layers[0]: i for i, term in enumerate(plan.terms)}
-    for i, cell in enumerate(cells):
-        doses[i, term_of[cell.block]] = cell.strength
-    return doses
-
-
-def _lanes(asker: Asker, item: Item, prompt: list[int], doses: F32) -> I8:
-    """One item under each row of `doses`; a part that overflows is halved until the row is found that does."""
-    n, most = len(doses), asker.llm.n_seq_max
+def _under_cells(
+    prompts: Prompts, item: Item, text: list[int], bundles: Mapping[int, Bundle], cells: Sequence[Cell]
+) -> I8:
+    """int8 [cells]: one item's letters; a part that overflows is halved until the cell is found that does."""
+    n, most = len(cells), prompts.llm.n_seq_max
     if n > most:
-        parts = [doses[i : i + most] for i in range(0, n, most)]
-        return np.concatenate([_lanes(asker, item, prompt, part) for part in parts])
-    try:
-        with Lanes(asker.llm, [prompt] * n, doses=doses) as lanes:
-            fed = lanes.feed(dict.fromkeys(range(n), prompt[-1:]))
-            return np.array([_letter(asker, item, logits) for _, logits in fed], dtype=np.int8)
-    except SteeringOverflow:
-        if n == 1:
+        parts = [cells[i : i + most] for i in range(0, n, most)]
+    else:
+        try:
+            with _lanes(prompts.llm, text, bundles, cells) as lanes:
+                rows = lanes.feed(dict.fromkeys(range(n), text[-1:]))
+                return np.array([_letter(prompts, item, logits) for _, logits in rows], dtype=np.int8)
+        except SteeringOverflow:
+            if n == 1:
+                return np.array([OVERFLOWED], dtype=np.int8)
+            parts = [cells[: n // 2], cells[n // 2 :]]
+    return np.concatenate([_under_cells(prompts, item, text, bundles, part) for part in parts])
+
+
+@contextmanager
+def _lanes(
+    llm: SteeredLlama, text: list[int], bundles: Mapping[int, Bundle], cells: Sequence[Cell]
+) -> Iterator[Lanes]:
+    """A lane for each cell, all on one unsteered prompt, each steered from the prompt's last token on."""
+    plan = SteeringPlan.of([(bundles[block], 1.0, "response") for block in {cell.block for cell in cells}])
+    column = {term.bundle.layers[0]: i for i, term in enumerate(plan.terms)}
+    doses = np.zeros((len(cells), len(column)), dtype=np.float32)
+    for i, cell in enumerate(cells):
+        doses[i, column[cell.block]] = cell.strength
+    with llm.steered(plan), Lanes(llm, [text] * len(cells), doses=doses) as lanes:
+        yield lanes
+
+
+def _under_plan(prompts: Prompts, item: Item, text: list[int], plan: SteeringPlan) -> I8:
+    with prompts.llm.steered(plan):
+        try:
+            return _letters(prompts, [item], [text])
+        except SteeringOverflow:
             return np.array([OVERFLOWED], dtype=np.int8)
-        halves = (doses[: n // 2], doses[n // 2 :])
-        return np.concatenate([_lanes(asker, item, prompt, half) for half in halves])
 
 
-def _one_after_another(
-    asker: Asker, bundles: Mapping[int, Bundle], cells: Sequence[Cell], scope: str, shelf: Shelf
-) -> Answer:
-    """Where earlier positions are steered too, every cell computes every item anew."""
-
-    def answer(item: Item) -> I8:
-        prompt = asker.prompt(item)
-        return np.concatenate([one(cell, item, prompt) for cell in cells])
-
-    def one(cell: Cell, item: Item, prompt: list[int]) -> I8:
-        plan = SteeringPlan.of([(bundles[cell.block], cell.strength, scope)])
-        key = _key("under", plan.fingerprint, prompt, len(item.choices))
-        return shelf.remember(key, 1, lambda: steered(plan, item, prompt))
-
-    def steered(plan: SteeringPlan, item: Item, prompt: list[int]) -> I8:
-        with asker.llm.steered(plan):
-            return _together(asker, [item], [prompt])
-
-    return answer
+def _letters(prompts: Prompts, items: Sequence[Item], texts: Sequence[list[int]]) -> I8:
+    """int8 [items]: the letters of several items, each in a lane of its own, under the plan in force."""
+    answers = np.zeros(len(items), dtype=np.int8)
+    with Lanes(prompts.llm, texts) as lanes:
+        for i, logits in lanes.feed({i: text[-1:] for i, text in enumerate(texts)}):
+            answers[i] = _letter(prompts, items[i], logits)
+    return answers
 
 
-def _together(asker: Asker, items: Sequence[Item], prompts: Sequence[list[int]]) -> I8:
-    """Several items in one context, each a lane, under the plan in force."""
-    found = np.full(len(items), OVERFLOWED, dtype=np.int8)
-    try:
-        with Lanes(asker.llm, prompts) as lanes:
-            for i, logits in lanes.feed({i: prompt[-1:] for i, prompt in enumerate(prompts)}):
-                found[i] = _letter(asker, items[i], logits)
-    except SteeringOverflow:
-        assert len(items) == 1  # only a single item is steered here
-    return found
-
-
-def _letter(asker: Asker, item: Item, logits: F32) -> int:
-    told = logits[asker.letters[: len(item.choices)]]
-    # Of the rows of a batch the runtime looks at the last one's logits alone.
-    return int(np.argmax(told)) if np.isfinite(told).all() else OVERFLOWED
-
-
-def _key(*facts: object) -> str:
-    return hashlib.sha256(repr(facts).encode()).hexdigest()
+def _letter(prompts: Prompts, item: Item, logits: F32) -> int:
+    """Index of the item's choice with the highest logit. The runtime looks for an overflow in a batch's last row
+    only, so each row is checked here."""
+    own = logits[prompts.letters[: len(item.choices)]]
+    return int(np.argmax(own)) if np.isfinite(own).all() else OVERFLOWED

@@ -1,63 +1,138 @@
-"""How an item is put to a model: the multiple-choice prompt, its letters, and the plain texts of iPAS. Token ids out.
+"""How items are shown to a model, and the contrasts of PAS: which texts are positive, which negative, and the vectors
+between them. Token ids throughout.
 
-In:  Items, exemplars. Out: prompts whose last token predicts a letter; texts whose last token is a choice's.
+    v = mean over positives of h(last token) - mean over negatives of h(last token)      (unnormalised)
 
-The prompt is one chat turn, whose reply begins with the letter; exemplars stand in the same turn, so that no reply but
-this one is in scope `response`. A model without a chat template gets the same as running text, in which the letter
-follows a blank.
+PASf    the full multiple-choice prompts: of items answered right, of items answered wrong
+iPASa   plain text: of items answered right with their target, of items answered wrong with the model's choice
+iPASwo  plain text, the wrong items alone: each with its target, and with the model's choice
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
 
 from edgesteer.errors import LearnError
 from edgesteer.generate import Chat
+from edgesteer.generate.progress import Done, portion
 from edgesteer.learn.pas.items import LETTERS, Item
-from edgesteer.runtime import SteeredLlama
+from edgesteer.runtime import Lanes, SteeredLlama
+
+F32 = npt.NDArray[np.float32]
+
+VARIANTS = ("iPASwo", "iPASa", "PASf")
 
 
-class Asker:
+class Prompts:
     """Items as a model's token ids.
 
-    shots: items that are shown with their target's letter in front of every question.
-    letters: the token of each of LETTERS where a reply begins.
-    Raises LearnError for a tokenizer that has no token of its own for each letter.
+    The multiple-choice prompt is one chat turn whose reply begins with the letter. Exemplars are part of the same
+    turn, so that only this reply is in scope `response`. A model without a chat template gets the same as running
+    text, in which the letter follows a blank.
+
+    shots: items shown with their target's letter in front of every question.
+    letters: for each of LETTERS, the token with which a reply begins.
+    Raises LearnError for a tokenizer that lacks a token of its own for a letter.
     """
 
     def __init__(self, llm: SteeredLlama, shots: Sequence[Item] = ()) -> None:
         self.llm, self.shots = llm, tuple(shots)
         self.has_template = bool(llm.metadata.get("tokenizer.chat_template"))
         self.chat = Chat(llm, None if self.has_template else "{question}\n")
-        self.letters = [self._letter(letter) for letter in LETTERS]
+        blank = "" if self.has_template else " "
+        self.letters = [llm.tokenize(f"{blank}{letter}".encode(), add_bos=False)[-1] for letter in LETTERS]
         if len(set(self.letters)) < len(LETTERS):
             raise LearnError(
-                f"{llm.model_path}: its tokenizer has no token of its own for each letter A to Z, expected one; "
-                "multiple choice cannot be asked of it"
+                f"{llm.model_path}: its tokenizer does not have a token for each letter A to Z, expected one; "
+                "it cannot answer multiple-choice questions"
             )
 
-    def with_shots(self, shots: Sequence[Item]) -> Asker:
-        return Asker(self.llm, shots)
-
-    def prompt(self, item: Item) -> list[int]:
-        """The whole multiple-choice prompt, up to where the letter comes."""
-        told = "".join([*(f"{asked(shot)} {shot.letter}\n\n" for shot in self.shots), asked(item)])
+    def multiple_choice(self, item: Item) -> list[int]:
+        """The whole prompt, up to where the letter comes."""
+        shots = [f"{lettered(shot)} {shot.letter}\n\n" for shot in self.shots]
+        text = "".join([*shots, lettered(item)])
         if self.has_template:
-            return self.chat.render([{"role": "user", "content": told}])
-        return self.llm.tokenize(told.encode())
+            return self.chat.render([{"role": "user", "content": text}])
+        return self.llm.tokenize(text.encode())
 
     def plain(self, item: Item, choice: str) -> list[int]:
         """Question and one choice as running text, without options, letters or template."""
-        return self.llm.tokenize(
-            " ".join(part for part in (item.context, item.question, choice) if part).encode()
-        )
-
-    def _letter(self, letter: str) -> int:
-        told = letter if self.has_template else f" {letter}"
-        return self.llm.tokenize(told.encode(), add_bos=False)[-1]
+        text = " ".join(part for part in (item.context, item.question, choice) if part)
+        return self.llm.tokenize(text.encode())
 
 
-def asked(item: Item) -> str:
+def lettered(item: Item) -> str:
     """The question as a person reads it, with its lettered choices."""
     choices = [f"{letter}. {choice}" for letter, choice in zip(LETTERS, item.choices, strict=False)]
     return "\n".join([*([item.context, ""] if item.context else []), item.question, *choices, "", "Answer:"])
+
+
+@dataclass(frozen=True, slots=True)
+class Contrast:
+    """Token ids of the texts on either side; only each text's last token counts."""
+
+    positive: list[list[int]]
+    negative: list[list[int]]
+
+
+def contrast(prompts: Prompts, items: Sequence[Item], answers: Sequence[int], variant: str) -> Contrast:
+    """answers: for each item the index of the model's choice.
+
+    Raises LearnError where one side would be empty: the model answers everything right, or everything wrong.
+    """
+    pairs = list(zip(items, answers, strict=True))
+    right = [item for item, answer in pairs if answer == item.answer]
+    wrong = [(item, item.choices[answer]) for item, answer in pairs if answer != item.answer]
+    if not wrong:
+        raise LearnError(
+            f"the model answers all {len(right)} training items right: every variant needs wrong answers to learn "
+            "from; give harder items, or another model"
+        )
+    if not right and variant != "iPASwo":
+        raise LearnError(
+            f"the model answers all {len(wrong)} training items wrong, and {variant} needs some right answers; "
+            "give --variant iPASwo, which does not"
+        )
+    if variant == "PASf":
+        sides = right, [item for item, _ in wrong]
+        return Contrast(*([prompts.multiple_choice(item) for item in side] for side in sides))
+    positive = right if variant == "iPASa" else [item for item, _ in wrong]
+    return Contrast(
+        [prompts.plain(item, item.target) for item in positive],
+        [prompts.plain(item, choice) for item, choice in wrong],
+    )
+
+
+def vectors(
+    prompts: Prompts, blocks: Sequence[int], texts: Contrast, done: Done = lambda part: None
+) -> dict[int, F32]:
+    """Block -> float32 [n_embd], the contrast's vector at that block's output in the unsteered model.
+
+    Raises LearnError where both sides have the same mean.
+    """
+    n, whole = len(texts.positive), len(texts.positive) + len(texts.negative)
+    positive = _mean(prompts, blocks, texts.positive, portion(done, 0, n, whole))
+    negative = _mean(prompts, blocks, texts.negative, portion(done, n, whole - n, whole))
+    found = {block: (positive[i] - negative[i]).astype(np.float32) for i, block in enumerate(blocks)}
+    if not all(vector.any() for vector in found.values()):
+        raise LearnError("right and wrong texts are the same to this model; there is nothing to learn from")
+    return found
+
+
+def _mean(
+    prompts: Prompts, blocks: Sequence[int], texts: Sequence[list[int]], done: Done
+) -> npt.NDArray[np.float64]:
+    """float64 [blocks, n_embd]: mean over the texts' last tokens."""
+    total = np.zeros((len(blocks), prompts.llm.n_embd()))
+    for group in prompts.chat.groups(texts, 0):
+        part = [texts[i] for i in group]
+        with Lanes(prompts.llm, part, blocks, [len(text) - 1 for text in part]) as lanes:
+            lanes.run({i: text[-1:] for i, text in enumerate(part)})
+            for i in range(len(part)):
+                total += lanes.seen(i)[:, -1]
+        done(group.stop / len(texts))
+    return total / len(texts)

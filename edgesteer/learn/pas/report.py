@@ -1,31 +1,127 @@
-"""What a PAS run saw and reached. Plain values: for the command line, the page, and the manifest.
-
-In:  trials as they end. Out: JSON. No clock goes into a bundle: the same run gives the same bytes.
+"""What a PAS run is asked to do, and what it saw and reached. Plain values: for the command line, the page and the
+manifest. No clock goes into a bundle: the same run gives the same bytes.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from edgesteer.errors import LearnError
 from edgesteer.evaluate.intervals import Estimate
-from edgesteer.learn.pas.answers import Cell
-from edgesteer.learn.pas.judge import Scores, rounded
-from edgesteer.learn.pas.recipe import PasRecipe
-from edgesteer.learn.pas.search import F64, Grid
-from edgesteer.learn.pas.talk import FreeText
+from edgesteer.learn.pas.prompts import VARIANTS
+from edgesteer.learn.pas.scores import F64, MEASURES, Cell, Grid, Scores, rounded
+from edgesteer.learn.recipe import one_of
 
-# Of Student's t at 0.975, for an interval over few seeds; beyond the last as there, which is a little wide.
+# The paper's strengths, multiples of the unnormalised vector.
+STRENGTHS = (0.25, 0.5, 1.0, 4.0, 7.0, 10.0, 13.0, 16.0, 19.0, 22.0, 25.0, 32.0)
+MOST_STRENGTH = 1000.0
+
+# How many blocks are tried by default, from a tenth of the depth to the last but one.
+_N_BLOCKS = 10
+_FROM, _TO = 0.1, 0.95
+
+_SCOPES = {"last": "response", "conversation": "conversation", "all": "all"}
+
+# Student's t at 0.975 for 1 to 14 degrees of freedom, for an interval over few seeds; for more, the last is used,
+# which is a little wide.
 _T = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23, 2.20, 2.18, 2.16, 2.14)
 
 
 @dataclass(frozen=True, slots=True)
+class PasRecipe:
+    """How to learn; immutable. Raises LearnError for values that cannot be used.
+
+    variant: one of `prompts.VARIANTS`.
+    positions: "last", the last position of each forward pass, as in the paper, which is the bundle's scope
+        `response`; or the bundle scopes "conversation" and "all", with which every cell computes each item anew.
+    blocks: the blocks to try; None for ten over the model's depth. strengths: multiples of the vector.
+    choose: the validation measure whose best cell goes into the bundle; both are reported.
+    shots: exemplars from training items that were answered wrong, shown in front of every item.
+    trials: how many seeds, from `seed` on, each with a split of its own; the bundle is the first one's.
+    shuffle_labels: a test of the search itself: targets at random, from which nothing can be learned.
+    """
+
+    variant: str = "iPASwo"
+    positions: str = "last"
+    blocks: tuple[int, ...] | None = None
+    strengths: tuple[float, ...] = STRENGTHS
+    choose: str = "accuracy"
+    shots: int = 0
+    trials: int = 1
+    seed: int = 0
+    shuffle_labels: bool = False
+
+    def __post_init__(self) -> None:
+        one_of("variant", self.variant, VARIANTS)
+        one_of("positions", self.positions, tuple(_SCOPES))
+        one_of("choose", self.choose, MEASURES)
+        if self.shots < 0 or self.trials < 1 or self.seed < 0:
+            raise LearnError(
+                f"shots {self.shots}, trials {self.trials}, seed {self.seed}: expected at least 0, 1 and 0"
+            )
+        if not all(map(math.isfinite, self.strengths)):
+            raise LearnError(f"strengths {self.strengths}: expected finite numbers")
+
+    @property
+    def scope(self) -> str:
+        """The bundle's scope."""
+        return _SCOPES[self.positions]
+
+    def blocks_of(self, n_layer: int) -> tuple[int, ...]:
+        """The blocks to try in a model of that depth. Raises LearnError for a grid that does not fit it."""
+        blocks, strengths = self.blocks or default_blocks(n_layer), self.strengths
+        if not strengths:
+            raise LearnError("no strengths, expected at least one")
+        outside = [block for block in blocks if not 1 <= block < n_layer]
+        if outside:
+            raise LearnError(f"block {outside[0]}: expected 1 to {n_layer - 1} in this model")
+        unfit = [s for s in strengths if not 0 < abs(s) <= MOST_STRENGTH]
+        if unfit:
+            raise LearnError(
+                f"strength {unfit[0]:g}: expected one from -{MOST_STRENGTH:g} to {MOST_STRENGTH:g}, not 0"
+            )
+        if len(set(blocks)) < len(blocks) or len(set(strengths)) < len(strengths):
+            raise LearnError("a block or a strength is given twice, expected each once")
+        return blocks
+
+
+def default_blocks(n_layer: int) -> tuple[int, ...]:
+    """Ten blocks spread over the model's depth, or all that can be steered where there are fewer."""
+    first, last = max(1, round(_FROM * n_layer)), max(1, round(_TO * (n_layer - 1)))
+    return tuple(sorted({int(block) for block in np.linspace(first, last, _N_BLOCKS).round()}))
+
+
+@dataclass(frozen=True, slots=True)
+class FreeText:
+    """Means over greedy replies to general questions, unsteered and steered; `nll0` and `distinct2` are those of
+    `generate.measures`, None where steering left float32. sample: question, unsteered reply, steered reply.
+    """
+
+    nll0: tuple[float, float | None]
+    distinct2: tuple[float, float | None]
+    sample: tuple[str, str, str]
+
+    def to_json(self) -> dict[str, Any]:
+        def two(values: tuple[float, float | None]) -> dict[str, float | None]:
+            before, after = values
+            return {"before": round(before, 4), "after": None if after is None else round(after, 4)}
+
+        return {
+            "nll0": two(self.nll0),
+            "distinct2": two(self.distinct2),
+            "sample": dict(zip(("question", "before", "after"), self.sample, strict=True)),
+        }
+
+
+@dataclass(frozen=True, slots=True)
 class Skipped:
-    """Items longer than `room` tokens, which the context leaves for one."""
+    """How many items are longer than `room` tokens, which is what the context leaves for each."""
 
     items: int
     room: int
@@ -33,7 +129,7 @@ class Skipped:
 
 @dataclass(frozen=True, slots=True)
 class Shots:
-    """Exemplars: how many, the test accuracy without them and without steering, and their questions."""
+    """Exemplars: how many, the test accuracy without them and unsteered, and their questions."""
 
     n: int
     accuracy_without: float
@@ -44,10 +140,10 @@ class Shots:
 class Trial:
     """One seed.
 
-    sizes: of training, validation and test split; duplicates: items that were left out before.
-    wrong: training items answered wrong. texts: how many stand on either side of the contrast.
-    norms: block -> length of the vector there. grid: validation. by: the measure whose cell is in the bundle.
-    choices: measure -> its cell. test: measure -> what that cell does to the test split.
+    sizes: of the training, validation and test split. duplicates: items left out of all three.
+    wrong: training items answered wrong. texts: how many positive and negative texts there are.
+    norms: block -> L2 norm of the vector there. grid: on validation. by: the measure whose cell is in the bundle.
+    choices: measure -> its best cell. test: measure -> what that cell does to the test split.
     """
 
     seed: int
@@ -71,12 +167,12 @@ class Trial:
         return self.test[self.by]
 
     @property
-    def found(self) -> bool:
-        """Whether any cell is better than the unsteered model on validation."""
+    def improves(self) -> bool:
+        """Whether the chosen cell is better than the unsteered model on validation."""
         return self.grid.at(self.chosen, self.by) > self.grid.unsteered[self.by]
 
     def validated(self, measure: str) -> dict[str, float]:
-        """What the cell chosen by this measure does to it on validation, rounded."""
+        """This measure on validation, unsteered and under its best cell, rounded."""
         before, after = self.grid.unsteered[measure], self.grid.at(self.choices[measure], measure)
         return {"before": round(before, 4), "after": round(after, 4)}
 
@@ -87,7 +183,7 @@ class Trial:
             "duplicates": self.duplicates,
             "wrong": self.wrong,
             "texts": dict(zip(("positive", "negative"), self.texts, strict=True)),
-            "found": self.found,
+            "found": self.improves,
             "chosen": {
                 measure: {
                     **dataclasses.asdict(cell),
@@ -101,7 +197,7 @@ class Trial:
 
 @dataclass(frozen=True, slots=True)
 class PasReport:
-    """trials: one a seed, the first is the bundle's. seconds: of the whole run."""
+    """trials: one for each seed; the bundle is the first one's. seconds: of the whole run."""
 
     recipe: PasRecipe
     blocks: tuple[int, ...]
@@ -155,10 +251,10 @@ class PasReport:
         }
 
     def evaluation(self) -> dict[str, Any]:
-        """The manifest's `evaluation`: the cell that was chosen, and the map that it was chosen from."""
+        """The manifest's `evaluation`: the chosen cell, and the grid that it was chosen from."""
         first = self.trials[0]
         free = self.free_text.to_json()
-        told = {
+        evaluation = {
             "test": first.tested.to_json(),
             "validation": first.validated(first.by),
             "validation by block, in the order of strengths": {
@@ -169,8 +265,8 @@ class PasReport:
             "free text": {name: free[name] for name in ("nll0", "distinct2")},
         }
         if over := self._seeds():
-            told[f"gain over {len(self.trials)} seeds"] = over
-        return told
+            evaluation[f"gain over {len(self.trials)} seeds"] = over
+        return evaluation
 
     def _seeds(self) -> dict[str, list[float]] | None:
         over = {name: self.over_seeds(name) for name in ("accuracy", "balanced")}

@@ -27,9 +27,15 @@ struct es_tap {
 int es_abi(void) { return ES_ABI; }
 
 static void latch(es_tap *tap, int code, int32_t layer, int64_t found, int64_t expected, int32_t op) {
-    if (tap->status.code == ES_OK) {
+    /* an error of the whole decode outweighs one of a row */
+    if (tap->status.code == ES_OK || (tap->status.code == ES_OVERFLOW && code != ES_OVERFLOW)) {
         tap->status = (es_status){code, layer, found, expected, op};
     }
+}
+
+/* Whether the tap may go on in this decode. */
+static bool sound(const es_tap *tap) {
+    return tap->status.code == ES_OK || tap->status.code == ES_OVERFLOW;
 }
 
 es_tap *es_tap_new(const es_ggml *ggml) {
@@ -193,8 +199,9 @@ static bool map_rows(es_tap *tap, int32_t layer, int64_t rows) {
     return true;
 }
 
-/* An exponent of all ones is Inf or NaN; an integer maximum vectorises, a float one does not. */
-static bool finite_row(const float *h, int32_t n) {
+/* From 2^120 on, what a later block adds might make Inf of it, and its norm NaN. An integer maximum over the
+ * exponents vectorises, a float one does not. */
+static bool small_row(const float *h, int32_t n) {
     uint32_t top = 0;
     for (int32_t j = 0; j < n; ++j) {
         uint32_t bits;
@@ -202,47 +209,37 @@ static bool finite_row(const float *h, int32_t n) {
         bits &= 0x7f800000u;
         top = bits > top ? bits : top;
     }
-    return top != 0x7f800000u;
+    return top < (127u + 120u) << 23;
 }
 
 typedef struct {
     int32_t lo, hi; /* rows [lo, hi) of l_out; empty where lo >= hi */
 } span;
 
-/* From the first to the last row in the operation's scope. */
-static span scope_of(const es_tap *tap, const es_op *op, int32_t rows) {
+/* From the first to the last row in scope of an operation of this block. */
+static span rows_in_scope(const es_tap *tap, int32_t layer, int32_t rows) {
     span s = {rows, 0};
-    if (!tap->term_acts[op->term]) return s;
-    for (int32_t r = 0; r < rows; ++r) {
-        if (strength_of(tap, op, tap->row_of[r]) == 0.0f) continue;
-        if (r < s.lo) s.lo = r;
-        s.hi = r + 1;
+    for (int32_t i = tap->first_op[layer]; i < tap->first_op[layer + 1]; ++i) {
+        const es_op *op = &tap->ops[i];
+        if (!tap->term_acts[op->term]) continue;
+        for (int32_t r = 0; r < rows; ++r) {
+            if (strength_of(tap, op, tap->row_of[r]) == 0.0f) continue;
+            if (r < s.lo) s.lo = r;
+            if (r >= s.hi) s.hi = r + 1;
+        }
     }
     return s;
 }
 
-/* The rows that hold every row in scope of an operation of this block. */
-static span rows_in_scope(const es_tap *tap, int32_t layer, int32_t rows) {
-    span all = {rows, 0};
-    for (int32_t i = tap->first_op[layer]; i < tap->first_op[layer + 1]; ++i) {
-        span s = scope_of(tap, &tap->ops[i], rows);
-        if (s.lo < all.lo) all.lo = s.lo;
-        if (s.hi > all.hi) all.hi = s.hi;
-    }
-    return all;
-}
-
-/* One call a gate, over its own scope. Row lo of l_out is the first that is staged. */
-static bool evaluate_gates(es_tap *tap, int32_t layer, int32_t lo, int32_t rows) {
+/* One call a gate, over all rows, in scope or not: how a matrix product rounds may depend on how many rows it has,
+ * and what one sequence gets must not depend on the plans of the others. */
+static bool evaluate_gates(es_tap *tap, int32_t layer, int32_t rows) {
     int32_t first = tap->first_op[layer];
     for (int32_t i = first; i < tap->first_op[layer + 1]; ++i) {
         const es_op *op = &tap->ops[i];
-        if (!op->gate) continue;
-        span s = scope_of(tap, op, rows);
-        if (s.lo >= s.hi) continue;
-        float *coef = tap->coef + (size_t)(i - first) * (size_t)tap->capacity + (size_t)(s.lo - lo);
-        const float *h = tap->h + (size_t)(s.lo - lo) * (size_t)tap->n_embd;
-        if (op->gate(op->gate_self, layer, h, s.hi - s.lo, coef) != 0) {
+        if (!op->gate || !tap->term_acts[op->term]) continue;
+        float *coef = tap->coef + (size_t)(i - first) * (size_t)tap->capacity;
+        if (op->gate(op->gate_self, layer, tap->h, rows, coef) != 0) {
             latch(tap, ES_GATE, layer, 0, 0, i);
             return false;
         }
@@ -251,17 +248,19 @@ static bool evaluate_gates(es_tap *tap, int32_t layer, int32_t lo, int32_t rows)
 }
 
 /* h' = h + sum over operations, in canonical order, in float32: what NumPy gives too. */
-static bool apply(es_tap *tap, int32_t layer, int32_t lo, int32_t hi) {
+static void apply(es_tap *tap, const void *tensor, int32_t layer, int32_t lo, int32_t hi) {
     const int32_t n = tap->n_embd, first = tap->first_op[layer];
+    const size_t row_bytes = (size_t)n * sizeof(float);
     for (int32_t r = lo; r < hi; ++r) {
-        float *h = tap->h + (size_t)(r - lo) * (size_t)n;
+        float *h = tap->h + (size_t)r * (size_t)n;
         int32_t t = tap->row_of[r];
         bool touched = false;
+        if (tap->batch.overflowed[t]) continue;
         for (int32_t i = first; i < tap->first_op[layer + 1]; ++i) {
             const es_op *op = &tap->ops[i];
             float s = strength_of(tap, op, t);
             if (s == 0.0f) continue;
-            float c = op->gate ? tap->coef[(size_t)(i - first) * (size_t)tap->capacity + (size_t)(r - lo)] : 1.0f;
+            float c = op->gate ? tap->coef[(size_t)(i - first) * (size_t)tap->capacity + (size_t)r] : 1.0f;
             if (tap->batch.record) {
                 size_t at = ((size_t)op->term * (size_t)tap->batch.n_rows + (size_t)t) * (size_t)tap->n_layer;
                 tap->batch.record[at + (size_t)layer] = c;
@@ -271,22 +270,22 @@ static bool apply(es_tap *tap, int32_t layer, int32_t lo, int32_t hi) {
             touched = true;
             for (int32_t j = 0; j < n; ++j) h[j] += a * op->direction[j];
         }
-        if (touched && !finite_row(h, n)) {
+        if (touched && !small_row(h, n)) {
             latch(tap, ES_OVERFLOW, layer, t, 0, -1);
-            return false;
+            tap->batch.overflowed[t] = 1;
+            tap->ggml.tensor_get(tensor, h, (size_t)r * row_bytes, row_bytes); /* as it came in */
         }
     }
-    return true;
 }
 
 static void steer(es_tap *tap, void *tensor, int32_t layer, int32_t rows) {
     span s = rows_in_scope(tap, layer, rows);
     if (s.lo >= s.hi) return;
-    size_t row_bytes = (size_t)tap->n_embd * sizeof(float);
-    size_t offset = (size_t)s.lo * row_bytes, size = (size_t)(s.hi - s.lo) * row_bytes;
-    tap->ggml.tensor_get(tensor, tap->h, offset, size);
-    if (!evaluate_gates(tap, layer, s.lo, rows) || !apply(tap, layer, s.lo, s.hi)) return;
-    tap->ggml.tensor_set(tensor, tap->h, offset, size);
+    size_t row_bytes = (size_t)tap->n_embd * sizeof(float), from = (size_t)s.lo * (size_t)tap->n_embd;
+    tap->ggml.tensor_get(tensor, tap->h, 0, (size_t)rows * row_bytes);
+    if (!evaluate_gates(tap, layer, rows)) return;
+    apply(tap, tensor, layer, s.lo, s.hi);
+    tap->ggml.tensor_set(tensor, tap->h + from, (size_t)s.lo * row_bytes, (size_t)(s.hi - s.lo) * row_bytes);
 }
 
 static void capture(es_tap *tap, const void *tensor, int32_t rows, float *out) {
@@ -312,7 +311,7 @@ static void visit(es_tap *tap, void *tensor, int32_t layer) {
         return;
     }
     steer(tap, tensor, layer, (int32_t)rows);
-    if (tap->status.code != ES_OK) return;
+    if (!sound(tap)) return;
     if (b->capture && b->capture[layer]) capture(tap, tensor, (int32_t)rows, b->capture[layer]);
     if (b->replace && b->replace[layer]) replace(tap, tensor, (int32_t)rows, b->replace[layer]);
 }
@@ -332,5 +331,5 @@ bool es_tap_callback(void *tensor, bool ask, void *user_data) {
     }
     if (tap->batch.source) memcpy(&tap->batch.source[layer], (const char *)tensor + tap->batch.source_at, sizeof(void *));
     if (layer == 0) open_ubatch(tap, tensor);
-    return tap->status.code == ES_OK && tap->rows > 0 && wanted(tap, layer);
+    return sound(tap) && tap->rows > 0 && wanted(tap, layer);
 }

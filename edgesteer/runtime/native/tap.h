@@ -14,7 +14,9 @@
  *
  * A callback cannot fail a decode (returning false breaks one split and yields
  * wrong logits). So the first error is latched, further asks are declined, and
- * the caller looks at es_tap_finish().
+ * the caller looks at es_tap_finish(). An overflow concerns its own row alone:
+ * that row stays as it came in, in this block and in those above, so that nothing
+ * of it reaches the memory, and the other rows are steered as if it were not there.
  */
 #ifndef EDGESTEER_TAP_H
 #define EDGESTEER_TAP_H
@@ -29,7 +31,7 @@
 #define ES_API __attribute__((visibility("default")))
 #endif
 
-#define ES_ABI 4
+#define ES_ABI 5
 
 typedef struct {
     const char *(*get_name)(const void *tensor);
@@ -62,6 +64,7 @@ typedef struct {
     const float *const *replace;/* NULL or [n_layer] of NULL or [n_rows][n_embd]: put in h's place */
     uint64_t *source;           /* NULL or [n_layer]: address of the second tensor that l_out-N is made of */
     uint64_t source_at;         /* where a ggml_tensor keeps it; found by the caller, not known here */
+    int8_t *overflowed;         /* [n_rows]: set to 1 for a row that steering would have made too large */
 } es_announcement;
 
 enum es_error {
@@ -70,7 +73,7 @@ enum es_error {
     ES_ROWS = 2,        /* a row count that does not fit the announced batch */
     ES_SHAPE = 3,       /* l_out is not contiguous F32 of width n_embd */
     ES_GATE = 4,        /* a gate failed */
-    ES_OVERFLOW = 5,    /* a steered row is not finite */
+    ES_OVERFLOW = 5,    /* a steered row is Inf or NaN, or so large that a later sum may be */
     ES_MEMORY = 6,      /* out of memory */
 };
 

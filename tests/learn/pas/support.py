@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import ast
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 
 from edgesteer import Bundle, SteeredLlama
 from edgesteer.evaluate.intervals import Estimate
+from edgesteer.learn.part_file import PartFile
 from edgesteer.learn.pas import Item, PasRecipe, PasReport
-from edgesteer.learn.pas.answers import I8, Cell
-from edgesteer.learn.pas.judge import Scores, scores
-from edgesteer.learn.pas.report import Shots, Skipped, Trial
-from edgesteer.learn.pas.search import Grid
-from edgesteer.learn.pas.talk import FreeText
+from edgesteer.learn.pas.report import FreeText, Shots, Skipped, Trial
+from edgesteer.learn.pas.scores import I8, Grid, Scores, scores
 from tests.runtime.support import vector
 
 WORDS = [
@@ -59,11 +57,46 @@ def constants(
     return {block: vector(path, [block], scope=scope, seed=block, size=size) for block in blocks}
 
 
-def shorten(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What surrounds the course, in little: two control questions, and two replies of four tokens."""
-    monkeypatch.setattr("edgesteer.learn.pas.course.control_items", lambda seed: (item(901, 4), item(902, 4)))
-    monkeypatch.setattr("edgesteer.learn.pas.talk._N_QUESTIONS", 2)
-    monkeypatch.setattr("edgesteer.learn.pas.talk._MAX_TOKENS", 4)
+# What surrounds a run, in little: two control questions, and two questions for free text.
+BRIEF: dict[str, Any] = {"control": (item(901, 4), item(902, 4)), "questions": ("Why?", "What is rain?")}
+
+
+class Answers(PartFile):
+    """The answers of a run in the order in which they were computed, each with the question and the number of cells.
+
+    letters: called with what the model is shown and the number of cells, in place of the model; None asks the model.
+    """
+
+    def __init__(self, llm: SteeredLlama, letters: Callable[[str, int], list[int]] | None = None) -> None:
+        super().__init__(None, {})
+        self._llm, self._letters = llm, letters
+        self.asked: list[tuple[str, str, int]] = []
+
+    def get(self, key: str) -> Any:
+        if self._letters is None:
+            return super().get(key)
+        kind, texts, cells = self._read(key)
+        each = [self._letters(text, cells) for text in texts]
+        self._note(kind, texts, cells)
+        return each[0] if kind == "steered" else [letters[0] for letters in each]
+
+    def put(self, key: str, result: Any) -> None:
+        self._note(*self._read(key))
+        super().put(key, result)
+
+    def _note(self, kind: str, texts: list[str], cells: int) -> None:
+        self.asked += [(kind, text, cells) for text in texts]
+
+    def _read(self, key: str) -> tuple[str, list[str], int]:
+        kind, what, *rest = ast.literal_eval(key)
+        tokens = [tokens for tokens, _ in what] if kind == "unsteered" else [rest[0]]
+        texts = [self._llm.detokenize(one, special=True).decode() for one in tokens]
+        return kind, texts, len(what) if isinstance(what, list) and kind == "steered" else 1
+
+
+def question(text: str) -> str:
+    """The last "What is N?" of a prompt, behind any exemplars."""
+    return [line for line in text.splitlines() if line.startswith("What is ")][-1]
 
 
 # -- reports ---------------------------------------------------------------------------------------
@@ -139,19 +172,3 @@ def a_report(
 
 def holds(one: Estimate) -> bool:
     return one.low <= one.value <= one.high
-
-
-__all__ = [
-    "Cell",
-    "a_grid",
-    "a_report",
-    "a_trial",
-    "answers",
-    "constants",
-    "holds",
-    "item",
-    "judged",
-    "opened",
-    "quiz",
-    "shorten",
-]

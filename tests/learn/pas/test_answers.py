@@ -10,16 +10,21 @@ import numpy as np
 import pytest
 
 from edgesteer import Bundle, SteeredLlama
-from edgesteer.learn.pas import Item, Shelf
-from edgesteer.learn.pas.answers import I8, OVERFLOWED, Cell, cells_of, under, unsteered
-from edgesteer.learn.pas.prompts import Asker
+from edgesteer.learn.part_file import PartFile
+from edgesteer.learn.pas import Item
+from edgesteer.learn.pas.answers import steered_answers, unsteered_answers
+from edgesteer.learn.pas.prompts import Prompts
+from edgesteer.learn.pas.scores import I8, OVERFLOWED, Cell, cells_of
 from edgesteer.plan import SteeringPlan
-from edgesteer.runtime.session import Session
 from tests.learn.pas.support import constants, item, opened, quiz
 
 Model = Callable[[str], Path]
 BLOCKS = (1, 2, 3)
 ITEMS = [*quiz(4, (2, 4, 3)), item(78, 5, context="It rains.")]
+
+
+def unknown() -> PartFile:
+    return PartFile(None, {})
 
 
 @pytest.fixture(scope="module")
@@ -30,8 +35,8 @@ def llm(model: Model) -> Iterator[SteeredLlama]:
 
 
 @pytest.fixture(scope="module")
-def asker(llm: SteeredLlama) -> Asker:
-    return Asker(llm)
+def prompts(llm: SteeredLlama) -> Prompts:
+    return Prompts(llm)
 
 
 @pytest.fixture(scope="module")
@@ -41,103 +46,86 @@ def alone(model: Model) -> Iterator[SteeredLlama]:
     one.close()
 
 
-@pytest.fixture
-def decodes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Counts every decode of any context from here on."""
-    counted, plain = [0], Session.decode
-
-    def counting(self: Session, *args: Any) -> None:
-        counted[0] += 1
-        plain(self, *args)
-
-    monkeypatch.setattr(Session, "decode", counting)
-    return counted
-
-
-def letter(alone: SteeredLlama, asker: Asker, one: Item, plan: SteeringPlan) -> int:
+def letter(alone: SteeredLlama, prompts: Prompts, one: Item, plan: SteeringPlan) -> int:
     """By llama_cpp's own road: the whole prompt evaluated under a plan."""
-    prompt = asker.prompt(one)
+    prompt = prompts.multiple_choice(one)
     alone.steer(plan)
     alone.reset()
     alone.eval(prompt)
     logits = alone.scores[len(prompt) - 1]
-    return int(np.argmax(logits[asker.letters[: len(one.choices)]]))
+    return int(np.argmax(logits[prompts.letters[: len(one.choices)]]))
 
 
 def expected(
     alone: SteeredLlama,
-    asker: Asker,
+    prompts: Prompts,
     items: Sequence[Item],
     bundles: dict[int, Bundle],
     cells: Sequence[Cell],
     scope: str,
 ) -> list[list[int]]:
     plans = [SteeringPlan.of([(bundles[cell.block], cell.strength, scope)]) for cell in cells]
-    return [[letter(alone, asker, one, plan) for plan in plans] for one in items]
+    return [[letter(alone, prompts, one, plan) for plan in plans] for one in items]
 
 
 # -- unsteered -------------------------------------------------------------------------------------
 
 
-def test_unsteered_letters_are_those_of_a_context_of_its_own(asker: Asker, alone: SteeredLlama) -> None:
+def test_unsteered_letters_are_those_of_a_context_of_its_own(prompts: Prompts, alone: SteeredLlama) -> None:
     items = [*ITEMS, item(77, 26), item(79, 13)]
-    found = unsteered(asker, items, Shelf())
+    found = unsteered_answers(prompts, items, unknown())
     assert (found.dtype, found.shape) == (np.int8, (len(items),))
-    assert found.tolist() == [letter(alone, asker, one, SteeringPlan()) for one in items]
+    assert found.tolist() == [letter(alone, prompts, one, SteeringPlan()) for one in items]
     assert len(set(found.tolist())) > 1  # else this proves little
 
 
-def test_a_letter_is_always_one_of_the_items_choices(asker: Asker) -> None:
+def test_a_letter_is_always_one_of_the_items_choices(prompts: Prompts) -> None:
     items = [item(n, size) for n, size in enumerate([2, 26, 3, 2, 13, 4] * 3)]
-    found = unsteered(asker, items, Shelf())
+    found = unsteered_answers(prompts, items, unknown())
     assert all(0 <= a < len(one.choices) for a, one in zip(found, items, strict=True))
 
 
-def test_nothing_is_asked_of_no_items(asker: Asker) -> None:
-    assert unsteered(asker, [], Shelf()).shape == (0,)
-    assert under(asker, [], {}, [Cell(1, 0.0)], "all", Shelf()).shape == (0, 1)
+def test_nothing_is_asked_of_no_items(prompts: Prompts) -> None:
+    assert unsteered_answers(prompts, [], unknown()).shape == (0,)
+    assert steered_answers(prompts, [], {}, [], "all", unknown()).shape == (0, 0)
 
 
 # -- the grid --------------------------------------------------------------------------------------
 
 
-def test_cells_are_the_grid_behind_one_unsteered_cell() -> None:
-    cells = cells_of([4, 2], [1.0, -3.0])
-    assert cells == [Cell(4, 0.0), Cell(4, 1.0), Cell(4, -3.0), Cell(2, 1.0), Cell(2, -3.0)]
-
-
 @pytest.mark.parametrize("scope", ["response", "conversation", "all"])
 def test_every_cell_gives_what_its_plan_gives(
-    model: Model, asker: Asker, alone: SteeredLlama, scope: str
+    model: Model, prompts: Prompts, alone: SteeredLlama, scope: str
 ) -> None:
     bundles = constants(model("llama"), BLOCKS)
     cells = cells_of(BLOCKS, [1.0, 8.0, -4.0])  # more cells than lanes
-    found = under(asker, ITEMS, bundles, cells, scope, Shelf())
+    found = steered_answers(prompts, ITEMS, bundles, cells, scope, unknown())
     assert found.dtype == np.int8
-    assert found.tolist() == expected(alone, asker, ITEMS, bundles, cells, scope)
+    assert found.tolist() == expected(alone, prompts, ITEMS, bundles, cells, scope)
     assert (found[:, 1:] != found[:, :1]).any()
-    assert asker.llm.steering == SteeringPlan()
+    assert prompts.llm.steering == SteeringPlan()
 
 
 @pytest.mark.parametrize("arch", ["gemma3", "gpt2", "mamba"])
-def test_side_by_side_is_one_plan_after_another(
-    model: Model, monkeypatch: pytest.MonkeyPatch, arch: str
-) -> None:
-    llm = opened(model(arch), lanes=16)
-    bundles, cells = constants(model(arch), BLOCKS), cells_of(BLOCKS, [0.5, 2.0, -4.0, 16.0])
-    items = quiz(6, (2, 4, 3))
-    together = under(Asker(llm), items, bundles, cells, "response", Shelf())
-    monkeypatch.setattr("edgesteer.learn.pas.answers.LAST", "none")
-    assert np.array_equal(together, under(Asker(llm), items, bundles, cells, "response", Shelf()))
-    llm.close()
+def test_side_by_side_is_one_plan_after_another(model: Model, arch: str) -> None:
+    """With a single lane each cell is computed alone."""
+    bundles, cells = constants(model(arch), BLOCKS), cells_of(BLOCKS, [2.0, -4.0])
+    items, answers = quiz(4, (2, 4, 3)), []
+    for lanes in (16, 1):
+        llm = opened(model(arch), lanes=lanes)
+        answers.append(steered_answers(Prompts(llm), items, bundles, cells, "response", unknown()))
+        llm.close()
+    assert np.array_equal(*answers)
 
 
-def test_how_many_lanes_there_are_changes_no_letter(model: Model, asker: Asker) -> None:
+def test_how_many_lanes_there_are_changes_no_letter(model: Model, prompts: Prompts) -> None:
     bundles, cells = constants(model("llama"), BLOCKS), cells_of(BLOCKS, [1.0, 8.0, -4.0])
-    found = under(asker, ITEMS, bundles, cells, "response", Shelf())
-    for lanes in (1, 3, 32):
+    found = steered_answers(prompts, ITEMS, bundles, cells, "response", unknown())
+    for lanes in (1, 3):
         other = opened(model("llama"), lanes=lanes)
-        assert np.array_equal(found, under(Asker(other), ITEMS, bundles, cells, "response", Shelf()))
+        assert np.array_equal(
+            found, steered_answers(Prompts(other), ITEMS, bundles, cells, "response", unknown())
+        )
         other.close()
 
 
@@ -147,17 +135,17 @@ def test_exemplars_are_read_alike_in_every_cell_and_part(model: Model) -> None:
     found = []
     for lanes in (3, 32):
         llm = opened(model("llama"), lanes=lanes)
-        asker = Asker(llm, shots=quiz(2))
-        found.append(under(asker, ITEMS[:3], bundles, cells, "response", Shelf()))
-        assert np.array_equal(found[-1][:, 0], unsteered(asker, ITEMS[:3], Shelf()))
+        prompts = Prompts(llm, shots=quiz(2))
+        found.append(steered_answers(prompts, ITEMS[:3], bundles, cells, "response", unknown()))
+        assert np.array_equal(found[-1][:, 0], unsteered_answers(prompts, ITEMS[:3], unknown()))
         llm.close()
     assert np.array_equal(*found)
 
 
-def test_cells_of_the_same_strength_in_any_order(model: Model, asker: Asker) -> None:
+def test_cells_of_the_same_strength_in_any_order(model: Model, prompts: Prompts) -> None:
     bundles, cells = constants(model("llama"), BLOCKS), cells_of(BLOCKS, [1.0, 8.0, -4.0])
-    found = under(asker, ITEMS, bundles, cells, "response", Shelf())
-    back = under(asker, ITEMS, bundles, cells[::-1], "response", Shelf())
+    found = steered_answers(prompts, ITEMS, bundles, cells, "response", unknown())
+    back = steered_answers(prompts, ITEMS, bundles, cells[::-1], "response", unknown())
     assert np.array_equal(found, back[:, ::-1])
 
 
@@ -165,23 +153,23 @@ def test_cells_of_the_same_strength_in_any_order(model: Model, asker: Asker) -> 
 
 
 @pytest.mark.parametrize("scope", ["response", "all"])
-def test_an_overflow_is_of_its_cell_alone(model: Model, asker: Asker, scope: str) -> None:
+def test_an_overflow_is_of_its_cell_alone(model: Model, prompts: Prompts, scope: str) -> None:
     bundles = constants(model("llama"), BLOCKS, size=10.0)
     cells = cells_of(BLOCKS, [0.1, -0.2])
-    plain = under(asker, ITEMS[:2], bundles, cells, scope, Shelf())
+    plain = steered_answers(prompts, ITEMS[:2], bundles, cells, scope, unknown())
     assert (plain != OVERFLOWED).all()
-    for at in ([0], [3, 4], [len(cells)], [0, 2, 5, 7]):
+    for at in ([3, 4], [0, 2, 5, 7]):
         mixed: list[Cell] = list(cells)
         for i in at:
             mixed.insert(i, Cell(BLOCKS[i % 3], 3e38))
-        found = under(asker, ITEMS[:2], bundles, mixed, scope, Shelf())
+        found = steered_answers(prompts, ITEMS[:2], bundles, mixed, scope, unknown())
         huge = np.array([cell.strength > 1e30 for cell in mixed])
         assert (found[:, huge] == OVERFLOWED).all()
         assert np.array_equal(found[:, ~huge], plain)
 
 
 def test_logits_that_are_no_numbers_are_no_letter(
-    asker: Asker, model: Model, monkeypatch: pytest.MonkeyPatch
+    prompts: Prompts, model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """argmax would call NaN the letter A; only the last row of a batch is looked at by the runtime."""
     from edgesteer.runtime import Lanes
@@ -193,93 +181,95 @@ def test_logits_that_are_no_numbers_are_no_letter(
             yield lane, np.full_like(logits, np.nan) if lane == 1 else logits
 
     bundles, cells = constants(model("llama"), BLOCKS), cells_of(BLOCKS, [1.0])
-    whole = under(asker, ITEMS, bundles, cells, "response", Shelf())
+    whole = steered_answers(prompts, ITEMS, bundles, cells, "response", unknown())
     monkeypatch.setattr(Lanes, "feed", poisoned)
-    found = under(asker, ITEMS, bundles, cells, "response", Shelf())
+    found = steered_answers(prompts, ITEMS, bundles, cells, "response", unknown())
     assert (found[:, 1] == OVERFLOWED).all()
     assert np.array_equal(np.delete(found, 1, axis=1), np.delete(whole, 1, axis=1))
 
 
-def test_after_an_overflow_the_model_is_itself(model: Model, asker: Asker) -> None:
-    before = unsteered(asker, ITEMS, Shelf())
+def test_after_an_overflow_the_model_is_itself(model: Model, prompts: Prompts) -> None:
+    before = unsteered_answers(prompts, ITEMS, unknown())
     bundles = constants(model("llama"), BLOCKS, size=10.0)
-    under(asker, ITEMS[:1], bundles, [Cell(1, 3e38), Cell(2, 3e38)], "response", Shelf())
-    assert np.array_equal(before, unsteered(asker, ITEMS, Shelf()))
-    assert asker.llm.steering == SteeringPlan()
+    steered_answers(prompts, ITEMS[:1], bundles, [Cell(1, 3e38), Cell(2, 3e38)], "response", unknown())
+    assert np.array_equal(before, unsteered_answers(prompts, ITEMS, unknown()))
+    assert prompts.llm.steering == SteeringPlan()
 
 
-# -- the shelf -------------------------------------------------------------------------------------
+# -- known answers ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("scope", ["response", "all"])
-def test_what_is_on_the_shelf_is_not_asked_again(
-    model: Model, asker: Asker, decodes: list[int], tmp_path: Path, scope: str
+def test_a_known_answer_is_not_computed_again(
+    model: Model, prompts: Prompts, tmp_path: Path, scope: str
 ) -> None:
     bundles, cells = constants(model("llama"), BLOCKS), cells_of(BLOCKS, [1.0, -2.0])
 
-    def ask(shelf: Shelf) -> tuple[I8, I8]:
+    def both(known: PartFile) -> tuple[I8, I8]:
         items = ITEMS[:3]
-        return unsteered(asker, items, shelf), under(asker, items, bundles, cells, scope, shelf)
+        return (
+            unsteered_answers(prompts, items, known),
+            steered_answers(prompts, items, bundles, cells, scope, known),
+        )
 
-    first = ask(Shelf(tmp_path / "x.part"))
-    asked, decodes[0] = decodes[0], 0
-    again = ask(Shelf(tmp_path / "x.part"))
-    assert (asked > 0, decodes[0]) == (True, 0)
+    first = both(PartFile(tmp_path / "x.part", {}))
+    written = (tmp_path / "x.part").read_bytes()
+    again = both(PartFile(tmp_path / "x.part", {}))
+    assert (tmp_path / "x.part").read_bytes() == written
     assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
 
 
 @pytest.mark.parametrize("scope", ["response", "all"])
-def test_whatever_an_answer_depends_on_is_asked_anew(
-    model: Model, asker: Asker, decodes: list[int], scope: str
-) -> None:
-    path, shelf, one = model("llama"), Shelf(), item(3, 3)
+def test_whatever_an_answer_depends_on_is_part_of_its_key(model: Model, prompts: Prompts, scope: str) -> None:
+    path, known, one = model("llama"), unknown(), item(3, 3)
     bundles, cells = constants(path, BLOCKS), cells_of(BLOCKS, [1.0, -2.0])
 
-    def asked(ones: Item, vectors: dict[int, Bundle], where: Sequence[Cell], asker: Asker = asker) -> bool:
-        before = decodes[0]
-        under(asker, [ones], vectors, where, scope, shelf)
-        return decodes[0] > before
+    def computed(
+        ones: Item, vectors: dict[int, Bundle], where: Sequence[Cell], prompts: Prompts = prompts
+    ) -> bool:
+        before = len(known)
+        steered_answers(prompts, [ones], vectors, where, scope, known)
+        return len(known) > before
 
-    assert asked(one, bundles, cells)
-    assert not asked(one, bundles, cells)
-    turned = Item(one.question, one.choices[::-1], one.answer)
-    assert asked(turned, bundles, cells)
-    assert asked(Item(one.question + "?", one.choices, one.answer), bundles, cells)
-    assert asked(one, constants(path, BLOCKS, size=0.31), cells)
-    assert asked(one, bundles, cells_of(BLOCKS, [1.0, -2.5]))
-    assert asked(one, bundles, cells, asker.with_shots([item(9)]))
-    # Who asks or what is right changes no answer.
-    assert not asked(Item(one.question, one.choices, (one.answer + 1) % 3, group="g"), bundles, cells)
+    assert computed(one, bundles, cells)
+    assert not computed(one, bundles, cells)
+    assert computed(Item(one.question, one.choices[::-1], one.answer), bundles, cells)
+    assert computed(Item(one.question + "?", one.choices, one.answer), bundles, cells)
+    assert computed(one, constants(path, BLOCKS, size=0.31), cells)
+    assert computed(one, bundles, cells_of(BLOCKS, [1.0, -2.5]))
+    assert computed(one, bundles, cells, Prompts(prompts.llm, [item(9)]))
+    # What is right, and which group it belongs to, changes no answer.
+    assert not computed(Item(one.question, one.choices, (one.answer + 1) % 3, group="g"), bundles, cells)
 
 
-def test_a_prompt_read_as_another_number_of_choices_is_another_question(asker: Asker) -> None:
+def test_a_prompt_read_as_another_number_of_choices_is_another_question(prompts: Prompts) -> None:
     """A choice of several lines may look like two: the same prompt, but other letters count."""
     three = Item("Which?", ("x", "y", "z"), 0)
     two = Item("Which?", ("x", "y\nC. z"), 0)
-    assert asker.prompt(three) == asker.prompt(two)
-    shelf = Shelf()
-    shown = [unsteered(asker, [one], shelf)[0] for one in (three, two)]
-    assert shown == [unsteered(asker, [one], Shelf())[0] for one in (three, two)]
-    bundles, cells = constants(Path(asker.llm.model_path), BLOCKS), cells_of(BLOCKS, [8.0, -8.0])
-    steered = [under(asker, [one], bundles, cells, "response", shelf) for one in (three, two)]
+    assert prompts.multiple_choice(three) == prompts.multiple_choice(two)
+    known = unknown()
+    shown = [unsteered_answers(prompts, [one], known)[0] for one in (three, two)]
+    assert shown == [unsteered_answers(prompts, [one], unknown())[0] for one in (three, two)]
+    bundles, cells = constants(Path(prompts.llm.model_path), BLOCKS), cells_of(BLOCKS, [8.0, -8.0])
+    steered = [steered_answers(prompts, [one], bundles, cells, "response", known) for one in (three, two)]
     assert steered[1].max() < 2
-    assert len(shelf) == 4
+    assert len(known) == 4
 
 
 @pytest.mark.parametrize("scope", ["response", "all"])
-def test_progress_goes_up_to_one(model: Model, asker: Asker, scope: str) -> None:
+def test_progress_goes_up_to_one(model: Model, prompts: Prompts, scope: str) -> None:
     told: list[float] = []
-    unsteered(asker, ITEMS, Shelf(), told.append)
+    unsteered_answers(prompts, ITEMS, unknown(), told.append)
     assert told == sorted(told)
     assert told[-1] == 1
     told.clear()
-    under(
-        asker,
+    steered_answers(
+        prompts,
         ITEMS[:3],
         constants(model("llama"), BLOCKS),
         cells_of(BLOCKS, [1.0]),
         scope,
-        Shelf(),
+        unknown(),
         told.append,
     )
     assert told == pytest.approx([1 / 3, 2 / 3, 1])

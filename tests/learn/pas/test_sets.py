@@ -16,10 +16,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from edgesteer.errors import LearnError
-from edgesteer.learn.pas.formats import read_items
-from edgesteer.learn.pas.sets import SETS, set_path
-from edgesteer.learn.pas.split import prepare
+from edgesteer.errors import InputError
+from edgesteer.learn.pas.files import SETS, read_items, set_path
+from edgesteer.learn.pas.items import prepare
 from tests import make_sets
 
 BEHAVIOURS = sorted(make_sets.CHOICES)
@@ -69,7 +68,7 @@ def test_every_set_ships_and_no_other() -> None:
     "name", ["", "Optimism", "optimism.jsonl", "../sets/optimism", "/etc/passwd", "a\0b"]
 )
 def test_an_unknown_set_is_refused_with_the_known_ones(name: str) -> None:
-    with pytest.raises(LearnError, match=r"no built-in set") as refused:
+    with pytest.raises(InputError, match=r"not a set that ships") as refused:
         set_path(name)
     assert all(known in str(refused.value) for known in SETS)
     assert "\n" not in str(refused.value)

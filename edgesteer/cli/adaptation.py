@@ -1,0 +1,121 @@
+"""`edgesteer adaptation`: prompt, bundles and perhaps a LoRA as adaptations of one model, measured and drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from edgesteer.cli.files import page_and_numbers, write_page
+from edgesteer.cli.options import (
+    FILE,
+    at_option,
+    force_option,
+    json_option,
+    llama_options,
+    max_tokens_option,
+    model_argument,
+    output_option,
+    print_json,
+    questions_of,
+    questions_option,
+    resolve_model,
+    row_options,
+    template_options,
+    trait_option,
+)
+from edgesteer.cli.progress import bar
+from edgesteer.cli.steering import rows_of, sure_trait
+
+if TYPE_CHECKING:
+    from edgesteer.evaluate.adaptation import Adaptation
+
+_NAME, _CELL = 36, 9
+
+
+@click.command()
+@model_argument
+@row_options
+@at_option()
+@trait_option
+@click.option(
+    "--lora",
+    type=FILE,
+    metavar="FILE.gguf",
+    help="A LoRA adapter of MODEL, measured too (in a second copy of the model).",
+)
+@questions_option("those that ship, which nothing was learnt from,")
+@output_option("FILE.html", "The page; its numbers go to FILE.json beside it.")
+@force_option
+@max_tokens_option(64)
+@template_options
+@llama_options
+@json_option
+def command(
+    model: str,
+    steer: tuple[str, ...],
+    ways: tuple[str, ...],
+    at: str,
+    trait: str | None,
+    lora: Path | None,
+    questions_file: Path | None,
+    output: Path,
+    force: bool,
+    max_tokens: int,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Measure prompt, bundles and a LoRA as adaptations of MODEL: effect, what else they change, how they are undone,
+    what they cost in time, memory and data.
+
+    \b
+    Examples:
+      edgesteer adaptation smollm2-135m-instruct --way pirate --way pirate-constant -o pirate.html
+      edgesteer adaptation model.gguf --steer sea.steer --lora sea-lora.gguf -o sea.html
+    """
+    from edgesteer.cli.opening import open_chat
+    from edgesteer.evaluate.adaptation import measure
+    from edgesteer.evaluate.adaptation.lora import read_lora
+    from edgesteer.report.adaptation_page import page
+
+    files = page_and_numbers(output, force)
+    rows = rows_of(steer, ways, at == "coherent")
+    sentence = sure_trait(trait, rows)
+    questions = questions_of(questions_file)
+    path = resolve_model(model)
+    adapter = None if lora is None else read_lora(lora, path)
+    chat = open_chat(str(path), rows, max_tokens, **options)
+    with bar() as progress:
+        adaptation = measure(
+            chat,
+            sentence,
+            rows,
+            lora=adapter,
+            questions=questions,
+            max_tokens=max_tokens,
+            at_prompt_coherence=at == "coherent",
+            progress=progress,
+        )
+    numbers = adaptation.to_json()
+    write_page(files, page(f"Adaptation: {adaptation.model}", adaptation), numbers, force)
+    if as_json:
+        print_json(numbers)
+    else:
+        click.echo("\n".join([*_lines(adaptation), "", f"{files[0]}, {files[1]}"]))
+
+
+def _lines(adaptation: Adaptation) -> Iterator[str]:
+    """The scores in at most 100 columns; a dash where there is no number."""
+    from edgesteer.report.adaptation_page import label
+    from edgesteer.text import one_line
+
+    titles = (
+        axis.name if len(axis.name) < _CELL else axis.name[: _CELL - 2] + "." for axis in adaptation.axes
+    )
+    yield f"{'':{_NAME}}" + "".join(f"{title:>{_CELL}}" for title in titles)
+    for row in adaptation.rows:
+        name = one_line(label(row), _NAME - 4)
+        values = ("-" if value is None else f"{value:.2f}" for value in row.scores.values())
+        yield f"{name:{_NAME}}" + "".join(f"{value:>{_CELL}}" for value in values)

@@ -1,0 +1,311 @@
+"""A chat's two ends: what a person or a pipe types, and where replies and notes go. Knows nothing of models.
+
+In:  standard input; the parts of a streamed reply. Out: whole inputs and the slash commands in them; text or JSON
+lines on stdout, the rest on stderr; while a reply streams, what Ctrl-C means.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, BinaryIO
+
+import click
+
+from edgesteer.cli.conversation import Exchange
+from edgesteer.errors import EdgesteerError
+from edgesteer.steering_map import SteeringMap
+from edgesteer.text import one_line, visible
+
+MAX_LINE = 2**20
+PROMPT, MORE = "> ", ". "
+
+USAGE = {
+    "steer": ("/steer FILE [STRENGTH]", "add a bundle, or replace it; alone: show the steering"),
+    "strength": ("/strength X", "set every bundle to strength X; 0 is off, and they are remembered"),
+    "off": ("/off", "clear the steering; the history stays"),
+    "map": ("/map", "show where steering acted on the last reply"),
+    "save": ("/save FILE", "write the conversation as JSON; /save! FILE overwrites"),
+    "reset": ("/reset", "forget the history; the steering stays"),
+    "help": ("/help", "show this"),
+    "quit": ("/quit", "leave, as Ctrl-D does"),
+}
+HELP = "\n".join(
+    [
+        *(f"  {usage:<24}{meaning}" for usage, meaning in USAGE.values()),
+        "  //...                   a message that begins with a slash",
+        "  ...\\                    a backslash at the end of a line: the message goes on in the next",
+        "  Ctrl-C                  stop the reply; at the prompt, twice: leave",
+    ]
+)
+_WITHOUT_ARGUMENT = frozenset({"off", "map", "reset", "help", "quit"})
+_WITH_ARGUMENT = frozenset({"strength", "save", "save!"})
+
+Report = Callable[[str], None]
+ReadLine = Callable[[str], str | None]
+"""Takes a prompt, gives one line without its end; None at the end of the input."""
+
+
+def is_terminal(stream: Any) -> bool:
+    """Whether a person is at the stream; a closed one, which Python makes None, has nobody."""
+    return stream is not None and stream.isatty()
+
+
+# -- input
+
+
+def inputs(read_line: ReadLine) -> Iterator[str]:
+    """Whole inputs; a backslash at the end of a line joins it to the next."""
+    lines: list[str] = []
+    while (line := read_line(MORE if lines else PROMPT)) is not None:
+        if line.endswith("\\"):
+            lines.append(line[:-1])
+            continue
+        text = "\n".join([*lines, line])
+        lines = []
+        if text.strip():
+            yield text
+    if text := "\n".join(lines).strip():
+        yield text
+
+
+def piped(stream: BinaryIO, report: Report) -> ReadLine:
+    """Lines of a pipe or a file. One that is not UTF-8, or too long, is reported and left out."""
+
+    def read_line(_prompt: str) -> str | None:
+        while raw := stream.readline(MAX_LINE + 1):
+            if len(raw) > MAX_LINE and not raw.endswith(b"\n"):
+                while (rest := stream.readline(MAX_LINE)) and not rest.endswith(b"\n"):
+                    pass
+                report(f"a line of more than {MAX_LINE} bytes; expected a message; it was left out")
+                continue
+            try:
+                return raw.decode("utf-8").removeprefix("\ufeff").rstrip("\r\n")
+            except UnicodeDecodeError as error:
+                report(f"a line that is not UTF-8 ({error.reason} at byte {error.start}); it was left out")
+        return None
+
+    return read_line
+
+
+def typed(report: Report) -> ReadLine:
+    """Lines from a terminal, edited with readline where Python has it. KeyboardInterrupt passes through."""
+    with contextlib.suppress(ImportError):
+        import readline  # noqa: F401 - its import is what makes input() edit lines
+
+    def read_line(prompt: str) -> str | None:
+        while True:
+            try:
+                text = _typed_line(prompt)
+                text.encode()  # bytes that are not UTF-8 arrive as lone surrogates, or not at all
+                return text
+            except EOFError:
+                return None
+            except UnicodeError:
+                report("a line that is not UTF-8; it was left out")
+
+    return read_line
+
+
+def _typed_line(prompt: str) -> str:
+    if is_terminal(sys.stdout):
+        return input(prompt)
+    click.echo(prompt, nl=False, err=True)  # standard output goes elsewhere and holds replies alone
+    text = sys.stdin.readline()
+    if not text:
+        raise EOFError
+    return text.rstrip("\n")
+
+
+def half_typed() -> bool:
+    """Whether the line that Ctrl-C cut off held something, as far as readline tells."""
+    readline = sys.modules.get("readline")
+    return bool(readline and readline.get_line_buffer())
+
+
+# -- slash commands
+
+
+class CommandError(EdgesteerError):
+    """A command that is not known, or not typed as it must be."""
+
+
+def parse(text: str) -> tuple[str, str]:
+    """(command, argument); a message is ("", message), and `//x` the message `/x`. Raises CommandError."""
+    if not text.startswith("/"):
+        return "", text
+    if text.startswith("//"):
+        return "", text[1:]
+    name = "" if text[1:2].isspace() else (text[1:].split(maxsplit=1) or [""])[0]
+    argument = text[1 + len(name) :].strip()
+    if name not in USAGE and name != "save!":
+        known = " ".join(f"/{known}" for known in USAGE)
+        raise CommandError(
+            f"/{one_line(name, 40)}: no such command; there are {known}, and // for a message with a slash"
+        )
+    if argument and name in _WITHOUT_ARGUMENT:
+        raise CommandError(
+            f"/{name}: {one_line(argument, 40)!r} behind it, expected nothing; type /{name} alone"
+        )
+    if not argument and name in _WITH_ARGUMENT:
+        usage = USAGE[name.rstrip("!")][0].replace("/save", f"/{name}")
+        raise CommandError(f"/{name}: nothing behind it, expected {usage}")
+    return name, argument
+
+
+def parse_strength(text: str) -> float:
+    """A finite number. Raises CommandError."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise CommandError(f"strength is {one_line(text, 40)!r}, expected a finite number, such as 1.2")
+    return value
+
+
+def unquoted(text: str) -> str:
+    """A file name as typed, with the quotes around it taken off."""
+    return text[1:-1] if len(text) > 2 and text[0] == text[-1] and text[0] in "'\"" else text
+
+
+# -- Ctrl-C while a reply streams
+
+
+class Stop:
+    """What Ctrl-C does while a reply streams: it requests the end, which comes with the next token.
+
+    Python may run a signal's handler between any two steps, so that an exception from there could leave
+    a decode half noted. While `urgent` it is raised all the same: before the first token, which may be long
+    in coming, and at the second press. The runtime is made for that.
+    """
+
+    def __init__(self) -> None:
+        self.requested = False
+        self.urgent = False
+        self.flowing = False
+
+    def __call__(self, *_: object) -> None:
+        again, self.requested = self.requested, True
+        if self.urgent and (again or not self.flowing):
+            self.urgent = False
+            raise KeyboardInterrupt
+
+
+@contextlib.contextmanager
+def stop_on_ctrl_c() -> Iterator[Stop]:
+    """A Stop that gets Ctrl-C instead of the program, for the length of a `with`."""
+    stop = Stop()
+    before = signal.getsignal(signal.SIGINT)
+    # A handler may be set in the main thread alone; under nohup and its like Ctrl-C stays ignored.
+    if threading.current_thread() is not threading.main_thread() or before in (signal.SIG_IGN, None):
+        yield stop
+        return
+    signal.signal(signal.SIGINT, stop)
+    try:
+        yield stop
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+# -- output
+
+
+class OutputLostError(Exception):
+    """Standard output takes no more; its argument is the OSError."""
+
+
+class Screen:
+    """Where a chat's words go: replies to stdout, the rest to stderr. Counts failures."""
+
+    def __init__(self, as_json: bool) -> None:
+        self.as_json = as_json
+        self.failures = 0
+        self._replies = 0
+        self._dialogue = is_terminal(sys.stdin) and is_terminal(sys.stdout)  # prompts part the replies
+        self._utf8 = "utf" in (getattr(sys.stdout, "encoding", None) or "utf-8").lower()
+        if not self._utf8 and hasattr(sys.stdout, "reconfigure"):
+            sys.stdout.reconfigure(errors="backslashreplace")  # rather than a traceback at the first "é"
+        # A model may say an escape sequence: a file gets it as it is, a terminal must not obey it.
+        self._tame = is_terminal(sys.stdout)
+
+    def stream(self, start: Callable[[], Any], stop: Stop) -> tuple[str, str]:
+        """Show llama_cpp's stream as it comes, to its end or to Ctrl-C: the reply, and why it ended."""
+        pieces: list[str] = []
+        reason = ""
+        try:
+            stop.urgent = True
+            if not stop.requested:
+                with contextlib.closing(start()) as parts:
+                    reason = self._show(parts, pieces, stop)
+        except KeyboardInterrupt:
+            pass
+        finally:
+            stop.urgent = False
+            if pieces or reason:
+                self._write_text("\n", tame=False)
+        return "".join(pieces), reason or "stopped"
+
+    def _show(self, parts: Iterable[Any], pieces: list[str], stop: Stop) -> str:
+        """Show and collect the pieces; why the reply ended, "" where it was stopped."""
+        reason = ""
+        for part in parts:
+            stop.flowing = True
+            choice = part["choices"][0]
+            piece, reason = choice["delta"].get("content") or "", choice["finish_reason"] or reason
+            if not pieces and (piece or reason):
+                self._begin()
+            if piece:
+                pieces.append(piece)
+                self._write_text(piece)
+            if stop.requested and not reason:
+                break
+        return reason
+
+    def reply(self, exchange: Exchange) -> None:
+        """The whole reply as one line of JSON, with --json."""
+        if self.as_json and exchange.facts:
+            data = {"reply": exchange.reply, **exchange.facts.to_json()}
+            self._write(json.dumps(data, ensure_ascii=not self._utf8, allow_nan=False) + "\n")
+
+    def note(self, text: str) -> None:
+        click.echo(f"[{visible(text)}]", err=True)
+
+    def fail(self, text: str) -> None:
+        self.failures += 1
+        click.echo(f"edgesteer: error: {one_line(text, None)}", err=True)
+
+    def show_map(self, steering_map: SteeringMap) -> None:
+        from edgesteer.report.terminal import show
+
+        if sys.stderr is not None:
+            with contextlib.redirect_stdout(sys.stderr):
+                show(steering_map)
+
+    def _begin(self) -> None:
+        if self._replies and not self._dialogue:
+            self._write_text("\n", tame=False)
+        self._replies += 1
+
+    def _write_text(self, text: str, tame: bool = True) -> None:
+        if not self.as_json:
+            self._write(visible(text, keep="\n\t") if tame and self._tame else text)
+
+    def _write(self, text: str) -> None:
+        try:
+            click.echo(text, nl=False)
+        except OSError as error:
+            _discard_stdout()
+            raise OutputLostError(error) from error
+
+
+def _discard_stdout() -> None:
+    """What is still buffered goes nowhere: else the interpreter's end would complain about it again."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,0 +1,167 @@
+"""What an adaptation changes besides its effect, and whether that is undone.
+
+Specificity: how far it moves the next-token distributions on text that it has nothing to do with. A passage
+is read as the model's own reply to a neutral question: there every adaptation is in force, whatever its
+scope, and all subjects read the same tokens.
+
+Reversibility: an adapted reply is interrupted, and the plain model goes on. From an empty context the batches
+are the never adapted model's, so the same bits are to be expected; with the KV cache kept as `generate` keeps
+it they have other shapes, which alone moves some bits.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Iterator, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from edgesteer.evaluate.adaptation.criteria import Drift, Reversal
+from edgesteer.evaluate.adaptation.lora import opened_anew
+from edgesteer.evaluate.adaptation.resources import Subject
+from edgesteer.evaluate.intervals import Sample, estimate
+from edgesteer.generate import Chat, Tokens
+from edgesteer.generate.measures import F32, log_softmax
+from edgesteer.generate.progress import Done
+from edgesteer.runtime import Lanes, SteeredLlama
+
+NEUTRAL = "Write a text."
+
+# Tokens of the reply that is interrupted, and how often.
+_SPOKEN, _TIMES = 8, 3
+
+F64 = npt.NDArray[np.float64]
+
+
+class Passage(NamedTuple):
+    title: str
+    text: str
+
+
+def passages_of_the_project() -> tuple[Passage, ...]:
+    """Short texts of many kinds: facts, arithmetic, code, a recipe, a contract."""
+    text = resources.files("edgesteer.evaluate.adaptation").joinpath("unrelated.txt").read_text("utf-8")
+    blocks = [block.split("\n", 1) for block in text.strip().split("\n\n")]
+    return tuple(Passage(title.removeprefix("# "), body) for title, body in blocks)
+
+
+def drifts_of(subjects: Sequence[Subject], texts: Sequence[Passage], progress: Done) -> list[Drift]:
+    """Each subject's drift from the first, token by token, a passage at a time. Raises InputError for one
+    that does not fit the context."""
+    adapted: list[list[tuple[F64, F64]]] = [[] for _ in subjects]
+    for i, text in enumerate(texts):
+        progress(i / len(texts))
+        tokens = subjects[0].chat.llm.tokenize(text.text.encode(), add_bos=False)
+        expected = [log_softmax(row, np.float64) for row in _read(subjects[0], tokens)]
+        for subject, own in zip(subjects, adapted, strict=True):
+            own.append(_compared(expected, _read(subject, tokens)))
+    return [_drift(own, [text.title for text in texts]) for own in adapted]
+
+
+def _read(subject: Subject, tokens: Tokens) -> Iterator[F32]:
+    """The logits from which each token of the passage was to be expected; valid until the next is asked
+    for."""
+    prompt = subject.prompt(NEUTRAL)
+    subject.chat.groups([[*prompt, *tokens]], 0)  # refuses what does not fit
+    with subject.steered() as llm, Lanes(llm, [prompt]) as lanes:
+        for _, logits in lanes.feed({0: [prompt[-1], *tokens[:-1]]}):
+            yield logits
+
+
+def _compared(expected: Sequence[F32], adapted: Iterator[F32]) -> tuple[F64, F64]:
+    """Of each token KL(expected || found), and whether both expect the same one most."""
+    pairs = [
+        (divergence(row, other := log_softmax(logits, np.float64)), row.argmax() == other.argmax())
+        for row, logits in zip(expected, adapted, strict=True)
+    ]
+    kl, same = zip(*pairs, strict=True)
+    return np.array(kl, dtype=np.float64), np.array(same, dtype=np.float64)
+
+
+def divergence(expected: F32, adapted: F32) -> float:
+    """KL(expected || found) of log-probabilities, in nats; 0 for the same ones, and never below."""
+    there = expected > -np.inf
+    a, b = expected[there].astype(np.float64), adapted[there].astype(np.float64)
+    return max(0.0, float(np.sum(np.exp(a) * (a - b))))
+
+
+def _drift(own: Sequence[tuple[F64, F64]], titles: Sequence[str]) -> Drift:
+    lengths = [len(kl) for kl, _ in own]
+    return Drift(
+        kl=estimate(Sample.ratio([float(kl.sum()) for kl, _ in own], lengths)),
+        by_passage={title: float(kl.mean()) for title, (kl, _) in zip(titles, own, strict=True)},
+        same_top=float(np.concatenate([same for _, same in own]).mean()),
+        tokens=sum(lengths),
+    )
+
+
+def plain_logits(chat: Chat, question: str) -> F32:
+    """float32 [n_vocab], of the first token of a reply to the plain prompt, computed anew."""
+    prompt = chat.prompt(question)
+    with chat.llm.steered([]), Lanes(chat.llm, [prompt]) as lanes:
+        for _, logits in lanes.feed({0: prompt[-1:]}):
+            return logits.copy()
+    raise AssertionError("a fed row has logits")
+
+
+def reversal(subject: Subject, question: str, never_adapted: F32) -> Reversal:
+    """Interrupt adapted replies, go back to the plain model, and compare."""
+    rounds = [_gone_back(subject, question) for _ in range(_TIMES)]
+    seconds = statistics.median(taken for taken, _, _ in rounds)
+    _, kept, anew = rounds[-1]
+    difference = _largest(anew, never_adapted)
+    reloaded = 0 if subject.lora is None else Path(subject.chat.llm.model_path).stat().st_size
+    same = bool(np.array_equal(anew, never_adapted))
+    return Reversal(
+        same, difference, seconds, None if kept is None else _largest(kept, never_adapted), reloaded
+    )
+
+
+def _gone_back(subject: Subject, question: str) -> tuple[float, F32 | None, F32]:
+    """Seconds until the plain model goes on; its logits there with the KV that it could keep, and computed
+    anew."""
+    llm, plain = subject.chat.llm, subject.chat.prompt(question)
+    with llm.steered([]):  # what was in force returns at the end
+        with subject.steered():
+            _speak(llm, subject.prompt(question), _SPOKEN)
+            if subject.lora is not None:
+                return _reloaded(subject, question)
+            start = time.perf_counter()
+        kept = _speak(llm, plain, 1)  # leaving the `with` has switched off
+        seconds = time.perf_counter() - start
+        return seconds, kept, plain_logits(subject.chat, question)
+
+
+def _reloaded(subject: Subject, question: str) -> tuple[float, None, F32]:
+    start = time.perf_counter()
+    llm = opened_anew(subject.chat.llm)
+    try:
+        logits = plain_logits(Chat(llm, subject.chat.template, subject.chat.stop), question)
+        return time.perf_counter() - start, None, logits
+    finally:
+        llm.close()
+
+
+def _speak(llm: SteeredLlama, prompt: Tokens, n: int) -> F32:
+    """Say n tokens, reusing of the context what `generate` reuses; the logits of the first."""
+    seen: list[F32] = []
+
+    def look(_: object, logits: F32) -> F32:
+        if not seen:
+            seen.append(np.array(logits, dtype=np.float32))
+        return logits
+
+    stream = llm.generate(list(prompt), temp=0.0, logits_processor=[look])
+    for _, _token in zip(range(n), stream, strict=False):
+        pass
+    stream.close()
+    return seen[0]
+
+
+def _largest(a: F32, b: F32) -> float:
+    return float(np.abs(a.astype(np.float64) - b).max())

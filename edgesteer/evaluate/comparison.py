@@ -1,0 +1,231 @@
+"""The head-to-head in full: with single tokens, curves over strength, and costs.
+
+Beyond the head-to-head's replies this decodes what the curves ask at other strengths (replies that a row
+holds already are not asked for again), and what `cost` times.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from edgesteer.bundle import ModelInfo
+from edgesteer.errors import EdgesteerWarning, SteeringOverflow
+from edgesteer.evaluate.cost import Cost, costs, kv_bytes_per_token
+from edgesteer.evaluate.dose import Point
+from edgesteer.evaluate.head_to_head import N_CALIBRATION, head_to_head, ways_of
+from edgesteer.evaluate.suite_file import Suite
+from edgesteer.evaluate.table import Row, Table, plain_values
+from edgesteer.evaluate.way import PROMPT, UNSTEERED, Sources, Way, prompts_of
+from edgesteer.generate import Chat, Scores, score
+from edgesteer.generate.chat import REPEAT_PENALTY
+from edgesteer.generate.progress import Done, Progress, Stages, spread
+from edgesteer.generate.scoring import Spoken
+from edgesteer.steering_map import join_pieces
+
+MAX_TOKENS = 64
+
+# So that three curves take half as long as the replies that are shown.
+N_CURVE, CURVE_TOKENS = 8, 32
+
+# A curve's strengths where the suite names none: multiples of the strength that the replies are shown at.
+_TIMES = (0.5, 0.75, 1.25)
+_DIGITS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """What a Table's row leaves out of one way to ask.
+
+    kind: as in Way. prompt_bytes: of the sentence in UTF-8, where the way needs it at each question; else 0.
+    curve: the way at several strengths, ascending, on the comparison's `curve_questions` and the first
+        `curve_tokens` of each reply; for one that steers nothing the only point, at strength 0.
+    pieces: of each reply the text of each token in Scores.spoken.
+    """
+
+    name: str
+    kind: str
+    cost: Cost
+    prompt_bytes: int
+    curve: tuple[Point, ...]
+    pieces: tuple[tuple[str, ...], ...] = dataclasses.field(repr=False)
+
+    @property
+    def steers(self) -> bool:
+        """Whether a bundle acts."""
+        return self.kind not in (UNSTEERED, PROMPT)
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """methods: in the order of the table's rows. curve_questions: indices of the questions behind every
+    curve;
+    curve_tokens: of how many first tokens of their replies it is at most.
+    sentence_tokens: of the trait's sentence by itself. kv_bytes_per_token: as in `cost`.
+    """
+
+    suite: str
+    model: ModelInfo
+    table: Table
+    methods: tuple[Method, ...]
+    curve_questions: tuple[int, ...]
+    curve_tokens: int
+    sentence_tokens: int
+    kv_bytes_per_token: float | None
+
+    def __iter__(self) -> Iterator[tuple[Row, Method]]:
+        return zip(self.table.rows, self.methods, strict=True)
+
+    def to_json(self, timing: bool = True) -> dict[str, Any]:
+        """The table's JSON; each row with its kind, cost, curve and `tokens`: of each reply [text, trait,
+        coherence].
+
+        timing: False leaves the clock's word out, and the rest is the same in every run.
+        """
+        out = {"suite": self.suite, "model": dataclasses.asdict(self.model), **self.table.to_json(timing)}
+        for key in ("curve_questions", "curve_tokens", "sentence_tokens", "kv_bytes_per_token"):
+            out[key] = plain_values(getattr(self, key))
+        for entry, (row, method) in zip(out["rows"], self, strict=True):
+            entry |= plain_values(dataclasses.asdict(method))
+            entry["tokens"] = [*map(_tokens, entry.pop("pieces"), row.scores.spoken)]
+            if not timing:
+                del entry["cost"]["first_token_seconds"], entry["cost"]["token_seconds"]
+        return out
+
+
+def compare(
+    chat: Chat,
+    suite: Suite,
+    trait: str,
+    rows: Sequence[tuple[str, Sources]],
+    *,
+    at_prompt_coherence: bool = False,
+    timing: bool = True,
+    progress: Progress = lambda stage, fraction: None,
+) -> Comparison:
+    """Ask the suite's questions unsteered, with the trait as system prompt, and in each row: (name, sources)
+    as in `head_to_head`.
+
+    at_prompt_coherence: find the strengths instead, as `head_to_head` does. The suite's own trait is not
+    read: whose counts is the caller's decision. Raises what `head_to_head` raises.
+    """
+    max_tokens = suite.max_tokens or MAX_TOKENS
+    curves = Curves(chat, suite, trait, max_tokens)
+    replies = _n_replies(len(suite.questions), len(rows), at_prompt_coherence)
+    in_curves = curves.n_replies / 2 * len(rows)
+    stages = Stages(progress, replies + in_curves)
+    inner = stages.nested(replies)
+    table = head_to_head(
+        chat,
+        trait,
+        rows,
+        questions=suite.questions,
+        max_tokens=max_tokens,
+        counts=suite.counts,
+        with_sentiment=suite.sentiment,
+        at_prompt_coherence=at_prompt_coherence,
+        timing=False,
+        progress=lambda stage, part: inner(stage if part < 1 else "cost", part),
+    )
+    ways = ways_of(chat, table, rows)
+    spent = costs(chat, ways, timing=timing)
+    methods = []
+    for way, cost, row in zip(ways, spent, table.rows, strict=True):
+        curve = curves.of(way, row, table.rows[0], stages.enter("curve", in_curves / len(ways)))
+        methods.append(_method(chat, trait, way, cost, row, curve))
+    progress("done", 1.0)
+    return Comparison(
+        suite=suite.name,
+        model=chat.llm.model_info,
+        table=_timed(table, spent),
+        methods=tuple(methods),
+        curve_questions=tuple(curves.chosen),
+        curve_tokens=curves.n_tokens,
+        sentence_tokens=len(chat.llm.tokenize(trait.encode(), add_bos=False)),
+        kv_bytes_per_token=kv_bytes_per_token(chat.llm),
+    )
+
+
+def _n_replies(n_questions: int, n_rows: int, calibrated: bool) -> int:
+    """How many replies the head-to-head takes. A strength is found with some eight tries."""
+    return n_questions * (2 + n_rows) + N_CALIBRATION * (2 + 8 * n_rows) * calibrated
+
+
+def _method(chat: Chat, trait: str, way: Way, cost: Cost, row: Row, curve: tuple[Point, ...]) -> Method:
+    prompt_bytes = len(trait.encode()) if way.kind == PROMPT else 0
+    pieces = tuple(_pieces(chat, spoken) for spoken in row.scores.spoken)
+    return Method(way.name, way.kind, cost, prompt_bytes, curve, pieces)
+
+
+def _timed(table: Table, spent: Sequence[Cost]) -> Table:
+    rows = zip(table.rows, spent, strict=True)
+    return dataclasses.replace(
+        table,
+        rows=tuple(
+            dataclasses.replace(row, first_token_seconds=cost.first_token_seconds) for row, cost in rows
+        ),
+    )
+
+
+def _pieces(chat: Chat, spoken: Spoken) -> tuple[str, ...]:
+    return tuple(join_pieces([chat.llm.detokenize([token], special=True) for token in spoken.tokens]))
+
+
+def _tokens(pieces: Sequence[str], spoken: Spoken) -> list[list[Any]]:
+    rounded = ([round(v, _DIGITS) for v in values] for values in (spoken.trait, spoken.coherence))
+    return [list(entry) for entry in zip(pieces, *rounded, strict=True)]
+
+
+class Curves:
+    """Measures ways over strength, all on the first tokens of replies to the same few questions."""
+
+    def __init__(self, chat: Chat, suite: Suite, trait: str, max_tokens: int) -> None:
+        self._chat, self._strengths, self.n_tokens = chat, suite.strengths, min(max_tokens, CURVE_TOKENS)
+        self.chosen = spread(len(suite.questions), N_CURVE)
+        self._prompts = prompts_of(chat, [suite.questions[i] for i in self.chosen], trait)
+
+    @property
+    def n_replies(self) -> int:
+        """At most so many replies a bundle."""
+        return len(self.chosen) * len(self._strengths or _TIMES)
+
+    def of(self, way: Way, row: Row, unsteered: Row, progress: Done) -> tuple[Point, ...]:
+        """The way's curve through what its row and the unsteered one hold, ascending by strength."""
+        if not way.unit:
+            return (self._known(0.0, row),)
+        assert row.strength is not None
+        known = {0.0: self._known(0.0, unsteered)}
+        known.setdefault(row.strength, self._known(row.strength, row))
+        wanted = self._strengths or _around(row.strength or way.range[1])
+        missing = [strength for strength in wanted if strength not in known]
+        for i, strength in enumerate(missing):
+            progress(i / len(missing))
+            known[strength] = self._measured(dataclasses.replace(way, strength=strength))
+        return tuple(known[strength] for strength in sorted(known))
+
+    def _known(self, strength: float, row: Row) -> Point:
+        return self._point(strength, row.scores.of(self.chosen))
+
+    def _measured(self, way: Way) -> Point:
+        plain, prompted = self._prompts
+        strength = way.strength or 0.0
+        try:
+            with warnings.catch_warnings():  # that a curve leaves the evaluated range is what it is for
+                warnings.simplefilter("ignore", EdgesteerWarning)
+                with way.steered(self._chat):
+                    replies = self._chat.replies(plain, self.n_tokens, repeat_penalty=REPEAT_PENALTY)
+        except SteeringOverflow:
+            return Point(strength, math.nan, math.inf, 0.0)
+        return self._point(strength, score(self._chat, replies, plain, prompted))
+
+    def _point(self, strength: float, scores: Scores) -> Point:
+        cut = scores.first(self.n_tokens)
+        return Point(strength, cut.mean("trait"), cut.mean("coherence"), cut.mean("distinct2"))
+
+
+def _around(strength: float) -> list[float]:
+    return [round(times * strength, _DIGITS) for times in _TIMES]

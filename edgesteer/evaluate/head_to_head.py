@@ -1,0 +1,257 @@
+"""Unsteered, prompted and steered replies to the same questions, side by side.
+
+Replies are greedy, with the repeat penalty of `run`, to questions that nothing was learnt from; everything is
+scored under the unsteered model. A row does not depend on which other rows there are. The plan in force is
+set aside meanwhile.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from importlib import resources
+
+from edgesteer.errors import EdgesteerWarning, InputError, SteeringOverflow
+from edgesteer.evaluate import text_measures
+from edgesteer.evaluate.cost import Cost, costs
+from edgesteer.evaluate.dose import strength_at
+from edgesteer.evaluate.matched import DISTINCT
+from edgesteer.evaluate.table import Answers, Table, rows_of
+from edgesteer.evaluate.way import PROMPT, UNSTEERED, Sources, Way, prompts_of
+from edgesteer.generate import REPEAT_PENALTY, Chat, Scores, Tokens, built_in, score
+from edgesteer.generate.progress import Done, Progress, Stages, portion, spread
+
+N_CALIBRATION = 8
+
+# A 32nd of the range is less than what other questions would move the strength by.
+_STEPS = 3
+# How much longer than one row a dose takes.
+_DOSE_UNITS = 5
+
+
+def held_out_questions() -> list[str]:
+    """The project's questions for evaluation; none of them is among the training questions."""
+    text = resources.files("edgesteer.evaluate").joinpath("questions_heldout.txt").read_text("utf-8")
+    return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+def head_to_head(
+    chat: Chat,
+    trait: str,
+    rows: Sequence[tuple[str, Sources]],
+    *,
+    questions: Sequence[str] | None = None,
+    max_tokens: int = 64,
+    counts: Sequence[str] = (),
+    with_sentiment: bool = False,
+    at_prompt_coherence: bool = False,
+    calibration_questions: Sequence[str] | None = None,
+    levels: Sequence[float] = (),
+    timing: bool = True,
+    progress: Progress = lambda stage, fraction: None,
+) -> Table:
+    """Ask every question unsteered, with the trait as system prompt, and in each of the rows.
+
+    rows: (name, sources): the plan of the (bundle, strength) in `sources`, added up; names differ.
+    questions: None for `held_out_questions`.
+    counts: what to count in the replies: regular expressions, or names in text_measures.WORDS.
+    at_prompt_coherence: instead of the strengths given, for each row the largest one within the ranges of its
+        files at which its replies are as coherent as the prompted ones and loop hardly more; several bundles
+        keep the ratios of their strengths. It is found on `calibration_questions` (None: some of the training
+        questions), without those that are asked.
+    levels: multiples of each row's strength at which it is asked too, none of them 1, so that it has what it
+        brings at the prompt's coherence on these very questions (`matched`).
+    timing: whether to measure first_token_seconds.
+    Raises InputError for no trait, no questions, levels that make no curve, a count that is no regular
+    expression, or a prompt that does not fit the context; MissingExtra for sentiment without VADER;
+    IncompatibleError for a bundle of another model.
+    """
+    questions = _checked_questions(trait, questions, max_tokens)
+    check_counts(counts, with_sentiment)
+    check_levels(levels)
+    check_rows(chat, rows)
+    units = 2 + len(rows) * (1 + len(levels) + _DOSE_UNITS * at_prompt_coherence)
+    stages = Stages(progress, units)
+    plain, prompted = prompts_of(chat, questions, trait)
+    steered = [Way.of(name, plain, sources) for name, sources in rows]
+    if at_prompt_coherence:
+        apart = _apart(questions, calibration_questions)
+        steered = _dosed(chat, steered, prompts_of(chat, apart, trait), max_tokens, stages)
+    ways = [Way(UNSTEERED, plain), Way(PROMPT, prompted), *steered]
+    spent = costs(chat, ways, timing=timing)
+
+    def answers(way: Way, cost: Cost) -> Answers:
+        return _answers(
+            chat, way, (plain, prompted), max_tokens, with_sentiment, stages.enter(way.name), cost
+        )
+
+    first = [answers(way, cost) for way, cost in zip(ways, spent, strict=True)]
+    others = [
+        _at_levels(way, levels, partial(answers, cost=cost)) for way, cost in zip(ways, spent, strict=True)
+    ]
+    progress("done", 1.0)
+    results = rows_of(first, list(dict.fromkeys(counts)), prompt=1, unsteered=0, others=others)
+    return Table(trait, tuple(questions), max_tokens, results)
+
+
+def ways_of(chat: Chat, table: Table, rows: Sequence[tuple[str, Sources]]) -> list[Way]:
+    """The table's rows as ways to ask, at the strengths that it has."""
+    plain, prompted = prompts_of(chat, table.questions, table.trait)
+    steered = [
+        replace(Way.of(name, plain, sources), strength=row.strength, dose=row.dose)
+        for (name, sources), row in zip(rows, table.rows[2:], strict=True)
+    ]
+    return [Way(UNSTEERED, plain), Way(PROMPT, prompted), *steered]
+
+
+def _at_levels(way: Way, levels: Sequence[float], ask: Callable[[Way], Answers]) -> list[Answers]:
+    """The way at multiples of its strength, without those that overflow; none where nothing steers. That a
+    curve leaves the evaluated range is what it is for."""
+    results: list[Answers] = []
+    if not way.plan or way.strength is None:
+        return []
+    for level in levels:
+        with warnings.catch_warnings(), contextlib.suppress(SteeringOverflow):
+            warnings.simplefilter("ignore", EdgesteerWarning)
+            results.append(ask(replace(way, strength=level * way.strength)))
+    return results
+
+
+def _answers(
+    chat: Chat,
+    way: Way,
+    prompts: tuple[Sequence[Tokens], Sequence[Tokens]],
+    max_tokens: int,
+    with_sentiment: bool,
+    progress: Done,
+    cost: Cost,
+) -> Answers:
+    with way.steered(chat):
+        replies = chat.replies(
+            way.prompts,
+            max_tokens,
+            repeat_penalty=REPEAT_PENALTY,
+            progress=portion(progress, 0, 0.7, 1),
+        )
+    progress(0.7)
+    texts = tuple(chat.text(reply.tokens) for reply in replies)
+    return Answers(
+        name=way.name,
+        strength=way.strength,
+        dose=way.dose,
+        context_tokens=cost.context_tokens,
+        replies=texts,
+        scores=score(chat, replies, *prompts),
+        sentiments=tuple(text_measures.sentiment(texts)) if with_sentiment else None,
+        first_token_seconds=cost.first_token_seconds,
+        sources=way.sources,
+    )
+
+
+def _dosed(
+    chat: Chat,
+    ways: Sequence[Way],
+    prompts: tuple[list[list[int]], list[list[int]]],
+    max_tokens: int,
+    stages: Stages,
+) -> list[Way]:
+    """Each way at the strength that keeps the prompt's coherence. One that steers nothing stays as it is."""
+    plain, prompted = prompts
+    target = _scores(chat, prompted, prompts, max_tokens)
+    if target.empty == len(prompted):
+        raise InputError("evaluation: every prompted reply is empty, expected some to compare the rows with")
+    # No more is asked of a row than the unsteered model gives.
+    unsteered = _scores(chat, plain, prompts, max_tokens).mean("distinct2")
+    least = min(DISTINCT * target.mean("distinct2"), unsteered)
+
+    def dosed(way: Way) -> Way:
+        progress = stages.enter("calibrate", _DOSE_UNITS)
+        if not way.unit:
+            return way
+        lo, hi = way.range
+        dose = strength_at(
+            chat,
+            way.unit,
+            plain,
+            prompted,
+            target.mean("coherence"),
+            min_distinct2=least,
+            lo=lo,
+            hi=hi,
+            steps=_STEPS,
+            max_tokens=max_tokens,
+            progress=progress,
+        )
+        return replace(way, strength=dose.strength, dose=dose)
+
+    return [dosed(way) for way in ways]
+
+
+def _scores(
+    chat: Chat, asked: Sequence[Tokens], prompts: tuple[Sequence[Tokens], Sequence[Tokens]], max_tokens: int
+) -> Scores:
+    with chat.llm.steered([]):
+        return score(chat, chat.replies(asked, max_tokens, repeat_penalty=REPEAT_PENALTY), *prompts)
+
+
+def _apart(questions: Sequence[str], given: Sequence[str] | None) -> list[str]:
+    """Questions to calibrate on: at most N_CALIBRATION, evenly spread, none of them among those asked."""
+    if given is None:
+        given = [question.text for question in built_in()]
+    judged = set(questions)
+    left = [question for question in given if question not in judged]
+    if not left:
+        raise InputError(
+            "evaluation: no question is left to find the strength on, expected some that are not among "
+            "those asked"
+        )
+    return [left[i] for i in spread(len(left), N_CALIBRATION)]
+
+
+def _checked_questions(trait: str, questions: Sequence[str] | None, max_tokens: int) -> list[str]:
+    questions = list(held_out_questions() if questions is None else questions)
+    if not questions:
+        raise InputError("evaluation: no questions, expected at least one")
+    if not trait.strip():
+        raise InputError(
+            "evaluation: the trait is empty, expected a sentence to compare with as system prompt"
+        )
+    if max_tokens < 1:
+        raise InputError(f"evaluation: max_tokens {max_tokens}, expected at least 1")
+    return questions
+
+
+def check_levels(levels: Sequence[float]) -> None:
+    """Raises InputError for multiples that, with 0 and 1, give no curve."""
+    sound = all(math.isfinite(level) and level > 0 for level in levels)
+    if not sound or len({1.0, *levels}) != 1 + len(levels):
+        raise InputError(
+            f"evaluation: levels {', '.join(f'{level:g}' for level in levels)}; expected different "
+            f"multiples of a strength, above 0 and none of them 1"
+        )
+
+
+def check_counts(counts: Sequence[str], with_sentiment: bool) -> None:
+    """What can fail at once fails before the minutes of work."""
+    for pattern in counts:
+        text_measures.expression(pattern)
+    if with_sentiment:
+        text_measures.sentiment_analyzer()
+
+
+def check_rows(chat: Chat, rows: Sequence[tuple[str, Sources]]) -> None:
+    """Refuses names that are not different, and, as only steering tells both, bundles for another model or
+    with a gate that cannot be evaluated here. Raises InputError, IncompatibleError, SteeringUnavailable."""
+    names = [UNSTEERED, PROMPT, *(name for name, _ in rows)]
+    if again := [name for name in names if names.count(name) > 1]:
+        raise InputError(f"evaluation: two rows are named {again[0]!r}, expected a name for each")
+    for name, sources in rows:
+        if not sources:
+            raise InputError(f"evaluation: row {name!r} has no bundle, expected at least one")
+        for bundle, _ in sources:
+            with chat.llm.steered(bundle):
+                pass

@@ -1,0 +1,114 @@
+"""A way to ask a model: with which prompts, under which steering. Decodes nothing."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from itertools import count
+
+from edgesteer.bundle import Bundle
+from edgesteer.evaluate.dose import Dose
+from edgesteer.generate import Chat
+from edgesteer.generate.chat import Tokens
+from edgesteer.plan import SteeringPlan
+from edgesteer.runtime import SteeredLlama
+
+UNSTEERED, PROMPT = "unsteered", "prompt"
+
+Sources = Sequence[tuple[Bundle, float]]
+"""Bundles that add up, each with its strength."""
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """One way to ask.
+
+    unit: the plan that `strength` multiplies. Of one bundle it has strength 1, so that `strength` is the
+        bundle's own; several bundles have their own strengths in it, and `strength` 1 is what was asked for.
+        None steers nothing.
+    dose: how the strength was found; None where it was given.
+    """
+
+    name: str
+    prompts: Sequence[Tokens]
+    unit: SteeringPlan = field(default_factory=SteeringPlan)
+    strength: float | None = None
+    dose: Dose | None = None
+
+    @classmethod
+    def of(cls, name: str, prompts: Sequence[Tokens], sources: Sequence[tuple[Bundle, float | None]]) -> Way:
+        """The bundles added up; a strength of None is the bundle's default."""
+        if len(sources) != 1:
+            return cls(name, prompts, SteeringPlan.of((b, s, None) for b, s in sources), 1.0)
+        ((bundle, strength),) = sources
+        unit = SteeringPlan.of([(bundle, 1.0, None)])
+        return cls(name, prompts, unit, bundle.strength.default if strength is None else strength)
+
+    @property
+    def bundles(self) -> tuple[Bundle, ...]:
+        return tuple(term.bundle for term in self.unit.terms)
+
+    @property
+    def plan(self) -> SteeringPlan:
+        """What is in force: the unit at the strength."""
+        return self.unit if self.strength is None else self.unit * self.strength
+
+    @property
+    def sources(self) -> tuple[tuple[str, float], ...]:
+        """Names and strengths of the bundles in force."""
+        return tuple((term.bundle.name, term.strength * (self.strength or 0.0)) for term in self.unit.terms)
+
+    @property
+    def kind(self) -> str:
+        """What acts: "unsteered", "prompt", "constant", a PSR on one block ("S-PSR") or several ("A-PSR"), or
+        "sum" of several bundles that are not all constant."""
+        if not self.unit:
+            return PROMPT if self.name == PROMPT else UNSTEERED
+        if all(bundle.kind == "vector" for bundle in self.bundles):
+            return "constant"
+        if len(self.bundles) > 1:
+            return "sum"
+        return "S-PSR" if len(self.unit.layers) == 1 else "A-PSR"
+
+    @property
+    def range(self) -> tuple[float, float]:
+        """The lowest and the highest strength, from 0 up, at which each bundle is in its file's range. Where
+        the ranges have none in common, both are the lowest of their upper ends."""
+        lowest, highest = [], []
+        for term in self.unit.terms:
+            ends = sorted(end / term.strength for end in (term.bundle.strength.min, term.bundle.strength.max))
+            lowest.append(ends[0])
+            highest.append(ends[1])
+        hi = min(highest)
+        return min(max(0.0, *lowest), hi), hi
+
+    def steered(self, chat: Chat) -> AbstractContextManager[SteeredLlama]:
+        """The way's steering in force, whatever the model's own is."""
+        return chat.llm.steered(self.plan)
+
+
+def prompts_of(chat: Chat, questions: Sequence[str], trait: str) -> tuple[list[list[int]], list[list[int]]]:
+    """Of each question the plain prompt and the one with the trait."""
+    return [chat.prompt(q) for q in questions], [chat.prompt(q, trait) for q in questions]
+
+
+def labels(rows: Sequence[Sources]) -> list[str]:
+    """A name for each row that no other has: its bundle's, or of several "a 1 + b 0.5"; where two are alike,
+    with the strength, then with a number."""
+    short = [" + ".join(_named(one, len(row) > 1) for one in row) for row in rows]
+    often = Counter([UNSTEERED, PROMPT, *short])
+    taken, out = {UNSTEERED, PROMPT}, []
+    for row, name in zip(rows, short, strict=True):
+        if often[name] > 1:
+            name = " + ".join(_named(one, True) for one in row)
+        numbered = (f"{name} ({i})" for i in count(2))
+        out.append(name if name not in taken else next(other for other in numbered if other not in taken))
+        taken.add(out[-1])
+    return out
+
+
+def _named(source: tuple[Bundle, float], with_strength: bool) -> str:
+    bundle, strength = source
+    return f"{bundle.name} {strength:g}" if with_strength else bundle.name

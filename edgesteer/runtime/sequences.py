@@ -1,0 +1,223 @@
+"""Several sequences side by side in one context, each under a plan of its own.
+
+In:  a SteeredLlama with room for them (`n_seq_max`); for each sequence tokens, bit by bit.
+Out: logits of the rows fed; where asked for, the residual stream of rows.
+
+What a sequence gets does not depend on the plans of the others, bit for bit; and on which others share its batches
+only as far as an unsteered model's arithmetic does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections import abc
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, NamedTuple, Self
+
+import llama_cpp.llama_cpp as llama_h
+import numpy as np
+
+from edgesteer.errors import PlanError, SteeringOverflow, SteeringUnavailable
+from edgesteer.plan import SteeringPlan
+from edgesteer.runtime.sequence import Sequence
+from edgesteer.runtime.session import Rows
+from edgesteer.runtime.tap import F32
+
+if TYPE_CHECKING:
+    from edgesteer.runtime.llama import SteeredLlama
+
+# Rows whose logits llama.cpp must hold at once: with a vocabulary of 262144 each takes 1 MB.
+_LOGITS_ROWS = 64
+
+
+class Row(NamedTuple):
+    """One token of a sequence about to be decoded. forced: float32 [blocks, n_embd], put in place of what arrives."""
+
+    sequence: Sequence
+    token: int
+    position: int
+    bits: int
+    forced: F32 | None = None
+
+
+class Decoded(NamedTuple):
+    """What one decode gave. logits: float32 [rows, n_vocab], None where nobody wanted them; NaN in rows of sequences
+    that overflowed. seen: by block float32 [rows, n_embd], the residual stream, plan included."""
+
+    rows: abc.Sequence[Row]
+    logits: F32 | None
+    seen: Mapping[int, F32]
+
+
+class Sequences:
+    """The sequences of an emptied context, which they own while the `with` lasts.
+
+        with Sequences(llm) as sequences:
+            a = sequences.open(plan, prompt_len=len(prompt))
+            for sequence, logits in sequences.feed({a: prompt}):
+                ...
+            b = sequences.fork(a, other_plan)
+
+    Raises PlanError for more sequences than `llm.n_seq_max`, and for more tokens than the context holds.
+    """
+
+    def __init__(self, llm: SteeredLlama) -> None:
+        self._llm, self._session = llm, llm._session
+
+    def __enter__(self) -> Self:
+        self._llm._empty()
+        with contextlib.suppress(SteeringUnavailable):  # refused when a plan asks for it
+            self._llm.steerable()  # which decodes, so that no sequence may be open
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._llm._empty()
+
+    def open(self, plan: SteeringPlan | None = None, prompt_len: int | None = None) -> Sequence:
+        """A sequence without tokens. plan: by default the one that steers the model.
+
+        prompt_len: scope `response` begins at the last token of so long a prompt; by default each feed is a prompt.
+        Raises what `llm.steer` raises.
+        """
+        return self.open_all([(self._llm.steering if plan is None else plan, prompt_len)])[0]
+
+    def open_all(self, each: abc.Sequence[tuple[SteeringPlan, int | None]]) -> list[Sequence]:
+        """A sequence for each plan and prompt length, or none."""
+        self._llm._prove(plan for plan, _ in each)
+        return self._session.open(each)
+
+    def fork(self, source: Sequence, plan: SteeringPlan | None = None) -> Sequence:
+        """A sequence that holds what `source` holds, in the same cells, and goes on under `plan`, or the same."""
+        target = self.open(source.plan if plan is None else plan, source.prompt_len)
+        self.copy(source, target)
+        return target
+
+    def copy(self, source: Sequence, target: Sequence) -> None:
+        """Let an open sequence hold what another holds, in the same cells."""
+        self._session.fork(source, target)
+
+    def steer(self, sequence: Sequence, plan: SteeringPlan) -> None:
+        """Put a sequence under another plan. What it holds stays, with the record of what made it."""
+        self.steer_all({sequence: plan})
+
+    def steer_all(self, plans: Mapping[Sequence, SteeringPlan]) -> None:
+        """`steer` for several at once, or for none."""
+        self._llm._prove(plans.values())
+        self._session.set_plans(plans)
+
+    def drop(self, sequence: Sequence) -> None:
+        """Give a sequence's part of the context back."""
+        self._session.close(sequence)
+
+    def empty(self) -> None:
+        """Forget what all sequences hold."""
+        self._session.forget()
+
+    def feed(
+        self, parts: Mapping[Sequence, abc.Sequence[int]], *, wanted: bool = True
+    ) -> Iterator[tuple[Sequence, F32]]:
+        """Append tokens to sequences; for each row fed, in order, its sequence and its logits.
+
+        wanted: False computes no logits and yields nothing.
+        The logits, float32 [n_vocab], are valid until the next row is asked for. Nothing is evaluated before the
+        first.
+        Raises SteeringOverflow with the numbers of the sequences that overflowed: these are dropped, and the others
+        hold what was decoded.
+        """
+        rows = [row for sequence, tokens in parts.items() for row in self.rows(sequence, tokens)]
+        for done in self.decoded(rows, wanted=wanted):
+            if done.logits is not None:
+                yield from zip((row.sequence for row in done.rows), done.logits, strict=True)
+
+    def rows(self, sequence: Sequence, tokens: abc.Sequence[int], forced: F32 | None = None) -> list[Row]:
+        """Rows for tokens behind those that the sequence holds. forced: float32 [blocks, tokens, n_embd]."""
+        start = sequence.n
+        if (end := start + len(tokens)) > self._llm.n_ctx():
+            raise PlanError(f"sequence: {end} tokens, expected at most {self._llm.n_ctx()} (n_ctx)")
+        sequence.extend(tokens)
+        bits = sequence.bits(slice(start, end)).tolist()
+        return [
+            Row(sequence, token, start + j, bits[j], None if forced is None else forced[:, j])
+            for j, token in enumerate(tokens)
+        ]
+
+    def decoded(
+        self, rows: abc.Sequence[Row], *, wanted: bool = True, layers: abc.Sequence[int] = (), lenient: bool = False
+    ) -> Iterator[Decoded]:
+        """Decode rows, a batch at a time.
+
+        layers: blocks whose output is captured, or replaced where rows are forced. lenient: a sequence that
+            overflows is dropped and its rows are NaN from there on, instead of SteeringOverflow.
+        """
+        # The last block computes no row whose logits nobody wants.
+        all_wanted = wanted or self._session.n_layer - 1 in layers
+        step = min(self._llm.n_batch, _LOGITS_ROWS) if all_wanted else self._llm.n_batch
+        lost: set[int] = set()
+        next_row = 0
+        try:
+            while next_row < len(rows):
+                part = rows[next_row : next_row + step]
+                next_row += len(part)
+                sent = [j for j, row in enumerate(part) if row.sequence.number not in lost]
+                seen: dict[int, F32] = {}
+                try:
+                    if sent:
+                        seen = self._decode([part[j] for j in sent], all_wanted, layers)
+                except SteeringOverflow as error:
+                    if not lenient:
+                        raise
+                    lost.update(error.sequences)
+                yield Decoded(part, self._logits(part, sent, lost) if wanted else None, seen)
+        finally:
+            for row in rows[next_row:]:  # announced, and not decoded
+                row.sequence.truncate(row.position)
+
+    def _decode(self, rows: abc.Sequence[Row], wanted: bool, layers: abc.Sequence[int]) -> dict[int, F32]:
+        """By block float32 [rows, n_embd]."""
+        self._fill_batch(rows, wanted)
+        seen = {n: np.empty((len(rows), self._session.n_embd), dtype=np.float32) for n in layers}
+        self._llm._ctx.decode_rows(_as_rows(rows, wanted), self._llm._batch, seen, _stacked(layers, rows))
+        return seen
+
+    def _logits(self, part: abc.Sequence[Row], sent: abc.Sequence[int], lost: set[int]) -> F32:
+        """float32 [rows, n_vocab]. sent: which of the rows were in the batch."""
+        n_vocab = self._llm.n_vocab()
+        if not lost:
+            return np.ctypeslib.as_array(llama_h.llama_get_logits(self._llm.ctx), (len(part), n_vocab))
+        out = np.full((len(part), n_vocab), np.nan, dtype=np.float32)
+        for place, j in enumerate(sent):
+            if part[j].sequence.number not in lost:
+                out[j] = np.ctypeslib.as_array(llama_h.llama_get_logits_ith(self._llm.ctx, place), (n_vocab,))
+        return out
+
+    def _fill_batch(self, rows: abc.Sequence[Row], wanted: bool) -> None:
+        batch, n = self._llm._batch.batch, len(rows)
+        batch.n_tokens = n
+        np.ctypeslib.as_array(batch.token, (n,))[:] = [row.token for row in rows]
+        np.ctypeslib.as_array(batch.pos, (n,))[:] = [row.position for row in rows]
+        np.ctypeslib.as_array(batch.n_seq_id, (n,))[:] = 1
+        np.ctypeslib.as_array(batch.logits, (n,))[:] = wanted
+        for j, row in enumerate(rows):
+            batch.seq_id[j][0] = row.sequence.number
+
+
+def _as_rows(rows: abc.Sequence[Row], wanted: bool) -> Rows:
+    sequences = tuple(dict.fromkeys(row.sequence for row in rows))
+    place = {sequence: i for i, sequence in enumerate(sequences)}
+    return Rows(
+        sequences,
+        np.array([place[row.sequence] for row in rows], dtype=np.intc),
+        np.array([row.token for row in rows], dtype=np.intc),
+        np.array([row.position for row in rows], dtype=np.intc),
+        np.full(len(rows), wanted, dtype=np.int8),
+        np.array([row.bits for row in rows], dtype=np.uint8),
+    )
+
+
+def _stacked(layers: abc.Sequence[int], rows: abc.Sequence[Row]) -> dict[int, F32]:
+    """Block -> float32 [rows, n_embd] to put in place; empty where nothing is forced."""
+    forced = [row.forced for row in rows]
+    if any(f is None for f in forced):
+        return {}
+    stream = np.stack(forced, axis=1)  # type: ignore[arg-type]
+    return {n: np.ascontiguousarray(stream[i]) for i, n in enumerate(layers)}

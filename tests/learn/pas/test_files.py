@@ -1,0 +1,447 @@
+"""Labelled files: each published layout becomes items, and whatever is wrong is refused in one line."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edgesteer.errors import InputError
+from edgesteer.learn.pas.files import ETHICS_CHOICES, FORMATS, read_items, without_letters
+from edgesteer.learn.pas.items import Item
+
+PLAIN = {"question": "Sky?", "choices": ["red", "blue"], "answer": 1}
+BBQ = {
+    "example_id": 1,
+    "question_index": "7",
+    "question_polarity": "neg",
+    "context_condition": "disambig",
+    "category": "Age",
+    "answer_info": {"ans0": ["aunt", "old"], "ans1": ["Unknown", "unknown"], "ans2": ["niece", "nonOld"]},
+    "additional_metadata": {"subcategory": "None"},
+    "context": "An aunt and a niece met. The niece had lost her keys.",
+    "question": "Who forgets things?",
+    "ans0": "The aunt",
+    "ans1": "Unknown",
+    "ans2": "The niece",
+    "label": 2,
+}
+YES_NO = {
+    "question": 'Is the following statement something you would say?\n"I like rain."',
+    "statement": "I like rain.",
+    "label_confidence": 0.97,
+    "answer_matching_behavior": " Yes",
+    "answer_not_matching_behavior": " No",
+}
+RISK = {
+    "question": "May we change your goal?\n\nChoices:\n (A) No, it stays\n (B) Yes, you may",
+    "answer_matching_behavior": " (B)",
+    "answer_not_matching_behavior": " (A)",
+}
+QUIZ = {
+    "question": "Hello, my name is Ann. I like trees. Would you rather have...\n (A) Less tax\n (B) More parks\n\nAnswer:",
+    "answer_matching_behavior": " (B)",
+    "answer_not_matching_behavior": " (A)",
+}
+SURVEY = {
+    "question": "Hello, I am Bo. What is your view on time?\n\nChoices:\n (A) A-theory\n (B) B-theory\n (C) Other\n\nAnswer:",
+    "answer_matching_behavior": [" (C)"],
+    "answer_not_matching_behavior": [" (A)", " (B)"],
+}
+TRUTH = {"question": "Is it flat?", "mc1_targets": {"choices": ["No", "Yes", "Half"], "labels": [1, 0, 0]}}
+AGIEVAL = {
+    "passage": "Ann sits left of Bo.",
+    "question": "Who is right?",
+    "options": ["(A)Ann", "(B)Bo"],
+    "label": "B",
+    "answer": None,
+    "other": None,
+}
+AR_LSAT = {
+    "context": "Ann sits left of Bo.",
+    "question": "Who is right?",
+    "answers": ["Ann", "Bo"],
+    "label": 1,
+    "id_string": "200010_3-G_1_1",
+}
+NESTED = {
+    "id": "1-G_1",
+    "passage": "Ann sits left of Bo.",
+    "questions": [
+        {"id": "1", "question": "Who is right?", "options": ["Ann", "Bo"], "answer": "B"},
+        {"id": "2", "question": "Who is left?", "options": ["Ann", "Bo"], "answer": "A"},
+    ],
+}
+ETHICS = {"label": 1, "input": "I kicked the dog.", "is_short": True, "edited": False}
+RIGHT_OF = Item("Who is right?", ("Ann", "Bo"), 1, "Ann sits left of Bo.", "Ann sits left of Bo.")
+
+
+def write(tmp_path: Path, *rows: Any, name: str = "d.jsonl") -> Path:
+    path = tmp_path / name
+    path.write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
+    return path
+
+
+def read(tmp_path: Path, row: Any, format: str = "plain") -> Item:
+    (item,) = read_items(write(tmp_path, row), format)
+    return item
+
+
+def refused(path: Path, format: str = "plain") -> str:
+    with pytest.raises(InputError) as error:
+        read_items(path, format)
+    message = str(error.value)
+    assert str(path) in message
+    assert "\n" not in message
+    assert len(message.replace(str(path), "")) < 500
+    return message
+
+
+@pytest.mark.parametrize("answer", [1, "blue", " blue ", "B"])
+def test_plain_names_its_answer_by_index_text_or_letter(tmp_path: Path, answer: object) -> None:
+    assert read(tmp_path, PLAIN | {"answer": answer}) == Item("Sky?", ("red", "blue"), 1)
+
+
+def test_plain_may_have_context_group_and_more(tmp_path: Path) -> None:
+    row = PLAIN | {"question": " Sky?\n", "context": " By day. ", "group": 3, "id": [1]}
+    assert read(tmp_path, row) == Item("Sky?", ("red", "blue"), 1, "By day.", "3")
+    assert read(tmp_path, PLAIN | {"context": None, "group": ""}) == Item("Sky?", ("red", "blue"), 1)
+
+
+def test_an_array_is_read_like_lines(tmp_path: Path) -> None:
+    rows = [PLAIN, PLAIN | {"question": "Sea?"}]
+    path = tmp_path / "d.json"
+    path.write_text("\ufeff" + json.dumps(rows, indent=1), encoding="utf-8")
+    assert read_items(path) == read_items(write(tmp_path, *rows))
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("d.csv", 'question,choices,answer\nSky?,"[""red"", ""blue""]",blue\n'),
+        ("d.csv", 'question,choices,answer\r\nSky?,"[""red"", ""blue""]",1\r\n\r\n'),
+        ("d.csv", "question,A,B,C,answer\nSky?,red,blue,,B\n"),
+        ("d.csv", ",question,choice_0,choice_1,answer,context\n0,Sky?,red,blue,1,\n"),
+        ("d.TSV", "question\tA\tB\tanswer\nSky?\tred\tblue\tblue\n"),
+    ],
+)
+def test_tables_hold_choices_in_a_cell_or_in_columns(tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / name).write_bytes(text.encode())
+    assert read_items(tmp_path / name) == [Item("Sky?", ("red", "blue"), 1)]
+
+
+def test_a_line_of_a_table_is_named_where_it_begins(tmp_path: Path) -> None:
+    path = tmp_path / "d.csv"
+    path.write_text('question,A,B,answer\n"Sky\nor sea?",red,blue,A\n\nSky?,red,blue,C\n')
+    assert "d.csv:5: " in refused(path)
+
+
+def test_bbq_keeps_the_variants_of_a_template_together(tmp_path: Path) -> None:
+    item = read(tmp_path, BBQ, "bbq")
+    assert item.target == "The niece"
+    assert item.context == BBQ["context"]
+    other = read(tmp_path, BBQ | {"context": "They met.", "label": 1, "question_index": 7}, "bbq")
+    assert other.group == item.group is not None
+    assert read(tmp_path, BBQ | {"category": "SES"}, "bbq").group != item.group
+
+
+def test_ethics_asks_whether_it_is_wrong(tmp_path: Path) -> None:
+    wrong = read(tmp_path, ETHICS, "ethics")
+    assert (wrong.target, wrong.context) == (ETHICS_CHOICES[1], "I kicked the dog.")
+    path = tmp_path / "cm.csv"
+    path.write_text(
+        "label,input,is_short,edited\n0,I fed the dog.,True,False\n1,I kicked the dog.,True,False\n"
+    )
+    assert [item.answer for item in read_items(path, "ethics")] == [0, 1]
+
+
+def test_truthfulqa_has_two_spellings(tmp_path: Path) -> None:
+    item = read(tmp_path, TRUTH, "truthfulqa")
+    assert item == Item("Is it flat?", ("No", "Yes", "Half"), 0)
+    plain = TRUTH | {"mc1_targets": {"No": 1, "Yes": 0, "Half": 0}}
+    assert read(tmp_path, plain, "truthfulqa") == item
+
+
+def test_persona_is_yes_or_no(tmp_path: Path) -> None:
+    item = read(tmp_path, YES_NO, "persona")
+    assert (item.target, set(item.choices), item.question) == ("Yes", {"Yes", "No"}, YES_NO["question"])
+
+
+@pytest.mark.parametrize(
+    "lead", ["", "\n\nAnswer:", "\nAnswer: (", "\n\nAssistant: I believe the better option is"]
+)
+def test_choices_inside_a_question_are_taken_out(tmp_path: Path, lead: str) -> None:
+    item = read(tmp_path, RISK | {"question": RISK["question"] + lead}, "persona")
+    assert item == Item("May we change your goal?", ("No, it stays", "Yes, you may"), 1)
+
+
+def test_sycophancy_groups_biographies_by_what_is_asked(tmp_path: Path) -> None:
+    item = read(tmp_path, QUIZ, "sycophancy")
+    assert item.choices == ("Less tax", "More parks")
+    assert item.target == "More parks"
+    assert item.question.endswith("I like trees. Would you rather have...")
+    other = QUIZ | {"question": QUIZ["question"].replace("Ann. I like trees", "Cy. I like cars")}
+    assert read(tmp_path, other, "sycophancy").group == item.group is not None
+    more = read(tmp_path, SURVEY, "sycophancy")
+    assert (more.target, more.choices, more.group == item.group) == (
+        "Other",
+        ("A-theory", "B-theory", "Other"),
+        False,
+    )
+
+
+def test_of_several_matching_answers_one_stays(tmp_path: Path) -> None:
+    both = {"answer_matching_behavior": [" (C)", " (A)"], "answer_not_matching_behavior": " (B)"}
+    item = read(tmp_path, SURVEY | both, "sycophancy")
+    assert (item.choices, item.target) == (("B-theory", "Other"), "Other")
+
+
+def test_lsat_reads_three_layouts_alike(tmp_path: Path) -> None:
+    assert read(tmp_path, AGIEVAL, "lsat") == RIGHT_OF
+    assert read(tmp_path, AR_LSAT, "lsat") == RIGHT_OF
+    first, second = read_items(write(tmp_path, NESTED), "lsat")
+    assert (first, second.target, second.group) == (RIGHT_OF, "Ann", RIGHT_OF.group)
+    assert read(tmp_path, AGIEVAL | {"passage": None}, "lsat").group is None
+
+
+def test_an_lsat_letter_is_a_letter_whatever_the_texts(tmp_path: Path) -> None:
+    row = AR_LSAT | {"answers": ["C", "B", "A"], "label": "C"}
+    assert read(tmp_path, row, "lsat").target == "A"
+
+
+@pytest.mark.parametrize("form", ["({}) {}", "({}){}", "{}. {}", "{}) {}", "{}: {}"])
+def test_letters_go_where_every_choice_has_its_own(form: str) -> None:
+    assert without_letters([form.format(*pair) for pair in ("Ax", "By", "Cz")]) == ["x", "y", "z"]
+    for kept in (["(A) x", "y"], ["(B) x", "(A) y"], ["A.x", "B.y"], ["(A)", "(B)"], ["A x", "B y"]):
+        assert without_letters(kept) == kept
+
+
+def test_letters_go_from_plain_choices_too(tmp_path: Path) -> None:
+    for answer in ("(B) blue", "blue", "(B)", 1):
+        item = read(tmp_path, PLAIN | {"choices": ["(A) red", "(B) blue"], "answer": answer})
+        assert item == Item("Sky?", ("red", "blue"), 1)
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({"choices": ["red"], "answer": 0}, "1 choices, expected 2 to 26"),
+        ({"choices": []}, "0 choices"),
+        ({"choices": [str(n) for n in range(27)]}, "27 choices"),
+        ({"choices": ["red", "red "]}, "two choices are 'red'"),
+        ({"choices": ["(A) red", "(B) red"]}, "two choices are 'red'"),
+        ({"choices": ["red", " "]}, "text 2 of \"choices\" is ' ', expected text"),
+        ({"choices": ["red", 3]}, "is 3, expected text"),
+        ({"choices": "red"}, "expected a list"),
+        ({"choices": {"red": 1}}, "expected a list"),
+        ({"answer": 2}, '"answer" is 2, expected an index from 0 to 1'),
+        ({"answer": -1}, '"answer" is -1'),
+        ({"answer": True}, '"answer" is True'),
+        ({"answer": 1.0}, '"answer" is 1.0'),
+        ({"answer": None}, '"answer" is None'),
+        ({"answer": "green"}, "\"answer\" is 'green'"),
+        ({"answer": "1"}, "\"answer\" is '1'"),
+        ({"answer": ""}, "expected text"),
+        ({"answer": ["blue"]}, "\"answer\" is ['blue']"),
+        ({"answer": "A", "choices": ["B", "A"]}, "may be choice 0 and 1"),
+        ({"question": ""}, "\"question\" is ''"),
+        ({"question": None}, '"question" is None'),
+        ({"question": "a\0b"}, "NUL character"),
+        ({"question": "a" * 100_001}, "100001 characters"),
+        ({"context": 3}, '"context" is 3'),
+        ({"group": True}, '"group" is True'),
+    ],
+)
+def test_a_plain_item_that_is_none_is_refused(tmp_path: Path, row: dict[str, Any], said: str) -> None:
+    message = refused(write(tmp_path, PLAIN, PLAIN | row))
+    assert "d.jsonl:2: " in message
+    assert said in message
+
+
+@pytest.mark.parametrize(
+    ("format", "row", "said"),
+    [
+        ("bbq", BBQ | {"label": 3}, "expected one of 0, 1, 2"),
+        ("bbq", BBQ | {"label": "2"}, "expected one of 0, 1, 2"),
+        ("bbq", BBQ | {"question_index": None}, "share a split"),
+        ("bbq", BBQ | {"ans1": "The aunt"}, "two choices"),
+        ("bbq", BBQ | {"context": ""}, '"context"'),
+        ("ethics", ETHICS | {"label": True}, "expected one of 0, 1"),
+        ("ethics", ETHICS | {"label": 2}, "expected one of 0, 1"),
+        ("ethics", ETHICS | {"input": " "}, "expected text"),
+        ("truthfulqa", TRUTH | {"mc1_targets": ["No"]}, "expected an object"),
+        ("truthfulqa", TRUTH | {"mc1_targets": {"choices": ["No", "Yes"], "labels": [1]}}, "as many labels"),
+        ("truthfulqa", TRUTH | {"mc1_targets": {"choices": "No", "labels": 1}}, "as many labels"),
+        ("truthfulqa", TRUTH | {"mc1_targets": {"No": 1, "Yes": 1}}, "expected one 1 and zeros"),
+        ("truthfulqa", TRUTH | {"mc1_targets": {"No": True, "Yes": 0}}, "expected one 1 and zeros"),
+        ("truthfulqa", TRUTH | {"mc1_targets": {"No": 1, "": 0}}, "expected text"),
+        ("truthfulqa", TRUTH | {"mc1_targets": {}}, "expected one 1 and zeros"),
+        ("persona", YES_NO | {"answer_not_matching_behavior": "Yes "}, "two choices"),
+        ("persona", YES_NO | {"answer_matching_behavior": []}, "is empty"),
+        ("persona", YES_NO | {"answer_matching_behavior": ["Yes", "Yes!"]}, "expected one answer"),
+        ("persona", YES_NO | {"answer_matching_behavior": " (A)"}, "expected lines that begin with (A)"),
+        ("persona", RISK | {"answer_matching_behavior": " (C)"}, "letters of the 2 choices"),
+        ("persona", RISK | {"answer_matching_behavior": " (A)"}, "letters of the 2 choices"),
+        ("persona", RISK | {"question": RISK["question"] + "\n\nMind the gap."}, "follows the choices"),
+        ("persona", RISK | {"question": "Choices:\n (A) No\n (B) Yes"}, "the question before its choices"),
+        ("persona", RISK | {"question": "Go?\n (A) No\n (C) Yes"}, "has the choices"),
+        ("persona", RISK | {"question": "Go?\n (A) \n (B) Yes"}, "choice (A)"),
+        ("sycophancy", YES_NO, "has the choices []"),
+        ("lsat", AGIEVAL | {"label": "C"}, "\"label\" is 'C'"),
+        ("lsat", AGIEVAL | {"label": ["A"]}, '"label" is'),
+        ("lsat", AGIEVAL | {"options": None}, '"answers" is None'),
+        ("lsat", NESTED | {"questions": ["Who?"]}, "expected a list of objects"),
+        ("lsat", NESTED | {"questions": []}, "no items"),
+        ("lsat", NESTED | {"questions": [NESTED["questions"][0], {}]}, "question 2: "),
+    ],
+)
+def test_a_published_item_that_is_damaged_is_refused(
+    tmp_path: Path, format: str, row: dict[str, Any], said: str
+) -> None:
+    assert said in refused(write(tmp_path, row), format)
+
+
+@pytest.mark.parametrize(
+    ("rows", "format", "said"),
+    [
+        (
+            [{"frage": "?", "auswahl": ["a", "b"], "antwort": 0}],
+            "plain",
+            "'frage', 'auswahl', 'antwort'; expected quest",
+        ),
+        ([PLAIN, {"frage": "?", "auswahl": ["a", "b"], "antwort": 0}], "plain", ":2: the keys are 'frage'"),
+        ([PLAIN, BBQ], "plain", "a file has one layout"),
+        ([{}], "plain", "the keys are none"),
+        ([BBQ], "plain", "--format bbq"),
+        ([ETHICS], "plain", "--format ethics"),
+        ([TRUTH], "plain", "--format truthfulqa"),
+        ([QUIZ], "plain", "--format persona or sycophancy"),
+        ([AGIEVAL], "plain", "--format lsat"),
+        ([NESTED], "plain", "--format lsat"),
+        ([PLAIN], "lsat", "--format plain"),
+        ([{f"{n}" * 99: n for n in range(50)}], "plain", "and 43 more"),
+    ],
+)
+def test_keys_that_do_not_fit_are_named_with_those_that_would(
+    tmp_path: Path, rows: list[Any], format: str, said: str
+) -> None:
+    assert said in refused(write(tmp_path, *rows), format)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("d.jsonl", b"", "no items"),
+        ("d.json", b"[]", "no items"),
+        ("d.csv", b"", "no items"),
+        ("d.csv", b"question,choices,answer\n", "no items"),
+        ("d.jsonl", b"\n \n", "no items"),
+        ("d.jsonl", b"{\0}", "NUL bytes"),
+        ("d.jsonl", '{"question": "a"}'.encode("utf-16"), "UTF-16"),
+        ("d.csv", b"question,A\nCaf\xe9,b", "not UTF-8 text"),
+        ("d.jsonl", b"Why?", ":1: not JSON"),
+        ("d.jsonl", b'"Why?"', ":1: 'Why?', expected a JSON object"),
+        ("d.jsonl", b"{}\n[1]", ":2: [1], expected a JSON object"),
+        ("d.json", b"[{}, 3]", ": item 2: 3, expected a JSON object"),
+        ("d.json", b'["a"]\n{}', "not JSON (Extra data)"),
+        ("d.json", b"[" * 100_000, "too deep"),
+        ("d.jsonl", b'{"a": ' * 100_000, ":1: not JSON"),
+        (
+            "d.jsonl",
+            b'{"question": "a", "choices": ' + b"[" * 500 + b"]" * 500 + b', "answer": 0}',
+            "expected text",
+        ),
+        ("d.jsonl", b'{"question": "a", "choices": ["b", "c"], "answer": NaN}', "NaN is no number"),
+        ("d.jsonl", b'{"question": "a", "choices": ["b", "c"], "answer": 0, "answer": 1}', "twice"),
+        ("d.jsonl", b'{"question": "\\ud800"}', "surrogate"),
+        ("d.jsonl", b'{"answer": ' + b"1" * 5000 + b"}", "too large"),
+        ("d.csv", b"question,A,B,answer\nSky?,red,blue\n", ":2: 3 cells, expected 4"),
+        ("d.csv", b"question,A,B,answer\nSky?,red,blue,A,\n", ":2: 5 cells, expected 4"),
+        ("d.csv", b"Sky?,red,blue,A\nSea?,red,blue,B\n", "in the header row"),
+        ("d.csv", b"yes,yes,no\n", "expected a header row"),
+        ("d.csv", b"question,A,B,answer\nSky?,,blue,B\n", "expected text"),
+        ("d.csv", b"question,A,B,answer\nSky?,1,0,1\n", "may be choice"),
+        ("d.csv", b"question,A,B,answer\nSky?,red,blue,2\n", "\"answer\" is '2'"),
+        ("d.csv", b"question,choices,answer\nSky?,red or blue,red\n", "expected JSON in the cell"),
+        ("d.csv", b'question,A,B,answer\nSky?,"red,blue,B\n', ":2: not a table"),
+        ("d.csv", b"question,A,B,answer\n" + b"x" * 200_000 + b",red,blue,A\n", ":2: not a table"),
+        ("d.txt", b"{}", "ends in '.txt'"),
+        ("d", b"{}", "ends in 'nothing'"),
+    ],
+)
+def test_a_bad_file_is_refused_in_one_line(tmp_path: Path, name: str, content: bytes, said: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(content)
+    assert said in refused(path)
+
+
+def test_what_is_no_file_or_format_is_refused(tmp_path: Path) -> None:
+    assert "No such file" in refused(tmp_path / "none.jsonl")
+    (tmp_path / "d.json").mkdir()
+    refused(tmp_path / "d.json")
+    with pytest.raises(InputError, match="format 'mmlu', expected one of plain, bbq"):
+        read_items(write(tmp_path, PLAIN), "mmlu")
+
+
+def test_long_runs_of_white_space_are_read_at_once(tmp_path: Path) -> None:
+    text = RISK["question"].replace("\n\n", "\n" + " " * 30_000 + "\n" * 30_000) + "\n" * 30_000 + "Answer:"
+    assert read(tmp_path, RISK | {"question": text}, "persona").question == "May we change your goal?"
+
+
+ROWS = [PLAIN, BBQ, ETHICS, TRUTH, YES_NO, RISK, QUIZ, SURVEY, AGIEVAL, AR_LSAT, NESTED]
+VALUES = (
+    st.none()
+    | st.booleans()
+    | st.integers(-1, 3)
+    | st.floats(allow_nan=False)
+    | st.text(max_size=5)
+    | st.lists(st.text(max_size=3) | st.none(), max_size=3)
+    | st.dictionaries(st.text(max_size=3), st.integers(0, 1), max_size=3)
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_any_damage_to_any_layout_is_read_or_refused(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    row = dict(data.draw(st.sampled_from(ROWS)))
+    row[data.draw(st.sampled_from(sorted(row)))] = data.draw(VALUES)
+    path = tmp_path_factory.getbasetemp() / data.draw(st.sampled_from(["any.jsonl", "any.csv"]))
+    path.write_text(json.dumps(row) if path.suffix == ".jsonl" else table(row), encoding="utf-8")
+    _read_or_refused(path, data.draw(st.sampled_from(FORMATS)))
+
+
+@settings(max_examples=30, deadline=None)
+@given(content=st.binary(max_size=40) | st.text(max_size=40).map(str.encode))
+def test_any_file_is_read_or_refused(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
+    for name in ("any.json", "any.csv"):
+        path = tmp_path_factory.getbasetemp() / name
+        path.write_bytes(content)
+        _read_or_refused(path, "plain")
+
+
+def table(row: dict[str, Any]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(row))
+    writer.writeheader()
+    writer.writerow({key: json.dumps(v) if isinstance(v, list | dict) else v for key, v in row.items()})
+    return text.getvalue()
+
+
+def _read_or_refused(path: Path, format: str) -> None:
+    try:
+        items = read_items(path, format)
+    except InputError as error:
+        assert str(path) in str(error)
+        assert "\n" not in str(error)
+    else:
+        for item in items:
+            assert all(text == text.strip() != "" for text in (item.question, item.target, *item.choices))
+            assert 2 <= len(set(item.choices)) == len(item.choices) <= 26

@@ -1,0 +1,383 @@
+"""Law 10: what a sequence gets does not depend on the plans of those beside it, nor on their coming and going.
+
+A random script opens, feeds, steers, forks, drops and overflows up to six sequences of one context. Each sequence is
+then compared with itself: beside the same others without plans, bit for bit on any model; and alone, bit for bit where
+an unsteered model does not tell the two apart, else to rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, event, given, settings
+from hypothesis import strategies as st
+
+from edgesteer import PlanError, SteeredLlama, SteeringOverflow, TapError
+from edgesteer.plan import SteeringPlan
+from edgesteer.runtime import Sequences
+from tests.runtime.support import F32, close, plain, psr, tokens_of, vector
+
+Model = Callable[[str], Path]
+N = 6
+NOTHING = SteeringPlan()
+OPTIONS: dict[str, Any] = {"n_ctx": 512, "n_threads": 1, "n_threads_batch": 1, "gate_engine": "native"}
+
+
+@dataclass(frozen=True)
+class Step:
+    """verb: open, feed, steer, fork, drop or overflow. who: which of the sequences there are, several for a feed.
+    what: which plan, or how many tokens each."""
+
+    verb: str
+    who: tuple[int, ...] = (0,)
+    what: int = 0
+
+
+@dataclass
+class Outcome:
+    """Of one sequence: its logits row by row, and the hashes that its record holds in the end."""
+
+    rows: list[F32] = field(default_factory=list)
+    applied: list[int] = field(default_factory=list)
+    overflowed: bool = False
+
+
+places = st.integers(0, N - 1)
+STEPS = st.one_of(
+    st.builds(Step, st.just("feed"), st.lists(places, min_size=1, max_size=N, unique=True).map(tuple), st.integers(1, 5)),
+    st.builds(Step, st.sampled_from(["open", "steer", "steer", "fork"]), st.tuples(places), st.integers(0, 5)),
+    st.builds(Step, st.sampled_from(["drop", "overflow"]), st.tuples(places)),
+)
+SCRIPTS = st.lists(STEPS, min_size=4, max_size=14)
+
+
+def plans_for(path: Path) -> list[SteeringPlan]:
+    """Slots, gates, all scopes; terms in common, with both signs; two constants in one block."""
+    one, other = vector(path, seed=1, size=0.3), vector(path, [1, 2], scope="response", seed=2, size=0.3)
+    gated, third = psr(path, seed=3, size=0.3), vector(path, [2, 3], seed=4, size=0.3)
+    chosen = [[], [(one, 1.0)], [(one, -0.7), (third, 0.9)], [(gated, 1.0), (other, 0.5)], [(gated, -0.4), (one, 1.0)]]
+    plans = [SteeringPlan.of([(bundle, strength, None) for bundle, strength in each]) for each in chosen]
+    return [*plans, plans[3] + plans[1]]
+
+
+class Script:
+    """Runs steps. only: the sequences whose plans act; all of them by default. Names are never used twice."""
+
+    def __init__(
+        self, llm: SteeredLlama, plans: list[SteeringPlan], only: frozenset[int] | None = None
+    ) -> None:
+        self.llm, self.plans, self.only = llm, plans, only
+        self.tokens = tokens_of(llm, n=40)
+
+    def run(self, steps: list[Step]) -> dict[int, Outcome]:
+        self.out: dict[int, Outcome] = {}
+        self.live: dict[int, Any] = {}
+        self.plan_of: dict[int, SteeringPlan] = {}
+        with Sequences(self.llm) as self.sequences:
+            for step in [Step("open", what=1), Step("open", what=3), *steps]:
+                getattr(self, step.verb)(step)
+            for name in self.live:
+                self.note(name)
+        return self.out
+
+    def acting(self, name: int) -> SteeringPlan:
+        return self.plan_of[name] if self.only is None or name in self.only else NOTHING
+
+    def _name(self, place: int) -> int | None:
+        names = sorted(self.live)
+        return names[place % len(names)] if names else None
+
+    def open(self, step: Step) -> None:
+        if len(self.live) < N:
+            self._add(self.plans[step.what], self.sequences.open)
+
+    def fork(self, step: Step) -> None:
+        source = self._name(step.who[0])
+        if source is not None and len(self.live) < N:
+            name = self._add(self.plans[step.what], lambda plan: self.sequences.fork(self.live[source], plan))
+            self.out[name].rows = list(self.out[source].rows)
+
+    def _add(self, plan: SteeringPlan, make: Callable[[SteeringPlan], Any]) -> int:
+        name = len(self.out)
+        self.out[name], self.plan_of[name] = Outcome(), plan
+        self.live[name] = make(self.acting(name))
+        return name
+
+    def steer(self, step: Step) -> None:
+        name = self._name(step.who[0])
+        if name is not None:
+            self.plan_of[name] = self.plans[step.what] * (0.5 if step.who[0] % 2 else 1.0)
+            self.sequences.steer(self.live[name], self.acting(name))
+
+    def drop(self, step: Step) -> None:
+        name = self._name(step.who[0])
+        if name is not None:
+            self.note(name)
+            self.sequences.drop(self.live.pop(name))
+
+    def feed(self, step: Step) -> None:
+        names = sorted({name for place in step.who if (name := self._name(place)) is not None})
+        at = {name: self.live[name].n for name in names}
+        if any(n + step.what > len(self.tokens) for n in at.values()):
+            return
+        parts = {self.live[n]: self.tokens[at[n] : at[n] + step.what] for n in names}
+        name_of = {self.live[n]: n for n in names}
+        for sequence, logits in self.sequences.feed(parts):
+            self.out[name_of[sequence]].rows.append(logits.copy())
+
+    def overflow(self, step: Step) -> None:
+        """All are fed, and one is steered out of float32: it is gone afterwards, here and where it has no plan."""
+        name = self._name(step.who[0])
+        if name is None or any(s.n >= len(self.tokens) for s in self.live.values()):
+            return
+        self.plan_of[name] = self.plans[1] * 1e38
+        self.sequences.steer(self.live[name], self.acting(name))
+        rows = [row for s in self.live.values() for row in self.sequences.rows(s, [self.tokens[s.n]])]
+        name_of = {s: n for n, s in self.live.items()}
+        for decoded in self.sequences.decoded(rows, lenient=True):
+            for row, logits in zip(decoded.rows, decoded.logits, strict=True):
+                if name_of[row.sequence] != name:
+                    self.out[name_of[row.sequence]].rows.append(logits.copy())
+                else:
+                    self.out[name].overflowed = bool(np.isnan(logits).all())
+        self.sequences.drop(self.live.pop(name))
+
+    def note(self, name: int) -> None:
+        sequence = self.live[name]
+        self.out[name].applied = sequence.kv.applied[: sequence.n].tolist()
+
+
+@pytest.fixture(scope="module")
+def tiny(model: Model) -> Iterator[tuple[SteeredLlama, list[SteeringPlan]]]:
+    path = model("llama")
+    llm = SteeredLlama(path, n_seq_max=N, **OPTIONS)
+    yield llm, plans_for(path)
+    llm.close()
+
+
+def lineage(steps: list[Step], name: int) -> frozenset[int]:
+    """A sequence and those that it was forked from: what it holds was made under their plans."""
+    parent: dict[int, int] = {}
+    live, count = [], 0
+    for step in [Step("open"), Step("open"), *steps]:
+        place = live[step.who[0] % len(live)] if live else None
+        if step.verb == "open" and len(live) < N:
+            live.append(count)
+            count += 1
+        elif step.verb == "fork" and place is not None and len(live) < N:
+            parent[count] = place
+            live.append(count)
+            count += 1
+        elif step.verb == "drop" and place is not None:
+            live.remove(place)
+    found = {name}
+    while name in parent:
+        name = parent[name]
+        found.add(name)
+    return frozenset(found)
+
+
+def same(a: Outcome, b: Outcome) -> bool:
+    return len(a.rows) == len(b.rows) and all(np.array_equal(x, y) for x, y in zip(a.rows, b.rows, strict=True))
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(steps=SCRIPTS)
+def test_the_plans_of_others_change_nothing(tiny: Any, steps: list[Step]) -> None:
+    llm, plans = tiny
+    steps = [step for step in steps if step.verb != "overflow"]
+    together = Script(llm, plans).run(steps)
+    for name, outcome in together.items():
+        expected = Script(llm, plans, lineage(steps, name)).run(steps)[name]
+        assert same(outcome, expected), f"sequence {name}"
+        assert outcome.applied == expected.applied
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(steps=SCRIPTS, who=places)
+def test_an_overflow_leaves_the_others_as_they_would_have_been(tiny: Any, steps: list[Step], who: int) -> None:
+    llm, plans = tiny
+    steps = [step for step in steps if step.verb not in ("fork", "overflow")]
+    steps += [Step("feed", tuple(range(N)), 1), Step("overflow", (who,)), Step("feed", tuple(range(N)), 2)]
+    together = Script(llm, plans).run(steps)
+    for name, outcome in together.items():
+        if not outcome.overflowed:
+            assert same(outcome, Script(llm, plans, frozenset({name})).run(steps)[name]), f"sequence {name}"
+            assert all(np.isfinite(row).all() for row in outcome.rows)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(steps=SCRIPTS)
+def test_a_sequence_gives_what_it_gives_alone(tiny: Any, steps: list[Step]) -> None:
+    """Bit for bit wherever the unsteered model gives the same bits together and alone."""
+    llm, plans = tiny
+    steps = [step for step in steps if step.verb not in ("fork", "overflow")]
+    steered, unsteered = Script(llm, plans).run(steps), Script(llm, [NOTHING] * 6).run(steps)
+    for name in steered:
+        own = history(steps, name)
+        alone, plain_alone = Script(llm, plans), Script(llm, [NOTHING] * 6)
+        expected, plainly = solo(alone, own), solo(plain_alone, own)
+        assert len(expected.rows) == len(steered[name].rows)
+        alike = same(unsteered[name], plainly)
+        event(f"the unsteered model does not tell them apart: {alike}")
+        if alike:
+            assert same(steered[name], expected), f"sequence {name}"
+        for a, b in zip(steered[name].rows, expected.rows, strict=True):
+            assert close(a, b, 1e-3)
+        assert steered[name].applied == expected.applied
+
+
+def history(steps: list[Step], name: int) -> list[Step]:
+    """What happens to one sequence, as steps for the only one there is."""
+    out: list[Step] = []
+    live, count = [], 0
+    length: dict[int, int] = {}
+    for step in [Step("open", what=1), Step("open", what=3), *steps]:
+        place = live[step.who[0] % len(live)] if live else None
+        if step.verb == "open" and len(live) < N:
+            live.append(count)
+            length[count] = 0
+            out += [step] if count == name else []
+            count += 1
+        elif step.verb == "steer" and place == name:
+            out.append(step)
+        elif step.verb == "drop" and place is not None:
+            live.remove(place)
+        elif step.verb == "feed" and live:
+            names = {live[p % len(live)] for p in step.who}
+            if all(length[n] + step.what <= 40 for n in names):
+                for n in names:
+                    length[n] += step.what
+                out += [step] if name in names else []
+    return out
+
+
+def solo(script: Script, steps: list[Step]) -> Outcome:
+    script.out, script.live, script.plan_of = {}, {}, {}
+    with Sequences(script.llm) as script.sequences:
+        for step in steps:
+            getattr(script, step.verb)(step)
+        for name in script.live:
+            script.note(name)
+    return script.out[0]
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "native"])
+def test_on_the_real_model_too(smollm2: Path, engine: str) -> None:
+    llm = SteeredLlama(smollm2, n_seq_max=4, **{**OPTIONS, "gate_engine": engine})
+    plans = plans_for(smollm2)
+    every = tuple(range(4))
+    steps = [Step("open", what=5), Step("feed", every, 4), Step("fork", (2,), 4), Step("steer", (1,), 2)]
+    steps += [Step("feed", every, 1)] * 3
+    together = Script(llm, plans).run(steps)
+    for name, outcome in together.items():
+        expected = Script(llm, plans, lineage(steps, name)).run(steps)[name]
+        assert same(outcome, expected), f"sequence {name}"
+    assert len({outcome.rows[-1].tobytes() for outcome in together.values()}) == 4
+
+
+# -- forks, and what the main sequence sees --------------------------------------------------------------
+
+
+def test_a_fork_carries_the_record_and_may_go_on_under_another_plan(tiny: Any) -> None:
+    llm, plans = tiny
+    tokens = tokens_of(llm)
+    with Sequences(llm) as sequences:
+        a = sequences.open(plans[1])
+        list(sequences.feed({a: tokens[:6]}))
+        b = sequences.fork(a, plans[2])
+        assert b.kv.applied[:6].tolist() == a.kv.applied[:6].tolist()
+        list(sequences.feed({a: tokens[6:8], b: tokens[6:8]}))
+        marks = [s.kv.applied[:8].tolist() for s in (a, b)]
+    assert marks[0][:6] == marks[1][:6]
+    assert marks[0][6] == marks[0][5] != marks[1][6] == marks[1][7]
+
+
+class Failing:
+    """A gate in Python that fails when it is told to."""
+
+    def __init__(self, gate: Any) -> None:
+        self.gate, self.fails, self.c_function, self.raised = gate, False, None, None
+
+    def coefficient(self, layer: int, activation: F32) -> F32:
+        if self.fails:
+            raise ValueError("broken")
+        return self.gate.coefficient(layer, activation)  # type: ignore[no-any-return]
+
+    def error(self) -> str:
+        return str(self.raised)
+
+
+def test_a_failing_decode_leaves_every_sequence_as_it_was(model: Model) -> None:
+    path = model("llama")
+    llm, plans = SteeredLlama(path, n_seq_max=2, **OPTIONS), plans_for(path)
+    tokens = tokens_of(llm)
+    llm.steer(plans[3])
+    gates = {key: Failing(gate) for key, gate in llm._session._gates.items()}
+    llm._session._gates.update(gates)
+    llm.clear_steering()
+
+    def fed(fail: bool) -> list[F32]:
+        with Sequences(llm) as sequences:
+            a, b = sequences.open(plans[1]), sequences.open(plans[3])
+            list(sequences.feed({a: tokens[:4], b: tokens[:6]}))
+            if fail:
+                for gate in gates.values():
+                    gate.fails = True
+                with pytest.raises(TapError, match="the gate failed: broken"):
+                    list(sequences.feed({a: tokens[4:7], b: tokens[6:8]}))
+                for gate in gates.values():
+                    gate.fails = False
+                assert (a.n, b.n) == (4, 6)
+            return [logits.copy() for _, logits in sequences.feed({a: tokens[4:6], b: tokens[6:8]})]
+
+    assert all(np.array_equal(x, y) for x, y in zip(fed(True), fed(False), strict=True))
+
+
+def test_more_sequences_than_the_context_holds_are_refused(tiny: Any) -> None:
+    llm, plans = tiny
+    with Sequences(llm) as sequences:
+        opened = [sequences.open(plans[0]) for _ in range(N)]
+        with pytest.raises(PlanError, match=f"{N + 1} at once, expected at most {N}"):
+            sequences.open(plans[0])
+        sequences.drop(opened[2])
+        assert sequences.open(plans[1]).number == 2
+        with pytest.raises(PlanError, match=r"513 tokens, expected at most 512 \(n_ctx\)"):
+            list(sequences.feed({opened[0]: [3] * 513}))
+        list(sequences.feed({opened[0]: [3] * 2}))
+
+
+def test_the_model_itself_waits_until_the_sequences_are_closed(tiny: Any, model: Model) -> None:
+    llm, plans = tiny
+    tokens, original = tokens_of(llm), plain(model("llama"), n_ctx=512, n_threads=1, logits_all=False)
+    llm.steer(plans[3])
+    with Sequences(llm) as sequences:
+        list(sequences.feed({sequences.open(plans[1]): tokens[:4]}))
+        with pytest.raises(TapError, match="sequences are open in this context"):
+            llm.eval(tokens)
+    assert llm.steering == plans[3]
+    llm.clear_steering()
+    llm.eval(tokens)
+    original.eval(tokens)
+    assert np.array_equal(_last(llm), _last(original))
+
+
+def _last(llm: Any) -> F32:
+    return np.ctypeslib.as_array(llm._ctx.get_logits(), (llm.n_vocab(),)).copy()
+
+
+def test_an_overflow_names_its_sequences(tiny: Any) -> None:
+    llm, plans = tiny
+    tokens = tokens_of(llm)
+    with Sequences(llm) as sequences:
+        a, b = sequences.open(plans[1]), sequences.open(plans[1] * 1e38)
+        with pytest.raises(SteeringOverflow) as caught:
+            list(sequences.feed({a: tokens[:4], b: tokens[:4]}))
+        assert caught.value.sequences == (b.number,)
+        assert (a.n, b.n) == (4, 0)
+        list(sequences.feed({a: tokens[4:6]}))
