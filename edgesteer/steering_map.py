@@ -1,6 +1,6 @@
 """The steering map: which token was steered how strongly at which block.
 
-The runtime's recorder builds one; the terminal, notebooks and `--json` read it. Knows nothing of models and bundles.
+The runtime's recorder builds one; the terminal, notebooks and `--json` read it. Knows no models and bundles.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class SteeringMap:
     """
 
     draw: ClassVar[Callable[[SteeringMap], str] | None] = None
-    """A map as HTML. `import edgesteer` sets it: what draws lies above this module, and is loaded on first use."""
+    """A map as HTML. `import edgesteer` sets it: what draws lies above this module, loaded on first use."""
     tokens: tuple[int, ...]
     """Token ids [tokens]."""
     pieces: tuple[str, ...]

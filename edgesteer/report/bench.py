@@ -195,8 +195,8 @@ def _cost(title: str, ways: dict[str, Table]) -> Drawing:
     rows = []
     for way, row in ways.items():
         low, high = map(_more, row["ratio_range"])
-        told = _ratio_and_time(row["ratio"], row["seconds"])
-        bar = Bar(way, _more(row["ratio"]), told=told)
+        note = _ratio_and_time(row["ratio"], row["seconds"])
+        bar = Bar(way, _more(row["ratio"]), note=note)
         rows.append(bar._replace(low=low, high=high) if low < high else bar)  # a single run has no interval
     return draw.bars(title, _MORE, rows)
 
@@ -213,7 +213,7 @@ def _ratio_and_time(ratio: float, seconds: float) -> str:
 def _memory(ways: dict[str, Table], order: Iterable[str]) -> Drawing:
     """order: of the bars above, so that a way keeps its colour."""
     rows = [
-        Bar(way, row["peak"] / 1e6, told=f"{row['peak'] / 1e6:.0f} ({row['added'] / 1e6:+.1f})")
+        Bar(way, row["peak"] / 1e6, note=f"{row['peak'] / 1e6:.0f} ({row['added'] / 1e6:+.1f})")
         for way, row in ((way, ways[way]) for way in order if way in ways)
     ]
     return draw.bars("Most memory of a process that runs the model this way", "MB", rows)
@@ -245,7 +245,7 @@ def _prompt_charts(ways: dict[str, Table]) -> Iterator[Drawing]:
             Bar(
                 way,
                 _more(row[f"{what}_ratio"]),
-                told=_ratio_and_time(row[f"{what}_ratio"], row[f"{what}_seconds"]),
+                note=_ratio_and_time(row[f"{what}_ratio"], row[f"{what}_seconds"]),
             )
             for way, row in ways.items()
             if row[f"{what}_ratio"] is not None
@@ -256,7 +256,7 @@ def _prompt_charts(ways: dict[str, Table]) -> Iterator[Drawing]:
         Bar(
             way,
             row["kv_bytes"] / 1e3,
-            told=f"{row['kv_bytes'] / 1e3:.0f} ({row['context_tokens']:.0f} tokens)",
+            note=f"{row['kv_bytes'] / 1e3:.0f} ({row['context_tokens']:.0f} tokens)",
         )
         for way, row in ways.items()
         if row["kv_bytes"] is not None
@@ -267,5 +267,5 @@ def _prompt_charts(ways: dict[str, Table]) -> Iterator[Drawing]:
 
 def _repeng_charts(part: Table) -> Iterator[Drawing]:
     for what in ("token", "prefill"):
-        rows = [Bar(way, 1e3 * row[what], told=milli(row[what])) for way, row in part["ways"].items()]
+        rows = [Bar(way, 1e3 * row[what], note=milli(row[what])) for way, row in part["ways"].items()]
         yield draw.bars(f"Time of a {what}: edgesteer and repeng", "milliseconds", rows)

@@ -1,9 +1,9 @@
 """The charts: lines, bars with intervals, radar, heat map. All of edgesteer's figures are drawn here.
 
-In:  series of numbers and their labels. Out: a Drawing, for a page's template or, with `svg.standalone`, for a file.
+In:  series of numbers and their labels. Out: a Drawing, for a template or, with `svg.standalone`, for a file.
 
-What has no number (None, NaN, infinity) is left out. Series differ in colour, dash and mark, so that they can be
-told apart on paper. Raises ValueError where there is nothing to draw.
+What has no number (None, NaN, infinity) is left out. Series differ in colour, dash and mark, so that paper
+shows which is which. Raises ValueError where there is nothing to draw.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ class Series(NamedTuple):
 
 
 class Bar(NamedTuple):
-    """low, high: an interval around the value. told: text at the bar's end; its number without it."""
+    """low, high: an interval around the value. note: text at the bar's end; its number without it."""
 
     label: str
     value: float | None
     low: float | None = None
     high: float | None = None
-    told: str = ""
+    note: str = ""
 
 
 def lines(
@@ -125,8 +125,8 @@ def bars(title: str, unit: str, rows: Sequence[Bar]) -> Drawing:
     ends = [v for bar in rows for v in (bar.value, bar.low, bar.high) if v is not None and math.isfinite(v)]
     if not ends:
         raise ValueError("chart: nothing to draw, expected at least one finite number")
-    told = max(text_width(bar.told or number(bar.value or 0)) for bar in rows) + 12
-    across = Axis.over([0.0, *ends], left, _WIDTH - told)
+    room = max(text_width(bar.note or number(bar.value or 0)) for bar in rows) + 12
+    across = Axis.over([0.0, *ends], left, _WIDTH - room)
     bottom = _TOP + height * len(rows)
     parts = []
     for value in across.ticks():
@@ -145,17 +145,17 @@ def _bar(i: int, bar: Bar, across: Axis, top: float, height: float) -> Iterator[
     middle = top + height / 2
     yield label(across.start - 8, middle + 4, shortened(bar.label, _LABEL), "end")
     if bar.value is None or not math.isfinite(bar.value):
-        yield label(across.at(0) + 6, middle + 4, bar.told or "not measured", kind="dim")
+        yield label(across.at(0) + 6, middle + 4, bar.note or "not measured", kind="dim")
         return
     start, end = sorted((across.at(0), across.at(bar.value)))
-    name = tooltip(f"{bar.label}: {bar.told or number(bar.value)}")
+    name = tooltip(f"{bar.label}: {bar.note or number(bar.value)}")
     yield element(
         "rect", name, x=start, y=top + 4, width=max(end - start, 1.0), height=height - 8, fill=color(i)
     )
     if bar.low is not None and bar.high is not None and math.isfinite(bar.low) and math.isfinite(bar.high):
         a, b = across.at(bar.low), across.at(bar.high)
         yield element("path", d=_whisker(a, b, middle), class_="interval", fill="none")
-    yield label(across.end + 6, middle + 4, bar.told or number(bar.value), kind="dim")
+    yield label(across.end + 6, middle + 4, bar.note or number(bar.value), kind="dim")
 
 
 def _whisker(a: float, b: float, y: float) -> str:
@@ -257,14 +257,14 @@ def heat(
 def _cell(at: tuple[float, float, float, float], value: float | None, full: float, name: str) -> Markup:
     x, y, width, height = at
     if value is None or not math.isfinite(value):
-        told, style = "not measured", "fill: none"
+        note, style = "not measured", "fill: none"
     else:
         share = 0.0 if full == 0 else min(1.0, abs(value) / full)
-        told = number(value)
+        note = number(value)
         style = f"fill: rgb(var({'--warm' if value > 0 else '--cold'}) / {share:.2f})"
     return element(
         "rect",
-        tooltip(f"{name}: {told}"),
+        tooltip(f"{name}: {note}"),
         x=x,
         y=y,
         width=width - 1,

@@ -1,8 +1,8 @@
 """Steering maps as HTML: a page with a slider over recorded strengths, and the piece that a notebook shows.
 
-The page holds the numbers as JSON and its script draws them; the run that is shown first is there without a script too.
-The notebook's piece is one <div> without a document, a script or an id around it; its colours are half transparent, so
-that it reads on a white and on a dark page.
+The page holds the numbers as JSON and its script draws them; the run that is shown first is there without a
+script too. The notebook's piece is one <div> without a document, a script or an id around it; its colours are
+half transparent, so that it reads on a white and on a dark page.
 """
 
 from __future__ import annotations

@@ -65,8 +65,8 @@ def text_width(text: str) -> float:
 
 def shortened(text: str, pixels: float) -> str:
     """`text`, or its beginning where it is wider than `pixels`."""
-    told, most = visible(text), max(2, int(pixels / _WIDTH_OF_LETTER))
-    return told if len(told) <= most else told[: most - 1] + "…"
+    shown, most = visible(text), max(2, int(pixels / _WIDTH_OF_LETTER))
+    return shown if len(shown) <= most else shown[: most - 1] + "…"
 
 
 def mark(i: int, x: float, y: float, name: str = "") -> Markup:

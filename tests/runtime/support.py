@@ -17,7 +17,7 @@ ANY_STRENGTH = StrengthRange(1.0, -3e38, 3e38)  # these bundles overflow on purp
 F32 = npt.NDArray[np.float32]
 TINY = ["llama", "qwen2", "gemma3", "gpt2"]
 REAL = ["smollm2", "gemma3-270m"]
-OPTIONS: dict[str, Any] = {"n_ctx": 256, "n_threads": 2, "n_threads_batch": 2, "logits_all": True}
+OPTIONS: dict[str, Any] = {"n_ctx": 256, "n_threads": 1, "n_threads_batch": 1, "logits_all": True}
 TEXT = b"The ship came in at dawn, and nobody on the quay had expected it to carry so many stories."
 
 

@@ -88,7 +88,7 @@ def test_the_doctor_reports_what_was_proven(model: Model, tmp_path: Path) -> Non
     from edgesteer.bundle import save
 
     save(psr(model("llama")), tmp_path / "p.steer")
-    report = doctor.examine(str(model("llama")), str(tmp_path / "p.steer"), n_threads=2)
+    report = doctor.examine(str(model("llama")), str(tmp_path / "p.steer"), n_threads=1)
     assert report["per_token"] == report["slots"] == [1, 2, 3]
     assert report["model"]["architecture"] == "llama"
     assert report["tap"] == "native"

@@ -56,9 +56,10 @@ def steered_answers(
         it anew.
     """
     plans = [SteeringPlan.of([(bundles[cell.block], cell.strength, scope)]) for cell in cells]
+    names = [plan.fingerprint for plan in plans]
 
     def under_each(item: Item, text: list[int]) -> I8:
-        facts = "steered", [plan.fingerprint for plan in plans], text, len(item.choices)
+        facts = "steered", names, text, len(item.choices)
         return _known(known, facts, lambda: _under_cells(prompts, item, text, plans))
 
     def under_one(item: Item, text: list[int], plan: SteeringPlan) -> I8:
