@@ -34,7 +34,7 @@ def test_the_table_fits_and_has_a_row_each(evaluate: Run) -> None:
     lines = result.stdout.splitlines()
     assert max(map(len, lines)) <= 100
     assert [line.split()[0] for line in lines[1:3]] == ["unsteered", "prompt"]
-    assert any(line.startswith("a|e per 100 words") for line in lines)
+    assert any(line.strip().startswith("a|e per 100 words") for line in lines)
     assert lines[-1].startswith("2 questions")
 
 
@@ -65,7 +65,7 @@ def test_matched_shows_each_row_at_the_prompts_coherence(evaluate: Run, steer: P
     lines = result.stdout.splitlines()
     assert max(map(len, lines)) <= 100
     for key in ("trait", "e per 100 words", "e in replies"):
-        begun = next(i for i, line in enumerate(lines) if line.startswith(f"{key}, at equal coherence"))
+        begun = next(i for i, line in enumerate(lines) if line.strip().startswith(f"{key}, at equal"))
         assert [bool(line) for line in lines[begun : begun + 5]] == [True, True, True, True, False]
     rows = json.loads(evaluate(*again, "--json").stdout)["rows"]
     assert [row["matched"] is None for row in rows] == [True, True, False, False]
