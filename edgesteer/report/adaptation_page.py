@@ -115,7 +115,7 @@ def figures(rows: Sequence[Adapted]) -> list[Figure]:
         figure("data", "tokens a person wrote", lambda r: _count(r, "given_tokens")),
         figure("data", "replies learnt from", lambda r: _count(r, "replies")),
         figure("data", "tokens of them", lambda r: _count(r, "tokens")),
-        figure("data", "source", lambda r: _NONE if r.data is None else r.data.told),
+        figure("data", "source", lambda r: _NONE if r.data is None else r.data.source),
     ]
 
 
