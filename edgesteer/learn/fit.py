@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from edgesteer.bundle.gate import evaluate_gate
 from edgesteer.errors import LearnError
 from edgesteer.generate.progress import Done
 from edgesteer.learn.recipe import Recipe
@@ -150,12 +151,7 @@ def _scaled(layers: Sequence[tuple[F64, F64]], z: F64, h: F32, delta: F32, weigh
 
 def _coefficient(layers: Layers, h: F32) -> F32:
     """What a gate gives, float32 [rows]; 1 where it has no layers."""
-    if not layers:
-        return np.ones(len(h), dtype=np.float32)
-    signal = h
-    for W, b in layers:
-        signal = np.maximum(signal @ W + b, np.float32(0))
-    return signal[:, 0]
+    return evaluate_gate(layers, h) if layers else np.ones(len(h), dtype=np.float32)
 
 
 def _explained(c: npt.NDArray[np.floating], direction: F32, delta: F32, weight: F32) -> float:
