@@ -71,7 +71,7 @@ test-latest: $(UV) ## run all tests with the newest dependencies that pyproject.
 proof: $(STAMPS)/test $(STAMPS)/doctor ## measure the stated figures on the real model (about ten minutes)
 	@$(PY) -m pytest -m proof $(PYTEST_ARGS) tests
 
-suite: $(STAMPS)/test ## learn six traits on the real model and compare them (about two hours); docs/suite.md
+suite: $(STAMPS)/test ## learn six traits on the real model and compare them (about two hours); docs/results.md
 	@$(PY) -m tests.suite $(SUITE_ARGS)
 
 # Two kinds: damaged files, and the property tests with new random examples in each round.

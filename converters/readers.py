@@ -8,7 +8,8 @@ from pathlib import Path
 from edgesteer.bundle.refusal import refusal
 from edgesteer_converters.networks.psr import PSR
 from edgesteer_converters.networks.reft import REFT
-from edgesteer_converters.tensors import check_archive, read_bytes
+from edgesteer_converters.raw_arrays import check_archive
+from edgesteer_converters.tensors import read_bytes
 from edgesteer_converters.vectors.gguf_files import CVECTOR_GENERATOR, JUKOFYORK
 from edgesteer_converters.vectors.placing import Producer
 from edgesteer_converters.vectors.plain import PLAIN

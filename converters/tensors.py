@@ -10,8 +10,7 @@ import io
 import json
 import struct
 import warnings
-import zipfile
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,29 +20,16 @@ import numpy.typing as npt
 
 from edgesteer.bundle.container import expanded
 from edgesteer.bundle.refusal import refusal
-from edgesteer.errors import BundleError
+from edgesteer_converters import torch_file
 from edgesteer_converters.extras import missing
+from edgesteer_converters.raw_arrays import MAX_BYTES, Contents, Raw, check_archive
 
 F32 = npt.NDArray[np.float32]
 
-MAX_BYTES = 2**30
 SUFFIXES = (".pt", ".pth", ".bin", ".safetensors", ".npz", ".npy")
 _FLOATS = ("float32", "float16", "bfloat16", "float64")
 _SAFE_DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F64": "float64"}
 _SAVE_AGAIN = "save the file again"
-
-
-@dataclass(frozen=True, slots=True)
-class Raw:
-    """An array as a file holds it. `values` reads it, so that its claims can be checked before."""
-
-    name: str
-    dtype: str
-    count: int
-    values: Callable[[], npt.NDArray[Any]]
-
-
-Contents = tuple[list[Raw], dict[str, str]]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -148,10 +134,8 @@ def label(name: str) -> str:
 
 
 def _torch(data: bytes, where: str) -> Contents:
-    from edgesteer_converters.torch_file import contents  # torch is loaded for its files alone
-
     check_archive(data, where)
-    return contents(data, where)
+    return torch_file.contents(data, where)
 
 
 def _safetensors(data: bytes, where: str) -> Contents:
@@ -192,31 +176,3 @@ def _numpy(data: bytes, where: str) -> Contents:
 
 def _numpy_raw(name: str, array: npt.NDArray[Any]) -> Raw:
     return Raw(name, array.dtype.name, array.size, lambda: array)
-
-
-def check_archive(data: bytes, where: str) -> None:
-    """Refuse a ZIP that holds a program, or whose members claim more than 1 GiB; what is no ZIP passes."""
-    if data[:2] != b"PK":
-        return
-    try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            infos = archive.infolist()
-    except Exception as error:  # a damaged index fails in any way
-        raise refusal(where, f"a damaged file ({error})", "a complete one") from None
-    names = [info.filename.split("/", 1)[-1] for info in infos]
-    if any(name.startswith(("models/", "serialized_")) for name in names):
-        raise refusal(where, "a torch.export program, which torch unpickles to read", "a file that is data alone",
-                      "if you trust it, load it with torch.export.load and pass it to from_modules")  # fmt: skip
-    if any(name.startswith("code/") for name in names):
-        raise torchscript(where)
-    size = sum(info.file_size for info in infos)
-    if size > MAX_BYTES:
-        raise refusal(where, f"{size} bytes when unpacked", f"at most {MAX_BYTES}", "save less in it")
-
-
-def torchscript(where: str) -> BundleError:
-    """The error to raise for a TorchScript file."""
-    remedy = (
-        "save the network's state dict as docs/converting.md names it, or pass its nn.Module to from_modules"
-    )
-    return refusal(where, "TorchScript, which is code", "a file that is data alone", remedy)

@@ -15,7 +15,7 @@ from typing import Any
 from edgesteer.bundle.refusal import refusal
 from edgesteer.errors import BundleError
 from edgesteer_converters.extras import need_torch
-from edgesteer_converters.tensors import Contents, Raw, torchscript
+from edgesteer_converters.raw_arrays import Contents, Raw, torchscript
 
 _GLOBAL = re.compile(r"GLOBAL ([\w.]+)")
 _MAX_DEPTH, _MAX_ENTRIES = 8, 65_536

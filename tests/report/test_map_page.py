@@ -180,9 +180,8 @@ def test_it_stays_small_and_says_what_it_leaves_out() -> None:
 def test_drawing_is_loaded_by_those_who_look() -> None:
     code = """
 import sys, edgesteer
-from edgesteer.steering_map import SteeringMap
 print(sorted({"edgesteer.report", "jinja2", "llama_cpp"} & set(sys.modules)))
-print(SteeringMap.empty()._repr_html_())
+print(edgesteer.SteeringMap.empty()._repr_html_())
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     before, html = done.stdout.splitlines()

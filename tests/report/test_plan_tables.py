@@ -23,10 +23,14 @@ ISOLATES = re.compile("[\u2068\u2069]")
 TEXTS = st.one_of(st.sampled_from(NASTY), st.text(max_size=30))
 
 
+def _steers(directions: dict[int, list[float]]) -> bool:
+    return any(any(direction) for direction in directions.values())
+
+
 @st.composite
 def pictures(draw: st.DrawFn) -> Interference:
     values = st.lists(st.floats(-1e6, 1e6, width=32), min_size=4, max_size=4)
-    rows = st.dictionaries(st.integers(1, 129), values, min_size=1, max_size=4)
+    rows = st.dictionaries(st.integers(1, 129), values, min_size=1, max_size=4).filter(_steers)
     items = draw(st.lists(st.tuples(rows, TEXTS, st.floats(-1e30, 1e30)), max_size=5))
     return interference((made(directions, name), strength) for directions, name, strength in items)
 
