@@ -38,5 +38,5 @@ def refused(result: click.testing.Result, *texts: str, code: int = 1) -> None:
     assert "internal error" not in result.stderr
     assert all(text in " ".join(result.stderr.split()) for text in texts), result.stderr
     if code == 1:
-        assert result.stderr.startswith("edgesteer: error: ")
+        assert result.stderr.startswith("edgesteer: error: "), result.stderr
         assert result.stderr.count("\n") == 1

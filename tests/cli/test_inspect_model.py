@@ -96,7 +96,7 @@ def test_a_bundle_that_does_not_fit_is_refused_in_one_line(
 ) -> None:
     refused(run("inspect", bundle_file, *on), "toy.steer", "expected")
     refused(run("inspect", vector_file, *on, "--json"), "toy.gguf")
-    refused(run("inspect", bundle_file, f"{bundle_file}:2", *on), "toy.steer")
+    refused(run("inspect", bundle_file, f"{bundle_file}:0.5", *on), "toy.steer")
     refused(run("inspect", bundle_file, *on, "--extract", "out"))
     assert not Path("out").exists()
 

@@ -159,7 +159,7 @@ def test_bad_files_are_refused(run: Run, model: Model, tiny: Path, steer_file: P
     ):
         refused(run("run", bad, *prompt), bad, *texts)
     for bad, *texts in (
-        ("short.steer", "damaged ZIP"),
+        ("short.steer", "whole ZIP"),
         ("p.steer:nan", "not finite"),
         ("missing.steer", "no such file"),
         ("~nobody/p.steer", "no such file"),
