@@ -36,8 +36,8 @@ def against_prompt_part(
 
     def measure(done: Callable[[float], None]) -> dict[str, Any]:
         from edgesteer.cli.opening import open_model
-        from edgesteer.evaluate.bench import beside_prompt, random_bundles
         from edgesteer.generate import Chat
+        from edgesteer.evaluate.bench import beside_prompt, random_bundles
 
         llm = open_model(model, n_threads, _CONTEXT)
         try:

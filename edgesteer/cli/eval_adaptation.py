@@ -62,9 +62,9 @@ def _measured(
     params: Mapping[str, Any],
 ) -> Adaptation:
     from edgesteer.cli.opening import open_for_scoring
+    from edgesteer.generate import Chat
     from edgesteer.evaluate.adaptation import measure
     from edgesteer.evaluate.adaptation.lora import read_lora
-    from edgesteer.generate import Chat
 
     path, first, max_tokens = resolve_model(params["model"]), loaded[0][0], params["max_tokens"]
     adapter = None if lora is None else read_lora(lora, path)  # before the model is opened

@@ -26,8 +26,8 @@ from edgesteer.cli.options import (
 from edgesteer.cli.progress import bar, check_bundle_output, check_output
 
 if TYPE_CHECKING:
-    from edgesteer.generate import Question
     from edgesteer.learn import LearnSummary, ReplyStore, Trainer
+    from edgesteer.generate import Question
 
 AGAINST = ("A-Const", "S-PSR", "A-PSR")
 _METHODS = ("psr", "constant")  # learn.METHODS, which is not imported for a help text

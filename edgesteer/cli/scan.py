@@ -90,8 +90,8 @@ def command(
     """
     from edgesteer.bundle import check_model
     from edgesteer.cli.opening import open_model
-    from edgesteer.evaluate.scan import SHARES, scan
     from edgesteer.generate.chat import Chat
+    from edgesteer.evaluate.scan import SHARES, scan
 
     sizes, unit = _sizes(shares, norms)
     if html is not None:

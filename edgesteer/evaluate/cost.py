@@ -17,8 +17,8 @@ import numpy as np
 
 from edgesteer.bundle import Bundle, encode_directions
 from edgesteer.bundle.container import zip_bytes
-from edgesteer.evaluate.ways import Way
 from edgesteer.generate.chat import Chat, Tokens
+from edgesteer.evaluate.ways import Way
 from edgesteer.runtime import Lanes, SteeredLlama
 
 # Questions that are timed, and tokens behind each.

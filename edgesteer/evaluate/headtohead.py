@@ -19,15 +19,16 @@ from importlib import resources
 
 from edgesteer.bundle import Bundle
 from edgesteer.errors import EdgesteerWarning, InputError, SteeringOverflow
-from edgesteer.evaluate import sentiment, vocabulary
+from edgesteer.evaluate import sentiment
+from edgesteer.evaluate import vocabulary
+from edgesteer.generate.chat import REPEAT_PENALTY, Chat, Tokens
 from edgesteer.evaluate.cost import Cost, costs
 from edgesteer.evaluate.dose import Dose, strength_at
 from edgesteer.evaluate.matched import DISTINCT
-from edgesteer.evaluate.table import Answers, Row, Table, rows_of
-from edgesteer.evaluate.ways import PROMPT, UNSTEERED, Way, prompts_of
-from edgesteer.generate.chat import REPEAT_PENALTY, Chat, Tokens
 from edgesteer.generate.progress import Done, portion, spread
 from edgesteer.generate.scoring import Scores, score
+from edgesteer.evaluate.table import Answers, Row, Table, rows_of
+from edgesteer.evaluate.ways import PROMPT, UNSTEERED, Way, prompts_of
 
 __all__ = ["Row", "Table", "head_to_head", "held_out_questions", "score"]
 

@@ -10,8 +10,8 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 from edgesteer.bundle import Bundle
-from edgesteer.evaluate.dose import Dose
 from edgesteer.generate.chat import Chat, Tokens
+from edgesteer.evaluate.dose import Dose
 from edgesteer.runtime import SteeredLlama
 
 UNSTEERED, PROMPT = "unsteered", "prompt"

@@ -1,7 +1,7 @@
 """Learning on the quantized model itself, through llama.cpp: from one sentence to a steering bundle."""
 
-from edgesteer.generate.questions import Question, built_in, read_questions
 from edgesteer.learn.course import learn
+from edgesteer.generate.questions import Question, built_in, read_questions
 from edgesteer.learn.recipe import METHODS, Recipe
 from edgesteer.learn.refining import Trainer
 from edgesteer.learn.store import ReplyStore, write_replies

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from edgesteer.bundle import Bundle, StrengthRange
+from edgesteer.generate.chat import REPEAT_PENALTY, Chat
 from edgesteer.evaluate.dose import Dose, strength_at
 from edgesteer.evaluate.matched import DISTINCT
-from edgesteer.generate.chat import REPEAT_PENALTY, Chat
 from edgesteer.generate.progress import Done, portion
 from edgesteer.generate.scoring import Scores, score
 

@@ -18,15 +18,15 @@ from typing import Any
 from edgesteer.bundle import Bundle
 from edgesteer.errors import LearnError, MissingExtra
 from edgesteer.evaluate import Table
-from edgesteer.evaluate.headtohead import check_counts, check_levels
 from edgesteer.generate import Chat
+from edgesteer.evaluate.headtohead import check_counts, check_levels
 from edgesteer.generate.progress import spread
-from edgesteer.generate.questions import Question
 from edgesteer.learn.ask import own
 from edgesteer.learn.calibrate import Yardstick, strength_range
 from edgesteer.learn.compare import check_ways, compare, label
 from edgesteer.learn.make import Maker
 from edgesteer.learn.pairs import check_asked
+from edgesteer.generate.questions import Question
 from edgesteer.learn.recipe import Recipe
 from edgesteer.learn.refining import Trainer, refined
 from edgesteer.learn.stages import (

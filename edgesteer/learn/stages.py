@@ -17,13 +17,13 @@ from edgesteer.bundle import ModelInfo
 from edgesteer.errors import LearnError
 from edgesteer.generate import Chat
 from edgesteer.generate.progress import Done, spread
-from edgesteer.generate.questions import Question, built_in
 from edgesteer.learn import likelihood
 from edgesteer.learn.ask import write_questions
 from edgesteer.learn.contrast import contrast_rows, refit_sequentially, steered_blocks
 from edgesteer.learn.make import Maker, without
 from edgesteer.learn.methods import BlockFit, fit_blocks, method
 from edgesteer.learn.pairs import Pair, keep_good, sample_pairs
+from edgesteer.generate.questions import Question, built_in
 from edgesteer.learn.recipe import Recipe, one_of
 from edgesteer.learn.rows import Rows
 from edgesteer.learn.store import ReplyStore

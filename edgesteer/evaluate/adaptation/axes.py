@@ -16,9 +16,9 @@ from pathlib import Path
 from edgesteer.bundle import Bundle
 from edgesteer.evaluate.adaptation.lora import Lora
 from edgesteer.evaluate.adaptation.values import Data, Memory, Speed
+from edgesteer.generate.chat import Chat
 from edgesteer.evaluate.cost import Cost, costs, kv_bytes_per_token
 from edgesteer.evaluate.ways import Way
-from edgesteer.generate.chat import Chat
 from edgesteer.runtime import SteeredLlama
 
 # How often the model under a LoRA and the one without take turns.

@@ -17,8 +17,8 @@ import numpy.typing as npt
 
 from edgesteer.evaluate.adaptation.axes import Subject
 from edgesteer.evaluate.adaptation.values import Drift
-from edgesteer.evaluate.intervals import Sample, estimate
 from edgesteer.generate.chat import F32, Tokens
+from edgesteer.evaluate.intervals import Sample, estimate
 from edgesteer.generate.measures import log_softmax
 from edgesteer.generate.progress import Done
 from edgesteer.runtime import Lanes

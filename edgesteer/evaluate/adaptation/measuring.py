@@ -25,13 +25,13 @@ from edgesteer.evaluate.adaptation.lora import Lora, opened_anew
 from edgesteer.evaluate.adaptation.reversal import plain_logits, reversal
 from edgesteer.evaluate.adaptation.scores import AXES, scores
 from edgesteer.evaluate.adaptation.values import LORA, UNADAPTED, Adapted, Effect
+from edgesteer.generate.chat import F32, REPEAT_PENALTY, Chat
 from edgesteer.evaluate.headtohead import head_to_head, held_out_questions
 from edgesteer.evaluate.intervals import Sample, estimate
-from edgesteer.evaluate.table import Row, Table, plain_values
-from edgesteer.evaluate.ways import PROMPT, UNSTEERED, Way, prompts_of
-from edgesteer.generate.chat import F32, REPEAT_PENALTY, Chat
 from edgesteer.generate.progress import Done, portion
 from edgesteer.generate.scoring import score
+from edgesteer.evaluate.table import Row, Table, plain_values
+from edgesteer.evaluate.ways import PROMPT, UNSTEERED, Way, prompts_of
 
 __all__ = ["Adaptation", "Adapted", "measure"]
 

@@ -14,11 +14,11 @@ import numpy as np
 
 from edgesteer.bundle import Bundle
 from edgesteer.evaluate.bench.timing import Table, no_progress
+from edgesteer.generate.chat import Chat
 from edgesteer.evaluate.cost import Cost, added_tokens, costs
 from edgesteer.evaluate.headtohead import held_out_questions
-from edgesteer.evaluate.ways import PROMPT, UNSTEERED, Way, prompts_of
-from edgesteer.generate.chat import Chat
 from edgesteer.generate.progress import Done
+from edgesteer.evaluate.ways import PROMPT, UNSTEERED, Way, prompts_of
 
 EMPTY = "empty system prompt"
 _SECONDS = ("first_token_seconds", "token_seconds")

@@ -34,8 +34,8 @@ from edgesteer.evaluate.bench.timing import (
     summary,
     timed,
 )
-from edgesteer.evaluate.random_gguf import write_llama
 from edgesteer.generate.progress import Done, portion
+from edgesteer.evaluate.random_gguf import write_llama
 from edgesteer.plan import SteeringPlan
 from edgesteer.runtime import Lanes, SteeredLlama
 

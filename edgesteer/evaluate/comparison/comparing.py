@@ -16,16 +16,16 @@ from itertools import count
 from typing import Any
 
 from edgesteer.bundle import Bundle, ModelInfo
+from edgesteer.generate.chat import Chat
 from edgesteer.evaluate.comparison.curves import Curves
 from edgesteer.evaluate.comparison.suite_file import Suite
 from edgesteer.evaluate.cost import Cost, costs, kv_bytes_per_token
 from edgesteer.evaluate.dose import Point
 from edgesteer.evaluate.headtohead import N_CALIBRATION, head_to_head
-from edgesteer.evaluate.table import Row, Table, plain_values
-from edgesteer.evaluate.ways import PROMPT, UNSTEERED, Way, prompts_of
-from edgesteer.generate.chat import Chat
 from edgesteer.generate.progress import portion
 from edgesteer.generate.scoring import Spoken
+from edgesteer.evaluate.table import Row, Table, plain_values
+from edgesteer.evaluate.ways import PROMPT, UNSTEERED, Way, prompts_of
 from edgesteer.steering_map import join_pieces
 
 Progress = Callable[[str, float], None]

@@ -12,13 +12,13 @@ import warnings
 
 from edgesteer.bundle import Bundle
 from edgesteer.errors import EdgesteerWarning, SteeringOverflow
+from edgesteer.generate.chat import REPEAT_PENALTY, Chat
 from edgesteer.evaluate.comparison.suite_file import Suite
 from edgesteer.evaluate.dose import Point
-from edgesteer.evaluate.table import Row
-from edgesteer.evaluate.ways import Way, prompts_of
-from edgesteer.generate.chat import REPEAT_PENALTY, Chat
 from edgesteer.generate.progress import Done, spread
 from edgesteer.generate.scoring import Scores, score
+from edgesteer.evaluate.table import Row
+from edgesteer.evaluate.ways import Way, prompts_of
 
 # So that three curves take half as long as the replies that are shown.
 N_CURVE, CURVE_TOKENS = 8, 32

@@ -14,10 +14,10 @@ import numpy.typing as npt
 
 from edgesteer.bundle import Bundle, gate_weights_gguf, read_gate_gguf
 from edgesteer.errors import SteeringOverflow
-from edgesteer.evaluate.scan.found import F64
 from edgesteer.generate.chat import Chat, Tokens
 from edgesteer.generate.measures import log_softmax
 from edgesteer.generate.progress import Done
+from edgesteer.evaluate.scan.found import F64
 from edgesteer.plan import SteeringPlan
 from edgesteer.runtime import Lanes
 

@@ -20,10 +20,10 @@ import numpy as np
 
 from edgesteer.bundle import Bundle, check_model
 from edgesteer.errors import EdgesteerWarning, InputError
-from edgesteer.evaluate.scan.cells import Cells
-from edgesteer.evaluate.scan.found import F64, Scan, pooled
 from edgesteer.generate.chat import REPEAT_PENALTY, Chat, Reply, Tokens
 from edgesteer.generate.progress import Done, portion, spread
+from edgesteer.evaluate.scan.cells import Cells
+from edgesteer.evaluate.scan.found import F64, Scan, pooled
 from edgesteer.runtime.gates import make_gate
 
 Progress = Callable[[str, float], None]

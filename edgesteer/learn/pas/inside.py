@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import re
 
-from edgesteer.generate.text_file import short
 from edgesteer.learn.pas.items import LETTERS
 from edgesteer.learn.pas.table import Row
+from edgesteer.generate.text_file import short
 
 _MARK = re.compile(r"^[ \t]*\(([A-Z])\)", re.MULTILINE)
 # What leads up to the reply is the prompt's business: the room that builds prompts ends them in its own way.

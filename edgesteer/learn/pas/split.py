@@ -14,8 +14,8 @@ from typing import overload
 import numpy as np
 
 from edgesteer.errors import LearnError
-from edgesteer.generate.text_file import short
 from edgesteer.learn.pas.items import Item
+from edgesteer.generate.text_file import short
 
 FEWEST = 20  # 12 to learn from, 4 to choose with, 4 to report on: with less any figure is chance
 SHARES = (0.6, 0.2, 0.2)
