@@ -20,10 +20,10 @@ settings.load_profile("ci")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Let llama.cpp's idle threads sleep instead of spin: on a busy machine spinning slows everything tenfold.
+    """Let llama.cpp's idle threads sleep, not spin: on a busy machine spinning slows everything tenfold.
 
-    Read when the OpenMP library is loaded, and inherited by the commands that tests start. The proofs measure times,
-    so they keep the default.
+    Read when the OpenMP library is loaded, and inherited by the commands that tests start. The proofs measure
+    times, so they keep the default.
     """
     if config.option.markexpr != "proof":
         os.environ.setdefault("OMP_WAIT_POLICY", "passive")

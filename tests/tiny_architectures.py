@@ -1,4 +1,4 @@
-"""The architectures of the tiny models: keys, and tensors without values, as llama.cpp's src/models ask for them.
+"""The tiny models' architectures: keys, and tensors without values, as llama.cpp's src/models ask for them.
 
 `tests.tiny` fills and writes them.
 """

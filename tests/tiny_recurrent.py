@@ -1,4 +1,4 @@
-"""Recurrent and hybrid architectures of the tiny models: Mamba, PLaMo 2, Mamba 2, RWKV 7, Jamba, Granite 4, LFM2."""
+"""Recurrent and hybrid tiny models: Mamba, PLaMo 2, Mamba 2, RWKV 7, Jamba, Granite 4, LFM2."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Who may import what, read from the source with `ast`. `make check` runs it; it prints each violation and exits 1.
+"""Who may import what, read from the source with `ast`. `make check` runs it; each violation is a line.
 
-The rooms stand on FLOORS. A room imports from its own floor and from those below it: at module level, inside a
-function and for type checking alike, without exceptions. No modules import each other in a circle. Besides:
+The rooms stand on FLOORS. A room imports from its own floor and from those below it: at module level, inside
+a function and for type checking alike, without exceptions. No modules import each other in a circle. Besides:
 torch stays in the converters; heavy packages are imported where they are used; llama.cpp's private and C names
 stay in the runtime; click, the converters and the models are the command line's.
 """

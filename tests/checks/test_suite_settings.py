@@ -1,4 +1,4 @@
-"""How the project tests itself: locked versions, whose warnings fail a test, which examples property tests draw."""
+"""How the project tests itself: the lock, whose warnings fail a test, which examples property tests draw."""
 
 import os
 import re

@@ -1,7 +1,7 @@
 """Compile the C code of edgesteer.runtime with the sanitizers and run it: `python -m tests.native.sanitize`.
 
-Prints what the drivers beside this file report. Exits 1 if a sanitizer stopped one, or a result differs from the
-reference's.
+Prints what the drivers beside this file report. Exits 1 if a sanitizer stopped one, or a result differs from
+the reference's.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import numpy as np
 HERE = Path(__file__).resolve().parent
 NATIVE = HERE.parents[1] / "edgesteer" / "runtime" / "native"
 UNITS = ("tap", "gate", "ort")
-"""`NAME.c` of the runtime and, where there is one, `drive_NAME.c` beside this file, which `sanitize.c` calls."""
+"""`NAME.c` of the runtime and, where there is one, `drive_NAME.c` beside this file."""
 
 FLAGS = shlex.split(
     "-std=c11 -D_GNU_SOURCE -g -O1 -fno-omit-frame-pointer -ffp-contract=off -Wall -Wextra -Werror"

@@ -1,4 +1,4 @@
-"""On random decodes the C code has no undefined behaviour and no memory errors, and gives the reference's bits."""
+"""On random decodes the C code gives the reference's bits, without undefined behaviour or memory errors."""
 
 from __future__ import annotations
 
