@@ -1,8 +1,9 @@
-"""Times the same control vector, prompts and threads in repeng on Torch, and in edgesteer on the quantized file.
+"""Times the same control vector, prompts and threads in repeng on Torch, and in edgesteer on the quantized
+file.
 
-repeng runs the dequantized weights in float32 through transformers with its KV cache, by the shortest loop there is:
-no `generate`, no sampling beyond argmax. Both sample greedily and never stop early. The four ways take turns at a
-prompt.
+repeng runs the dequantized weights in float32 through transformers with its KV cache, by the shortest loop
+there is: no `generate`, no sampling beyond argmax. Both sample greedily and never stop early. The four ways
+take turns at a prompt.
 """
 
 from __future__ import annotations
@@ -83,7 +84,8 @@ def _missing(packages: Sequence[str]) -> MissingExtra:
 
 @contextlib.contextmanager
 def _numpy_1_name() -> Iterator[None]:
-    """repeng 0.4 names np.float_ in its annotations, which NumPy 2 no longer has; while it is imported, it does."""
+    """repeng 0.4 names np.float_ in its annotations, which NumPy 2 no longer has; while it is imported, it
+    does."""
     there = hasattr(np, "float_")
     if not there:
         np.float_ = np.float64  # type: ignore[attr-defined]
@@ -102,8 +104,9 @@ def against_repeng(
     n_threads: int,
     progress: Done = no_progress,
 ) -> Table:
-    """{"bundle", "strength", "prompts", "tokens", "first_tokens_alike", "ways": {way: {prefill, token}}, "ratios":
-    {which: {prefill, token}}}; seconds are medians over the prompts, ratios medians of the prompts' ratios.
+    """{"bundle", "strength", "prompts", "tokens", "first_tokens_alike", "ways": {way: {prefill, token}},
+    "ratios": {which: {prefill, token}}}; seconds are medians over the prompts, ratios medians of the prompts'
+    ratios.
 
     bundle: of kind vector; it acts on every token, as repeng's do.
     Raises MissingExtra without repeng, Torch or transformers, ModelError for a model that these cannot run.
@@ -122,11 +125,15 @@ def timed_replies(
     n_threads: int,
     progress: Done = no_progress,
 ) -> dict[str, list[TimedReply]]:
-    """Way ("edgesteer steered" and so on) -> its greedy reply to each question; raises as `against_repeng`."""
+    """Way ("edgesteer steered" and so on) -> its greedy reply to each question; raises as
+    `against_repeng`."""
     repeng = need_repeng()
     plan = SteeringPlan.of([(bundle, None, "all")])
     options: dict[str, Any] = {"n_threads": n_threads, "n_threads_batch": n_threads}
-    with contextlib.closing(SteeredLlama(model, n_ctx=_ROOM + n_tokens, **options)) as llm, _torch_threads(n_threads):
+    with (
+        contextlib.closing(SteeredLlama(model, n_ctx=_ROOM + n_tokens, **options)) as llm,
+        _torch_threads(n_threads),
+    ):
         theirs = _Repeng(repeng, model, bundle, bundle.strength.default)
         return _in_turns(_four(llm, plan, theirs), prompts(llm, questions), n_tokens, progress)
 

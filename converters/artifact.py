@@ -1,7 +1,7 @@
 """A conversion's two ends: steering as a reader understood it, and the bundle with what was measured of it.
 
-Whatever the producer counted from, captured at or scaled by has been dealt with once an Artifact exists; its facts
-say what was done. NumPy only.
+Whatever the producer counted from, captured at or scaled by has been dealt with once an Artifact exists; its
+facts say what was done. NumPy only.
 """
 
 from __future__ import annotations
@@ -28,14 +28,15 @@ class Artifact:
     """Steering as trained: h' = h + coefficient(h) * directions[N] on the output of block N.
 
     producer: a name in `readers.PRODUCERS`.
-    directions: block N -> float32 [n_embd], N as the runtime counts (0-based, 1 the first that can be steered).
-    gate: None for a constant; ReLU layers per block; or, where the network is no chain of ReLU layers, the bytes
-        of a gate.onnx whose metadata is not filled in yet.
+    directions: block N -> float32 [n_embd], N as the runtime counts (0-based, 1 the first that can be
+        steered).
+    gate: None for a constant; ReLU layers per block; or, where the network is no chain of ReLU layers, the
+        bytes of a gate.onnx whose metadata is not filled in yet.
     scope: what the producer trained for; "all" where it knows no scopes.
-    network: the producer's own modules (one per block, or one for all), for comparing with; None where there are
-        none but the gate's weights.
-    facts: for the manifest's `training`, as `vectors.placing.facts_of` makes them: the producer's block base, site and
-        norm, files and their SHA-256, what was dropped and what else there is to know.
+    network: the producer's own modules (one per block, or one for all), for comparing with; None where there
+        are none but the gate's weights.
+    facts: for the manifest's `training`, as `vectors.placing.facts_of` makes them: the producer's block base,
+        site and norm, files and their SHA-256, what was dropped and what else there is to know.
     """
 
     producer: str
@@ -50,9 +51,10 @@ class Artifact:
 class Choice:
     """What a user says about a file that the file itself does not.
 
-    tensor: which of several vectors, by its name in the file. block: where a single vector acts. blocks: (first,
-    last), both included: where the rows of a stack act, or which of the blocks in the file to take.
-    site: "block_output", or "block_input" for a producer that captured before the block; None: the producer's own.
+    tensor: which of several vectors, by its name in the file. block: where a single vector acts. blocks:
+    (first, last), both included: where the rows of a stack act, or which of the blocks in the file to take.
+    site: "block_output", or "block_input" for a producer that captured before the block; None: the producer's
+        own.
     """
 
     tensor: str | None = None
@@ -65,8 +67,8 @@ class Choice:
 class Converted:
     """A bundle, and what was measured of it; None and empty where nothing was.
 
-    coefficients: Torch against the gate in float32, per block. quantized: the loss of fewer bits. model: the steered
-    model in Torch against the runtime.
+    coefficients: Torch against the gate in float32, per block. quantized: the loss of fewer bits. model: the
+    steered model in Torch against the runtime.
     """
 
     bundle: Bundle

@@ -41,8 +41,8 @@ _N_CTX = 1024
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What a person wants. scope, strength, parity: None for what suits the artifact: its own scope, 1, and parity
-    for a network alone. weights: "fp32", "fp16" or "int8". ort: gate.ort too."""
+    """What a person wants. scope, strength, parity: None for what suits the artifact: its own scope, 1, and
+    parity for a network alone. weights: "fp32", "fp16" or "int8". ort: gate.ort too."""
 
     name: str
     description: str = ""
@@ -59,8 +59,8 @@ def read(paths: Sequence[Path], producer: str | None, model: ModelInfo, choice: 
     """What the files hold, in the runtime's convention.
 
     producer: a name in `readers.PRODUCERS`; None: as the files say, if they do.
-    Raises BundleError for files that are damaged, not the producer's, or ambiguous, and for a model that does not
-    match.
+    Raises BundleError for files that are damaged, not the producer's, or ambiguous, and for a model that does
+    not match.
     """
     name = recognise(paths) if producer is None else producer
     return PRODUCERS[name].read(paths, model, choice)
@@ -75,11 +75,12 @@ def convert(
 ) -> Converted:
     """The bundle of `artifact` for the model in the GGUF `model`, whose facts are `info`.
 
-    A network is run on held-out questions first: its coefficients' mean there becomes 1, Torch's are compared with
-    those of gate.onnx.
+    A network is run on held-out questions first: its coefficients' mean there becomes 1, Torch's are compared
+    with those of gate.onnx.
 
     Raises:
-        BundleError: the bundle would break the format, Torch and gate.onnx disagree, or the steered models do.
+        BundleError: the bundle would break the format, Torch and gate.onnx disagree, or the steered models
+            do.
         MissingExtra: what the work needs is not installed.
     """
     parity = artifact.gate is not None if settings.parity is None else settings.parity
@@ -131,7 +132,8 @@ def accepted(artifact: Artifact, seen: Activations, info: ModelInfo, settings: S
 
 
 def visited(llm: SteeredLlama, bundle: Bundle, texts: Sequence[Text]) -> dict[int, F32]:
-    """Of the tokens in scope, the stream that each block's gate reads while `bundle` steers with strength 1."""
+    """Of the tokens in scope, the stream that each block's gate reads while `bundle` steers with strength
+    1."""
     found: dict[int, list[F32]] = {n: [] for n in bundle.layers}
     turns = read_turns(llm)
     for text in texts:

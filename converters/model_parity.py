@@ -2,8 +2,8 @@
 
 Compared are block outputs and the next-token distribution, against what the two differ by unsteered.
 
-A quantized file computes differently from its dequantized weights, so nothing can agree better steered than it does
-unsteered. The law is therefore relative:
+A quantized file computes differently from its dequantized weights, so nothing can agree better steered than
+it does unsteered. The law is therefore relative:
 
     KL(torch || runtime), steered  <=  1.5 * KL(torch || runtime), unsteered  +  1e-3 nats
 """
@@ -37,8 +37,8 @@ F32 = npt.NDArray[np.float32]
 FACTOR, SLACK = 1.5, 1e-3
 
 Reference = Mapping[int, Callable[["torch.Tensor"], "torch.Tensor"]]
-"""Block -> (h [rows, n_embd] -> coefficient [rows] * direction [n_embd]): what is added at strength 1. These are the
-source's blocks; the bundle may lack one whose mean coefficient is 0."""
+"""Block -> (h [rows, n_embd] -> coefficient [rows] * direction [n_embd]): what is added at strength 1. These
+are the source's blocks; the bundle may lack one whose mean coefficient is 0."""
 
 
 class Text(NamedTuple):
@@ -99,7 +99,8 @@ class ModelParity:
 
 
 def strength_of(bundle: Bundle) -> float:
-    """At which a bundle is compared: its default; 1 where that is 0, which would compare unsteered with unsteered."""
+    """At which a bundle is compared: its default; 1 where that is 0, which would compare unsteered with
+    unsteered."""
     return bundle.strength.default or 1.0
 
 
@@ -161,7 +162,8 @@ def _compared(
 
 
 def _in_runtime(llm: SteeredLlama, bundle: Bundle, text: Text, on: bool) -> tuple[dict[int, F32], F32]:
-    """Of the rows from the prompt's last token to the reply's last but one: outputs of the steered blocks, logits."""
+    """Of the rows from the prompt's last token to the reply's last but one: outputs of the steered blocks,
+    logits."""
     since = len(text.prompt) - 1
     plan = [(bundle, strength_of(bundle))] if on else []
     with llm.steered(plan), Lanes(llm, [text.prompt], bundle.layers, since) as lanes:

@@ -21,7 +21,8 @@ MAX_ABS = 1e-5
 
 
 class Parity(NamedTuple):
-    """How one block's coefficients differ: over `n` of them, the largest of which is `size` in the producer's."""
+    """How one block's coefficients differ: over `n` of them, the largest of which is `size` in the
+    producer's."""
 
     block: int
     max_abs: float

@@ -1,6 +1,7 @@
 """Arrays out of a file that others wrote: Torch, safetensors, NumPy. Nothing of their meaning.
 
-Nothing in a file is ever executed: pickles are read by Torch's own restricted reader, NumPy's are not read at all.
+Nothing in a file is ever executed: pickles are read by Torch's own restricted reader, NumPy's are not read at
+all.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The arrays and strings of a Torch file, under dotted names.
 
-Torch's restricted reader (`weights_only=True`) alone is used, and nothing is added to what it allows. NumPy arrays
-within a pickle are refused with the rest: NumPy rebuilds them from a dtype that the file describes, and a forged
-one turns numbers into pointers.
+Torch's restricted reader (`weights_only=True`) alone is used, and nothing is added to what it allows. NumPy
+arrays within a pickle are refused with the rest: NumPy rebuilds them from a dtype that the file describes,
+and a forged one turns numbers into pointers.
 """
 
 from __future__ import annotations

@@ -1,11 +1,12 @@
 """A frozen language model in Torch, for what needs gradients and for comparing a runtime with its source.
 
-From a GGUF file, whose weights transformers dequantizes, or from a folder in Hugging Face's layout: logits, the output
-of every decoder block, and a place to intervene there.
+From a GGUF file, whose weights transformers dequantizes, or from a folder in Hugging Face's layout: logits,
+the output of every decoder block, and a place to intervene there.
 
 Blocks are counted from 0, as llama.cpp does; what an intervention gets is llama.cpp's `l_out-N`. Nothing of a
-folder is executed, and its weights are read from safetensors alone. Memory: the weights in `dtype`, whatever the
-quantization of the file (135 M parameters in float32: 0.54 GB, and about as much again while a GGUF is read).
+folder is executed, and its weights are read from safetensors alone. Memory: the weights in `dtype`, whatever
+the quantization of the file (135 M parameters in float32: 0.54 GB, and about as much again while a GGUF is
+read).
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ Keys = list[tuple[torch.Tensor, torch.Tensor]]
 class TorchModel:
     """A causal language model in eval mode, none of whose parameters takes a gradient.
 
-    module: the transformers model. blocks: its decoder layers, in order. info: of the GGUF; None for a folder.
+    module: the transformers model. blocks: its decoder layers, in order. info: of the GGUF; None for a
+        folder.
     n_layer: their number. n_embd: width of the residual stream. n_vocab: of the logits.
     """
 
@@ -60,7 +62,8 @@ class TorchModel:
         """A GGUF file, or a folder with config.json and safetensors.
 
         Raises:
-            ModelError: there is no such model, transformers does not know its architecture, or weights are missing.
+            ModelError: there is no such model, transformers does not know its architecture, or weights are
+                missing.
             MissingExtra: transformers is not installed.
         """
         path = expanded(path)
@@ -95,8 +98,9 @@ class TorchModel:
     ) -> torch.Tensor:
         """Next-token logits [batch, rows, n_vocab] of tokens [batch, n].
 
-        mask: [batch, prefix + n], 0 for padding; None where there is none. rows: positions of `tokens` whose logits
-        are wanted, [rows]; None for all. prefix: what came before, as `keys` gives it; it is not changed.
+        mask: [batch, prefix + n], 0 for padding; None where there is none. rows: positions of `tokens` whose
+        logits are wanted, [rows]; None for all. prefix: what came before, as `keys` gives it; it is not
+        changed.
         """
         past = 0 if prefix is None else prefix[0][0].shape[2]
         extra: dict[str, Any] = {"use_cache": False}
@@ -203,7 +207,8 @@ def _is_stream(module: Any, blocks: Sequence[Any], n_embd: int) -> bool:
 
 
 def _read(path: Path, dtype: torch.dtype) -> Any:
-    """The transformers model of a file or folder. Raises ModelError with one line, whatever went wrong in there."""
+    """The transformers model of a file or folder. Raises ModelError with one line, whatever went wrong in
+    there."""
     need("transformers", "run a model in Torch")
     try:
         with _silence():
@@ -226,7 +231,8 @@ def _from_folder(path: Path, dtype: torch.dtype) -> Any:
 
 
 def _from_gguf(path: Path, dtype: torch.dtype) -> Any:
-    """In two steps, because `from_pretrained(gguf_file=...)` asks for accelerate, which nothing here needs."""
+    """In two steps, because `from_pretrained(gguf_file=...)` asks for accelerate, which nothing here
+    needs."""
     from transformers import AutoConfig, AutoModelForCausalLM
     from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 

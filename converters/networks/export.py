@@ -1,9 +1,10 @@
-"""From Torch modules to a gate: weights where they are chains of ReLU layers, else the bytes of one gate.onnx.
+"""From Torch modules to a gate: weights where they are chains of ReLU layers, else the bytes of one
+gate.onnx.
 
-Torch's older exporter writes opset 17 by itself; the newer one needs onnxscript and begins at opset 18. It traces: it
-follows one branch and says so in a warning; then torch.export, which follows symbols, tells whether the branch
-depends on the data. A module for all blocks is traced once per block with `layer` fixed. The result is checked with
-onnx.checker, against the format's rules, and against Torch on random activations.
+Torch's older exporter writes opset 17 by itself; the newer one needs onnxscript and begins at opset 18. It
+traces: it follows one branch and says so in a warning; then torch.export, which follows symbols, tells
+whether the branch depends on the data. A module for all blocks is traced once per block with `layer` fixed.
+The result is checked with onnx.checker, against the format's rules, and against Torch on random activations.
 """
 
 from __future__ import annotations
@@ -44,13 +45,13 @@ def export_gate(modules: Any, layers: Sequence[int], n_embd: int, where: str = "
     """The gate of these modules.
 
     Args:
-        modules: block -> nn.Module, each activation float32 [tokens, n_embd] -> coefficient [tokens] or [tokens, 1];
-            or one module for all blocks, which may take the block as a second argument.
+        modules: block -> nn.Module, each activation float32 [tokens, n_embd] -> coefficient [tokens] or
+            [tokens, 1]; or one module for all blocks, which may take the block as a second argument.
         layers: the blocks.
         n_embd: width of the residual stream.
     Raises:
-        BundleError: no module for a block, blocks of unequal architecture, control flow, an operation outside the
-            format, NaN, a result of another shape, or ONNX Runtime disagrees with Torch.
+        BundleError: no module for a block, blocks of unequal architecture, control flow, an operation outside
+            the format, NaN, a result of another shape, or ONNX Runtime disagrees with Torch.
         MissingExtra: torch or onnx is not installed.
     """
     blocks = torch_blocks(modules, layers, n_embd, where)
@@ -114,7 +115,8 @@ class Block(nn.Module):  # type: ignore[misc]
         return torch.randn(_TOKENS, self.n_embd, generator=torch.Generator().manual_seed(0))
 
     def _layer_argument(self, layer: int) -> tuple[Any, ...]:
-        """The block as a module for all blocks wants it: an int, or an int64 scalar; () for a module of one."""
+        """The block as a module for all blocks wants it: an int, or an int64 scalar; () for a module of
+        one."""
         if not _takes_layer(self.module):
             return ()
         try:

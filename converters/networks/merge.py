@@ -1,7 +1,7 @@
 """One gate.onnx from the graphs of several blocks: constants that differ between blocks are rows of a table.
 
-`layer` chooses the row, so a call costs one block's work whatever the number of blocks. The bytes keep the format's
-rules and are the same every time.
+`layer` chooses the row, so a call costs one block's work whatever the number of blocks. The bytes keep the
+format's rules and are the same every time.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ F32 = npt.NDArray[np.float32]
 
 
 def merge(graphs: Mapping[int, BlockGraph], n_embd: int, flat: bool) -> bytes:
-    """One gate for all blocks; its metadata names the blocks, the digest of the directions is left to `stamp`.
+    """One gate for all blocks; its metadata names the blocks, the digest of the directions is left to
+    `stamp`.
 
     Args:
         graphs: block -> its network.
@@ -76,7 +77,8 @@ def layers_of(gate: bytes) -> list[int]:
 def scale(gate: bytes, factors: Mapping[int, float]) -> bytes:
     """`gate` for the blocks of `factors` only, each block's coefficient times its factor.
 
-    A final Mul by a per-block constant, before a closing Squeeze, so that the runtime can still leave that out.
+    A final Mul by a per-block constant, before a closing Squeeze, so that the runtime can still leave that
+    out.
     """
     onnx = need_onnx()
     model, layers = onnx.load_from_string(gate), sorted(factors)

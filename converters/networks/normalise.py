@@ -1,9 +1,10 @@
 """A gate scaled so that its mean coefficient is 1, and its direction the other way: the same steering.
 
-A ReLU chain is positively homogeneous: the factor goes into its last layer. Any other gate gets a final Mul by a
-constant per block. A negative mean (a gate that may be below 0) flips the direction, which changes nothing either.
-A block whose mean is 0 is dropped: a gate that never opens, or one whose coefficients cancel to less than
-CANCELLED of their size, where a mean-equivalent constant does not exist and the factor would be all rounding.
+A ReLU chain is positively homogeneous: the factor goes into its last layer. Any other gate gets a final Mul
+by a constant per block. A negative mean (a gate that may be below 0) flips the direction, which changes
+nothing either. A block whose mean is 0 is dropped: a gate that never opens, or one whose coefficients cancel
+to less than CANCELLED of their size, where a mean-equivalent constant does not exist and the factor would be
+all rounding.
 """
 
 from __future__ import annotations
@@ -49,8 +50,8 @@ def normalise(artifact: Artifact, activations: Mapping[int, F32]) -> Artifact:
     """`artifact` with mean coefficient 1 in every block over `activations`; a constant is returned as it is.
 
     Args:
-        activations: block -> float32 [rows, n_embd], of tokens in scope: the residual stream as the gate reads it, with
-            what the blocks before have added and before its own.
+        activations: block -> float32 [rows, n_embd], of tokens in scope: the residual stream as the gate
+            reads it, with what the blocks before have added and before its own.
     Raises:
         BundleError: as `mean_coefficients`; or the mean is 0 in every block.
     """

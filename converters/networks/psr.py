@@ -1,10 +1,10 @@
 """PSR networks: a state dict with the documented names, or modules from Python.
 
-In:  `gate.N.I.weight` [out, in], `gate.N.I.bias` [out] and `direction.N` [n_embd] in .pt or .safetensors files; or
-     nn.Modules and torch.export programs with their directions. Out: an Artifact.
+In:  `gate.N.I.weight` [out, in], `gate.N.I.bias` [out] and `direction.N` [n_embd] in .pt or .safetensors
+     files; or nn.Modules and torch.export programs with their directions. Out: an Artifact.
 
-State dicts are read as data (safetensors, or torch's weights-only reader). Files that hold a program are refused; a
-torch.export program that you trust can be loaded and passed to `from_modules`.
+State dicts are read as data (safetensors, or torch's weights-only reader). Files that hold a program are
+refused; a torch.export program that you trust can be loaded and passed to `from_modules`.
 """
 
 from __future__ import annotations
@@ -56,11 +56,11 @@ def read(paths: Sequence[str | Path], model: ModelInfo, choice: Choice) -> Artif
 
     Args:
         paths: one file, or several whose tensors add up (gates and directions).
-        choice: site "block_input" moves every block to the one before; `blocks`, as the runtime counts them then,
-            takes some.
+        choice: site "block_input" moves every block to the one before; `blocks`, as the runtime counts them
+            then, takes some.
     Raises:
-        BundleError: other tensors, shapes that do not fit one another or the model, NaN, a block with a gate and no
-            direction or the reverse, or a file that would have to be executed to be read.
+        BundleError: other tensors, shapes that do not fit one another or the model, NaN, a block with a gate
+            and no direction or the reverse, or a file that would have to be executed to be read.
         MissingExtra: torch is not installed.
     """
     places = [Path(path) for path in paths]
@@ -88,8 +88,9 @@ def from_modules(
     """The PSR of Torch modules.
 
     Args:
-        modules: block -> nn.Module (or torch.export program), activation float32 [tokens, n_embd] -> coefficient
-            [tokens] or [tokens, 1]; or one for all blocks, which may take the block (int or int64 scalar) as well.
+        modules: block -> nn.Module (or torch.export program), activation float32 [tokens, n_embd] ->
+            coefficient [tokens] or [tokens, 1]; or one for all blocks, which may take the block (int or int64
+            scalar) as well.
         directions: block -> tensor or array [n_embd]; blocks count from 0 and act on the output of the block.
         scope: what they were trained for.
     Raises:

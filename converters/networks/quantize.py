@@ -26,8 +26,8 @@ KINDS: tuple[Kind, ...] = ("fp16", "int8")
 
 
 class Quantized(NamedTuple):
-    """A smaller gate.onnx; `loss` compares its coefficients with those of the gate it was made of, or with Torch's
-    where only the smaller one is known (bytes_before: None)."""
+    """A smaller gate.onnx; `loss` compares its coefficients with those of the gate it was made of, or with
+    Torch's where only the smaller one is known (bytes_before: None)."""
 
     gate: bytes
     kind: Kind
@@ -169,9 +169,11 @@ def _int8(stacked: F32, axis: int) -> tuple[npt.NDArray[np.int8], F32]:
 
 
 def to_ort(gate: bytes, activations: Mapping[int, F32]) -> bytes:
-    """gate.ort: the same model in ONNX Runtime's own format, with the optimizations that suit every processor.
+    """gate.ort: the same model in ONNX Runtime's own format, with the optimizations that suit every
+    processor.
 
-    The same model, but not the same bytes every time: ONNX Runtime 1.31 writes its list of kernels in any order.
+    The same model, but not the same bytes every time: ONNX Runtime 1.31 writes its list of kernels in any
+    order.
 
     Raises:
         BundleError: ONNX Runtime refuses the gate, or its coefficients change by more than MAX_ABS.

@@ -1,15 +1,17 @@
 """Rank-1 representation fine-tuning: LoReFT as pyreft saves it, ReFT-r1 as AxBench saves it.
 
 LoReFT (Wu et al. 2024): h' = h + R^T (W h + b - R h). With one row R the coefficient is (W - R) h + b and the
-direction R: an affine coefficient, which may be negative, so a gate.onnx and no chain of ReLU layers. pyreft saves
-per intervention `weight` [1, n_embd], `bias` [1], `rotate_layer` [n_embd, 1], and the block in the file's name.
+direction R: an affine coefficient, which may be negative, so a gate.onnx and no chain of ReLU layers. pyreft
+saves per intervention `weight` [1, n_embd], `bias` [1], `rotate_layer` [n_embd, 1], and the block in the
+file's name.
 
-ReFT-r1 (Wu et al. 2025): AxBench saves `proj.weight` [concepts, n_embd] as a bare tensor (LsReFT_weight.pt). Its
-ReLU(w h) detects a concept; what it adds is the same at every token (in training the mean of the largest values in
-the sequence, when steering max_act * factor), so it becomes a constant and strength is that product.
+ReFT-r1 (Wu et al. 2025): AxBench saves `proj.weight` [concepts, n_embd] as a bare tensor (LsReFT_weight.pt).
+Its ReLU(w h) detects a concept; what it adds is the same at every token (in training the mean of the largest
+values in the sequence, when steering max_act * factor), so it becomes a constant and strength is that
+product.
 
-Neither file tells the positions that were trained (pyreft's first and last tokens of the prompt): what comes out
-acts on every token in scope. Assumed, for the files do not say: pyreft's act_fn is linear.
+Neither file tells the positions that were trained (pyreft's first and last tokens of the prompt): what comes
+out acts on every token in scope. Assumed, for the files do not say: pyreft's act_fn is linear.
 """
 
 from __future__ import annotations
@@ -59,8 +61,8 @@ def read(paths: Sequence[str | Path], model: ModelInfo, choice: Choice) -> Artif
 
     Args:
         paths: one file per block for LoReFT; the weight, and perhaps the bias, of ReFT-r1.
-        choice: `block` where the name of a single file has none; `tensor` the row of a ReFT-r1 dictionary; `blocks`,
-            as the runtime counts, takes some of several; `site` overrides the name's.
+        choice: `block` where the name of a single file has none; `tensor` the row of a ReFT-r1 dictionary;
+            `blocks`, as the runtime counts, takes some of several; `site` overrides the name's.
     Raises:
         BundleError: rank above 1, tensors of another method, a block twice or not known, NaN, another width.
         MissingExtra: torch or onnx is not installed.

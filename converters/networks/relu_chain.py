@@ -82,7 +82,8 @@ def _only_moves(node: Node, constants: list[Any]) -> bool:
 
 
 def as_modules(weights: GateWeights) -> dict[int, Any]:
-    """The same layers as Torch computes them: block -> an nn.Module, activation [tokens, n_embd] -> [tokens, 1]."""
+    """The same layers as Torch computes them: block -> an nn.Module, activation [tokens, n_embd] -> [tokens,
+    1]."""
     torch = need_torch("compare a gate with Torch")
     modules = {}
     for block, layers in weights.items():

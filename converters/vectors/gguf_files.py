@@ -93,11 +93,11 @@ def _is_signed(data: bytes) -> bool:
     return at >= 0 and data[at + 8 + len(key) :][:4] == struct.pack("<I", _INT32)
 
 
-# llama.cpp's `llama-cvector-generator`. Its first capture, `l_out-0`, is the output of block 0, and it names that
-# `direction.1`: `direction.N` was learned at block N-1, and so it is placed here. (llama.cpp itself adds it after
-# block N; give the GGUF itself to `--steer` for that.) It captures every block but the last, so there is always one
-# for block 0: it is dropped, and the facts say so. Directions have unit norm; of those by PCA, its default, the sign
-# is arbitrary.
+# llama.cpp's `llama-cvector-generator`. Its first capture, `l_out-0`, is the output of block 0, and it names
+# that `direction.1`: `direction.N` was learned at block N-1, and so it is placed here. (llama.cpp itself adds
+# it after block N; give the GGUF itself to `--steer` for that.) It captures every block but the last, so
+# there is always one for block 0: it is dropped, and the facts say so. Directions have unit norm; of those by
+# PCA, its default, the sign is arbitrary.
 _CVECTOR_NOTES = (
     "llama.cpp adds direction.N after block N, one block later than it was learned",
     "by PCA the sign is arbitrary: try a negative strength too",
@@ -135,15 +135,16 @@ def _read_cvector_generator(paths: Sequence[Path], model: ModelInfo, choice: Cho
     return place({n - 1: vector for n, vector in file.directions.items()}, source, model, choice)
 
 
-# jukofyork/control-vectors: several GGUF files of one axis, a direction (`NAME__ornate.gguf`) and its companion
-# (`NAME__debias.gguf`), given or lying beside it; or the companion alone. The Artifact is their sum.
+# jukofyork/control-vectors: several GGUF files of one axis, a direction (`NAME__ornate.gguf`) and its
+# companion (`NAME__debias.gguf`), given or lying beside it; or the companion alone. The Artifact is their
+# sum.
 #
-# The axis is learned on what block i adds to the residual stream (`hidden_states[i + 1] - hidden_states[i]`) and
-# named `direction.{i + 1}`: it counts from 1, and so `direction.N` is placed at block N-1. (llama.cpp itself adds it
-# after block N.) Both ends of an axis are measured from its middle, which the companion holds: without it they mean
-# nothing. Its makers keep the companion at scale 1 and dial the end; a bundle has one strength for their sum D + E, so
-# what they call scale s is the bundle at s and the companion's own bundle at 1 - s: s (D + E) + (1 - s) D = D + s E.
-# Norms carry meaning and are kept.
+# The axis is learned on what block i adds to the residual stream (`hidden_states[i + 1] - hidden_states[i]`)
+# and named `direction.{i + 1}`: it counts from 1, and so `direction.N` is placed at block N-1. (llama.cpp
+# itself adds it after block N.) Both ends of an axis are measured from its middle, which the companion holds:
+# without it they mean nothing. Its makers keep the companion at scale 1 and dial the end; a bundle has one
+# strength for their sum D + E, so what they call scale s is the bundle at s and the companion's own bundle at
+# 1 - s: s (D + E) + (1 - s) D = D + s E. Norms carry meaning and are kept.
 _DEBIAS = "debias"
 _JUKOFYORK_NOTE = "llama.cpp adds direction.N after block N, one block later than it was learned"
 _ALONE = "the companion alone: it removes a bias, and adds no trait"

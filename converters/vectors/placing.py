@@ -1,4 +1,5 @@
-"""From a producer's vectors to an Artifact: which vectors can steer, where they act, and the facts of their origin."""
+"""From a producer's vectors to an Artifact: which vectors can steer, where they act, and the facts of their
+origin."""
 
 from __future__ import annotations
 
@@ -23,10 +24,10 @@ class Producer(NamedTuple):
     """One that writes files which can be converted.
 
     suffixes: the extensions that its files can have, lower case.
-    recognises: whether something in or about a file really tells that this producer wrote it; it raises what `read`
-        would raise of a file that cannot be read at all.
-    read: the Artifact of its files; its blocks count as the runtime does, after any shift. Raises BundleError for
-        files that are not the producer's or do not fit the model, and MissingExtra.
+    recognises: whether something in or about a file really tells that this producer wrote it; it raises what
+        `read` would raise of a file that cannot be read at all.
+    read: the Artifact of its files; its blocks count as the runtime does, after any shift. Raises BundleError
+        for files that are not the producer's or do not fit the model, and MissingExtra.
     """
 
     name: str
@@ -179,7 +180,8 @@ def _drop_block_0(source: Source, model: ModelInfo) -> str:
 
 
 def check_directions(directions: Mapping[int, F32], where: str, steering: bool = True) -> None:
-    """Refuse NaN and infinity; and, if `steering`, a direction of zeros, which a network was trained for in vain."""
+    """Refuse NaN and infinity; and, if `steering`, a direction of zeros, which a network was trained for in
+    vain."""
     for block, vector in directions.items():
         if not np.isfinite(vector).all():
             raise refusal(where, f"NaN or infinity at block {block}", "finite numbers", "train it again")
@@ -191,7 +193,8 @@ def check_directions(directions: Mapping[int, F32], where: str, steering: bool =
 def facts_of(
     taken: Mapping[int, F32], source: Source, dropped: Sequence[str], notes: Sequence[str]
 ) -> dict[str, Any]:
-    """For a manifest's `training`: who made it, how they count, where they captured, and how long directions are."""
+    """For a manifest's `training`: who made it, how they count, where they captured, and how long directions
+    are."""
     norms = [float(np.linalg.norm(vector.astype(np.float64))) for vector in taken.values()]
     return {
         "producer": source.producer,

@@ -1,9 +1,9 @@
 """Plain vectors and stacks of them: a PCA component, a row of an SAE's decoder, what we ourselves write.
 
 A file that says nothing of blocks needs a choice: `block` for one vector [n_embd], `blocks` for a stack
-[n, n_embd]; `tensor` picks one of several arrays by its name, or a row of a matrix: "W_dec[123]". A file whose
-arrays are all called `direction.N` (what `write_safetensors` writes) says it itself: the outputs of blocks N.
-A vector that was captured at the input of block N (`site`) acts on the output of block N-1.
+[n, n_embd]; `tensor` picks one of several arrays by its name, or a row of a matrix: "W_dec[123]". A file
+whose arrays are all called `direction.N` (what `write_safetensors` writes) says it itself: the outputs of
+blocks N. A vector that was captured at the input of block N (`site`) acts on the output of block N-1.
 """
 
 from __future__ import annotations

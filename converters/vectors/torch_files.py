@@ -16,17 +16,18 @@ from edgesteer_converters.vectors.placing import Producer, Source, numbered, one
 
 TORCH = (".pt", ".pth", ".bin")
 
-# repeng (vgel/repeng): a GGUF by `export_gguf`, or its `directions` in a .pt. Layer N is block N counted from 0: it is
-# trained on `hidden_states[N + 1]` and added to the output of `model.layers[N]`, just as llama.cpp does with
-# `direction.N`. Nothing is shifted. `train` counts from the end but writes numbers from 0, so a negative one comes
-# from elsewhere and is refused. Block 0 is trained only by choice, so it is not dropped silently.
-# `hidden_states[-1]` comes after the model's final norm, so the last block's direction does too. Each direction has
-# unit norm until someone scales it.
+# repeng (vgel/repeng): a GGUF by `export_gguf`, or its `directions` in a .pt. Layer N is block N counted from
+# 0: it is trained on `hidden_states[N + 1]` and added to the output of `model.layers[N]`, just as llama.cpp
+# does with `direction.N`. Nothing is shifted. `train` counts from the end but writes numbers from 0, so a
+# negative one comes from elsewhere and is refused. Block 0 is trained only by choice, so it is not dropped
+# silently. `hidden_states[-1]` comes after the model's final norm, so the last block's direction does too.
+# Each direction has unit norm until someone scales it.
 _DIRECTIONS = "directions."
 
 
 def _is_repeng(path: Path) -> bool:
-    """A dict of `model_type` and `directions`; or a GGUF in the order that `train` leaves: the last block first."""
+    """A dict of `model_type` and `directions`; or a GGUF in the order that `train` leaves: the last block
+    first."""
     if path.suffix.lower() == ".gguf":
         file = read_control_vector(path)
         order = list(file.directions)
@@ -75,8 +76,9 @@ def _repeng_torch(path: Path) -> tuple[dict[int, F32], str | None, list[str], st
 
 
 # persona_vectors (safety-research/persona_vectors): `TRAIT_response_avg_diff.pt` and its siblings, one tensor
-# [n_layer + 1, n_embd] of differences of Hugging Face's `hidden_states`: row 0 is the embeddings, row N + 1 the output
-# of block N; the last row was taken after the model's final norm. The producer steers one block at a time, with a
+# [n_layer + 1, n_embd] of differences of Hugging Face's `hidden_states`: row 0 is the embeddings, row N + 1
+# the output of block N; the last row was taken after the model's final norm. The producer steers one block at
+# a time, with a
 # coefficient: choose one block, or a small strength for all.
 _ENDINGS = ("_response_avg_diff", "_prompt_avg_diff", "_prompt_last_diff")
 
@@ -123,10 +125,11 @@ def _stack(file: tensors.TensorFile, model: ModelInfo) -> F32:
     return file.tensors[""]
 
 
-# steering-vectors (steering-vectors/steering-vectors): a .pt of {"layer_activations": {layer: tensor}, "layer_type":
-# "decoder_block"}. Layer N is the output of block N counted from 0, where the package reads and where it adds. The
-# package has no file format of its own: its SteeringVector, saved as the object that it is, is a pickle that runs code
-# and is refused. It trains on all blocks by default, so a vector of block 0 is dropped, and the facts say so.
+# steering-vectors (steering-vectors/steering-vectors): a .pt of {"layer_activations": {layer: tensor},
+# "layer_type": "decoder_block"}. Layer N is the output of block N counted from 0, where the package reads and
+# where it adds. The package has no file format of its own: its SteeringVector, saved as the object that it
+# is, is a pickle that runs code and is refused. It trains on all blocks by default, so a vector of block 0 is
+# dropped, and the facts say so.
 _ACTIVATIONS, _TYPE = "layer_activations.", "decoder_block"
 
 

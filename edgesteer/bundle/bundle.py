@@ -1,7 +1,7 @@
 """A bundle: members that agree with one another, and the values read from them.
 
-The members are the truth and are kept, so that writing gives back the bytes that were read. Where they lie on disk
-is not known here.
+The members are the truth and are kept, so that writing gives back the bytes that were read. Where they lie on
+disk is not known here.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ class Bundle:
 
     Attributes:
         layers: the blocks that have a direction, ascending; 0-based, block 0 cannot occur.
-        directions: block -> read-only float32 [n_embd], added to the residual stream after that block. One of zeros
-            is carried, and counts as no intervention: see `acting`.
+        directions: block -> read-only float32 [n_embd], added to the residual stream after that block. One of
+            zeros is carried, and counts as no intervention: see `acting`.
         strength: the default, and the range in which the bundle was evaluated.
         model: the model it was made for.
         architecture_hint: the architecture that directions.gguf names, if it does.
@@ -156,7 +156,8 @@ class Bundle:
     ) -> Bundle:
         """A bare control-vector GGUF (repeng, llama.cpp's cvector-generator) as a constant of scope `all`.
 
-        Blocks whose direction is all zeros are left out: they are not steered. Arguments as for `from_members`.
+        Blocks whose direction is all zeros are left out: they are not steered. Arguments as for
+        `from_members`.
 
         Raises:
             BundleError: not a control vector that stock llama.cpp would load, or one of zeros alone.

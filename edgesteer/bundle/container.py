@@ -1,7 +1,7 @@
 """How a bundle's members lie on disk: as a directory, or as a ZIP of stored members.
 
-What the members mean is not known here, only their names, order and size. Writing is all or nothing, and gives the
-same bytes every time.
+What the members mean is not known here, only their names, order and size. Writing is all or nothing, and
+gives the same bytes every time.
 """
 
 from __future__ import annotations
@@ -83,8 +83,8 @@ def _check_size(where: str, name: str, size: int) -> None:
 class _Entry(NamedTuple):
     """What the records of a ZIP say of a member.
 
-    The last four do not matter to a reader of bundles: which program made the archive, the version of ZIP that it
-    needs (the same in header and index), whether the member is text, and its permissions.
+    The last four do not matter to a reader of bundles: which program made the archive, the version of ZIP
+    that it needs (the same in header and index), whether the member is text, and its permissions.
     """
 
     name: str
@@ -137,8 +137,8 @@ def _index(entries: Sequence[_Entry]) -> bytes:
 def read_zip(data: bytes, where: str) -> dict[str, bytes]:
     """The members of a ZIP.
 
-    The index is read for the members' names and sizes; then every record is written anew and compared with the file.
-    So a field that contradicts the members, or the format, is refused wherever it stands.
+    The index is read for the members' names and sizes; then every record is written anew and compared with
+    the file. So a field that contradicts the members, or the format, is refused wherever it stands.
 
     Raises:
         BundleError: not a ZIP, or one that breaks a rule of the format.

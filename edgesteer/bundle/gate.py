@@ -1,7 +1,7 @@
 """A gate's weights: a ReLU network per steered block, in memory, evaluated with NumPy, and as gate.gguf.
 
-Shapes in the file are in GGUF's order: `[n_embd, k]` has the n_embd weights of one unit side by side, which is what
-`ggml_mul_mat` takes as it is. As a NumPy array in memory that is the transpose of W [n_embd, k].
+Shapes in the file are in GGUF's order: `[n_embd, k]` has the n_embd weights of one unit side by side, which
+is what `ggml_mul_mat` takes as it is. As a NumPy array in memory that is the transpose of W [n_embd, k].
 """
 
 from __future__ import annotations

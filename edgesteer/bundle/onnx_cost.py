@@ -1,8 +1,9 @@
 """What a gate's graph would cost to run: element types and shapes, followed from node to node.
 
-The operators are harmless one by one, but a file of a few KB can broadcast a row and a column into gigabytes, and
-ONNX Runtime ends the process when the least integer is divided by -1. Nothing is computed here, and a graph that is
-wrong in another way is left for ONNX Runtime to refuse: where a shape cannot be told, the largest possible one counts.
+The operators are harmless one by one, but a file of a few KB can broadcast a row and a column into gigabytes,
+and ONNX Runtime ends the process when the least integer is divided by -1. Nothing is computed here, and a
+graph that is wrong in another way is left for ONNX Runtime to refuse: where a shape cannot be told, the
+largest possible one counts.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from typing import Any
 from edgesteer.bundle.onnx_format import Message, WireError, packed_integers
 
 MAX_WORK = {1: 2**24, 512: 2**27}
-"""Tokens -> elements written in one run, all nodes together; a product counts more, see `_work`. A gate with 64
-hidden units at a width of 576 needs a 300th of each, one with 512 at 8192 a third."""
+"""Tokens -> elements written in one run, all nodes together; a product counts more, see `_work`. A gate with
+64 hidden units at a width of 576 needs a 300th of each, one with 512 at 8192 a third."""
 
 _FLOAT, _INT64 = 1, 7
 _FLOATS = (_FLOAT, 10, 11, 16)  # float32, float16, float64, bfloat16
@@ -98,7 +99,8 @@ def _of_tensor(tensor: Message) -> _Value:
 
 
 def _numbers(tensor: Message, count: int) -> tuple[int, ...] | None:
-    """The integers of a small int64 tensor, as raw bytes or as a packed field; None if there are not so many."""
+    """The integers of a small int64 tensor, as raw bytes or as a packed field; None if there are not so
+    many."""
     raw, packed = tensor.get("raw_data", b""), tensor.get("int64_data", [])
     try:
         if not packed:

@@ -1,8 +1,8 @@
 """What a gate.onnx may hold on the wire: strict protobuf, and the fields of onnx.proto that a gate may use.
 
-A general parser merges repeated singular fields and skips unknown ones, so that a check could see another message
-than the runtime that loads the file afterwards. Here every such ambiguity is an error: a schema names every field
-that may occur, and the rest is refused. Forbidden or irrelevant sub-messages stay opaque bytes.
+A general parser merges repeated singular fields and skips unknown ones, so that a check could see another
+message than the runtime that loads the file afterwards. Here every such ambiguity is an error: a schema names
+every field that may occur, and the rest is refused. Forbidden or irrelevant sub-messages stay opaque bytes.
 """
 
 from __future__ import annotations

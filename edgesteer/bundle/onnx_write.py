@@ -1,9 +1,10 @@
 """Writes gate.onnx: from a ReLU network per block, and, for the runtime, with the block fixed.
 
 The last layer, which has a single unit, works transposed: Gemm(w, x^T) with w [1, n_in] is a matrix-vector
-product whatever the number of tokens. For 576 inputs it takes 4.6 us a call for one block and 5.7 us with tables
-over 29 blocks, against 5.4 and 6.9 for the textbook form MatMul(x, W) + b; a 256-token prompt 16 us, against 60
-where ONNX Runtime packs a constant one-column matrix. Wider layers are fastest in the textbook form.
+product whatever the number of tokens. For 576 inputs it takes 4.6 us a call for one block and 5.7 us with
+tables over 29 blocks, against 5.4 and 6.9 for the textbook form MatMul(x, W) + b; a 256-token prompt 16 us,
+against 60 where ONNX Runtime packs a constant one-column matrix. Wider layers are fastest in the textbook
+form.
 """
 
 from __future__ import annotations
@@ -117,7 +118,8 @@ def row_of_layer(layers: Sequence[int]) -> npt.NDArray[np.int64]:
 def finished(
     onnx: Any, nodes: list[Any], initializers: list[Any], n_embd: int, layers: Sequence[int], digest: str
 ) -> bytes:
-    """The bytes of a gate with these nodes, inputs and outputs as the format wants them. digest: of directions.gguf."""
+    """The bytes of a gate with these nodes, inputs and outputs as the format wants them. digest: of
+    directions.gguf."""
     helper, kinds = onnx.helper, onnx.TensorProto
     inputs = [
         helper.make_tensor_value_info("activation", kinds.FLOAT, ["tokens", n_embd]),

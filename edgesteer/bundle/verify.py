@@ -46,7 +46,8 @@ def verify(path: StrPath) -> list[str]:
 
 
 def gate_session(gate: bytes, where: str = "gate.onnx") -> Coefficients:
-    """A gate.onnx in ONNX Runtime, on one thread: (activation float32 [rows, n_embd], block) -> coefficients [rows].
+    """A gate.onnx in ONNX Runtime, on one thread: (activation float32 [rows, n_embd], block) -> coefficients
+    [rows].
 
     Raises:
         BundleError: ONNX Runtime refuses the graph, now or when it runs.

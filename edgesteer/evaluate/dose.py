@@ -88,8 +88,8 @@ def strength_at(
     max_tokens: int = 64,
     progress: Callable[[float], None] = lambda fraction: None,
 ) -> Dose:
-    """The largest strength of a bundle, or multiple of a plan, in lo..hi whose replies to `plain` have at most
-    `target_coherence` (nats, lower is more coherent; by the smooth curve) and at least `min_distinct2`.
+    """The largest strength of a bundle, or multiple of a plan, in lo..hi whose replies to `plain` have at
+    most `target_coherence` (nats, lower is more coherent; by the smooth curve) and at least `min_distinct2`.
 
     Goes down from hi in `scan` equal steps to the first strength that will do, then halves the interval above
     it `steps` times: to (hi - lo) / scan / 2**steps. Between two steps of the scan a window that closes again

@@ -164,7 +164,8 @@ def _whole(recipe: Recipe, writes_questions: bool, compares: bool) -> float:
 
 
 class _Clock:
-    """Passes progress on, and adds up the seconds of each stage, from its first report to the next stage's."""
+    """Passes progress on, and adds up the seconds of each stage, from its first report to the next
+    stage's."""
 
     def __init__(self, progress: Progress) -> None:
         self.seconds: dict[str, float] = {}

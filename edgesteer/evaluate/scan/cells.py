@@ -1,4 +1,5 @@
-"""Every cell of a scan: one block of a bundle at one strength, as a lane that reads a reply that stands already."""
+"""Every cell of a scan: one block of a bundle at one strength, as a lane that reads a reply that stands
+already."""
 
 from __future__ import annotations
 
@@ -30,7 +31,8 @@ def alone(bundle: Bundle, block: int) -> Bundle:
 
 @dataclass(frozen=True)
 class Cells:
-    """A plan for each lane: an unsteered cell first, which the others are held against; the cells; last the `touch`."""
+    """A plan for each lane: an unsteered cell first, which the others are held against; the cells; last the
+    `touch`."""
 
     plans: tuple[SteeringPlan, ...]
 

@@ -91,8 +91,8 @@ def _known(known: PartFile, facts: tuple[object, ...], compute: Callable[[], I8]
 
 
 def _under_cells(prompts: Prompts, item: Item, text: list[int], plans: Sequence[SteeringPlan]) -> I8:
-    """int8 [plans]: one item's letters. A lane for each plan, steered from the prompt's last token on, all on one
-    unsteered prompt."""
+    """int8 [plans]: one item's letters. A lane for each plan, steered from the prompt's last token on, all on
+    one unsteered prompt."""
     answers = np.zeros(len(plans), dtype=np.int8)
     for first in range(0, len(plans), prompts.llm.n_seq_max):
         part = plans[first : first + prompts.llm.n_seq_max]

@@ -1,5 +1,5 @@
-"""How items are shown to a model, as token ids, and the contrasts of PAS: positive and negative texts, and the
-vectors between them.
+"""How items are shown to a model, as token ids, and the contrasts of PAS: positive and negative texts, and
+the vectors between them.
 
     v = mean over positives of h(last token) - mean over negatives of h(last token)      (unnormalised)
 
