@@ -116,7 +116,7 @@ def texts_of(llm: SteeredLlama, bundle: Bundle, n: int = 4, max_tokens: int = 32
     prompts = [chat.prompt(question) for question in questions]
     with llm.steered(bundle, strength_of(bundle)):
         replies = chat.replies(prompts, max_tokens, repeat_penalty=REPEAT_PENALTY)
-    texts = [Text(p, r.spoken) for p, r in zip(prompts, replies, strict=True) if len(r.spoken) > 1]
+    texts = [Text(p, r.all_tokens) for p, r in zip(prompts, replies, strict=True) if len(r.all_tokens) > 1]
     if not texts:
         found = f"a model that says nothing at strength {strength_of(bundle):g}"
         raise refusal(bundle.name, found, "a reply to compare on", "convert with a smaller --strength")

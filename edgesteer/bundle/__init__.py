@@ -1,10 +1,10 @@
-"""Read, write and verify a steering bundle (format `edgesteer/1`), and tell which model it fits.
+"""Read, write and verify a steering bundle (format `edgesteer/1`), and check which model it fits.
 
     path  --load-->  Bundle  --save, save_directory-->  path
     arrays and metadata  --Bundle.build-->  Bundle
     model GGUF  --read_model_info-->  ModelInfo  --check_model-->  fits or not
 
-Importing this room loads neither an inference runtime nor the onnx package.
+Importing this package loads neither an inference runtime nor the onnx package.
 """
 
 from edgesteer.bundle.bundle import Bundle

@@ -1,4 +1,4 @@
-"""Do the members of a bundle agree? The manifest lists them all, and they say what it says of them."""
+"""Check that the members of a bundle agree: each is as the manifest describes it, and none is missing."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def sha256(data: bytes) -> str:
 
 
 def check_names(members: Mapping[str, bytes], where: str) -> None:
-    """The two members that every bundle has, and no unknown ones."""
+    """Refuse members that lack one of the two that every bundle has, and unknown ones."""
     for name in ("manifest.json", "directions.gguf"):
         if name not in members:
             raise refusal(
@@ -41,7 +41,7 @@ def check_names(members: Mapping[str, bytes], where: str) -> None:
 
 
 def check_files(manifest: Manifest, members: Mapping[str, bytes], where: str) -> None:
-    """The manifest lists exactly what is there, and the kind of bundle has exactly its gates."""
+    """Refuse members that the manifest does not list, the reverse, and a gate that does not fit the kind."""
     present = {name for name in members if name not in UNLISTED}
     if missing := sorted(manifest.files.keys() - present):
         raise refusal(where, f"no {missing[0]}", f"the manifest's {', '.join(manifest.files)}", FETCH_AGAIN)
@@ -63,7 +63,7 @@ def check_files(manifest: Manifest, members: Mapping[str, bytes], where: str) ->
 
 
 def check_directions(manifest: Manifest, directions: Directions, hint: str | None, where: str) -> None:
-    """Directions, layers, width and architecture are those of the manifest."""
+    """Refuse directions whose blocks, width or architecture are not the manifest's."""
     if tuple(directions) != manifest.layers:
         found = f"directions for the blocks {list(directions)}"
         raise refusal(where, found, f"the manifest's layers {list(manifest.layers)}", FETCH_AGAIN)
@@ -76,7 +76,7 @@ def check_directions(manifest: Manifest, directions: Directions, hint: str | Non
 
 
 def check_gates(manifest: Manifest, members: Mapping[str, bytes], where: str) -> None:
-    """Each gate keeps its rules and serves the manifest's blocks. gate.ort is not looked into."""
+    """Refuse gates that break the format's rules or lack the manifest's blocks. gate.ort is not read."""
     layers, n_embd = manifest.layers, manifest.model.n_embd
     if "gate.onnx" in members:
         directions_sha256 = manifest.files["directions.gguf"].sha256
@@ -86,7 +86,7 @@ def check_gates(manifest: Manifest, members: Mapping[str, bytes], where: str) ->
 
 
 def check_texts(members: Mapping[str, bytes], where: str) -> None:
-    """card.md and signature.json can be read."""
+    """Refuse a card.md that is not UTF-8, and a signature.json of another form."""
     try:
         members.get("card.md", b"").decode()
     except UnicodeDecodeError:

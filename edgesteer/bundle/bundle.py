@@ -1,7 +1,6 @@
 """A bundle: members that agree with one another, and the values read from them.
 
-The members are the truth and are kept, so that writing gives back the bytes that were read. Where they lie on
-disk is not known here.
+The members' bytes are kept, so that a bundle is written as it was read. Knows nothing of files on disk.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from edgesteer.bundle.onnx_write import build_gate
 from edgesteer.bundle.refusal import refusal
 from edgesteer.bundle.strict_json import canonical, parse_json
 
-# Of a bare control vector nobody says in which range it works; this is what people commonly try.
+# A bare control vector has no strength range of its own; this is the one that people usually try.
 _BARE_STRENGTH = StrengthRange(default=1.0, min=-2.0, max=2.0)
 
 
@@ -36,8 +35,8 @@ class Bundle:
 
     Attributes:
         layers: the blocks that have a direction, ascending; 0-based, block 0 cannot occur.
-        directions: block -> read-only float32 [n_embd], added to the residual stream after that block. One of
-            zeros is carried, and counts as no intervention: see `acting`.
+        directions: block -> read-only float32 [n_embd], added to the residual stream after that block. A
+            direction of zeros is kept, but does not steer: see `acting`.
         strength: the default, and the range in which the bundle was evaluated.
         model: the model it was made for.
         architecture_hint: the architecture that directions.gguf names, if it does.
@@ -84,12 +83,12 @@ class Bundle:
 
     @property
     def acting(self) -> tuple[int, ...]:
-        """The blocks in which it is an intervention: those whose direction is not all zeros."""
+        """The blocks that are steered: those whose direction is not all zeros."""
         return tuple(n for n in self.layers if self.directions[n].any())
 
     @property
     def manifest(self) -> dict[str, Any]:
-        """A fresh copy of manifest.json's values; for a bare control vector, those that are known."""
+        """A fresh copy of manifest.json's values; for a bare control vector, the ones that are known."""
         if self.members:
             return parse_json(self.members["manifest.json"], "manifest.json")
         return _manifest_values(self)
@@ -101,7 +100,7 @@ class Bundle:
 
     @property
     def gate_ort(self) -> bytes | None:
-        """gate.ort, never looked into here: it is for mobile builds that trust the bundle's origin."""
+        """gate.ort, which is not checked: it is for mobile builds that trust the bundle's origin."""
         return self.members.get("gate.ort")
 
     @property
@@ -117,7 +116,7 @@ class Bundle:
 
     @property
     def signature(self) -> bytes | None:
-        """signature.json; its form is checked, its key is not: trust is the host's decision."""
+        """signature.json; its form is checked, its key is not: whom to trust is the host's decision."""
         return self.members.get("signature.json")
 
     @classmethod
@@ -156,11 +155,10 @@ class Bundle:
     ) -> Bundle:
         """A bare control-vector GGUF (repeng, llama.cpp's cvector-generator) as a constant of scope `all`.
 
-        Blocks whose direction is all zeros are left out: they are not steered. Arguments as for
-        `from_members`.
+        Blocks whose direction is all zeros are left out. Arguments as for `from_members`.
 
         Raises:
-            BundleError: not a control vector that stock llama.cpp would load, or one of zeros alone.
+            BundleError: not a control vector that stock llama.cpp would load, or one that is all zeros.
         """
         where = where or source or name
         rows, hint = decode_directions(data, where)
@@ -208,10 +206,10 @@ class Bundle:
         evaluation: Mapping[str, Any] | None = None,
         extra: Mapping[str, Any] | None = None,
     ) -> Bundle:
-        """A new bundle, checked like one that is read; card and digests are made here.
+        """A new bundle, checked as when it is read; card and digests are made here.
 
         Args:
-            directions: block -> [n_embd] numbers; kept as given, no normalisation happens here.
+            directions: block -> [n_embd] numbers; kept as given, without normalisation.
             gate: the PSR's gate: its weights per block (then gate.onnx and gate.gguf are both written), or a
                 finished gate.onnx that names the SHA-256 of `encode_directions(directions, architecture)`;
                 None for a constant vector.
@@ -247,7 +245,8 @@ class Bundle:
         """This bundle with other manifest values, such as `evaluation={...}`; a signature is dropped.
 
         Args:
-            changes: manifest keys and plain values; `strength` may be a StrengthRange. What steers stays.
+            changes: manifest keys and plain values; `strength` may be a StrengthRange. Directions and gate
+                cannot change.
         Raises:
             BundleError: a reader would refuse the result, or this is a bare control vector.
         """

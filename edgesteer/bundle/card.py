@@ -1,4 +1,4 @@
-"""The model card: a manifest in Markdown. Same manifest, same card."""
+"""The model card: a manifest as Markdown. The same manifest gives the same card."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def _facts(manifest: Mapping[str, Any]) -> str:
 
 
 def _range_of(manifest: Mapping[str, Any]) -> str:
-    """A conversion's parity says nothing of a range of strengths."""
+    """How the card introduces the range. A conversion's parity alone does not evaluate it."""
     return "evaluated from" if manifest["evaluation"].keys() - {"parity"} else "not evaluated; meant for"
 
 
@@ -84,7 +84,7 @@ def _inline(value: object) -> str:
 
 
 def words(value: object) -> str:
-    """A manifest's value as people write it, on one line: no brackets, braces or quotes of a program."""
+    """A manifest's value as people would write it: without brackets, braces or quotes."""
     if isinstance(value, Mapping):
         return ", ".join(f"{key} {words(value[key])}" for key in sorted(value)) or "none"
     if isinstance(value, (list, tuple)):

@@ -1,7 +1,7 @@
 """How a bundle's members lie on disk: as a directory, or as a ZIP of stored members.
 
-What the members mean is not known here, only their names, order and size. Writing is all or nothing, and
-gives the same bytes every time.
+Knows the members' names, order and size, not their meaning. Writing is all or nothing, and gives the same
+bytes every time.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ MEMBERS = (
     "card.md",
     "signature.json",
 )
-"""Every member that may occur, in the order that a ZIP has them."""
+"""Every possible member, in the order that a ZIP has them."""
 
 MAX_MEMBER_BYTES = 2**30
 _REPACK = "extract it, check it, and save it again with edgesteer"
@@ -81,7 +81,7 @@ def _check_size(where: str, name: str, size: int) -> None:
 
 
 class _Entry(NamedTuple):
-    """What the records of a ZIP say of a member.
+    """What a ZIP's records say about a member.
 
     The last four do not matter to a reader of bundles: which program made the archive, the version of ZIP
     that it needs (the same in header and index), whether the member is text, and its permissions.
@@ -202,10 +202,13 @@ def _check_zip_entry(where: str, entry: _Entry, row: Sequence[int]) -> None:
         raise refusal(where, f"{name} compressed (method {method})", "STORED members", _REPACK)
     if flags or n_extra or n_comment or (date, time) != (_DATE, 0) or disk or entry.needed > _NEEDED:
         found = (
-            f"{name} with flags {flags}, {n_extra} bytes of extra fields, {n_comment} of comment, date {date}:{time}, "
-            f"disk {disk}, version {entry.needed}"
+            f"{name} with flags {flags}, {n_extra} bytes of extra fields, {n_comment} of comment, "
+            f"date {date}:{time}, disk {disk}, version {entry.needed}"
         )
-        expected = f"no flags, extra fields or comments, date {_DATE}:0 (1980-01-01), disk 0, version {_NEEDED} at most"
+        expected = (
+            f"no flags, extra fields or comments, date {_DATE}:0 (1980-01-01), disk 0, "
+            f"version {_NEEDED} at most"
+        )
         raise refusal(where, found, expected, _REPACK)
     _check_size(where, name, size)
 
@@ -266,7 +269,7 @@ def _write_new(path: Path, data: bytes) -> None:
 
 
 def _atomically(path: Path, create: Callable[[Path], None]) -> None:
-    """Create beside `path` under another name, then rename; on any failure nothing of it remains."""
+    """Create under another name beside `path`, then rename; a failure leaves nothing behind."""
     temp = path.parent / f".{path.name}.{secrets.token_hex(6)}.tmp"
     try:
         create(temp)

@@ -1,7 +1,7 @@
 """A gate's weights: a ReLU network per steered block, in memory, evaluated with NumPy, and as gate.gguf.
 
-Shapes in the file are in GGUF's order: `[n_embd, k]` has the n_embd weights of one unit side by side, which
-is what `ggml_mul_mat` takes as it is. As a NumPy array in memory that is the transpose of W [n_embd, k].
+Shapes in the file are in GGUF's order: in `[n_embd, k]` the n_embd weights of a unit are contiguous, as
+`ggml_mul_mat` wants them. In NumPy's order that is the transpose of W [n_embd, k].
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def read_gate_gguf(
         layers: the steered blocks, ascending; the file must have these and no others.
         n_embd: the input width of each block's first layer.
     Raises:
-        BundleError: the file is damaged, or holds anything but that.
+        BundleError: the file is damaged, or holds anything else.
     """
     try:
         file = gguf.parse(data)
@@ -147,7 +147,7 @@ def probe_gate(
     n_embd: int,
     where: str = "gate.onnx",
 ) -> None:
-    """Ask the gate for every block about a few activations; refuse NaN, infinity and wrong shapes.
+    """Run the gate on a few activations at every block; refuse NaN, infinity and wrong shapes.
 
     Args:
         run: `run(activation [tokens, n_embd], block) -> coefficient [tokens]`, both float32.

@@ -1,8 +1,9 @@
-"""The GGUF container (versions 2 and 3, little-endian): keys and tensors, nothing of their meaning.
+"""The GGUF container (versions 2 and 3, little-endian): keys and tensors, but not their meaning.
 
-In: the bytes of a file, trusted in nothing; out: its keys and tensors, or GgufError. And back: keys and F32
-tensors to bytes, the same bytes every time. The `gguf` package reads model files well, but believes a file's
-counts and takes a quarter of a second to import; a bundle must load in milliseconds and survive any input.
+In:  the bytes of an untrusted file. Out: its keys and tensors, or GgufError.
+And back: keys and F32 tensors to bytes, the same bytes every time. The `gguf` package reads model files well,
+but trusts a file's counts and takes a quarter of a second to import; a bundle must load in milliseconds and
+no input may crash the reader.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ _MAX_ENTRIES, _MAX_STRINGS, _MAX_NAME = 65_536, 4_194_304, 65_535
 
 
 class GgufError(ValueError):
-    """The bytes are not a GGUF file that this module reads; says what was found and what was expected."""
+    """The bytes are not a GGUF file that this module reads. Says what was found and what was expected."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +52,7 @@ class Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Gguf:
-    """A parsed file. Arrays among the keys are skipped over and stand as None."""
+    """A parsed file. A key whose value is an array is None: arrays are skipped."""
 
     keys: Mapping[str, object]
     tensors: tuple[Tensor, ...]
@@ -60,7 +61,7 @@ class Gguf:
     alignment: int
 
     def array(self, tensor: Tensor) -> FloatArray:
-        """The values of an F32 tensor, flat, read-only, without a copy where alignment allows."""
+        """The values of an F32 tensor, flat and read-only, without a copy if alignment allows."""
         start = self.data_start + tensor.offset
         if tensor.type != F32:
             raise GgufError(f"tensor '{tensor.name}' of GGML type {tensor.type}; expected F32")
@@ -72,7 +73,7 @@ class Gguf:
         return values
 
     def check_layout(self) -> None:
-        """Raise unless all tensors are F32, one after another, complete: what GGML itself insists on."""
+        """Raise GgufError unless all tensors are F32, contiguous and complete, as GGML requires."""
         end = 0
         for tensor in self.tensors:
             if tensor.type != F32:
@@ -156,7 +157,7 @@ def parse(data: Buffer) -> Gguf:
     """Read the keys and the tensor table. Tensor data is not touched; see `Gguf.array`.
 
     Raises:
-        GgufError: the bytes are no such file, or end early, or their counts cannot be true.
+        GgufError: the bytes are not a GGUF file, end early, or have impossible counts.
     """
     if data[:4] != _MAGIC:
         raise GgufError(f"{bytes(data[:4])!r} as the first bytes; expected b'GGUF'")

@@ -1,4 +1,4 @@
-"""manifest.json: its keys and their types, read from bytes that are trusted in nothing."""
+"""manifest.json: its keys and their types, read from untrusted bytes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class ModelInfo:
 
     Attributes:
         architecture: `general.architecture` of the GGUF, such as "llama".
-        name: for people.
+        name: the model's name, for display only.
         n_embd: width of the residual stream.
         n_layer: number of blocks.
         file_type: quantization, such as "Q4_1".
@@ -61,7 +61,7 @@ class FileEntry:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """A manifest.json that kept all the rules that need no other member to check."""
+    """The values of a manifest.json, checked as far as that is possible without the other members."""
 
     name: str
     description: str
@@ -79,7 +79,7 @@ class Manifest:
 
 
 class _Object:
-    """A JSON object that is taken apart key by key, so that what remains at the end is unknown."""
+    """A JSON object whose keys are taken out one by one; the keys left at the end are unknown ones."""
 
     def __init__(self, values: dict[str, Any], where: str, path: str = "") -> None:
         self.rest, self.where, self.path = dict(values), where, path

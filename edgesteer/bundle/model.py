@@ -1,6 +1,6 @@
-"""Which model is it, and do a bundle and a model, or several bundles, belong together?
+"""Identify a model, and check that a bundle and a model, or several bundles, belong together.
 
-Of a model's GGUF only the header and the norms are read, through a memory map.
+Only the header and the norms of a model's GGUF are read, through a memory map.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from edgesteer.bundle.manifest import ModelInfo
 from edgesteer.bundle.refusal import one_line, refusal
 from edgesteer.errors import IncompatibleError, ModelError
 
-# general.file_type, llama.cpp's enum llama_ftype; holes are formats that were withdrawn.
+# general.file_type, llama.cpp's enum llama_ftype; the gaps are formats that were withdrawn.
 _FILE_TYPES = {
     0: "F32", 1: "F16", 2: "Q4_0", 3: "Q4_1", 7: "Q8_0", 8: "Q5_0", 9: "Q5_1", 10: "Q2_K", 11: "Q3_K_S",
     12: "Q3_K_M", 13: "Q3_K_L", 14: "Q4_K_S", 15: "Q4_K_M", 16: "Q5_K_S", 17: "Q5_K_M", 18: "Q6_K",
@@ -32,7 +32,7 @@ def read_model_info(path: str | os.PathLike[str]) -> ModelInfo:
     """The facts of a model GGUF that a bundle records.
 
     Raises:
-        ModelError: it is missing, damaged, or says too little of itself.
+        ModelError: it is missing, damaged, or lacks one of those facts.
     """
     try:
         with expanded(path).open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
@@ -65,9 +65,9 @@ def _info(file: gguf.Gguf, path: str | os.PathLike[str]) -> ModelInfo:
 
 
 def base_sha256(file: gguf.Gguf) -> str | None:
-    """SHA-256 over the norms, which neither quantizers nor merged LoRAs change; None where there are none.
+    """SHA-256 over the norms, which neither quantizers nor merged LoRAs change; None if there are none.
 
-    Of a model split over several files one file has only some of the norms: such a file has none to tell.
+    None also for one file of a split model, which has only some of the norms.
     """
     norms = [
         t for t in file.tensors if t.name.endswith("norm.weight") and t.type == gguf.F32 and len(t.shape) == 1
@@ -83,8 +83,8 @@ def base_sha256(file: gguf.Gguf) -> str | None:
 def check_model(bundle: Bundle, info: ModelInfo) -> str | None:
     """Refuse a model that the bundle cannot steer; return a warning for one that it was not made for.
 
-    A bare control vector's architecture is only a hint in the producer's own terms (repeng writes "mistral"
-    where a GGUF says "llama"), so it warns.
+    A bare control vector names its architecture in the producer's own terms (repeng writes "mistral" where a
+    GGUF says "llama"), so another architecture is only a warning there.
 
     Raises:
         IncompatibleError: another architecture, width or number of blocks.
@@ -103,9 +103,9 @@ def check_model(bundle: Bundle, info: ModelInfo) -> str | None:
 
 
 def check_together(bundles: Sequence[Bundle]) -> list[str]:
-    """Refuse bundles that no one model can take; return a warning for each made for other base weights.
+    """Refuse bundles that no single model can take; return a warning for each made for other base weights.
 
-    A bare control vector is held against its width and its highest block alone: it knows no more.
+    A bare control vector is checked by its width and its highest block alone.
 
     Raises:
         IncompatibleError: another architecture, width or number of blocks.
@@ -118,7 +118,7 @@ def check_together(bundles: Sequence[Bundle]) -> list[str]:
 
 
 def _check_pair(first: Bundle, other: Bundle) -> str | None:
-    """As `check_model`, with the model that `first` was made for, which names the file it is known from."""
+    """`check_model` against the model that `first` was made for; its messages name the file of `first`."""
     where, known_from = other.source or other.name, one_line(first.source or first.name)
     if first.model is not None:
         try:

@@ -1,9 +1,8 @@
 """What a gate's graph would cost to run: element types and shapes, followed from node to node.
 
-The operators are harmless one by one, but a file of a few KB can broadcast a row and a column into gigabytes,
-and ONNX Runtime ends the process when the least integer is divided by -1. Nothing is computed here, and a
-graph that is wrong in another way is left for ONNX Runtime to refuse: where a shape cannot be told, the
-largest possible one counts.
+Each operator is harmless, but a file of a few KB can broadcast a row and a column into gigabytes, and ONNX
+Runtime crashes when the least integer is divided by -1. Nothing is computed here: an unknown shape counts as
+the largest possible one, and graphs that are wrong in other ways are left for ONNX Runtime to refuse.
 """
 
 from __future__ import annotations
@@ -18,8 +17,8 @@ from typing import Any
 from edgesteer.bundle.onnx_format import Message, WireError, packed_integers
 
 MAX_WORK = {1: 2**24, 512: 2**27}
-"""Tokens -> elements written in one run, all nodes together; a product counts more, see `_work`. A gate with
-64 hidden units at a width of 576 needs a 300th of each, one with 512 at 8192 a third."""
+"""Tokens -> the most elements that all nodes together may write in one run; a product counts more, see
+`_work`. A gate with 64 hidden units at a width of 576 needs a 300th of each, one with 512 at 8192 a third."""
 
 _FLOAT, _INT64 = 1, 7
 _FLOATS = (_FLOAT, 10, 11, 16)  # float32, float16, float64, bfloat16
@@ -31,7 +30,7 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True, slots=True)
 class _Value:
-    """What is known of a tensor: element type, shape (None: unknown), its largest size, small constants."""
+    """What is known of a tensor: element type, shape (or None), largest size, and small constants' values."""
 
     kind: int
     shape: Shape | None
@@ -66,8 +65,8 @@ def _in_node(node: Message, values: Mapping[str, _Value], made: set[str]) -> Ite
     operator, names = node.get("op_type", ""), node.get("input", [])
     if early := [name for name in names if name in made and name not in values]:
         yield f"'{early[0]}' read by {operator} before a node makes it", "nodes in the order of evaluation"
-    if again := [name for name in node.get("output", []) if name and name in values]:
-        yield f"'{again[0]}' made twice", "each value once"
+    if twice := [name for name in node.get("output", []) if name and name in values]:
+        yield f"'{twice[0]}' made twice", "each value once"
     attributes = [attribute.get("name", "") for attribute in node.get("attribute", [])]
     if len(set(attributes)) < len(attributes):
         yield f"an attribute of {operator} twice", "unique attributes"
@@ -76,7 +75,7 @@ def _in_node(node: Message, values: Mapping[str, _Value], made: set[str]) -> Ite
 
 
 def _work(node: Message, result: _Value, values: Mapping[str, _Value]) -> int:
-    """Elements written; those of a product count for each 64 terms of their sums."""
+    """Elements written; an element of a product counts once more per 64 terms of its sum."""
     if node.get("op_type") not in ("MatMul", "Gemm"):
         return result.size
     sizes = [values[name].size for name in node.get("input", [])[:2] if name in values]
@@ -99,8 +98,7 @@ def _of_tensor(tensor: Message) -> _Value:
 
 
 def _numbers(tensor: Message, count: int) -> tuple[int, ...] | None:
-    """The integers of a small int64 tensor, as raw bytes or as a packed field; None if there are not so
-    many."""
+    """The integers of a small int64 tensor, from raw bytes or a packed field; None if not `count` of them."""
     raw, packed = tensor.get("raw_data", b""), tensor.get("int64_data", [])
     try:
         if not packed:
@@ -112,7 +110,7 @@ def _numbers(tensor: Message, count: int) -> tuple[int, ...] | None:
 
 
 def _result(node: Message, inputs: Sequence[_Value | None]) -> _Value:
-    """What a node makes."""
+    """What is known of a node's output."""
     operator = node.get("op_type", "")
     attributes = {attribute.get("name", ""): attribute for attribute in node.get("attribute", [])}
     if operator == "Constant":
@@ -141,7 +139,7 @@ def _constant(attributes: Mapping[str, Message]) -> _Value:
 
 
 def _shape(operator: str, attributes: Mapping[str, Message], known: list[_Value]) -> tuple[Any, ...]:
-    """(shape,) or, where it cannot be told, (None, largest size); raises where the inputs do not fit."""
+    """(shape,), or (None, largest size) if the shape is unknown; raises if the inputs do not fit."""
     first = known[0]
     shapes = [_known(value) for value in known] if operator not in _REARRANGE else []
     if operator in ("Add", "Mul", "Div"):
@@ -189,7 +187,7 @@ def _matmul(a: Shape, b: Shape) -> Shape:
 
 
 def _rearranged(operator: str, attributes: Mapping[str, Message], known: list[_Value]) -> Shape | None:
-    """The same elements in another shape; None where it depends on more than constants."""
+    """The shape of the same elements rearranged; None if it depends on more than constants."""
     value, numbers = known[0], known[1].numbers if len(known) > 1 else ()
     if value.shape is None or numbers is None:
         return None

@@ -1,8 +1,8 @@
-"""What a gate.onnx may hold on the wire: strict protobuf, and the fields of onnx.proto that a gate may use.
+"""The encoding of gate.onnx: strict protobuf, and the fields of onnx.proto that a gate may use.
 
-A general parser merges repeated singular fields and skips unknown ones, so that a check could see another
-message than the runtime that loads the file afterwards. Here every such ambiguity is an error: a schema names
-every field that may occur, and the rest is refused. Forbidden or irrelevant sub-messages stay opaque bytes.
+A general parser merges repeated singular fields and skips unknown ones, so a check could see another message
+than the runtime that loads the file afterwards. Here every such ambiguity is an error: a schema names every
+field that may occur, and all others are refused. Forbidden or irrelevant sub-messages stay opaque bytes.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ Schema = Mapping[int, Field]
 
 
 def decode(data: bytes | memoryview, schema: Schema) -> Message:
-    """Decode one message with those inside it. Absent fields are absent keys; a repeated field is a list.
+    """Decode a message and those inside it. Absent fields are absent keys; a repeated field is a list.
 
     Raises:
-        WireError: a malformed, unknown or doubled field, or one of another wire type than the schema's.
+        WireError: a malformed, unknown or doubled field, or one whose wire type is not the schema's.
     """
     return _decode(memoryview(data), schema, _Budget())
 
@@ -86,7 +86,7 @@ def _convert(field: Field, wire: int, raw: Value, budget: _Budget) -> Any:
     if field.kind == "int" and field.many and wire == _LEN and isinstance(raw, memoryview):
         return _packed(raw, budget)
     if field.kind == "float" and field.many and wire == _LEN:
-        return raw  # packed; nobody here asks for the values
+        return raw  # packed; the values are not needed here
     if wire != _KINDS[field.kind]:
         raise WireError(f"field '{field.name}' of wire type {wire}")
     if isinstance(raw, int):

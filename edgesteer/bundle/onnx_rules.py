@@ -1,6 +1,6 @@
-"""The rules that a gate.onnx must keep, checked on its bytes before any runtime loads it.
+"""The rules that a gate.onnx must follow, checked on its bytes before any runtime loads it.
 
-Needs neither the onnx package nor ONNX Runtime, and computes nothing.
+Needs neither the onnx package nor ONNX Runtime, and executes nothing.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _REBUILD = "build the gate again with edgesteer"
 def check_gate(
     data: bytes, layers: Sequence[int], n_embd: int, directions_sha256: str, where: str = "gate.onnx"
 ) -> None:
-    """Refuse a gate.onnx outside the format's rules. Executes nothing and needs no ONNX package.
+    """Refuse a gate.onnx that breaks the format's rules.
 
     Args:
         data: the file's bytes.
@@ -55,7 +55,7 @@ def check_gate(
         raise refusal(where, found, wanted, "take gate and directions from one bundle")
 
 
-# Each of these yields (found, expected) for what it objects to; the first objection is raised.
+# Each of these yields (found, expected) for every rule that is broken; `check_gate` raises the first.
 _Objections = Iterator[tuple[str, str]]
 
 

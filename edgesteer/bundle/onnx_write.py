@@ -1,10 +1,9 @@
-"""Writes gate.onnx: from a ReLU network per block, and, for the runtime, with the block fixed.
+"""Writes gate.onnx from a ReLU network per block; and, for the runtime, a gate with its block fixed.
 
-The last layer, which has a single unit, works transposed: Gemm(w, x^T) with w [1, n_in] is a matrix-vector
-product whatever the number of tokens. For 576 inputs it takes 4.6 us a call for one block and 5.7 us with
-tables over 29 blocks, against 5.4 and 6.9 for the textbook form MatMul(x, W) + b; a 256-token prompt 16 us,
-against 60 where ONNX Runtime packs a constant one-column matrix. Wider layers are fastest in the textbook
-form.
+The last layer, a single unit, is transposed: Gemm(w, x^T) with w [1, n_in] is a matrix-vector product for any
+number of tokens. With 576 inputs a call takes 4.6 us for one block and 5.7 us with tables over 29 blocks,
+against 5.4 and 6.9 us in the textbook form MatMul(x, W) + b; a 256-token prompt takes 16 us, against 60 where
+ONNX Runtime packs a constant one-column matrix. Wider layers are fastest in the textbook form.
 """
 
 from __future__ import annotations
@@ -79,7 +78,7 @@ class _Graph:
         return output
 
     def rows(self, layers: list[int]) -> str | None:
-        """From the block index to the row of the tables; None if there is one row, so none to choose."""
+        """The node that maps the block's index to its row in the tables; None if there is a single row."""
         if len(layers) == 1:
             return None
         return self.node("Gather", [self.constant("row_of_layer", row_of_layer(layers)), "layer"], "row")
@@ -109,7 +108,7 @@ class _Graph:
 
 
 def row_of_layer(layers: Sequence[int]) -> npt.NDArray[np.int64]:
-    """From the block's index to its row in the tables; blocks that are not steered are never asked for."""
+    """Block index -> row in the tables, int64. Entries of blocks that are not steered are never read."""
     lookup = np.zeros(max(layers) + 1, np.int64)
     lookup[list(layers)] = np.arange(len(layers))
     return lookup
@@ -118,8 +117,7 @@ def row_of_layer(layers: Sequence[int]) -> npt.NDArray[np.int64]:
 def finished(
     onnx: Any, nodes: list[Any], initializers: list[Any], n_embd: int, layers: Sequence[int], digest: str
 ) -> bytes:
-    """The bytes of a gate with these nodes, inputs and outputs as the format wants them. digest: of
-    directions.gguf."""
+    """The bytes of a gate of these nodes. digest: the SHA-256 of directions.gguf."""
     helper, kinds = onnx.helper, onnx.TensorProto
     inputs = [
         helper.make_tensor_value_info("activation", kinds.FLOAT, ["tokens", n_embd]),
@@ -133,7 +131,7 @@ def finished(
 
 
 def sealed(onnx: Any, model: Any, layers: Sequence[int], digest: str) -> bytes:
-    """The bytes of a gate with the metadata that the format wants, in the place of any that it has."""
+    """The bytes of a gate with the metadata that the format requires, instead of any that it has."""
     del model.metadata_props[:]
     onnx.helper.set_model_props(
         model,
@@ -167,7 +165,7 @@ def fold_layer(gate: bytes, layer: int) -> Folded:
 
 
 def _closing_squeeze(graph: Message) -> tuple[str, Shape] | None:
-    """What a Squeeze that ends the graph is fed with, and that tensor's shape if it has two dimensions."""
+    """The input of a Squeeze that ends the graph, and whether it is a row or a column; None for others."""
     last = graph["node"][-1] if graph.get("node") else {}
     if last.get("op_type") != "Squeeze" or last.get("output") != [_COEFFICIENT] or len(last["input"]) != 2:
         return None
@@ -197,7 +195,7 @@ def _fold_graph(graph: memoryview, layer: int, ends_in: tuple[str, Shape] | None
 
 
 def _kept(number: int, value: memoryview, ends_in: tuple[str, Shape] | None) -> bytes | memoryview | None:
-    """A field of the graph as it is in the folded one; None for what is left out."""
+    """A field of the graph, as the folded graph has it; None for one that is left out."""
     if number == _INPUT and decode(value, schema.VALUE).get("name") == "layer":
         return None
     if number == _OUTPUT:
@@ -206,7 +204,7 @@ def _kept(number: int, value: memoryview, ends_in: tuple[str, Shape] | None) -> 
 
 
 def _renamed(node: memoryview, source: str) -> bytes | None:
-    """The node that makes `source` makes the coefficient instead; None for the Squeeze that made it."""
+    """The node, with the output `source` renamed to the coefficient; None for the Squeeze after it."""
     outputs = decode(node, schema.NODE).get("output", [])
     if outputs == [_COEFFICIENT]:
         return None
@@ -218,7 +216,7 @@ def _renamed(node: memoryview, source: str) -> bytes | None:
 
 
 def _shapeless_output() -> bytes:
-    """A ValueInfoProto: the coefficient, float32 of whatever shape."""
+    """A ValueInfoProto: the coefficient, float32 of any shape."""
     out, kind, tensor = bytearray(), bytearray(), bytearray()
     append_field(tensor, 1, _VARINT, _FLOAT)
     append_field(kind, 1, _LEN, bytes(tensor))

@@ -1,4 +1,4 @@
-"""Text for messages: what a refusal says, and how strings and block numbers from a file stand in one line."""
+"""The form of error messages about files: found, expected, remedy; and how they list block numbers."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from edgesteer.text import one_line as one_line
 from edgesteer.text import visible
 
 FETCH_AGAIN = "fetch or build the file again"
-"""The remedy for damage that only the producer of the file can undo."""
+"""The remedy for damage that the user cannot repair."""
 
 
 def refusal(where: str, found: str, expected: str, remedy: str = FETCH_AGAIN) -> BundleError:
-    """The error to raise for the file (or `file: member`) `where`."""
+    """The error to raise for a file. where: its name, or `file: member`."""
     return BundleError(f"{visible(where)}: found {one_line(found)}; expected {one_line(expected)}; {remedy}")
 
 
 def spans(blocks: Iterable[int]) -> str:
-    """Ascending block numbers, runs drawn together: [1, 2, 3, 7] -> "1-3, 7"; "" for none."""
+    """Ascending block numbers as ranges: [1, 2, 3, 7] -> "1-3, 7"; "" for none."""
     runs: list[list[int]] = []
     for block in blocks:
         if runs and block == runs[-1][1] + 1:

@@ -1,4 +1,4 @@
-"""A bundle from a path, and back: load, save, save_directory."""
+"""Read a bundle from a path, and write it: load, save, save_directory."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from edgesteer.bundle.refusal import FETCH_AGAIN, refusal
 
 
 def load(path: StrPath) -> Bundle:
-    """Read a bundle (ZIP or directory) or a bare control-vector GGUF, with every check but the gate's probe.
+    """Read a bundle (ZIP or directory) or a bare control-vector GGUF; check all but the gate's results.
 
     Raises:
         BundleError: it is missing, damaged, or breaks a rule of the format.
@@ -40,7 +40,7 @@ def load(path: StrPath) -> Bundle:
 def _read(path: Path, where: str) -> bytes:
     try:
         if not path.is_file():
-            found = "something that is no file" if path.exists() else "nothing there"
+            found = "something that is not a file" if path.exists() else "nothing there"
             raise refusal(where, found, "a .steer bundle or a control-vector GGUF", "check the path")
         size = path.stat().st_size
         if size > MAX_MEMBER_BYTES * len(MEMBERS):
@@ -55,8 +55,8 @@ def save(bundle: Bundle, path: StrPath, *, force: bool = False) -> None:
     """Write the bundle as a ZIP: all or nothing, the same bytes every time.
 
     Raises:
-        BundleError: it is a bare control vector, which has too few facts for a manifest.
-        OutputError: something is there already and `force` is not set, or it cannot be written.
+        BundleError: it is a bare control vector, which lacks most of a manifest.
+        OutputError: `path` exists and `force` is not set, or it cannot be written.
     """
     write_file(path, zip_bytes(_members(bundle)), force)
 

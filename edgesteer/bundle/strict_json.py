@@ -1,4 +1,4 @@
-"""JSON without its loose ends: unique keys, finite numbers, UTF-8; and one canonical form to write."""
+"""Strict JSON: unique keys, finite numbers, UTF-8; and one canonical form to write."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _EDIT = "correct it or build the bundle again"
 
 
 def canonical(value: Mapping[str, Any]) -> bytes:
-    """Canonical JSON: UTF-8, keys sorted by code point, no whitespace; NumPy scalars and arrays become plain.
+    """Canonical JSON: UTF-8, keys sorted by code point, no whitespace. NumPy values become plain numbers.
 
     Raises:
         BundleError: a value that JSON cannot hold (NaN, infinity, an object, a key that is not a string).

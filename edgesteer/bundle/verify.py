@@ -1,4 +1,4 @@
-"""The checks that need an inference runtime: does the gate run, and do gate.onnx and gate.gguf agree?
+"""The checks that need an inference runtime: that the gate runs, and that gate.onnx and gate.gguf agree.
 
 ONNX Runtime is imported when it is needed.
 """
@@ -21,7 +21,7 @@ Coefficients = Callable[[F32, int], F32]
 
 
 def verify(path: StrPath) -> list[str]:
-    """Every check of the format, the gate's probe in ONNX Runtime included; one line per thing that held.
+    """Make every check of the format, and run the gate in ONNX Runtime; one line for each check that passed.
 
     Raises:
         BundleError: a rule of the format is broken.
@@ -46,8 +46,9 @@ def verify(path: StrPath) -> list[str]:
 
 
 def gate_session(gate: bytes, where: str = "gate.onnx") -> Coefficients:
-    """A gate.onnx in ONNX Runtime, on one thread: (activation float32 [rows, n_embd], block) -> coefficients
-    [rows].
+    """A gate.onnx in ONNX Runtime, as a function; it runs on one thread.
+
+    It maps (activation float32 [rows, n_embd], block) to coefficients float32 [rows].
 
     Raises:
         BundleError: ONNX Runtime refuses the graph, now or when it runs.
@@ -82,12 +83,11 @@ def refused_graph(where: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        found = f"a graph that ONNX Runtime refuses ({' '.join(str(error).split())})"
-        raise refusal(where, found, "one that runs") from None
+        raise refusal(where, f"a graph that ONNX Runtime refuses ({error})", "one that runs") from None
 
 
 def _compare_gates(bundle: Bundle, run: Coefficients, path: str) -> list[str]:
-    """gate.onnx is normative: where gate.gguf says otherwise, hosts would steer differently."""
+    """Refuse a gate.gguf that computes something else than gate.onnx, which is normative."""
     if bundle.gate_gguf is None:
         return []
     weights = read_gate_gguf(bundle.gate_gguf, bundle.layers, bundle.n_embd)

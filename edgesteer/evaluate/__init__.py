@@ -1,4 +1,4 @@
-"""Trait and coherence: how well steering does what its prompt does, and at what cost."""
+"""Measure how much of a trait steering gives, compared with the trait's prompt, and at what cost."""
 
 from edgesteer.evaluate.comparison import Comparison, Method, compare
 from edgesteer.evaluate.cost import Cost, costs

@@ -1,7 +1,7 @@
-"""The head-to-head in full: with single tokens, curves over strength, and costs.
+"""The full comparison: the head-to-head with scores of single tokens, curves over strength, and costs.
 
-Beyond the head-to-head's replies this decodes what the curves ask at other strengths (replies that a row
-holds already are not asked for again), and what `cost` times.
+Besides the head-to-head's replies it decodes those of the curves at other strengths (replies that a row
+already holds are not decoded again), and the ones that `cost` times.
 """
 
 from __future__ import annotations
@@ -24,27 +24,27 @@ from edgesteer.evaluate.way import PROMPT, UNSTEERED, Sources, Way, prompts_of
 from edgesteer.generate import Chat, Scores, score
 from edgesteer.generate.chat import REPEAT_PENALTY
 from edgesteer.generate.progress import Done, Progress, Stages, spread
-from edgesteer.generate.scoring import Spoken
+from edgesteer.generate.scoring import ScoredTokens
 from edgesteer.steering_map import join_pieces
 
 MAX_TOKENS = 64
 
-# So that three curves take half as long as the replies that are shown.
+# Chosen so that three curves take half as long as the replies that are shown.
 N_CURVE, CURVE_TOKENS = 8, 32
 
-# A curve's strengths where the suite names none: multiples of the strength that the replies are shown at.
+# A curve's strengths if the suite names none, as multiples of the strength of the replies that are shown.
 _TIMES = (0.5, 0.75, 1.25)
 _DIGITS = 4
 
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """What a Table's row leaves out of one way to ask.
+    """What a Table's row does not say about one way to ask.
 
-    kind: as in Way. prompt_bytes: of the sentence in UTF-8, where the way needs it at each question; else 0.
+    kind: as in Way. prompt_bytes: size of the sentence in UTF-8 if the way needs it in each prompt; else 0.
     curve: the way at several strengths, ascending, on the comparison's `curve_questions` and the first
-        `curve_tokens` of each reply; for one that steers nothing the only point, at strength 0.
-    pieces: of each reply the text of each token in Scores.spoken.
+        `curve_tokens` of each reply; a single point at strength 0 for a way that steers nothing.
+    pieces: for each reply, the text of each token in Scores.by_token.
     """
 
     name: str
@@ -56,16 +56,17 @@ class Method:
 
     @property
     def steers(self) -> bool:
-        """Whether a bundle acts."""
+        """Whether a bundle is in force."""
         return self.kind not in (UNSTEERED, PROMPT)
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """methods: in the order of the table's rows. curve_questions: indices of the questions behind every
-    curve;
-    curve_tokens: of how many first tokens of their replies it is at most.
-    sentence_tokens: of the trait's sentence by itself. kv_bytes_per_token: as in `cost`.
+    """The table, and for each of its rows a Method, in the same order.
+
+    curve_questions: indices of the questions that every curve is measured on. curve_tokens: how many tokens
+        of each reply it uses at most.
+    sentence_tokens: length of the trait's sentence. kv_bytes_per_token: as in `cost`.
     """
 
     suite: str
@@ -81,17 +82,16 @@ class Comparison:
         return zip(self.table.rows, self.methods, strict=True)
 
     def to_json(self, timing: bool = True) -> dict[str, Any]:
-        """The table's JSON; each row with its kind, cost, curve and `tokens`: of each reply [text, trait,
-        coherence].
+        """The table's JSON; each row with its kind, cost, curve, and `tokens`: [text, trait, coherence] each.
 
-        timing: False leaves the clock's word out, and the rest is the same in every run.
+        timing: False leaves the times out; all the rest is the same in every run.
         """
         out = {"suite": self.suite, "model": dataclasses.asdict(self.model), **self.table.to_json(timing)}
         for key in ("curve_questions", "curve_tokens", "sentence_tokens", "kv_bytes_per_token"):
             out[key] = plain_values(getattr(self, key))
         for entry, (row, method) in zip(out["rows"], self, strict=True):
             entry |= plain_values(dataclasses.asdict(method))
-            entry["tokens"] = [*map(_tokens, entry.pop("pieces"), row.scores.spoken)]
+            entry["tokens"] = [*map(_tokens, entry.pop("pieces"), row.scores.by_token)]
             if not timing:
                 del entry["cost"]["first_token_seconds"], entry["cost"]["token_seconds"]
         return out
@@ -107,11 +107,13 @@ def compare(
     timing: bool = True,
     progress: Progress = lambda stage, fraction: None,
 ) -> Comparison:
-    """Ask the suite's questions unsteered, with the trait as system prompt, and in each row: (name, sources)
-    as in `head_to_head`.
+    """Ask the suite's questions unsteered, with the trait as system prompt, and in each row.
 
-    at_prompt_coherence: find the strengths instead, as `head_to_head` does. The suite's own trait is not
-    read: whose counts is the caller's decision. Raises what `head_to_head` raises.
+    The suite's own trait is ignored: the caller decides between it and the bundle's.
+
+    rows: (name, sources), as in `head_to_head`.
+    at_prompt_coherence: find the strengths instead, as `head_to_head` does.
+    Raises what `head_to_head` raises.
     """
     max_tokens = suite.max_tokens or MAX_TOKENS
     curves = Curves(chat, suite, trait, max_tokens)
@@ -151,13 +153,13 @@ def compare(
 
 
 def _n_replies(n_questions: int, n_rows: int, calibrated: bool) -> int:
-    """How many replies the head-to-head takes. A strength is found with some eight tries."""
+    """How many replies the head-to-head takes. Finding a strength takes about eight tries."""
     return n_questions * (2 + n_rows) + N_CALIBRATION * (2 + 8 * n_rows) * calibrated
 
 
 def _method(chat: Chat, trait: str, way: Way, cost: Cost, row: Row, curve: tuple[Point, ...]) -> Method:
     prompt_bytes = len(trait.encode()) if way.kind == PROMPT else 0
-    pieces = tuple(_pieces(chat, spoken) for spoken in row.scores.spoken)
+    pieces = tuple(_pieces(chat, scored) for scored in row.scores.by_token)
     return Method(way.name, way.kind, cost, prompt_bytes, curve, pieces)
 
 
@@ -171,17 +173,17 @@ def _timed(table: Table, spent: Sequence[Cost]) -> Table:
     )
 
 
-def _pieces(chat: Chat, spoken: Spoken) -> tuple[str, ...]:
-    return tuple(join_pieces([chat.llm.detokenize([token], special=True) for token in spoken.tokens]))
+def _pieces(chat: Chat, scored: ScoredTokens) -> tuple[str, ...]:
+    return tuple(join_pieces([chat.llm.detokenize([token], special=True) for token in scored.tokens]))
 
 
-def _tokens(pieces: Sequence[str], spoken: Spoken) -> list[list[Any]]:
-    rounded = ([round(v, _DIGITS) for v in values] for values in (spoken.trait, spoken.coherence))
+def _tokens(pieces: Sequence[str], scored: ScoredTokens) -> list[list[Any]]:
+    rounded = ([round(v, _DIGITS) for v in values] for values in (scored.trait, scored.coherence))
     return [list(entry) for entry in zip(pieces, *rounded, strict=True)]
 
 
 class Curves:
-    """Measures ways over strength, all on the first tokens of replies to the same few questions."""
+    """Measures ways at several strengths, all on the first tokens of replies to the same few questions."""
 
     def __init__(self, chat: Chat, suite: Suite, trait: str, max_tokens: int) -> None:
         self._chat, self._strengths, self.n_tokens = chat, suite.strengths, min(max_tokens, CURVE_TOKENS)
@@ -190,11 +192,11 @@ class Curves:
 
     @property
     def n_replies(self) -> int:
-        """At most so many replies a bundle."""
+        """How many replies a bundle's curve takes at most."""
         return len(self.chosen) * len(self._strengths or _TIMES)
 
     def of(self, way: Way, row: Row, unsteered: Row, progress: Done) -> tuple[Point, ...]:
-        """The way's curve through what its row and the unsteered one hold, ascending by strength."""
+        """The way's curve, ascending by strength, including what its row and the unsteered row hold."""
         if not way.unit:
             return (self._known(0.0, row),)
         assert row.strength is not None
@@ -214,7 +216,7 @@ class Curves:
         plain, prompted = self._prompts
         strength = way.strength or 0.0
         try:
-            with warnings.catch_warnings():  # that a curve leaves the evaluated range is what it is for
+            with warnings.catch_warnings():  # a curve leaves the evaluated range on purpose
                 warnings.simplefilter("ignore", EdgesteerWarning)
                 with way.steered(self._chat):
                     replies = self._chat.replies(plain, self.n_tokens, repeat_penalty=REPEAT_PENALTY)

@@ -1,7 +1,7 @@
-"""What a way to ask costs: context, time to the first token and to each further one, bytes of file and cache.
+"""What a way to ask costs: context, time to the first token and for each further one, file size, KV cache.
 
-Times hold for this machine at this moment: the ways take turns, so that they compare with each other, and
-with nothing else.
+Times hold for this machine at this moment. The ways take turns, so their times can be compared with each
+other, but with nothing else.
 """
 
 from __future__ import annotations
@@ -19,11 +19,10 @@ from edgesteer.evaluate.way import Way
 from edgesteer.generate.chat import Chat, Tokens
 from edgesteer.runtime import Lanes, SteeredLlama
 
-# Questions that are timed, and tokens behind each.
+# Questions that are timed, and tokens generated for each.
 _N_TIMED, _N_TOKENS = 5, 8
 
-# Bytes of a cached value by ggml's type number: F32, F16, BF16, and the quantized caches, whose blocks hold
-# 32.
+# Bytes of a cached value by ggml's type number: F32, F16, BF16, and quantized types in blocks of 32.
 _TYPE_BYTES = {
     0: 4.0,
     1: 2.0,
@@ -35,7 +34,7 @@ _TYPE_BYTES = {
     8: 34 / 32,
     20: 18 / 32,
 }
-# Models of which some blocks keep no keys and values, keep another's, or keep them compressed.
+# Architectures in which some blocks keep no keys and values, share another block's, or compress them.
 _OTHERWISE = (
     "attention.kv_lora_rank",
     "attention.shared_kv_layers",
@@ -48,12 +47,11 @@ _OTHERWISE = (
 class Cost:
     """What one way costs beyond the model itself.
 
-    context_tokens: by how much its prompts are longer than those of the first way, on average.
-    first_token_seconds: median from a prompt alone in an empty context to its first token. token_seconds:
-        median of each further one behind that prompt. None where nobody timed, or the context has no room for
-        more.
-    artifact_bytes: the bundles' files as they are shipped; 0 where there is none.
-    kv_bytes: what its context tokens take in the KV cache; None where the model does not say.
+    context_tokens: by how many tokens its prompts are longer than the first way's, on average.
+    first_token_seconds: median from a prompt in an empty context to the first token. token_seconds: median of
+        each further token. None if not timed, or if the context has no room for more.
+    artifact_bytes: size of the bundles' files as they are shipped; 0 without bundles.
+    kv_bytes: what its context tokens take in the KV cache; None if the model does not say.
     """
 
     context_tokens: float
@@ -66,8 +64,8 @@ class Cost:
 def costs(chat: Chat, ways: Sequence[Way], *, timing: bool = True) -> list[Cost]:
     """Measure each way; the ways take turns, and the model's own steering is set aside meanwhile.
 
-    timing: False decodes nothing and leaves the seconds None. Raises InputError for a prompt that does not
-        fit.
+    timing: False decodes nothing and leaves the seconds None.
+    Raises InputError for a prompt that does not fit the context.
     """
     seconds = _seconds(chat, ways) if timing else [(None, None)] * len(ways)
     per_token = kv_bytes_per_token(chat.llm)
@@ -85,7 +83,7 @@ def added_tokens(prompts: Sequence[Tokens], plain: Sequence[Tokens]) -> float:
 
 
 def artifact_bytes(bundle: Bundle) -> int:
-    """Bytes of the bundle as it is shipped: its file or folder, or the file that it would be."""
+    """Bytes of the bundle's file or folder, or of the file that `save` would write."""
     if bundle.source is not None and (path := Path(bundle.source)).exists():
         files = path.iterdir() if path.is_dir() else [path]
         return sum(file.stat().st_size for file in files)
@@ -95,10 +93,9 @@ def artifact_bytes(bundle: Bundle) -> int:
 
 
 def kv_bytes_per_token(llm: SteeredLlama) -> float | None:
-    """Bytes that a token of one sequence takes in the model's KV cache; 0 for one whose state does not grow.
+    """Bytes that a token of one sequence takes in the model's KV cache; 0 if the model's state does not grow.
 
-    None where the model's file leaves open which blocks keep what. A sliding window keeps no more than its
-    length.
+    None if the model's file does not say what each block keeps. A sliding window keeps at most its length.
     """
     types = llm.context_params.type_k, llm.context_params.type_v
     values = _cached_values(llm.metadata)
@@ -108,13 +105,14 @@ def kv_bytes_per_token(llm: SteeredLlama) -> float | None:
 
 
 def _cached_values(metadata: Mapping[str, str]) -> tuple[int, int] | None:
-    """How many values of keys and of values a token leaves in the cache, over all blocks."""
+    """How many numbers of its keys and of its values a token leaves in the cache, over all blocks."""
     own = {
         key.removeprefix(f"{metadata.get('general.architecture')}."): value for key, value in metadata.items()
     }
     try:
         n_layer, n_head = int(own["block_count"]), int(own["attention.head_count"])
-        # A list, one number a block, is not among the metadata; without it all heads have keys of their own.
+        # llama_cpp's metadata omits a list with a number per block; without the key every head has its own
+        # keys.
         mixed = any(key.startswith(("ssm.", "wkv.", "shortconv.")) for key in own)
         n_kv = int(own["attention.head_count_kv"] if mixed else own.get("attention.head_count_kv", n_head))
         if any(int(own.get(key, 0)) for key in _OTHERWISE) or (mixed and n_kv):
@@ -127,7 +125,7 @@ def _cached_values(metadata: Mapping[str, str]) -> tuple[int, int] | None:
 
 
 def _seconds(chat: Chat, ways: Sequence[Way]) -> list[tuple[float | None, float | None]]:
-    """Of each way the median seconds to the first token, and of each further one."""
+    """For each way the median seconds to the first token, and for each further one."""
     for way in ways:
         chat.groups(way.prompts[:_N_TIMED], 1)  # what does not fit is refused before anything is timed
     first: list[list[float]] = [[] for _ in ways]
@@ -142,18 +140,18 @@ def _seconds(chat: Chat, ways: Sequence[Way]) -> list[tuple[float | None, float 
 
 
 def _turn(n: int, first: int) -> list[int]:
-    """0 .. n-1 from another one on each round, so that none always follows the same."""
+    """0 .. n-1, rotated to begin with another index each round, so that none always follows the same one."""
     return [(first + i) % n for i in range(n)]
 
 
 def _timed(chat: Chat, prompt: Tokens) -> list[float]:
-    """Seconds from the prompt to its first token, then of each further one."""
+    """Seconds from the prompt to its first token, then for each further one."""
     _feed(chat, prompt[:2], 1)  # what a change of plan costs comes once, not at each reply
     return _feed(chat, prompt, 1 + _N_TOKENS)
 
 
 def _feed(chat: Chat, prompt: Tokens, n: int) -> list[float]:
-    """Seconds of `n` decodes: the prompt, then a token that ends nothing, whatever the model would say."""
+    """Seconds of `n` decodes: the prompt, then the same ordinary token again and again."""
     fed = chat.llm.tokenize(b"a", add_bos=False)[-1]
     n = min(n, 1 + chat.llm.n_ctx() - len(prompt))
     out, start = [], time.perf_counter()

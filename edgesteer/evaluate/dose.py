@@ -3,12 +3,13 @@
 In:  a model, a bundle, questions as plain and as prompted prompts, a target for the coherence.
 Out: a Dose: a strength that was measured, and the curve of all that were.
 
-Two bundles, or a bundle and a prompt, are compared fairly at equal coherence, not at whatever strengths their
-files name. Loops are easy to predict and so look coherent; the least distinct-2 keeps them out.
+Two bundles, or a bundle and a prompt, are compared fairly at equal coherence, not at the strengths that their
+files happen to name. Loops are easy to predict and so look coherent; the lower limit on distinct-2 keeps them
+out.
 
-The mean over ten greedy replies is noisy by some 0.05 nats, as much as half a strength may be worth
-(docs/log.md). So a strength is judged by a smooth curve through all that were measured; with three or fewer
-that is what was measured.
+The mean over ten greedy replies is noisy by about 0.05 nats, which half a unit of strength may change it by
+(docs/log.md). So a strength is judged by a smooth curve through all measured points; with three or fewer, by
+the measured value.
 """
 
 from __future__ import annotations
@@ -26,16 +27,16 @@ from edgesteer.generate.chat import REPEAT_PENALTY, Chat, Tokens
 from edgesteer.generate.scoring import score
 from edgesteer.plan import SteeringPlan
 
-# Strengths are searched to this many digits behind the point: what a person would type.
+# Strengths are searched to this many decimal places, as a person would type them.
 _DIGITS = 3
 
-# Of a smooth curve: points further than this from the target, in nats, say little about where it is crossed.
+# Points of the curve further than this from the target, in nats, say little about where it is crossed.
 _NEAR = 0.25
 
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """Means over the steered replies at one strength; where steering overflowed the coherence is infinite."""
+    """Means over the steered replies at one strength; the coherence is infinite if steering overflowed."""
 
     strength: float
     trait: float
@@ -45,12 +46,12 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class Dose:
-    """A strength that was measured.
+    """The strength that the search chose, and the curve of all that it measured.
 
-    reached: whether by the smooth curve it keeps the target, and as it was measured the least distinct-2, as
-        `keeps` has it: on the target is kept. Where no strength did, this is the most coherent of those
-        without loops, or the lowest. So where `lo` is 0 and the unsteered model keeps both, it is reached.
-    limited: whether it is the highest that was allowed, so that a higher one might do too.
+    reached: whether the strength keeps the target on the smooth curve, and the least distinct-2 as measured
+        (see `keeps`). If no strength does, this is the most coherent one without loops, or else the lowest.
+        With `lo` 0 it is always reached if the unsteered model keeps both.
+    limited: whether it is the highest strength that was allowed, so a higher one might pass too.
     curve: every strength that was measured, ascending.
     """
 
@@ -68,7 +69,7 @@ class Dose:
 
     @property
     def smoothed(self) -> Point:
-        """The same on the smooth curve; its distinct2 as it was measured."""
+        """The same point on the smooth curve, with distinct2 as measured."""
         return smoothed(self.point, self.curve, self.target_coherence)
 
 
@@ -88,13 +89,15 @@ def strength_at(
     max_tokens: int = 64,
     progress: Callable[[float], None] = lambda fraction: None,
 ) -> Dose:
-    """The largest strength of a bundle, or multiple of a plan, in lo..hi whose replies to `plain` have at
-    most `target_coherence` (nats, lower is more coherent; by the smooth curve) and at least `min_distinct2`.
+    """The largest strength of a bundle, or multiple of a plan, in lo..hi that keeps the target coherence.
 
-    Goes down from hi in `scan` equal steps to the first strength that will do, then halves the interval above
-    it `steps` times: to (hi - lo) / scan / 2**steps. Between two steps of the scan a window that closes again
-    is not seen. Where hi itself will do, up to `beyond` higher ones are tried, each half as high again.
-    Replies are greedy: the same call gives the same Dose.
+    Its replies to `plain` have, on the smooth curve, at most `target_coherence` (nats, lower is more
+    coherent) and at least `min_distinct2`.
+
+    The search goes down from hi in `scan` equal steps to the first strength that passes, then halves the
+    interval above it `steps` times: to (hi - lo) / scan / 2**steps. It does not see strengths that pass only
+    between two steps of the scan. If hi itself passes, up to `beyond` higher ones are tried, each half as
+    high again. Replies are greedy: the same call gives the same Dose.
     Raises PlanError for arguments that cannot be searched.
     """
     _check(plain, prompted, target_coherence, (lo, hi), (scan, steps, beyond))
@@ -118,7 +121,7 @@ def strength_at(
 
 @dataclass
 class _Search:
-    """Measures strengths and remembers them all."""
+    """Measures strengths and keeps every point."""
 
     measure: Callable[[float], Point]
     target: float
@@ -134,8 +137,7 @@ class _Search:
         return bool(keeps(coherence, point.distinct2, self.target, self.least))
 
     def largest(self, descending: Sequence[float], ascending: Sequence[float], steps: int) -> float | None:
-        """The largest strength that passes; None where none of `descending` does. `ascending` goes on from
-        its first."""
+        """The largest strength that passes; None if none does. `ascending` continues above descending[0]."""
         if self.passes(descending[0]):
             all(self.passes(strength) for strength in ascending)  # up to the first that does not
         else:
@@ -145,14 +147,13 @@ class _Search:
             before = self._largest_sound()
             if narrowed == steps or before is None or not self._halve(before):
                 break
-            # Where that judged against one that had seemed to do, the interval is a wide one again.
+            # If the new point moved the curve so that `before` fails, the interval is wide again.
             after = self._largest_sound()
             narrowed += after is not None and after >= before
         return self._largest_sound()
 
     def _halve(self, below: float) -> bool:
-        """Measures in the middle between `below` and the next strength that was measured. False where there
-        is nothing between."""
+        """Measure halfway between `below` and the next measured strength; False if nothing lies between."""
         above = min((p.strength for p in self.curve if p.strength > below), default=None)
         if above is None:
             return False
@@ -166,7 +167,7 @@ class _Search:
         return max((point.strength for point in self.curve if self._sound(point)), default=None)
 
     def dose(self, largest: float | None) -> Dose:
-        """found: what the search came to."""
+        """The result. largest: the largest strength that passed, or None."""
         curve = tuple(sorted(self.curve, key=lambda point: point.strength))
         strength = self._nearest(curve) if largest is None else largest
         limited = largest == curve[-1].strength
@@ -178,10 +179,12 @@ class _Search:
 
 
 def smoothed(at: Point, curve: Sequence[Point], target: float) -> Point:
-    """`at` with trait and coherence of the parabola that fits the curve best around it, among points near the
-    target: least squares, weighed by exp(-(ds / width)^2 / 2) / (1 + (dc / _NEAR)^2), where ds is a point's
-    distance in strength, dc its coherence less the target, and width half the range that was measured. At
-    strength 0 nothing steers, so there, and with fewer than four points, what was measured counts."""
+    """`at` with the trait and coherence of a parabola fitted to the curve around it.
+
+    Least squares with the weights exp(-(ds / width)^2 / 2) / (1 + (dc / _NEAR)^2): ds is a point's distance
+    in strength, dc its coherence less the target, width half the measured range. At strength 0 nothing
+    steers, so there, and with fewer than four points, `at` is returned as measured.
+    """
     known = [p for p in curve if math.isfinite(p.coherence) and math.isfinite(p.trait)]
     if len(known) < 4 or at.strength == 0 or not math.isfinite(at.coherence):
         return at
@@ -195,7 +198,7 @@ def smoothed(at: Point, curve: Sequence[Point], target: float) -> Point:
 
 
 def _descending(lo: float, hi: float, scan: int) -> list[float]:
-    """hi .. lo in `scan` equal steps, both ends exact."""
+    """From hi down to lo in `scan` equal steps, both ends exact."""
     between = [round(hi - (hi - lo) * i / scan, _DIGITS) for i in range(1, scan)]
     return list(dict.fromkeys([hi, *between, lo]))
 

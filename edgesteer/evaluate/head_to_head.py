@@ -1,8 +1,8 @@
 """Unsteered, prompted and steered replies to the same questions, side by side.
 
-Replies are greedy, with the repeat penalty of `run`, to questions that nothing was learnt from; everything is
-scored under the unsteered model. A row does not depend on which other rows there are. The plan in force is
-set aside meanwhile.
+Replies are greedy, with the repeat penalty of `edgesteer run`, to questions that no bundle was learnt from.
+The unsteered model scores them all. A row does not depend on the other rows. The plan in force is set aside
+meanwhile.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from edgesteer.generate.progress import Done, Progress, Stages, portion, spread
 
 N_CALIBRATION = 8
 
-# A 32nd of the range is less than what other questions would move the strength by.
+# A 32nd of the range: with other questions the strength would differ by more.
 _STEPS = 3
-# How much longer than one row a dose takes.
+# How many times as long as a row a search for a strength takes.
 _DOSE_UNITS = 5
 
 
@@ -56,15 +56,15 @@ def head_to_head(
 ) -> Table:
     """Ask every question unsteered, with the trait as system prompt, and in each of the rows.
 
-    rows: (name, sources): the plan of the (bundle, strength) in `sources`, added up; names differ.
+    rows: (name, sources), with different names; the (bundle, strength) pairs in `sources` add up.
     questions: None for `held_out_questions`.
     counts: what to count in the replies: regular expressions, or names in text_measures.WORDS.
-    at_prompt_coherence: instead of the strengths given, for each row the largest one within the ranges of its
-        files at which its replies are as coherent as the prompted ones and loop hardly more; several bundles
+    at_prompt_coherence: instead of the given strengths, use for each row the largest one within its bundles'
+        ranges at which its replies are as coherent as the prompted ones and loop hardly more. Several bundles
         keep the ratios of their strengths. It is found on `calibration_questions` (None: some of the training
-        questions), without those that are asked.
-    levels: multiples of each row's strength at which it is asked too, none of them 1, so that it has what it
-        brings at the prompt's coherence on these very questions (`matched`).
+        questions) other than `questions`.
+    levels: multiples of each row's strength, none of them 1, to measure it at too; from these its values at
+        the prompt's coherence on the same questions are computed (`matched`).
     timing: whether to measure first_token_seconds.
     Raises InputError for no trait, no questions, levels that make no curve, a count that is no regular
     expression, or a prompt that does not fit the context; MissingExtra for sentiment without VADER;
@@ -99,7 +99,7 @@ def head_to_head(
 
 
 def ways_of(chat: Chat, table: Table, rows: Sequence[tuple[str, Sources]]) -> list[Way]:
-    """The table's rows as ways to ask, at the strengths that it has."""
+    """The table's rows as ways to ask, at the table's strengths."""
     plain, prompted = prompts_of(chat, table.questions, table.trait)
     steered = [
         replace(Way.of(name, plain, sources), strength=row.strength, dose=row.dose)
@@ -109,8 +109,10 @@ def ways_of(chat: Chat, table: Table, rows: Sequence[tuple[str, Sources]]) -> li
 
 
 def _at_levels(way: Way, levels: Sequence[float], ask: Callable[[Way], Answers]) -> list[Answers]:
-    """The way at multiples of its strength, without those that overflow; none where nothing steers. That a
-    curve leaves the evaluated range is what it is for."""
+    """The way at multiples of its strength, without those that overflow; empty if nothing steers.
+
+    These leave the evaluated range on purpose.
+    """
     results: list[Answers] = []
     if not way.plan or way.strength is None:
         return []
@@ -159,12 +161,12 @@ def _dosed(
     max_tokens: int,
     stages: Stages,
 ) -> list[Way]:
-    """Each way at the strength that keeps the prompt's coherence. One that steers nothing stays as it is."""
+    """Each way at the strength that keeps the prompt's coherence; a way that steers nothing is unchanged."""
     plain, prompted = prompts
     target = _scores(chat, prompted, prompts, max_tokens)
     if target.empty == len(prompted):
         raise InputError("evaluation: every prompted reply is empty, expected some to compare the rows with")
-    # No more is asked of a row than the unsteered model gives.
+    # A row need not be better than the unsteered model.
     unsteered = _scores(chat, plain, prompts, max_tokens).mean("distinct2")
     least = min(DISTINCT * target.mean("distinct2"), unsteered)
 
@@ -199,7 +201,7 @@ def _scores(
 
 
 def _apart(questions: Sequence[str], given: Sequence[str] | None) -> list[str]:
-    """Questions to calibrate on: at most N_CALIBRATION, evenly spread, none of them among those asked."""
+    """Questions to calibrate on: at most N_CALIBRATION, evenly spaced, none of them in `questions`."""
     if given is None:
         given = [question.text for question in built_in()]
     judged = set(questions)
@@ -236,7 +238,7 @@ def check_levels(levels: Sequence[float]) -> None:
 
 
 def check_counts(counts: Sequence[str], with_sentiment: bool) -> None:
-    """What can fail at once fails before the minutes of work."""
+    """Check everything that can fail at once, before the minutes of work."""
     for pattern in counts:
         text_measures.expression(pattern)
     if with_sentiment:
@@ -244,8 +246,10 @@ def check_counts(counts: Sequence[str], with_sentiment: bool) -> None:
 
 
 def check_rows(chat: Chat, rows: Sequence[tuple[str, Sources]]) -> None:
-    """Refuses names that are not different, and, as only steering tells both, bundles for another model or
-    with a gate that cannot be evaluated here. Raises InputError, IncompatibleError, SteeringUnavailable."""
+    """Refuse equal names, bundles for another model, and gates that cannot be evaluated here.
+
+    Raises InputError, IncompatibleError, SteeringUnavailable. Steers with each row, as only that tells.
+    """
     names = [UNSTEERED, PROMPT, *(name for name, _ in rows)]
     if again := [name for name in names if names.count(name) > 1]:
         raise InputError(f"evaluation: two rows are named {again[0]!r}, expected a name for each")

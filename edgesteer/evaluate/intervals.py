@@ -1,9 +1,9 @@
-"""How sure a mean over questions is: bootstrap intervals, and paired differences between two ways to answer.
+"""Bootstrap intervals for means over questions, and for paired differences between two ways to answer.
 
-In:  per question what is summed above and below a fraction line (a mean is values over ones). Out: Estimates.
-Pure and seeded: the same values give the same intervals.
+In:  for each question a numerator and a denominator, which are summed (a mean has denominators 1).
+Out: Estimates. Pure and seeded: the same values give the same intervals.
 
-An interval speaks of other questions of the same kind. It does not see another seed, model or trait.
+An interval covers other questions of the same kind, but not another seed, model or trait.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ LEVEL = 0.95
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A value and its 95 % interval, which holds it; NaN where no question has a value."""
+    """A value and its 95 % interval, which contains it; NaN if no question has a value."""
 
     value: float
     low: float
@@ -31,7 +31,7 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Sample:
-    """One quantity over the questions: sum(above) / sum(below). float64 [questions] each."""
+    """A quantity over the questions, sum(above) / sum(below); both float64 [questions]."""
 
     above: F64
     below: F64
@@ -45,13 +45,13 @@ class Sample:
 
     @classmethod
     def ratio(cls, above: Sequence[float], below: Sequence[float]) -> Sample:
-        """A rate over all questions together, such as matches per word."""
+        """A rate over all questions, such as matches per word."""
         return cls(np.asarray(above, dtype=np.float64), np.asarray(below, dtype=np.float64))
 
 
 def estimate(sample: Sample, seed: int = 0) -> Estimate:
     """The sample's value with its interval over resampled questions."""
-    rows = drawn(len(sample.above), seed)
+    rows = resamples(len(sample.above), seed)
     return estimated(_value(sample), values(sample, rows))
 
 
@@ -62,13 +62,13 @@ def difference(sample: Sample, other: Sample, seed: int = 0) -> Estimate:
     """
     if len(sample.above) != len(other.above):
         raise ValueError(f"{len(sample.above)} and {len(other.above)} questions: expected the same ones")
-    rows = drawn(len(sample.above), seed)
+    rows = resamples(len(sample.above), seed)
     value = _value(sample) - _value(other)
     return estimated(value, values(sample, rows) - values(other, rows))
 
 
-def drawn(n: int, seed: int) -> npt.NDArray[np.intp]:
-    """[RESAMPLES, n] indices of questions."""
+def resamples(n: int, seed: int) -> npt.NDArray[np.intp]:
+    """Indices of questions, drawn with replacement: [RESAMPLES, n]."""
     return np.random.default_rng(seed).integers(0, max(n, 1), (RESAMPLES if n else 0, n))
 
 
@@ -77,16 +77,16 @@ def _value(sample: Sample) -> float:
 
 
 def values(sample: Sample, rows: npt.NDArray[np.intp]) -> F64:
-    """The sample's value over each row of questions, [len(rows)]; NaN where there is nothing to divide by."""
+    """The sample's value over each row of question indices, [len(rows)]; NaN where it would divide by 0."""
     above, below = sample.above[rows].sum(axis=1), sample.below[rows].sum(axis=1)
     return np.asarray(np.divide(above, below, out=np.full(len(above), np.nan), where=below > 0))
 
 
 def estimated(value: float, resampled: F64) -> Estimate:
-    """A value with the interval that its resamples give."""
+    """A value with the 95 % interval of its resampled values."""
     known = resampled[~np.isnan(resampled)]
     if not len(known) or value != value:
         return Estimate(value, float("nan"), float("nan"))
     low, high = np.quantile(known, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    # Of a very lopsided sample the percentiles may leave the value itself out.
+    # If a sample is very skewed, the percentiles may exclude the value itself.
     return Estimate(value, min(float(low), value), max(float(high), value))

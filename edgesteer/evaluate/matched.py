@@ -1,15 +1,15 @@
-"""A bundle at the prompt's coherence on the questions that were asked, read from its curve over strength.
+"""A bundle's measures at the prompt's coherence on the same questions, read from its curve over strength.
 
 A strength that was found on other questions need not be as coherent on these: ten greedy replies are noisy by
-0.05 nats. Trait costs coherence, so only at the same coherence two ways can be compared. Pure and seeded.
+0.05 nats. Trait costs coherence, so two ways can only be compared at equal coherence. Pure and seeded.
 
     coherence(s)    isotonic (least squares, never falling with the strength), linear in between
     anything else   linear between the strengths that were measured
     s*              the largest strength with coherence(s) <= max(prompt's, coherence(0) + 0.05)
                     and distinct2(s) >= min(0.9 prompt's, unsteered's), since loops look coherent
 
-Some prompts (to answer in few words) make replies as coherent as no prompt does, and any steering costs
-something: so 0.05 nats beside the unsteered model, the noise of such a mean, are free.
+Some prompts (such as to answer in few words) make replies as coherent as the unsteered ones, and any steering
+costs something. So 0.05 nats above the unsteered model, the noise of such a mean, are always allowed.
 """
 
 from __future__ import annotations
@@ -21,38 +21,40 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgesteer.evaluate.intervals import F64, Estimate, Sample, drawn, estimated, values
+from edgesteer.evaluate.intervals import F64, Estimate, Sample, estimated, resamples, values
 
 Samples = Mapping[str, Sample]
 
-# A steered reply may repeat itself a little more than a prompted one, but not loop.
+# Steered replies may repeat themselves a little more than prompted ones, but not loop.
 DISTINCT = 0.9
 
-# Multiples of a bundle's strength that make its curve, beside none and the strength itself.
+# Multiples of a bundle's strength on its curve, besides 0 and 1.
 LEVELS = (0.7, 1.4)
 
-# Nats that steering may cost beside the unsteered model, whatever the prompt costs.
+# Nats of coherence that steering may cost in any case, however little the prompt costs.
 FREE = 0.05
 
-# Strengths that a crossing is looked for at.
+# Number of strengths at which the crossing is searched.
 _GRID = 129
 
-# By how little a bound may be missed: log-probabilities are float32, and fits through them round too.
+# Tolerance at a bound: log-probabilities are float32, and fits through them round too.
 ROUNDING = 1e-6
 
 
 def keeps(coherence: Any, distinct2: Any, most: Any, least: Any) -> Any:
-    """Whether replies are as coherent as `most` (nats) and repeat themselves no more than `least` allows:
-    bool, or bools of arrays. What lies on a bound, or misses it by rounding, keeps it; an unknown value (NaN)
-    does not."""
+    """Whether coherence is at most `most` (nats) and distinct2 at least `least`, up to rounding; bool, or an
+    array of bools. NaN does not pass."""
     return (coherence <= most + ROUNDING) & (distinct2 >= least - ROUNDING)
 
 
 @dataclass(frozen=True, slots=True)
 class Matched:
-    """strength: s*. limited: whether it is the highest measured, so that more might do too. capped: the share
-    of the resampled questions where it is: there the interval ends too early.
-    estimates, minus_prompt: as in a Row, at s*; each resample of the questions has a strength of its own."""
+    """A bundle at the prompt's coherence.
+
+    strength: s*. limited: whether it is the highest measured strength, so a higher one might pass too.
+        capped: the share of resamples where it is; their intervals end too early.
+    estimates, minus_prompt: as in a Row, at s*; each resample of the questions has its own s*.
+    """
 
     strength: float
     limited: bool
@@ -62,10 +64,11 @@ class Matched:
 
 
 def matched(curve: Sequence[tuple[float, Samples]], prompted: Samples, seed: int = 0) -> Matched:
-    """curve: (strength, samples), from the unsteered model's at 0 on, all on one side of it; each with the
-    names of `prompted`.
+    """The bundle of this curve at the coherence of `prompted`.
 
-    Raises ValueError for fewer than three strengths, some that are alike, or both sides of 0.
+    curve: (strength, samples), with the unsteered model at 0 and all others on one side of it; the samples
+        have the same names as `prompted`.
+    Raises ValueError for fewer than three strengths, equal ones, or strengths on both sides of 0.
     """
     ordered = sorted(curve, key=lambda point: abs(point[0]))
     strengths = [strength for strength, _ in ordered]
@@ -76,7 +79,7 @@ def matched(curve: Sequence[tuple[float, Samples]], prompted: Samples, seed: int
         )
     n = len(prompted["coherence"].above)
     whole = _read(ordered, prompted, np.arange(n)[None])
-    resampled = _read(ordered, prompted, drawn(n, seed))
+    resampled = _read(ordered, prompted, resamples(n, seed))
     return Matched(
         strength=float(whole.strength[0]),
         limited=bool(whole.limited[0]),
@@ -88,7 +91,7 @@ def matched(curve: Sequence[tuple[float, Samples]], prompted: Samples, seed: int
 
 @dataclass(frozen=True, slots=True)
 class _Reading:
-    """For each resample: s*, whether that is the highest strength, the quantities there, and less the
+    """For each resample: s*, whether it is the highest strength, and the measures there, alone and minus the
     prompt's."""
 
     strength: F64
@@ -107,9 +110,9 @@ def _read(curve: Sequence[tuple[float, Samples]], prompted: Samples, rows: npt.N
     coherence = _between(strengths, rising)
     least = np.minimum(DISTINCT * own["distinct2"], measured["distinct2"][:, 0])
     most = np.maximum(own["coherence"], rising[:, 0] + FREE)
-    will_do = keeps(coherence, between["distinct2"], most[:, None], least[:, None])
-    place = _GRID - 1 - will_do[:, ::-1].argmax(1)
-    known = will_do.any(1)  # not where at some strength nothing was said
+    passes = keeps(coherence, between["distinct2"], most[:, None], least[:, None])
+    place = _GRID - 1 - passes[:, ::-1].argmax(1)
+    known = passes.any(1)  # false where all replies at some strength were empty
     there = {
         name: np.where(known, each[np.arange(len(rows)), place], np.nan) for name, each in between.items()
     }
@@ -130,8 +133,7 @@ def _between(strengths: F64, measured: F64) -> F64:
 
 
 def isotonic(measured: F64) -> F64:
-    """The least-squares fit that never falls along the last axis, [..., n]: max over j <= i of min over k >=
-    i of the mean of j..k."""
+    """The least-squares fit that never falls along the last axis: float64 [..., n], as `measured`."""
     n = measured.shape[-1]
     sums = np.concatenate([np.zeros_like(measured[..., :1]), measured.cumsum(-1)], -1)
     means = {(j, k): (sums[..., k + 1] - sums[..., j]) / (k - j + 1) for j in range(n) for k in range(j, n)}

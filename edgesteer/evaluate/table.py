@@ -93,7 +93,7 @@ class Table:
         """
         out: dict[str, Any] = plain_values(dataclasses.asdict(self))
         for row in out["rows"]:
-            del row["scores"]["spoken"]
+            del row["scores"]["by_token"]
             if not timing:
                 del row["first_token_seconds"]
         return out

@@ -3,10 +3,10 @@
 In:  a SteeredLlama, best with several lanes (`n_seq_max`); questions; system prompts.
 Out: token ids and natural log-probabilities.
 
-The plan in force acts here too: a reply's scope begins at the prompt's last token. Questions are asked side
-by side in groups that depend on the questions alone, so the same call gives the same bits, and a run that was
-stopped between groups can go on where it was. What prompts leave in the context is kept, for the same
-questions come again at other strengths.
+The plan in force acts here too: a reply's scope begins at the prompt's last token. Questions are decoded side
+by side, in groups that depend on the questions alone, so the same call gives the same bits, and a run that
+was stopped between groups can be resumed. The prompts' KV cache is kept, because the same questions are asked
+again at other strengths.
 """
 
 from __future__ import annotations
@@ -26,25 +26,25 @@ from edgesteer.runtime.turns import read_turns
 
 Tokens = Sequence[int]
 
-# As in llama.cpp: how far back a repeat penalty looks.
+# How many tokens back a repeat penalty looks, as in llama.cpp.
 PENALTY_TOKENS = 64
 
-# As in `run`, so that what is judged is what people get: without it a small model's greedy replies loop,
-# prompted or steered.
+# The default of `edgesteer run`, so that we measure what people get. Without it a small model's greedy
+# replies loop, whether prompted or steered.
 REPEAT_PENALTY = 1.1
 
-# How much of the residual stream the replies of one group may hold.
+# Upper limit on the residual stream that the replies of one group hold, in bytes.
 SEEN_BYTES = 256 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What a model replied, and how likely it was.
+    """A model's reply, and the log-probabilities of its tokens.
 
-    tokens: without the end-of-generation token. end: that token; None where the limit or `stop` cut it.
-    log_probs: float32 [len(spoken)], of each token at temperature 1 under the replying model; nats.
-    seen: float32 [layers, len(spoken), n_embd], the residual stream at the rows that predicted `spoken`
-        (the prompt's last token comes first); None where it was not requested.
+    tokens: without the end-of-generation token. end: that token; None if the limit or `stop` cut the reply.
+    log_probs: float32 [len(all_tokens)], of each token at temperature 1 under the replying model, in nats.
+    seen: float32 [layers, len(all_tokens), n_embd], the residual stream at the rows that predicted
+        `all_tokens` (the prompt's last token comes first); None unless it was requested.
     """
 
     tokens: list[int]
@@ -53,8 +53,8 @@ class Reply:
     seen: F32 | None = None
 
     @property
-    def spoken(self) -> list[int]:
-        """The tokens with the end-of-generation token, if there is one: ending is part of the reply too."""
+    def all_tokens(self) -> list[int]:
+        """`tokens`, and the end-of-generation token if there is one: to end is part of the reply."""
         return self.tokens if self.end is None else [*self.tokens, self.end]
 
 
@@ -62,10 +62,10 @@ class Chat:
     """Generates replies to prompts in the model's template, and scores replies.
 
     template: for models without a chat template, text with the fields {system} and {question}, such as
-        "{system}\\nQuestion: {question}\\nAnswer:"; a line whose only field is an empty {system} is left out.
-    stop: text that ends a reply, besides the model's own ends.
-    Raises InputError for a model without a chat template where none is given, for a template without
-    {question}, or where a prompt with its reply does not fit into the context.
+        "{system}\\nQuestion: {question}\\nAnswer:"; a line that holds only an empty {system} is left out.
+    stop: text that ends a reply, besides the model's own end-of-generation tokens.
+    Raises InputError for a model without a chat template if `template` is None, for a template without
+    {question}, and for a prompt that does not fit into the context with its reply.
     """
 
     def __init__(self, llm: SteeredLlama, template: str | None = None, stop: str | None = None) -> None:
@@ -79,8 +79,8 @@ class Chat:
     def prompt(self, question: str, system: str | None = None) -> list[int]:
         """The prompt's tokens, up to where the reply begins.
 
-        Without `system` the template's own default stays: the model as its users meet it. A template that
-        refuses a system turn gets `system` in front of the question.
+        Without `system` the template's own default system prompt stays, as it does for the model's users. If
+        the template refuses a system turn, `system` is put in front of the question.
         """
         if self.template is not None:
             return self.llm.tokenize(_filled(self.template, question, system or "").encode())
@@ -89,16 +89,18 @@ class Chat:
             return self.render([turn])
         try:
             return self.render([{"role": "system", "content": system}, turn])
-        except ValueError:  # what a template's own raise_exception becomes
+        except ValueError:  # raised by the template's own raise_exception
             return self.render([{"role": "user", "content": f"{system}\n\n{question}"}])
 
     def emphasised(self, question: str, system: str) -> list[int]:
-        """`prompt` with the sentence repeated after the question, where small models heed it."""
+        """`prompt` with `system` repeated after the question, where small models heed it."""
         return self.prompt(f"{question}\n\n{system}", system)
 
     def render(self, messages: list[dict[str, str]]) -> list[int]:
-        """The tokens of these turns, up to where the next reply begins. Raises ValueError for turns that the
-        model's chat template refuses."""
+        """The tokens of these turns, up to where the next reply begins.
+
+        Raises ValueError for turns that the model's chat template refuses.
+        """
         rendered = self._formatter(messages=messages)
         return self.llm.tokenize(rendered.prompt.encode(), add_bos=not rendered.added_special, special=True)
 
@@ -121,7 +123,7 @@ class Chat:
             fields = {name for _, name, _, _ in string.Formatter().parse(self.template) if name is not None}
         except ValueError as error:
             raise InputError(
-                f"template {self.template!r}: {error}; double a brace that is meant as one"
+                f"template {self.template!r}: {error}; write {{{{ or }}}} for a literal brace"
             ) from None
         if not {"question"} <= fields <= {"question", "system"}:
             raise InputError(f"template {self.template!r}: expected the fields {{question}} and {{system}}")
@@ -132,15 +134,16 @@ class Chat:
         )
 
     def text(self, tokens: Tokens) -> str:
-        """The tokens as text; a character that the token limit cut in two is left out."""
+        """The tokens as text, without a character that the token limit cut in two."""
         return self.llm.detokenize(list(tokens)).decode("utf-8", errors="ignore")
 
     # -- replies ----------------------------------------------------------------------------------
 
     def groups(self, prompts: Sequence[Tokens], more: int, most: int = 1 << 30) -> list[range]:
-        """The prompts in groups of at most `most` that fit side by side, each with `more` tokens behind it.
+        """Indices of the prompts, in groups of at most `most` that fit into the context side by side.
 
-        Raises InputError for one that does not fit alone.
+        more: tokens to leave room for behind each prompt.
+        Raises InputError for a prompt that does not fit by itself.
         """
         most = min(most, self.llm.n_seq_max)
         room, out, first, used = self.llm.n_ctx(), [], 0, 0
@@ -154,7 +157,7 @@ class Chat:
         return [*out, range(first, len(prompts))] if prompts else []
 
     def _width(self, activations: int) -> int:
-        """How many lanes may hold that many rows of activations each in SEEN_BYTES."""
+        """How many lanes fit into SEEN_BYTES if each holds `activations` rows of the residual stream."""
         return max(1, SEEN_BYTES // max(1, 4 * activations * self.llm.n_embd()))
 
     def replies(
@@ -167,10 +170,10 @@ class Chat:
         progress: Done = lambda fraction: None,
         repeat_penalty: float = 1.0,
     ) -> list[Reply]:
-        """One reply a prompt, of at most `max_tokens`. Temperature 0 is greedy; any other needs `rngs`.
+        """One reply per prompt, of at most `max_tokens`. Temperature 0 is greedy; any other needs `rngs`.
 
         layers: blocks whose residual stream the replies hold.
-        repeat_penalty: llama.cpp's, over the last 64 tokens of the reply; log_probs are those without it.
+        repeat_penalty: llama.cpp's, over the last 64 tokens of the reply; `log_probs` do not include it.
         """
         out: list[Reply] = []
         for group in self.groups(prompts, max_tokens, self._width(len(layers) * max_tokens)):
@@ -180,25 +183,25 @@ class Chat:
             out += batch.replies(max_tokens, done)
         return out
 
-    def ended_by(self, spoken: Tokens) -> bool:
-        """Whether the text of these tokens holds `stop`."""
-        return self.stop is not None and self.stop in self.text(spoken)
+    def ended_by(self, tokens: Tokens) -> bool:
+        """Whether the text of these tokens contains `stop`."""
+        return self.stop is not None and self.stop in self.text(tokens)
 
     # -- scores -----------------------------------------------------------------------------------
 
     def log_probs(
         self, pairs: Sequence[tuple[Tokens, Tokens]], progress: Done = lambda fraction: None
     ) -> list[F32]:
-        """For each (prompt, reply) log p(token | prompt, the tokens before it) in nats: float32 [len(reply)].
+        """For each (prompt, reply) the log-probabilities of the reply's tokens in nats: float32 [len(reply)].
 
-        What neighbouring replies to the same prompt have in common is computed once.
+        Neighbouring replies to the same prompt share the pass over what they have in common.
         """
         out = [np.zeros(len(reply), dtype=np.float32) for _, reply in pairs]
-        spoken = [i for i, (_, reply) in enumerate(pairs) if len(reply)]
-        texts = [[*pairs[i][0], *pairs[i][1]] for i in spoken]
+        filled = [i for i, (_, reply) in enumerate(pairs) if len(reply)]
+        texts = [[*pairs[i][0], *pairs[i][1]] for i in filled]
         for group in self.groups(texts, 0):
-            progress(group.start / len(spoken))
-            self._score([(pairs[spoken[i]], out[spoken[i]]) for i in group])
+            progress(group.start / len(filled))
+            self._score([(pairs[filled[i]], out[filled[i]]) for i in group])
         return out
 
     def _score(self, group: Sequence[tuple[tuple[Tokens, Tokens], F32]]) -> None:
@@ -224,7 +227,7 @@ class _Batch:
     def __init__(self, chat: Chat, prompts: Sequence[Tokens], layers: Sequence[int], draw: _Sampler) -> None:
         self._chat, self._draw, self._prompts, self._layers = chat, draw, prompts, layers
         self._since = min(len(p) for p in prompts) - 1
-        self._said: list[list[int]] = [[] for _ in prompts]
+        self._tokens: list[list[int]] = [[] for _ in prompts]
         self._log_probs: list[list[float]] = [[] for _ in prompts]
         self._ends: list[int | None] = [None] * len(prompts)
 
@@ -236,28 +239,28 @@ class _Batch:
                 going_on = {i for i, logits in lanes.feed(parts) if self._goes_on(i, logits)}
                 for i in parts.keys() - going_on:
                     lanes.drop(i)
-                parts = {i: [self._said[i][-1]] for i in sorted(going_on)}
+                parts = {i: [self._tokens[i][-1]] for i in sorted(going_on)}
                 if not parts:
                     break
             return [self._reply(i, lanes) for i in range(len(self._prompts))]
 
     def _goes_on(self, i: int, logits: F32) -> bool:
         row = log_softmax(logits)
-        token = self._draw(i, logits, row, self._said[i])
+        token = self._draw(i, logits, row, self._tokens[i])
         self._log_probs[i].append(float(row[token]))
         if self._chat._ends(token):
             self._ends[i] = token
             return False
-        self._said[i].append(token)
-        return not self._chat.ended_by(self._said[i])
+        self._tokens[i].append(token)
+        return not self._chat.ended_by(self._tokens[i])
 
     def _reply(self, i: int, lanes: Lanes) -> Reply:
-        tokens = list(self._said[i])
+        tokens = list(self._tokens[i])
         while self._chat.ended_by(tokens):
             tokens.pop()
         n = len(tokens) + (self._ends[i] is not None)
         seen = None
-        if self._layers:  # behind the prompt's rows but its last
+        if self._layers:  # the rows from the prompt's last token on
             first = len(self._prompts[i]) - 1 - self._since
             seen = lanes.seen(i)[:, first : first + n]
         return Reply(tokens, np.array(self._log_probs[i][:n], dtype=np.float32), self._ends[i], seen)
@@ -269,30 +272,29 @@ class _Sampler:
     rngs: Sequence[np.random.Generator] | None
     repeat_penalty: float
 
-    def __call__(self, lane: int, logits: F32, log_probs: F32, spoken: Tokens) -> int:
+    def __call__(self, lane: int, logits: F32, log_probs: F32, tokens: Tokens) -> int:
         if self.repeat_penalty != 1.0:
-            logits = _penalised(logits, spoken, self.repeat_penalty)
+            logits = _penalised(logits, tokens, self.repeat_penalty)
         if self.temperature == 0:
             return int(logits.argmax())
         assert self.rngs is not None
         if self.repeat_penalty != 1.0:
             log_probs = log_softmax(logits)
         cumulative = np.exp(log_probs.astype(np.float64) / self.temperature).cumsum()
-        drawn = np.searchsorted(cumulative, self.rngs[lane].random() * cumulative[-1], side="right")
-        return min(int(drawn), len(log_probs) - 1)
+        token = np.searchsorted(cumulative, self.rngs[lane].random() * cumulative[-1], side="right")
+        return min(int(token), len(log_probs) - 1)
 
 
-def _penalised(logits: F32, spoken: Tokens, penalty: float) -> F32:
-    """llama.cpp's rule: logits of recent tokens are divided by the penalty where positive, else
-    multiplied."""
-    lately = np.unique(np.asarray(spoken[-PENALTY_TOKENS:], dtype=np.intp))
+def _penalised(logits: F32, tokens: Tokens, penalty: float) -> F32:
+    """llama.cpp's rule: a recent token's logit is divided by the penalty if positive, else multiplied."""
+    recent = np.unique(np.asarray(tokens[-PENALTY_TOKENS:], dtype=np.intp))
     out = logits.copy()
-    here = out[lately]
-    out[lately] = np.where(here > 0, here / penalty, here * penalty)
+    old = out[recent]
+    out[recent] = np.where(old > 0, old / penalty, old * penalty)
     return out
 
 
 def _filled(template: str, question: str, system: str) -> str:
-    """The template filled in; a line that only holds an empty {system} is left out."""
+    """The template filled in, without a line that holds only an empty {system}."""
     lines = [line for line in template.split("\n") if system or line.strip() != "{system}"]
     return "\n".join(lines).format(question=question, system=system).lstrip("\n")

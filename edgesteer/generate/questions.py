@@ -1,8 +1,8 @@
-"""Training questions: the built-in ones, or a person's file.
+"""Training questions: the built-in ones, or those of a file.
 
-A file is text with one question a line, or JSON Lines (`.jsonl`, `.json`) of objects with "question" and
-optionally "reply": a reply that has the trait, used in place of a sampled one; with "sign" -1 it has the
-opposite. Such a file may also hold the measures that `write_replies` puts there.
+A file is text with one question per line, or JSON Lines (`.jsonl`, `.json`) of objects with "question" and
+optionally "reply": a reply that shows the trait, used instead of a sampled one, or with "sign" -1 one that
+shows the opposite. Such a file may also hold the measures that `write_replies` adds.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _EXPECTED = "expected a UTF-8 text file with one question a line"
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A question, and perhaps a written reply: one with the trait, or with its opposite (sign -1)."""
+    """A question, and optionally a written reply, which shows the trait or its opposite (sign -1)."""
 
     text: str
     reply: str | None = None
@@ -31,15 +31,16 @@ class Question:
 
 
 def built_in() -> list[Question]:
-    """The project's training questions: facts, advice, how-to, opinion, stories, maths, code, small talk,
-    plans."""
+    """The built-in training questions: facts, advice, opinions, stories, maths, code, small talk, plans."""
     text = resources.files("edgesteer.generate").joinpath("questions.txt").read_text("utf-8")
     return [Question(line.strip()) for line in text.splitlines() if line.strip()]
 
 
 def read_questions(path: str | os.PathLike[str]) -> list[Question]:
-    """The questions of a file, in order; repeated ones are dropped, with an EdgesteerWarning that counts
-    them. Raises InputError naming file and line."""
+    """The questions of a file, in order; repeated ones are dropped with an EdgesteerWarning.
+
+    Raises InputError, which names file and line.
+    """
     where = os.fspath(path)
     json_lines = Path(path).suffix.lower() in (".jsonl", ".json")
     questions = [

@@ -1,7 +1,7 @@
-"""Read a person's text files: lines, and the JSON in them.
+"""Read the text files that people write: their lines, and the JSON in them.
 
-In:  a path, or one JSON text and where it stands. Out: lines without their ends; JSON values whose texts can
-be encoded. Whatever is wrong is an InputError of one line.
+In:  a path; or a JSON text, and the place that messages name.
+Out: lines without their ends; JSON values whose strings can be encoded. Every error is an InputError.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from edgesteer.errors import InputError
+from edgesteer.text import one_line
 
 
 def read_lines(path: str | os.PathLike[str], expected: str) -> list[str]:
-    """The lines of a UTF-8 file, with any kind of line end. expected: the end of each message."""
+    """The lines of a UTF-8 file, with any line endings. expected: how error messages end."""
     where = os.fspath(path)
     try:
         data = Path(path).read_bytes()
@@ -32,12 +33,10 @@ def read_lines(path: str | os.PathLike[str], expected: str) -> list[str]:
 
 
 def json_value(text: str, where: str, expected: str) -> Any:
-    """The value of a JSON text, refused where Python would read more than JSON is: NaN, a key given twice."""
+    """The value of a JSON text, without the extensions that Python allows: NaN, the same key twice."""
     try:
         value = json.loads(text, parse_constant=_no_number, object_pairs_hook=_once)
-        json.dumps(
-            value, ensure_ascii=False
-        ).encode()  # half a surrogate pair would fail later, far from here
+        json.dumps(value, ensure_ascii=False).encode()  # fails now, not later, for half a surrogate pair
     except UnicodeEncodeError:
         raise InputError(f"{where}: holds half a surrogate pair, expected whole characters") from None
     except (ValueError, RecursionError) as error:
@@ -47,16 +46,15 @@ def json_value(text: str, where: str, expected: str) -> Any:
 
 
 def short(value: Any) -> str:
-    """A value as a message shows it: at most 40 characters, on one line."""
+    """A value as messages show it: at most 40 characters, on one line."""
     try:
-        text = repr(value)
-    except RecursionError:  # what was just deep enough to read may be too deep to show
+        return one_line(repr(value), 40)
+    except RecursionError:  # a value just shallow enough to parse may be too deep for repr
         return "a deeply nested value"
-    return text if len(text) <= 40 else text[:37] + "..."
 
 
 def _no_number(name: str) -> NoReturn:
-    raise json.JSONDecodeError(f"{name} is no number", name, 0)
+    raise json.JSONDecodeError(f"{name} is not a number", name, 0)
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -172,7 +172,7 @@ def _pair(
         wanted.question,
         plain,
         prompted,
-        reply.spoken,
+        reply.all_tokens,
         trait=taken.trait,
         coherence=taken.coherence,
         nll0=measures.nll(base),

@@ -125,7 +125,7 @@ def _group(
         layers,
         portion(progress, 0, _SAMPLING, 1),
     )
-    texts = [(prompts[i][0], reply.spoken) for (i, _), reply in zip(samples, replies, strict=True)]
+    texts = [(prompts[i][0], reply.all_tokens) for (i, _), reply in zip(samples, replies, strict=True)]
     plain = chat.log_probs(texts, portion(progress, _SAMPLING, 1 - _SAMPLING, 1))
     return [Scored(reply, base) for reply, base in zip(replies, plain, strict=True)]
 
@@ -178,14 +178,16 @@ class Best:
 
 
 def possible(candidates: Sequence[Candidate]) -> list[Candidate]:
-    """Those that `pick` may take, whatever the median: the others have neither more trait nor more coherence
-    than some one of these. An empty reply only where there is no other."""
-    spoken = [c for c in candidates if c.reply.spoken] or candidates[:1]
-    return [c for c in spoken if not any(_beats(o, c) for o in spoken)]
+    """The candidates that `pick` may take for some median: those that no other one beats.
+
+    An empty reply is among them only if all are empty.
+    """
+    candidates = [c for c in candidates if c.reply.all_tokens] or candidates[:1]
+    return [c for c in candidates if not any(_beats(o, c) for o in candidates)]
 
 
 def _beats(a: Candidate, b: Candidate) -> bool:
-    """In one at least, and in none less; the earlier of two alike."""
+    """Whether a has at least b's trait and coherence and more of one; of two equal ones the earlier beats."""
     mine, theirs = (a.trait, -a.coherence), (b.trait, -b.coherence)
     if mine == theirs:
         return a.number < b.number
@@ -193,7 +195,8 @@ def _beats(a: Candidate, b: Candidate) -> bool:
 
 
 def pick(candidates: Sequence[Candidate], median: float) -> Candidate:
-    """The most trait among those at most as incoherent as `median`; the most coherent where there is none."""
+    """The one with the most trait among those as coherent as `median`; if there is none, the most
+    coherent."""
     coherent = [c for c in candidates if c.coherence <= median]
     if coherent:
         return max(coherent, key=lambda c: (c.trait, -c.coherence, -c.number))

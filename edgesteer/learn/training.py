@@ -119,8 +119,8 @@ def _behind_system_prompt(task: Task, pairs: Sequence[Pair], emphasis: bool) -> 
 
 
 def _own_replies(task: Task, fits: dict[int, BlockFit], pairs: Sequence[Pair], stages: Stages) -> list[Pair]:
-    """The pairs with the steered model's replies, at the strength that was trained; without those where it
-    says nothing. None where steering overflows."""
+    """The pairs with the steered model's replies, at the strength that was trained; pairs without a reply are
+    dropped. Empty if steering overflows."""
     recipe, bundle, own = task.recipe, task.bundle(fits), list[Pair]()
     signs = sorted({pair.sign for pair in pairs}, reverse=True)
     progress = stages.enter("own replies", _OWN_REPLIES)
@@ -137,8 +137,9 @@ def _own_replies(task: Task, fits: dict[int, BlockFit], pairs: Sequence[Pair], s
                 )
         except SteeringOverflow:
             return []
-        spoken = zip(side, replies, strict=True)
-        own += [replace(pair, reply=reply.spoken, given=False) for pair, reply in spoken if reply.spoken]
+        for pair, reply in zip(side, replies, strict=True):
+            if reply.all_tokens:
+                own.append(replace(pair, reply=reply.all_tokens, given=False))
     return own
 
 

@@ -68,7 +68,7 @@ def page(comparison: Comparison) -> str:
     """The document."""
     table, extras = comparison.table, extra(comparison.table)
     scale = Scale.of_numbers(
-        [score for row in table.rows for one in row.scores.spoken for score in one.trait]
+        [score for row in table.rows for one in row.scores.by_token for score in one.trait]
     )
     return render(
         "comparison",
@@ -104,10 +104,10 @@ def label(method: Method) -> str:
 
 def _reply(comparison: Comparison, i: int, way: int, scale: Scale) -> Reply:
     scores, method = comparison.table.rows[way].scores, comparison.methods[way]
-    spoken = scores.spoken[i]
+    scored = scores.by_token[i]
     tokens = [
         Token(piece, scale.level(trait), trait, coherence)
-        for piece, trait, coherence in zip(method.pieces[i], spoken.trait, spoken.coherence, strict=True)
+        for piece, trait, coherence in zip(method.pieces[i], scored.trait, scored.coherence, strict=True)
     ]
     return Reply(label(method), scores.trait[i], scores.coherence[i], tokens)
 

@@ -54,7 +54,7 @@ def test_a_path_that_cannot_be(path: Path) -> None:
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
 def test_a_pipe_is_not_waited_for(path: Path) -> None:
     os.mkfifo(path)
-    refused_file(path, "no file")
+    refused_file(path, "not a file")
 
 
 # --- directory

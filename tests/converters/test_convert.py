@@ -261,7 +261,7 @@ def test_a_strength_of_zero_is_compared_at_one(gguf: Path, info: ModelInfo) -> N
 
 def test_a_steered_model_that_says_nothing_is_refused(gguf: Path, info: ModelInfo, monkeypatch: Any) -> None:
     class Silent:
-        spoken: tuple[int, ...] = ()
+        all_tokens: tuple[int, ...] = ()
 
     monkeypatch.setattr(Chat, "replies", lambda _, prompts, *more, **__: [Silent()] * len(prompts))
     with pytest.raises(BundleError, match="says nothing at strength 2.*smaller --strength") as refused:

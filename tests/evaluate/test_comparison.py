@@ -58,12 +58,12 @@ def test_it_holds_the_head_to_head(chat: Chat, bundle: Bundle, compared: Compari
 
 def test_tokens_make_up_the_replies_and_their_scores(chat: Chat, compared: Comparison) -> None:
     for row, method in compared:
-        for i, spoken in enumerate(row.scores.spoken):
+        for i, scored in enumerate(row.scores.by_token):
             pieces = method.pieces[i]
-            assert len(pieces) == len(spoken.tokens) == len(spoken.trait) == len(spoken.coherence)
+            assert len(pieces) == len(scored.tokens) == len(scored.trait) == len(scored.coherence)
             assert "".join(pieces) == row.replies[i]  # tiny models never end
-            assert np.mean(spoken.trait) == pytest.approx(row.scores.trait[i], abs=1e-4)
-            assert np.mean(spoken.coherence) == pytest.approx(row.scores.coherence[i], abs=1e-4)
+            assert np.mean(scored.trait) == pytest.approx(row.scores.trait[i], abs=1e-4)
+            assert np.mean(scored.coherence) == pytest.approx(row.scores.coherence[i], abs=1e-4)
 
 
 def test_costs_are_those_of_the_row(compared: Comparison) -> None:
@@ -110,7 +110,7 @@ def test_curves_are_of_the_first_tokens_alone(chat: Chat, bundle: Bundle) -> Non
     assert found.curve_tokens == CURVE_TOKENS
     row, method = found.table.rows[2], found.methods[2]
     own = next(point for point in method.curve if point.strength == 2)
-    assert own.trait == pytest.approx(np.mean(row.scores.spoken[0].trait[:CURVE_TOKENS]), abs=1e-5)
+    assert own.trait == pytest.approx(np.mean(row.scores.by_token[0].trait[:CURVE_TOKENS]), abs=1e-5)
 
 
 def test_an_overflow_on_the_curve_is_a_point_without_numbers(chat: Chat) -> None:

@@ -61,9 +61,9 @@ def scanned(chat: Chat, bundle: Bundle, trait: str | None = TRAIT, **options: An
     return scan(chat, bundle, trait, **{"sizes": SIZES, "questions": QUESTIONS, "max_tokens": 5, **options})
 
 
-def spoken(chat: Chat, question: str, system: str | None = None) -> list[int]:
+def tokens_of(chat: Chat, question: str, system: str | None = None) -> list[int]:
     (reply,) = chat.replies([chat.prompt(question, system)], 5, repeat_penalty=REPEAT_PENALTY)
-    return reply.spoken
+    return reply.all_tokens
 
 
 def same(one: Scan, other: Scan) -> bool:
@@ -89,7 +89,7 @@ def test_a_cell_is_its_block_alone(
     plan = SteeringPlan.of([(alone(bundle, bundle.layers[i]), strength, "response")])
     kl, gain, rows = 0.0, 0.0, [0, 0]
     for question in QUESTIONS:
-        prompt, plain, prompted = chat.prompt(question), spoken(chat, question), spoken(chat, question, TRAIT)
+        prompt, plain, prompted = chat.prompt(question), tokens_of(chat, question), tokens_of(chat, question, TRAIT)
         p, q = (log_probs(single, one, prompt, plain) for one in (SteeringPlan(), plan))
         kl += (np.exp(p) * (p - q)).sum()
         p, q = (log_probs(single, one, prompt, prompted) for one in (SteeringPlan(), plan))
@@ -106,7 +106,7 @@ def test_what_is_added_has_the_norm_asked_for_at_every_block(
 ) -> None:
     one = scanned(chat, bundle, None, questions=QUESTIONS[:1])
     norm = scanned(chat, bundle, None, questions=QUESTIONS[:1], sizes=[2.5], unit="norm")
-    prompt, reply = chat.prompt(QUESTIONS[0]), spoken(chat, QUESTIONS[0])
+    prompt, reply = chat.prompt(QUESTIONS[0]), tokens_of(chat, QUESTIONS[0])
     for i, block in enumerate(bundle.layers):
         for scanned_as, j, wanted in ((one, 1, 0.3 * one.streams[i]), (norm, 0, 2.5)):
             single.steer(SteeringPlan.of([(alone(bundle, block), scanned_as.strengths[i, j], "response")]))
@@ -194,7 +194,7 @@ def test_one_block_is_a_scan_of_one_row(chat: Chat, path: Path) -> None:
 
 def test_a_cell_that_overflows_takes_no_other_along(chat: Chat, bundle: Bundle) -> None:
     plan = SteeringPlan.of([(bundle, 1.0, None)])
-    prompt, reply = chat.prompt(QUESTIONS[0]), spoken(chat, QUESTIONS[0])
+    prompt, reply = chat.prompt(QUESTIONS[0]), tokens_of(chat, QUESTIONS[0])
 
     def kl(factor: float) -> np.ndarray[Any, Any]:
         plans = (SteeringPlan(), plan, plan * factor, plan * 0.5, SteeringPlan())

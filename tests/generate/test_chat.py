@@ -45,7 +45,7 @@ def test_greedy_replies_side_by_side_are_those_alone(llm: SteeredLlama, model: M
     for prompt, reply in zip(prompts, chat.replies(prompts, 8), strict=True):
         alone = [token for token, _ in zip(single.generate(prompt, temp=0), range(8), strict=False)]
         assert reply.tokens == alone[: len(reply.tokens)]
-        told = chat.log_probs([(prompt, reply.spoken)])[0]
+        told = chat.log_probs([(prompt, reply.all_tokens)])[0]
         assert close(told[None], reply.log_probs[None], 1e-4)
 
 
@@ -69,7 +69,7 @@ def test_what_is_seen_predicts_what_is_said(llm: SteeredLlama) -> None:
     prompts = [chat.prompt(q) for q in QUESTIONS]
     for prompt, reply in zip(prompts, chat.replies(prompts, 6, layers=layers), strict=True):
         assert reply.seen is not None
-        seen = llm.capture([*prompt, *reply.spoken[:-1]], layers, prompt_len=len(prompt))
+        seen = llm.capture([*prompt, *reply.all_tokens[:-1]], layers, prompt_len=len(prompt))
         for i, layer in enumerate(layers):
             assert close(reply.seen[i], seen[layer][len(prompt) - 1 :], 1e-3)
 
@@ -106,7 +106,7 @@ def test_a_penalised_reply_keeps_its_own_log_probs(llm: SteeredLlama) -> None:
     chat = Chat(llm)
     prompts = [chat.prompt(q) for q in QUESTIONS[:2]]
     replies = chat.replies(prompts, 12, repeat_penalty=4.0)
-    told = chat.log_probs([(p, r.spoken) for p, r in zip(prompts, replies, strict=True)])
+    told = chat.log_probs([(p, r.all_tokens) for p, r in zip(prompts, replies, strict=True)])
     assert all(close(a[None], r.log_probs[None], 1e-4) for a, r in zip(told, replies, strict=True))
     plain = chat.replies(prompts, 12)
     assert sum(len(set(r.tokens)) for r in replies) > sum(len(set(r.tokens)) for r in plain)
@@ -131,7 +131,7 @@ def test_a_stop_ends_a_reply_and_is_cut_off(base: SteeredLlama) -> None:
     for whole, cut in zip(free, stopped.replies(prompts, 20), strict=True):
         assert letter not in chat.text(cut.tokens)
         assert whole.tokens[: len(cut.tokens)] == cut.tokens
-        assert len(cut.log_probs) == len(cut.spoken)
+        assert len(cut.log_probs) == len(cut.all_tokens)
 
 
 def test_bad_input(llm: SteeredLlama, base: SteeredLlama) -> None:

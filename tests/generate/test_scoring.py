@@ -34,7 +34,7 @@ def test_scores_are_the_measures_of_each_reply(
 ) -> None:
     scores = score(chat, replies, plain, prompted)
     for i, reply in enumerate(replies):
-        a, b = chat.log_probs([(prompted[i], reply.spoken), (plain[i], reply.spoken)])
+        a, b = chat.log_probs([(prompted[i], reply.all_tokens), (plain[i], reply.all_tokens)])
         assert scores.trait[i] == pytest.approx(measures.trait(a, b), abs=0.05)
         assert scores.coherence[i] == pytest.approx(measures.coherence(a, b), abs=0.05)
         assert scores.nll0[i] == pytest.approx(measures.nll(b), abs=0.05)
@@ -49,7 +49,7 @@ def test_the_first_tokens_score_as_a_reply_of_theirs_would(
     cut, alone = scores.first(5), score(chat, short, plain, prompted)
     for measure in ("trait", "coherence", "nll0", "distinct2"):
         assert getattr(cut, measure) == pytest.approx(getattr(alone, measure), abs=0.05)
-    assert [one.tokens for one in cut.spoken] == [one.tokens for one in alone.spoken]
+    assert [one.tokens for one in cut.by_token] == [one.tokens for one in alone.by_token]
     assert scores.first(100) == scores
     assert scores.of([2, 0]).trait == (scores.trait[2], scores.trait[0])
 

@@ -109,7 +109,7 @@ def test_sign_turns_delta_and_nothing_else(chat: Chat, pairs: list[Pair]) -> Non
 def test_activations_from_sampling_are_those_of_a_teacher_pass(chat: Chat, pairs: list[Pair]) -> None:
     blocks = steered_blocks(chat.llm.model_info.n_layer)
     replies = chat.replies([p.prompted for p in pairs], 7, layers=blocks)
-    said = [replace(p, reply=r.spoken) for p, r in zip(pairs, replies, strict=True)]
+    said = [replace(p, reply=r.all_tokens) for p, r in zip(pairs, replies, strict=True)]
     given = arrays(contrast_rows(chat, said, teacher=[r.seen for r in replies]))
     same(given, arrays(contrast_rows(chat, said)), 1e-3)
     some = arrays(contrast_rows(chat, said, teacher=[replies[0].seen, None, *[r.seen for r in replies[2:]]]))

@@ -231,12 +231,12 @@ def test_the_best_of_several_is_taken(chat: Chat) -> None:
     for i, q in enumerate(ASKED):
         rngs = [reply_stream(5, q.text, 1, n) for n in range(3)]
         replies = chat.replies([prompts[i][1]] * 3, 6, 1.0, rngs)
-        plain = chat.log_probs([(prompts[i][0], reply.spoken) for reply in replies])
+        plain = chat.log_probs([(prompts[i][0], reply.all_tokens) for reply in replies])
         candidates.append(
             [Candidate.of(i, n, *one) for n, one in enumerate(zip(replies, plain, strict=True))]
         )
     median = float(np.median([c.coherence for each in candidates for c in each]))
-    assert [p.reply for p in pairs] == [pick(each, median).reply.spoken for each in candidates]
+    assert [p.reply for p in pairs] == [pick(each, median).reply.all_tokens for each in candidates]
 
 
 def test_a_question_keeps_its_reply_whatever_stands_beside_it(chat: Chat, both: list[Pair]) -> None:

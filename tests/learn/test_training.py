@@ -58,7 +58,7 @@ def test_kl_continues_on_what_the_steered_model_says_on_each_side(llm: SteeredLl
     for sign in (1, -1):
         side = [p for p in own if p.sign == sign]
         with llm.steered(bundle, sign):
-            assert [p.reply for p in side] == [r.spoken for r in chat.replies([p.plain for p in side], 6)]
+            assert [p.reply for p in side] == [r.all_tokens for r in chat.replies([p.plain for p in side], 6)]
 
 
 @pytest.mark.parametrize("objective", ["ll", "mse"])

@@ -14,7 +14,7 @@ from edgesteer.bundle import ModelInfo
 from edgesteer.evaluate import Comparison, Cost, Dose, Method, Point, Table
 from edgesteer.evaluate.table import Answers, rows_of
 from edgesteer.generate import Scores
-from edgesteer.generate.scoring import Spoken
+from edgesteer.generate.scoring import ScoredTokens
 from edgesteer.report.comparison_page import label, page
 from edgesteer.text import visible
 from tests.report.html_pages import NASTY, Page, printable, self_contained
@@ -24,9 +24,9 @@ texts = st.one_of(st.sampled_from(NASTY), st.text(max_size=20))
 KINDS = ("unsteered", "prompt", "constant", "S-PSR", "A-PSR")
 
 
-def spoken(rng: np.random.Generator, n: int) -> Spoken:
+def spoken(rng: np.random.Generator, n: int) -> ScoredTokens:
     prompted, plain = -rng.exponential(size=(2, n))
-    return Spoken(tuple(range(n)), tuple(prompted.tolist()), tuple(plain.tolist()))
+    return ScoredTokens(tuple(range(n)), tuple(prompted.tolist()), tuple(plain.tolist()))
 
 
 def answers(name: str, said: list[list[str]], rng: np.random.Generator, **more: Any) -> Answers:
@@ -106,7 +106,7 @@ def test_every_reply_stands_beside_the_others_with_its_own_scores() -> None:
     assert [group["aria-label"] for group in groups] == [label(method) for method in told.methods] * 2
     assert {group["tabindex"] for group in groups} == {"0"}
     spans = [attributes for attributes in shown.named("span") if "data-t" in attributes]
-    scores = [score for i in range(2) for row in told.table.rows for score in row.scores.spoken[i].trait]
+    scores = [score for i in range(2) for row in told.table.rows for score in row.scores.by_token[i].trait]
     assert [float(span["data-t"] or "") for span in spans] == pytest.approx(scores, abs=0.006)
     for span, score in zip(spans, scores, strict=True):
         kind = span.get("class") or ""

@@ -1,10 +1,9 @@
-"""The criteria by which ways to adapt a model are compared: measured values, and a score each from 0 to 1
-(best).
+"""The criteria by which adaptations of a model are compared: measured values, and scores from 0 to 1 (best).
 
-They are what an adaptation achieves, what else it changes, whether it can be taken back, and what it costs to
+They cover what an adaptation achieves, what else it changes, whether it can be undone, and what it costs to
 run, to hold and to learn. Each score is a stated, monotone function of the numbers beside it and of nothing
-else, so a row does not depend on which other rows there are. The constants in the scores are where 1/2 lies:
-a choice, and to be read as one. Pure values.
+else, so a row does not depend on the other rows. The constants say at which value a score is 1/2: they are a
+choice, not a measurement. Pure values.
 """
 
 from __future__ import annotations
@@ -23,12 +22,12 @@ UNADAPTED, LORA = "unadapted", "LoRA"
 class Reversal:
     """Going back to the plain model after a reply.
 
-    bitwise: whether the logits, computed anew, are those of the never adapted model bit for bit.
-    largest_difference: in a logit, where they are not; else 0.
-    seconds: from switching off to the plain prompt's next token, with what may be kept of the KV cache kept.
-    kept_difference: in a logit, largest, of that next token; the other shape of the batches alone changes
-        some, in the unadapted row too. None where nothing can be kept.
-    reloaded_bytes: of the model file, where it must be opened anew; else 0.
+    bitwise: whether the logits, computed anew, equal those of the never adapted model bit for bit.
+    largest_difference: the largest difference of a logit if they do not; else 0.
+    seconds: from switching off to the plain prompt's next token, with as much of the KV cache as may be kept.
+    kept_difference: the largest difference of a logit at that next token. Batches of another shape change
+        some logits by themselves, also in the unadapted row. None if no cache can be kept.
+    reloaded_bytes: size of the model file if it must be opened anew; else 0.
     """
 
     bitwise: bool
@@ -42,8 +41,9 @@ class Reversal:
 class Drift:
     """How the next-token distributions on unrelated text differ from the unadapted model's.
 
-    kl: mean KL(unadapted || adapted) in nats a token, with its interval over passages. by_passage: of each.
-    same_top: share of tokens at which both expect the same one most. tokens: read.
+    kl: mean KL(unadapted || adapted) in nats per token, with its interval over passages.
+    by_passage: the same for each passage. tokens: how many were read.
+    same_top: share of tokens at which both models rank the same token first.
     """
 
     kl: Estimate
@@ -54,8 +54,10 @@ class Drift:
 
 @dataclass(frozen=True, slots=True)
 class Effect:
-    """Of the replies to the questions, as in `measures`; trait0, coherence0: the unadapted replies'.
-    example: the first reply."""
+    """The measures of the replies (see `measures`). trait0, coherence0: the unadapted replies'.
+
+    example: the first reply.
+    """
 
     trait: Estimate
     coherence: Estimate
@@ -67,9 +69,10 @@ class Effect:
 
 @dataclass(frozen=True, slots=True)
 class Speed:
-    """Seconds to the first token of a prompt and of each further one, and their ratios to the unadapted model
-    in the same turns. reply_ratio: of a reply of the length asked for. own_context: measured in a second
-    model."""
+    """Seconds to the first token and for each further one, and their ratios to the unadapted model.
+
+    reply_ratio: the ratio for a whole reply of `max_tokens`. own_context: whether a second model was needed.
+    """
 
     first_token_seconds: float
     token_seconds: float
@@ -81,11 +84,11 @@ class Speed:
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Bytes: of the file (for a prompt its text), of what is held of it in memory (directions in float32,
-    gate, adapter), of the KV cache for the tokens that it adds (None where the model does not say).
+    """Bytes of the file (for a prompt, of its text), of what is held in memory (directions in float32, gate,
+    adapter), and of the KV cache for the tokens that it adds (None if the model does not say).
 
-    context_tokens: by how much prompts are longer than the plain ones; where the template has a system prompt
-    of its own, the sentence takes its place, and this is less than the sentence has.
+    context_tokens: by how much prompts are longer than plain ones. If the template has a default system
+        prompt, the sentence replaces it, and this is less than the sentence's length.
     """
 
     artifact_bytes: int
@@ -96,15 +99,15 @@ class Memory:
 
     @property
     def share(self) -> float | None:
-        """Of the model's size, what is held beside it."""
+        """The bytes held, as a share of the model's size."""
         return None if self.kv_bytes is None else (self.held_bytes + self.kv_bytes) / max(1, self.model_bytes)
 
 
 @dataclass(frozen=True, slots=True)
 class Data:
-    """What it was learnt from, as `source` names it.
+    """The data that it was learnt from, as `source` names it; None for numbers that are not stated.
 
-    given_tokens: what a person wrote. replies, tokens: what the model wrote to learn from; None: not stated.
+    given_tokens: tokens that a person wrote. replies, tokens: what the model wrote itself.
     """
 
     given_tokens: int | None
@@ -115,7 +118,7 @@ class Data:
 
 @dataclass(frozen=True, slots=True)
 class Adapted:
-    """One way to adapt the model, measured. kind: "unadapted", "LoRA", or as in Way."""
+    """An adaptation, measured. kind: "unadapted", "LoRA", or as in Way."""
 
     name: str
     kind: str
@@ -129,18 +132,18 @@ class Adapted:
 
     @property
     def scores(self) -> dict[str, float | None]:
-        """By the axis' name; None where it was not measured, or its number is not stated."""
+        """Axis name -> score; None if it was not measured, or its number is not stated."""
         return {axis.name: axis.score(self) for axis in AXES}
 
 
-# Where each score is 1/2.
+# The value at which each score is 1/2.
 HALF_KL, HALF_TRAIT, HALF_COHERENCE = 0.1, 0.5, 0.5
 REOPENED = 0.5
 HALF_MEMORY, HALF_TOKENS = 0.01, 10_000
 
 
 class Axis(NamedTuple):
-    """name; what was measured, and how; the score in words, and as a function (None: not measured)."""
+    """A criterion: its name, what was measured and how, and the score, in words and as a function."""
 
     name: str
     measured: str
@@ -149,7 +152,7 @@ class Axis(NamedTuple):
 
 
 def _falling(value: float, half: float) -> float:
-    """1 at 0 and below, 1/2 at `half`, towards 0."""
+    """A score that is 1 up to 0, 1/2 at `half`, and falls towards 0."""
     return 1.0 / (1.0 + max(0.0, value) / half)
 
 

@@ -1,8 +1,8 @@
-"""LoRA adapters: what a file says of itself, whether it fits a model, and a model opened under it.
+"""LoRA adapters: read a file's metadata, check that it fits a model, and open the model with it.
 
 In:  the paths of an adapter GGUF and of a model GGUF; a SteeredLlama. Out: a Lora; another SteeredLlama.
 
-What llama.cpp looks at is looked at here first: before the minutes of measuring, and with a reason.
+The checks are llama.cpp's, made before the minutes of measuring and with a reason.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from pathlib import Path
 from edgesteer.bundle import gguf
 from edgesteer.errors import ModelError
 from edgesteer.runtime import SteeredLlama
+from edgesteer.text import one_line
 
 _A, _B = ".lora_a", ".lora_b"
-_EMBEDDING = "token_embd.weight"  # looked up by row: its A and B stand the other way round
+_EMBEDDING = "token_embd.weight"  # looked up by row: its A and B are swapped
 _REMEDY = "give an adapter made for this model (llama.cpp's convert_lora_to_gguf.py writes one)"
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -25,9 +26,10 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 @dataclass(frozen=True, slots=True)
 class Lora:
-    """An adapter that fits its model. file_bytes: of the file. matrices: how many it adapts, of rank `rank`
-    at most.
-    learnt_from: the data sets that its metadata names, or None."""
+    """An adapter that fits its model.
+
+    matrices: how many it adapts. rank: the highest. learnt_from: data sets that its metadata names, or None.
+    """
 
     path: str
     name: str
@@ -38,9 +40,9 @@ class Lora:
 
 
 def read_lora(path: Path, model: Path) -> Lora:
-    """Look at an adapter before llama.cpp does.
+    """Read and check an adapter before llama.cpp does.
 
-    Raises ModelError where it is missing, no GGUF, no LoRA adapter, or one for another model.
+    Raises ModelError if it is missing, not a GGUF, not a LoRA adapter, or one for another model.
     """
     keys, shapes = _read(path)
     model_keys, model_shapes = _read(model)
@@ -66,7 +68,7 @@ def _read(path: Path) -> tuple[Mapping[str, object], Shapes]:
                 raise gguf.GgufError("a file that ends before its last tensor")
             return dict(parsed.keys), {t.name: t.shape for t in parsed.tensors}
     except (OSError, ValueError) as error:
-        problem = " ".join((getattr(error, "strerror", None) or str(error)).split())
+        problem = one_line(getattr(error, "strerror", None) or error, None)
         raise ModelError(f"{path}: found {problem}; expected a GGUF; fetch it again") from None
 
 
@@ -84,7 +86,7 @@ def _check_kind(keys: Mapping[str, object], architecture: object) -> None:
 
 
 def _pairs(shapes: Shapes) -> list[str]:
-    """The matrices adapted, by name. llama.cpp skips norms."""
+    """Names of the adapted matrices. llama.cpp skips norms."""
     kept = [name for name in shapes if not name.endswith("_norm.weight")]
     odd = [name for name in kept if not name.endswith((_A, _B))]
     if odd or not kept:
@@ -99,9 +101,9 @@ def _pairs(shapes: Shapes) -> list[str]:
 
 
 def _check_fits(name: str, shapes: Shapes, of_model: Shapes) -> None:
-    """By the first two dimensions, as llama.cpp does: a third counts experts."""
+    """Compares the first two dimensions, as llama.cpp does: a third counts experts."""
     if name not in of_model:
-        raise ValueError(f"a change of {name!r}, which the model has not; expected names of its matrices")
+        raise ValueError(f"a change of {name!r}, which the model lacks; expected names of its matrices")
     (a0, a1), (b0, b1) = _two(shapes[name + _A]), _two(shapes[name + _B])
     m0, m1 = _two(of_model[name])
     wanted = (b1, a1) if name == _EMBEDDING else (a0, b1)
@@ -128,9 +130,9 @@ def _learnt_from(keys: Mapping[str, object]) -> str | None:
 
 
 def opened_anew(llm: SteeredLlama, lora: Lora | None = None) -> SteeredLlama:
-    """The same model with the same options in memory of its own, under the adapter or under none.
+    """The model opened a second time with the same options, with the adapter or without.
 
-    Raises ModelError where llama.cpp does not take the adapter.
+    Raises ModelError if llama.cpp refuses the adapter.
     """
     options = llm.__getstate__()["options"]
     return SteeredLlama(**{**options, "lora_path": None if lora is None else lora.path})

@@ -1,7 +1,7 @@
 """Prompt, steering and LoRA as adaptations of one model, measured by the same criteria.
 
-All share one context, but a LoRA: llama_cpp.Llama takes an adapter when it is opened, so that is a second
-model. Everything but the clock is the same in every run.
+All but a LoRA share one context. llama_cpp.Llama takes an adapter only when it is opened, so a LoRA is
+measured in a second model. Everything but the times is the same in every run.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from edgesteer.generate.progress import Done, Progress, Stages
 
 @dataclass(frozen=True, slots=True)
 class Adaptation:
-    """One row a way, the unadapted model first, and what they were measured on."""
+    """A row for each adaptation, the unadapted model first, and what they were measured on."""
 
     model: str
     trait: str
@@ -59,7 +59,7 @@ class Adaptation:
         return out
 
 
-# How long each stage takes, of some 20.
+# How long each stage takes, in parts of about 20.
 _WEIGHTS = {"replies": 11, LORA: 2, "specificity": 4, "reversal": 1, "compute": 2}
 
 
@@ -77,11 +77,12 @@ def measure(
 ) -> Adaptation:
     """Measure the unadapted model, the trait as system prompt, each row, and the LoRA.
 
-    rows, questions, max_tokens, at_prompt_coherence: as in `head_to_head`. passages: unrelated text; None for
-    the project's own. The never adapted model's logits are taken first: on a context that has not steered
-    yet, they are that in the strict sense.
+    The never adapted model's logits are computed first, on a context that has never steered.
+
+    rows, questions, max_tokens, at_prompt_coherence: as in `head_to_head`.
+    passages: unrelated text; None for the project's own.
     Raises InputError as `head_to_head` does, and for a passage that does not fit the context;
-    IncompatibleError for a bundle for another model; ModelError for a LoRA that llama.cpp does not take.
+    IncompatibleError for a bundle for another model; ModelError for a LoRA that llama.cpp refuses.
     """
     questions = list(held_out_questions() if questions is None else questions)
     texts = passages_of_the_project() if passages is None else passages
@@ -117,7 +118,7 @@ def _check(questions: Sequence[str], texts: Sequence[Passage]) -> None:
 
 @contextmanager
 def _under(chat: Chat, lora: Lora | None) -> Iterator[Chat]:
-    """A Chat on the same model under the adapter; the same Chat where there is none."""
+    """A Chat on the same model with the adapter; the same Chat if there is none."""
     if lora is None:
         yield chat
         return
@@ -129,7 +130,7 @@ def _under(chat: Chat, lora: Lora | None) -> Iterator[Chat]:
 
 
 def _subjects(chat: Chat, table: Table, rows: Sequence[tuple[str, Sources]]) -> list[Subject]:
-    """In the order of the table's rows, at the strengths that it has."""
+    """The subjects in the order of the table's rows, at the table's strengths."""
     unsteered, prompt, *steered = ways_of(chat, table, rows)
     return [
         Subject(unsteered, chat),
@@ -140,7 +141,7 @@ def _subjects(chat: Chat, table: Table, rows: Sequence[tuple[str, Sources]]) -> 
 
 @dataclass
 class _Work:
-    """What is measured of the subjects, one axis after the other."""
+    """The measurements of all subjects, one criterion after the other."""
 
     chat: Chat
     table: Table
@@ -151,7 +152,7 @@ class _Work:
         self.effects = [_effect(row, self.table.rows[0]) for row in self.table.rows]
 
     def add(self, subject: Subject) -> None:
-        """A subject on another model, whose replies the table does not hold."""
+        """Add a subject on another model, whose replies the table does not hold."""
         plain, prompted = (self.subjects[i].way.prompts for i in (0, 1))
         replies = subject.chat.replies(
             plain, self.table.max_tokens, repeat_penalty=REPEAT_PENALTY, progress=self._stage(LORA)

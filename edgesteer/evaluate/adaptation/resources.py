@@ -1,7 +1,7 @@
 """What an adaptation costs: the time of a reply, memory, and the data that it was learnt from.
 
-A Subject is one way to adapt on the model that it is measured on; the unadapted model is always the first.
-Whatever steers a subject's model at the moment is set aside and returns.
+A Subject is an adaptation and the model that it is measured on; the unadapted model always comes first. The
+steering that is in force on a subject's model is set aside meanwhile.
 """
 
 from __future__ import annotations
@@ -20,14 +20,13 @@ from edgesteer.evaluate.way import Way
 from edgesteer.generate.chat import Chat
 from edgesteer.runtime import SteeredLlama
 
-# How often the model under a LoRA and the one without take turns.
+# How often the model with a LoRA and the one without take turns.
 _TURNS = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """A way to adapt, and the model that it is measured on: of its own for a LoRA. system: its system
-    prompt."""
+    """An adaptation, and the model that it is measured on (a second one for a LoRA). system: its prompt."""
 
     way: Way
     chat: Chat
@@ -45,8 +44,7 @@ class Subject:
 
 
 def speeds(subjects: Sequence[Subject], max_tokens: int) -> tuple[list[Cost], list[Speed | None]]:
-    """Costs of the subjects that share the first one's model, then of the others; and their speed against the
-    first."""
+    """The subjects' costs, those on the first one's model first, and their speeds relative to the first."""
     together = [s for s in subjects if s.chat is subjects[0].chat]
     spent = costs(together[0].chat, [s.way for s in together])
     out = [_speed(cost, spent[0], max_tokens, False) for cost in spent]
@@ -89,7 +87,7 @@ def _speed(cost: Cost, base: Cost, max_tokens: int, own_context: bool) -> Speed 
 
 
 def memory(subject: Subject, cost: Cost) -> Memory:
-    """What is held, by its size: what a process takes is another process's luck."""
+    """Sizes of what is held, not of a process, which vary with everything else on the machine."""
     llm, file, held = subject.chat.llm, cost.artifact_bytes, sum(map(held_bytes, subject.way.bundles))
     kv: float | None = 0.0
     if subject.lora is not None:
@@ -101,12 +99,12 @@ def memory(subject: Subject, cost: Cost) -> Memory:
 
 
 def held_bytes(bundle: Bundle) -> int:
-    """Directions in float32, and the gate as it is read."""
+    """Bytes of the directions in float32, and of the gate's file."""
     return sum(d.nbytes for d in bundle.directions.values()) + len(bundle.members.get("gate.onnx", b""))
 
 
 def data(subject: Subject) -> Data | None:
-    """What it was learnt from; None for the unadapted model."""
+    """The data that it was learnt from; None for the unadapted model."""
     if subject.lora is not None:
         return Data(None, None, None, subject.lora.learnt_from or "not stated in the file")
     if subject.system is not None:
@@ -120,7 +118,7 @@ def data(subject: Subject) -> Data | None:
 
 
 def _learnt(chat: Chat, bundle: Bundle) -> Data:
-    """What the manifest states."""
+    """The data that the manifest states."""
     training = bundle.training
     trait, method = training.get("trait"), training.get("method")
     return Data(

@@ -1,12 +1,12 @@
 """What an adaptation changes besides its effect, and whether that is undone.
 
-Specificity: how far it moves the next-token distributions on text that it has nothing to do with. A passage
-is read as the model's own reply to a neutral question: there every adaptation is in force, whatever its
-scope, and all subjects read the same tokens.
+Specificity: how far it moves the next-token distributions on unrelated text. A passage is read as the model's
+own reply to a neutral question: there every adaptation is in force, whatever its scope, and all subjects read
+the same tokens.
 
-Reversibility: an adapted reply is interrupted, and the plain model goes on. From an empty context the batches
-are the never adapted model's, so the same bits are to be expected; with the KV cache kept as `generate` keeps
-it they have other shapes, which alone moves some bits.
+Reversibility: an adapted reply is interrupted, and the plain model goes on. From an empty context its batches
+are those of the never adapted model, so the bits should be the same. With the KV cache kept, as `generate`
+keeps it, the batches have other shapes, which by itself changes some bits.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from edgesteer.runtime import Lanes, SteeredLlama
 
 NEUTRAL = "Write a text."
 
-# Tokens of the reply that is interrupted, and how often.
+# Tokens of the interrupted reply, and how often it is measured.
 _SPOKEN, _TIMES = 8, 3
 
 F64 = npt.NDArray[np.float64]
@@ -51,8 +51,7 @@ def passages_of_the_project() -> tuple[Passage, ...]:
 
 
 def drifts_of(subjects: Sequence[Subject], texts: Sequence[Passage], progress: Done) -> list[Drift]:
-    """Each subject's drift from the first, token by token, a passage at a time. Raises InputError for one
-    that does not fit the context."""
+    """Each subject's drift from the first. Raises InputError for a passage that does not fit the context."""
     adapted: list[list[tuple[F64, F64]]] = [[] for _ in subjects]
     for i, text in enumerate(texts):
         progress(i / len(texts))
@@ -64,8 +63,7 @@ def drifts_of(subjects: Sequence[Subject], texts: Sequence[Passage], progress: D
 
 
 def _read(subject: Subject, tokens: Tokens) -> Iterator[F32]:
-    """The logits from which each token of the passage was to be expected; valid until the next is asked
-    for."""
+    """The logits that predict each token of the passage, one after another; valid until the next."""
     prompt = subject.prompt(NEUTRAL)
     subject.chat.groups([[*prompt, *tokens]], 0)  # refuses what does not fit
     with subject.steered() as llm, Lanes(llm, [prompt]) as lanes:
@@ -74,7 +72,7 @@ def _read(subject: Subject, tokens: Tokens) -> Iterator[F32]:
 
 
 def _compared(expected: Sequence[F32], adapted: Iterator[F32]) -> tuple[F64, F64]:
-    """Of each token KL(expected || found), and whether both expect the same one most."""
+    """For each token KL(expected || adapted), and whether both rank the same token first."""
     pairs = [
         (divergence(row, other := log_softmax(logits, np.float64)), row.argmax() == other.argmax())
         for row, logits in zip(expected, adapted, strict=True)
@@ -84,7 +82,7 @@ def _compared(expected: Sequence[F32], adapted: Iterator[F32]) -> tuple[F64, F64
 
 
 def divergence(expected: F32, adapted: F32) -> float:
-    """KL(expected || found) of log-probabilities, in nats; 0 for the same ones, and never below."""
+    """KL(expected || adapted) of two rows of log-probabilities, in nats; never below 0."""
     there = expected > -np.inf
     a, b = expected[there].astype(np.float64), adapted[there].astype(np.float64)
     return max(0.0, float(np.sum(np.exp(a) * (a - b))))
@@ -101,7 +99,7 @@ def _drift(own: Sequence[tuple[F64, F64]], titles: Sequence[str]) -> Drift:
 
 
 def plain_logits(chat: Chat, question: str) -> F32:
-    """float32 [n_vocab], of the first token of a reply to the plain prompt, computed anew."""
+    """Logits float32 [n_vocab] of the first token of a reply to the plain prompt, computed anew."""
     prompt = chat.prompt(question)
     with chat.llm.steered([]), Lanes(chat.llm, [prompt]) as lanes:
         for _, logits in lanes.feed({0: prompt[-1:]}):
@@ -123,10 +121,9 @@ def reversal(subject: Subject, question: str, never_adapted: F32) -> Reversal:
 
 
 def _gone_back(subject: Subject, question: str) -> tuple[float, F32 | None, F32]:
-    """Seconds until the plain model goes on; its logits there with the KV that it could keep, and computed
-    anew."""
+    """Seconds until the plain model goes on; its logits there with the kept KV cache, and computed anew."""
     llm, plain = subject.chat.llm, subject.chat.prompt(question)
-    with llm.steered([]):  # what was in force returns at the end
+    with llm.steered([]):  # the plan in force returns at the end
         with subject.steered():
             _speak(llm, subject.prompt(question), _SPOKEN)
             if subject.lora is not None:
@@ -148,7 +145,7 @@ def _reloaded(subject: Subject, question: str) -> tuple[float, None, F32]:
 
 
 def _speak(llm: SteeredLlama, prompt: Tokens, n: int) -> F32:
-    """Say n tokens, reusing of the context what `generate` reuses; the logits of the first."""
+    """Generate n tokens, reusing the context as `generate` does; return the logits of the first."""
     seen: list[F32] = []
 
     def look(_: object, logits: F32) -> F32:

@@ -1,12 +1,12 @@
 """What steering costs, as ratios: unsteered, constant, S-PSR and A-PSR, interleaved token by token.
 
-In:  a model, and perhaps bundles; without any, random ones of small norm.
-Out: for each way of steering the median seconds of a token, a prefill, a turn of the dial and a load, their
+In:  a model, and bundles; without any, random ones of small norm.
+Out: for each way of steering the median seconds of a token, a prefill, a change of strength and a load, their
      ratios to the unsteered model in the same run, and the memory of a process that does nothing else.
 
 `against_prompt` measures what the trait's system prompt costs instead. The plain llama_cpp.Llama, which needs
-a context of its own, is compared over several runs with new contexts. Absolute times on a shared machine say
-little, the ratios hold.
+its own context, is compared over several runs with new contexts. Absolute times on a shared machine mean
+little; the ratios are reliable.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ PREFILL = 256
 
 
 def strength_change(way: State, samples: int) -> dict[str, float]:
-    """Median seconds of `steer` with another strength, and of what the next token takes beyond others."""
+    """Median seconds of `steer` with another strength, and by how much the next token takes longer."""
     llm, plan = way.llm, way.plan
     assert isinstance(llm, SteeredLlama)
     assert plan is not None
@@ -72,7 +72,7 @@ def strength_change(way: State, samples: int) -> dict[str, float]:
 
 
 def load_times(bundles: Mapping[str, Bundle], samples: int = 9) -> dict[str, dict[str, float]]:
-    """Median seconds of `load`, and the bytes of the file."""
+    """Median seconds of `load` for each bundle, and the bytes of its file."""
     out = {}
     with tempfile.TemporaryDirectory() as folder:
         for i, (name, bundle) in enumerate(bundles.items()):
@@ -89,7 +89,7 @@ def _run(
     options: Mapping[str, Any],
     progress: Done,
 ) -> Table:
-    """One run, with contexts of its own: token, prefill, strength_change."""
+    """One run with new contexts: token, prefill, strength_change."""
     rounds, prefills = counts
     plans = {name: plan_of(bundle) for name, bundle in bundles.items()}
     with contextlib.closing(llama_cpp.Llama(model, verbose=False, **options)) as plain:
@@ -103,7 +103,7 @@ def _run(
 
 
 def _medians(runs: list[Table]) -> Table:
-    """The runs' tables as one: number by number the median, and for ratios the lowest and the highest."""
+    """Merge the runs' tables: the median of each number, and for ratios also the lowest and the highest."""
     out: Table = {}
     for key, first in runs[0].items():
         values = [run[key] for run in runs]
@@ -155,12 +155,12 @@ def bench(
 
 
 def _named(plan: SteeringPlan) -> Table:
-    """What was in force, so that two benches can be held against each other."""
+    """What was in force, so that two benches can be compared."""
     return {"fingerprint": plan.fingerprint, "blocks": list(plan.layers)}
 
 
 def machine() -> dict[str, str | int | None]:
-    """Where it was measured, and on which llama.cpp."""
+    """The machine, and the version of llama.cpp."""
     return {
         "system": platform.system(),
         "machine": platform.machine(),
@@ -169,7 +169,7 @@ def machine() -> dict[str, str | int | None]:
     }
 
 
-# -- what the trait's system prompt costs, beside the bundles that act in its stead ---------------
+# -- the cost of the trait's system prompt, compared with the bundles that replace it -------------
 
 EMPTY = "empty system prompt"
 _SECONDS = ("first_token_seconds", "token_seconds")
@@ -181,9 +181,9 @@ def against_prompt(
     """{"trait", "trait_tokens", "replaces_default", "ways": {way: a Cost's fields, first_token_ratio,
     token_ratio}}: medians of `runs` measurements.
 
-    trait_tokens: of the sentence alone. Some templates put a system prompt of their own where there is none,
-    so that the plain prompt holds one too; then an empty one is timed as well. replaces_default: the trait's
-    takes its place, and adds less than its own length, or nothing.
+    trait_tokens: length of the sentence alone. replaces_default: whether the template has a default system
+    prompt, which the trait's replaces, so that it adds less than its own length; then an empty system prompt
+    is timed as well.
     Raises InputError for a prompt that the context cannot hold.
     """
     ways = _ways(chat, trait, bundles)

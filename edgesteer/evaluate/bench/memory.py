@@ -1,7 +1,7 @@
-"""What a process takes: its memory now, and the peak of one that does nothing but run a model one way.
+"""Memory of a process: what it uses now, and the peak of one that does nothing but run a model in one way.
 
-Each peak is that of a fresh process, the program's own imports included:
-in one that measures many ways, one after the other, nobody can say whose the peak was.
+Each peak is measured in a fresh process, imports included: in a process that measures many ways one after the
+other, nobody could say which of them caused the peak.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from edgesteer.runtime import SteeredLlama
 
 PLAIN = "llama_cpp.Llama"
 _PROMPT = 256
-# -P: no module of the working directory is run. What can be imported there is what can be here.
+# -P: run no module of the working directory. The child's import path is this process's.
 _CHILD = (
     "import json, sys; how = json.loads(sys.argv[1]); sys.path[:] = how['path']; "
     "from edgesteer.evaluate.bench.memory import run_one; run_one(how)"
@@ -33,7 +33,7 @@ _CHILD = (
 
 
 def resident() -> int:
-    """Bytes of this process in memory; where the system does not tell, the most there ever were."""
+    """Bytes of this process in memory; its peak if the system does not say."""
     try:
         pages = int(Path("/proc/self/statm").read_text().split()[1])
     except OSError:
@@ -43,7 +43,7 @@ def resident() -> int:
 
 def peak() -> int:
     """The most bytes that this process ever had in memory."""
-    try:  # Linux passes ru_maxrss on to a child, so that it may tell of the parent
+    try:  # on Linux a child inherits ru_maxrss, which may be the parent's
         measured = [line.split()[1] for line in _status() if line.startswith("VmHWM:")]
         return int(measured[0]) * 1024
     except (OSError, IndexError):
@@ -56,10 +56,10 @@ def _status() -> list[str]:
 
 
 def peaks(model: str, bundles: Mapping[str, Bundle], options: Mapping[str, Any]) -> dict[str, dict[str, int]]:
-    """By way {peak, added}: bytes of a process that evaluates a prompt and a token, and how many of them are
-    beyond the unsteered one's. options: of the context.
+    """{way: {peak, added}}: peak bytes of a process that evaluates a prompt and a token, and how many more
+    than the unsteered one's those are. options: of the context.
 
-    Raises ModelError where such a process fails.
+    Raises ModelError if such a process fails.
     """
     with tempfile.TemporaryDirectory() as folder:
         runs: dict[str, dict[str, Any]] = {PLAIN: {"plain": True}, UNSTEERED: {}}
@@ -75,7 +75,7 @@ def peaks(model: str, bundles: Mapping[str, Bundle], options: Mapping[str, Any])
 
 
 def write_anew(bundle: Bundle, stem: Path) -> Path:
-    """The file that it would be: NAME.steer, or NAME.gguf of a bare control vector."""
+    """Write a bundle to STEM.steer, or a bare control vector to STEM.gguf, and return the path."""
     if bundle.members:
         path = stem.with_suffix(".steer")
         save(bundle, path)
@@ -101,7 +101,7 @@ def _peak_of(how: dict[str, Any]) -> int:
 
 
 def run_one(how: dict[str, Any]) -> None:
-    """In a process of its own: run a model this way, and print the peak."""
+    """Run a model in one way and print the peak. To be called in a new process."""
     if how.get("plain"):
         llm = llama_cpp.Llama(how["model"], verbose=False, **how["options"])
     else:

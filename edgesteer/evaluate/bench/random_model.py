@@ -1,8 +1,8 @@
 """Random models and bundles to measure with: cost does not depend on values, and needs no download.
 
-A model is a GGUF file of architecture llama, of any width, with a small byte-level BPE vocabulary; bundles
-are small, so that they leave the model alone. The same arguments give the same bytes. The tests write their
-tiny models of other architectures with the same vocabulary and writer. Knows nothing of llama_cpp.
+A model is a GGUF file of architecture llama, of any width, with a small byte-level BPE vocabulary. Directions
+are short, so that they hardly change the model. The same arguments give the same bytes. The tests write their
+tiny models of other architectures with the same vocabulary and writer. Does not import llama_cpp.
 """
 
 from __future__ import annotations
@@ -36,8 +36,7 @@ MERGES = tuple(_PAIRS.split(","))
 
 
 def byte_tokens() -> list[str]:
-    """GPT-2's spelling of the 256 bytes: printable ones stand for themselves, the rest are moved to U+0100
-    on."""
+    """GPT-2's spelling of the 256 bytes: printable ones as they are, the others from U+0100 on."""
     printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     moved = iter(range(0x100, 0x200))
     return [chr(byte if byte in printable else next(moved)) for byte in range(256)]
@@ -72,7 +71,7 @@ def write_vocabulary(
 
 
 def write_keys(writer: gguf.GGUFWriter, architecture: str, keys: Mapping[str, Any]) -> None:
-    """Hyperparameters under their architecture's name, each in the type that llama.cpp reads."""
+    """Write hyperparameters under their architecture's name, each with the type that llama.cpp reads."""
     for key, value in keys.items():
         name = f"{architecture}.{key}"
         if isinstance(value, bool):
@@ -87,7 +86,7 @@ def write_keys(writer: gguf.GGUFWriter, architecture: str, keys: Mapping[str, An
 
 @contextlib.contextmanager
 def writing(path: str | os.PathLike[str], architecture: str) -> Iterator[gguf.GGUFWriter]:
-    """A writer to fill with keys and tensors; the file appears at the end, whole, or not at all."""
+    """A writer to fill with keys and tensors; the file appears when it is complete, or not at all."""
     path = Path(path)
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     writer = gguf.GGUFWriter(partial, architecture)
@@ -103,9 +102,10 @@ def writing(path: str | os.PathLike[str], architecture: str) -> Iterator[gguf.GG
 
 
 def write_llama(path: str | os.PathLike[str], n_embd: int, n_layer: int = 4, seed: int = 0) -> Path:
-    """A random llama of this width, in Q4_0 (about 6.5 n_embd^2 bytes a block): heads of 64, four query heads
-    to a key head, and three times as wide inside the MLP. Matrices repeat 64 rows, which costs the same to
-    run.
+    """Write a random llama of this width in Q4_0, about 6.5 n_embd^2 bytes per block.
+
+    Heads are 64 wide, four query heads share a key head, and the MLP is three times as wide. Matrices repeat
+    64 rows, which costs the same to run.
 
     Raises ValueError for a width that is no multiple of 64.
     """
@@ -162,8 +162,7 @@ CONSTANT, IN_SCOPE, S_PSR, A_PSR = "constant", "constant (response)", "S-PSR", "
 
 
 def constant(info: ModelInfo, blocks: Sequence[int], seed: int = 0, scope: str = "all") -> Bundle:
-    """A vector in each of the blocks. Of scope all they go through llama.cpp's slots, else through the
-    tap."""
+    """A direction in each of the blocks. With scope `all` llama.cpp's own slots add them, else the tap."""
     return Bundle.build(name="constant", model=info, scope=scope, directions=_directions(info, blocks, seed))
 
 
@@ -184,7 +183,7 @@ def _directions(info: ModelInfo, blocks: Sequence[int], seed: int) -> dict[int, 
 
 
 def steerable(info: ModelInfo, count: int | None = None) -> list[int]:
-    """`count` blocks, evenly spread; all that a bundle can name without it. Block 0 has no slot.
+    """`count` blocks, evenly spaced, or all that can be steered. Block 0 has no slot.
 
     Raises ModelError for a model of one block.
     """
@@ -207,7 +206,7 @@ def random_bundles(info: ModelInfo, seed: int = 0) -> dict[str, Bundle]:
 
 
 def kinds(info: ModelInfo, blocks: Sequence[int], seed: int = 0) -> dict[str, Bundle]:
-    """What scales differently: a sum in a slot, a sum in the tap, a gate."""
+    """The kinds that scale differently: a sum in a slot, a sum in the tap, a gate."""
     return {
         CONSTANT: constant(info, blocks, seed),
         IN_SCOPE: constant(info, blocks, seed, scope="response"),

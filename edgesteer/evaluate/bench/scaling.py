@@ -1,10 +1,10 @@
 """How the cost of steering grows with blocks, bundles, sequences, ubatches and the width of the model.
 
-In:  an Asked: a model, how often to measure, threads. Out: a study: what was varied, what was timed, and by
-way the
-     points {x, seconds, ratio, interval}. A ratio is to the unsteered model in the same context and round.
+In:  Settings: a model, how often to measure, threads.
+Out: studies: what was varied, what was timed, and for each way points {x, seconds, ratio, interval}. A ratio
+     is to the unsteered model in the same context and round.
 
-Blocks, bundles and width are timed with random bundles, batch and ubatch with those asked for.
+Blocks, bundles and width are timed with random bundles, batch and ubatch with the given ones.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ PREFILL = 512
 MIN_ROUNDS = 5
 
 _WIDE = 1024  # from this width on fewer tokens are timed
-_DEPTH = 16  # of each lane's prompt
-_ROUNDS = 4  # from one prompt to the next
+_DEPTH = 16  # tokens of each lane's prompt
+_ROUNDS = 4  # rounds from one prompt to the next
 
 
 @dataclass(frozen=True)
@@ -69,11 +69,11 @@ class Settings:
         return read_model_info(self.model)
 
     def options(self, **more: Any) -> dict[str, Any]:
-        """Of a context."""
+        """Options of a context."""
         return {"n_ctx": 512, "n_threads": self.n_threads, "n_threads_batch": self.n_threads, **more}
 
     def fewer(self, longer: float) -> int:
-        """Rounds where a sample takes so many times as long: long ones scatter less."""
+        """Rounds if a sample takes `longer` times as long: long samples vary less."""
         return max(MIN_ROUNDS, min(self.rounds, int(self.rounds / longer)))
 
     def plans(self) -> dict[str, SteeringPlan]:
@@ -86,7 +86,7 @@ Numbered = dict[int, dict[str, SteeringPlan]]
 
 
 def _study(x: str, timed_: str, points: Mapping[int, Mapping[str, Table]]) -> Table:
-    """From {x: {way: summary}} to {"x", "timed", "ways": {way: [{x, seconds, ratio, interval}]}}."""
+    """Turn {x: {way: summary}} into {"x", "timed", "ways": {way: [{x, seconds, ratio, interval}]}}."""
     ways: dict[str, list[Table]] = {}
     for value, table in points.items():
         for way, row in table.items():
@@ -100,7 +100,7 @@ def doubled(most: int) -> list[int]:
 
 
 def _by_number(settings: Settings, plans: Numbered, progress: Done) -> dict[int, dict[str, Table]]:
-    """Time of a token for each number of something, all of them taking turns in one context."""
+    """Time of a token under the plans of each number, which all take turns in one context."""
     flat = {f"{name} {n}": plan for n, named in plans.items() for name, plan in named.items()}
     with open_states(settings.model, flat, settings.options()) as ways:
         rows = summary(interleaved(ways, settings.rounds, one_token, progress), ways)
@@ -116,16 +116,16 @@ def _by_number(settings: Settings, plans: Numbered, progress: Done) -> dict[int,
 
 
 def plans_by_blocks(info: ModelInfo) -> Numbered:
-    """Plans on 1, 2, 4, ... all blocks, evenly spread."""
+    """Plans on 1, 2, 4, ... and all blocks, evenly spaced."""
     counts = doubled(len(steerable(info)))
-    drawn = {n: kinds(info, steerable(info, n)) for n in counts}
-    return {n: {name: plan_of(bundle) for name, bundle in named.items()} for n, named in drawn.items()}
+    bundles_of = {n: kinds(info, steerable(info, n)) for n in counts}
+    return {n: {name: plan_of(bundle) for name, bundle in named.items()} for n, named in bundles_of.items()}
 
 
 def plans_by_bundles(info: ModelInfo) -> Numbered:
     """Plans of 1, 2, 4 and 8 bundles, each on every block."""
-    drawn = [kinds(info, steerable(info), seed) for seed in range(max(BUNDLES))]
-    return {n: {name: plan_of(*(d[name] for d in drawn[:n])) for name in drawn[0]} for n in BUNDLES}
+    by_seed = [kinds(info, steerable(info), seed) for seed in range(max(BUNDLES))]
+    return {n: {name: plan_of(*(d[name] for d in by_seed[:n])) for name in by_seed[0]} for n in BUNDLES}
 
 
 def blocks(settings: Settings, progress: Done) -> Table:
@@ -139,7 +139,7 @@ def bundles(settings: Settings, progress: Done) -> Table:
 
 
 def batch(settings: Settings, progress: Done) -> Table:
-    """Sequences decoded at once, one token of each: seconds are those of all together over their number."""
+    """Sequences decoded at once, one token of each; seconds per sequence."""
     plans, most = settings.plans(), max(LANES)
     room = most * (_DEPTH + 2 * _ROUNDS * (1 + len(plans)))
     points = {}
@@ -151,8 +151,8 @@ def batch(settings: Settings, progress: Done) -> Table:
 
 
 def _side_by_side(ways: Sequence[State], n: int, rounds: int, progress: Done) -> Timing:
-    """`rounds` samples of each way. The depth grows from one to the next, and is that of a prompt again after
-    a few rounds; in each the ways have another order, so that all meet the same depth on average."""
+    """`rounds` samples of each way. The context grows with each sample and starts again from a prompt after a
+    few rounds. Each round has another order of the ways, so that all see the same depth on average."""
     seconds: dict[str, list[float]] = {way.name: [] for way in ways}
     contexts = {id(way.llm): way.llm for way in ways}
     rng = np.random.default_rng(0)
@@ -170,7 +170,7 @@ def _side_by_side(ways: Sequence[State], n: int, rounds: int, progress: Done) ->
 
 
 def _step_after(way: State, lanes: Lanes, n: int) -> float:
-    """Seconds of a lane's token, behind another under the same plan."""
+    """Seconds of a lane's token, after another one under the same plan."""
     way.ready()
     _step(lanes, n, 5)
     return timed(lambda: _step(lanes, n, 7)) / n
@@ -182,7 +182,7 @@ def _step(lanes: Lanes, n: int, token: int) -> None:
 
 
 def ubatch(settings: Settings, progress: Done) -> Table:
-    """A prompt of 512 tokens, evaluated in pieces of n_ubatch; each size has a context of its own."""
+    """A prompt of 512 tokens, evaluated in parts of n_ubatch; each size has its own context."""
     points = {}
     for i, n in enumerate(UBATCHES):
         options = settings.options(n_ctx=2 * PREFILL, n_batch=PREFILL, n_ubatch=n)
@@ -193,9 +193,9 @@ def ubatch(settings: Settings, progress: Done) -> Table:
 
 
 def width(settings: Settings, progress: Done) -> Table:
-    """Random models of four blocks, from 256 wide on; with few blocks and a small vocabulary a token takes
-    nothing but blocks, so the ratios are those of a deep model too, but for its first block, which cannot be
-    steered."""
+    """Random models of four blocks, from 256 wide on. With a small vocabulary a token's time is spent in the
+    blocks alone, so the ratios also hold for a deep model, except for its first block, which is not steered.
+    """
     points = {}
     for i, n in enumerate(settings.widths):
         with tempfile.TemporaryDirectory() as folder:
@@ -218,7 +218,7 @@ STUDIES: Mapping[str, Study] = {
 
 
 def scale(settings: Settings, names: Sequence[str], progress: Done = no_progress) -> Table:
-    """Study by study; `names` are of STUDIES."""
+    """Run the studies `names`, which are keys of STUDIES."""
     out = {}
     for i, name in enumerate(names):
         out[name] = STUDIES[name](settings, portion(progress, i, 1, len(names)))

@@ -1,11 +1,11 @@
-"""Clocks that are fair: ways of running a model, taking turns in one context, compared within each round.
+"""Fair timing: ways of running a model take turns in one context and are compared within each round.
 
-In:  contexts, and the plans to put into force in them. Out: a Timing, seconds by way and round, and ratios.
+In:  contexts, and the plans to put into force in them. Out: a Timing: seconds by way and round, and ratios.
 
-All ways share one context, in which the plan changes before every sample: two contexts of one model differ by
-1 or 2 % for as long as they live, by where their memory lies, and that is more than what is measured here.
-What needs a context of its own (another gate engine) is compared with that context unsteered. A token under
-the new plan goes before each timed one, so that a sample sees the caches of steady generation.
+All ways share one context, in which the plan changes before every sample. Two contexts of one model would
+differ by 1 or 2 % because of where their memory lies, more than the differences that are measured here. A way
+that needs its own context (another gate engine) is compared with that context unsteered. An untimed token
+under the new plan precedes each timed one, so that a sample sees the caches of steady generation.
 """
 
 from __future__ import annotations
@@ -25,24 +25,24 @@ from edgesteer.plan import SteeringPlan
 from edgesteer.runtime import SteeredLlama
 
 UNSTEERED = "unsteered"
-DEPTH = 64  # every timed token stands at the same position, behind as many others
+DEPTH = 64  # position of every timed token
 
 Act = Callable[[llama_cpp.Llama], float]
 Table = dict[str, Any]
 
 
 def native(name: str) -> str:
-    """The name of the same way with the gate engine of the tap itself."""
+    """The name of the way `name` with the tap's own gate engine."""
     return f"{name} (native)"
 
 
 def no_progress(done: float) -> None:
-    """For who does not want to know."""
+    """No progress."""
 
 
 @dataclass(frozen=True)
 class State:
-    """A model in one state: `ready` puts it there, untimed. base: the way it is compared with."""
+    """A model and a plan; `ready` puts the plan into force, untimed. base: the way it is compared with."""
 
     name: str
     llm: llama_cpp.Llama
@@ -56,7 +56,7 @@ class State:
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds, one per sample, by way. Ratios are taken in the same round."""
+    """Seconds of each sample, by way. A ratio is of two samples in the same round."""
 
     seconds: Mapping[str, Sequence[float]]
 
@@ -84,12 +84,12 @@ def timed(act: Callable[[], object]) -> float:
 
 
 def some_tokens(n: int) -> list[int]:
-    """Ids that the smallest vocabulary has too: what they say does not matter."""
+    """Token ids that even the smallest vocabulary has; their text does not matter."""
     return [3 + (7 * i) % 250 for i in range(n)]
 
 
 def interleaved(ways: Sequence[State], rounds: int, act: Act, progress: Done = no_progress) -> Timing:
-    """`rounds` samples of each way, in a new order each round, so that none always follows the same."""
+    """`rounds` samples of each way, each round in a new order, so that none always follows the same one."""
     seconds: dict[str, list[float]] = {way.name: [] for way in ways}
     rng = np.random.default_rng(0)
     for done in range(rounds):
@@ -101,7 +101,7 @@ def interleaved(ways: Sequence[State], rounds: int, act: Act, progress: Done = n
 
 
 def one_token(llm: llama_cpp.Llama) -> float:
-    """Seconds of one token's decode through `eval`, behind another under the same plan."""
+    """Seconds of one token's decode through `eval`, after another one under the same plan."""
     llm.eval([5])
     seconds = timed(lambda: llm.eval([7]))
     llm.n_tokens = DEPTH  # the next eval drops what lies behind
@@ -109,7 +109,7 @@ def one_token(llm: llama_cpp.Llama) -> float:
 
 
 def prefill(length: int) -> Act:
-    """Seconds of a prompt of so many tokens in an empty context."""
+    """A function that times a prompt of `length` tokens in an empty context, in seconds."""
     tokens = some_tokens(length)
 
     def act(llm: llama_cpp.Llama) -> float:
@@ -125,8 +125,8 @@ def prefill(length: int) -> Act:
 def open_states(
     model: str, plans: Mapping[str, SteeringPlan], options: Mapping[str, Any]
 ) -> Iterator[list[State]]:
-    """Unsteered and each plan in one context; plans whose gates the tap can evaluate once more in a second
-    one, on the same weights. Both stand at DEPTH. They are closed at the end."""
+    """The unsteered model and each plan in one context at DEPTH. Plans whose gates the tap can evaluate are
+    repeated in a second context on the same weights. Both contexts are closed at the end."""
     with contextlib.ExitStack() as stack:
         llm = stack.enter_context(contextlib.closing(SteeredLlama(model, **options)))
         ways = [
@@ -155,8 +155,7 @@ def plan_of(*bundles: Bundle) -> SteeringPlan:
 
 
 def summary(timing: Timing, ways: Sequence[State]) -> dict[str, Table]:
-    """By way {seconds, ratio, interval}; the unsteered state of a second context is in its ways' ratios
-    alone."""
+    """{way: {seconds, ratio, interval}}, without the unsteered state of a second context."""
     return {
         way.name: {
             "seconds": timing.median(way.name),

@@ -1,5 +1,4 @@
-"""Every cell of a scan: one block of a bundle at one strength, as a lane that reads a reply that stands
-already."""
+"""The cells of a scan: each is one block of a bundle at one strength, and reads replies in its own lane."""
 
 from __future__ import annotations
 
@@ -17,11 +16,11 @@ from edgesteer.plan import SteeringPlan
 from edgesteer.runtime import Lanes
 
 Read = Callable[[int, int, F32], float]
-"""(cell, row, logits) -> what is kept of it."""
+"""(cell, row, logits) -> the number that is kept."""
 
 
 def alone(bundle: Bundle, block: int) -> Bundle:
-    """The bundle's part in one block, for a plan; not to be written, its gate.onnx still knows all blocks."""
+    """The bundle's part in one block, for a plan. Do not save it: its gate.onnx still has all blocks."""
     members = {} if bundle.gate is None else {"gate.onnx": bundle.gate}
     if bundle.gate_gguf is not None:
         weights = read_gate_gguf(bundle.gate_gguf, bundle.layers, bundle.n_embd)
@@ -31,16 +30,15 @@ def alone(bundle: Bundle, block: int) -> Bundle:
 
 @dataclass(frozen=True)
 class Cells:
-    """A plan for each lane: an unsteered cell first, which the others are held against; the cells; last the
-    `touch`."""
+    """A plan for each lane: first an unsteered cell, to compare with; then the cells; last the `touch`."""
 
     plans: tuple[SteeringPlan, ...]
 
     @classmethod
     def of(cls, bundle: Bundle, strengths: F64, sign: int, touches: F64) -> Cells:
         """strengths: float64 [blocks, sizes], NaN in blocks to leave out. touches: float64 [blocks],
-        strengths so small that only rounding answers; the first that can be is applied, since it is rounded
-        most often."""
+        strengths so small that they show rounding alone; the first finite one is used, as most blocks follow
+        it."""
         known = [(n, row) for n, row in zip(bundle.layers, strengths, strict=True) if np.isfinite(row).all()]
         plan = {n: SteeringPlan.of([(alone(bundle, n), 1.0, "response")]) for n, _ in known}
         cells = [plan[n] * (sign * float(strength)) for n, row in known for strength in row]
@@ -48,7 +46,7 @@ class Cells:
         return cls((SteeringPlan(), *cells, *(touch or [SteeringPlan()])))
 
     def kl(self, chat: Chat, prompt: Tokens, reply: Tokens, done: Done) -> F64:
-        """float64 [cells + 1]: the sum over the rows of KL(unsteered || steered); last, of the touch."""
+        """Sums over the rows of KL(unsteered || steered), float64 [cells + 1]; the last is the touch's."""
         unsteered: dict[int, tuple[F32, float]] = {}
 
         def read(cell: int, row: int, logits: F32) -> float:
@@ -62,7 +60,7 @@ class Cells:
         return np.asarray(self._read(chat, prompt, reply, read, done)[1:].sum(axis=1))
 
     def log_p(self, chat: Chat, prompt: Tokens, reply: Tokens, done: Done) -> F64:
-        """float64 [cells]: by how much log p of the whole reply is above the unsteered model's."""
+        """log p of the whole reply, less the unsteered model's: float64 [cells]."""
         values = self._read(
             chat,
             prompt,
@@ -82,7 +80,7 @@ class Cells:
         return out
 
     def _part(self, chat: Chat, prompt: Tokens, reply: Tokens, read: Read, group: range, out: F64) -> None:
-        """Some cells side by side."""
+        """Read the reply in some of the cells, side by side."""
         row = [0] * len(group)
         plans = self.plans[group.start : group.stop]
         with Lanes(chat.llm, [prompt] * len(group), plans=plans) as lanes:

@@ -1,10 +1,10 @@
-"""The steerability scan: each steered block of a bundle alone, at equal norms, on replies that stand already.
+"""The steerability scan: each steered block of a bundle alone, at equal norms, on replies sampled before.
 
-Teacher-forced: greedy replies of the unsteered model (plain prompts, and prompted with the trait) are read
-again behind the plain prompts, in every cell, side by side in lanes. Steering begins at the prompt's last
-token (scope `response`), whatever the bundle's own scope: what stands before is shared by all cells. A block
-that is steered alone reads the unsteered stream, so its gate gives in every cell what it gives on the plain
-replies: the strength for a norm is exact, not searched.
+The unsteered model's greedy replies, to plain prompts and to prompts with the trait, are read again behind
+the plain prompts in every cell, side by side in lanes. Steering begins at the prompt's last token (scope
+`response`), whatever the bundle's own scope, so all cells share the prompt. A block that is steered alone
+reads the unsteered residual stream, so its gate gives the same coefficients in every cell, and the strength
+for a norm can be computed exactly.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ UNITS = ("share", "norm")
 N_QUESTIONS = 6
 MAX_TOKENS = 12
 
-# Larger ones leave float32 in any model; more of them fit no page.
+# Larger sizes overflow float32 in any model; more of them do not fit on a page.
 _MOST_SIZE, _MOST_SIZES = 1e6, 16
-# The share of |h| that shows rounding alone: what it moves, a quantized model's rounded activations blow up.
+# A share of |h| so small that its effect is rounding alone, amplified by a quantized model's activations.
 _TOUCH = 1e-4
-# Questions whose activations are held at a time.
+# Number of questions whose activations are held at a time.
 _AT_ONCE = 8
-# Share of the time that the replies take.
+# The replies' share of the time.
 _REPLIES = 0.15
 
 
@@ -53,11 +53,14 @@ def scan(
 ) -> Scan:
     """Measure every block of `bundle` alone at every size.
 
-    trait: the sentence that steering imitates, asked as system prompt; None measures KL alone.
-    sizes, unit: of the mean |u| on the rows of the unsteered replies; "share" is of the mean |h| there.
+    The model's own steering is set aside meanwhile.
+
+    trait: the sentence that steering imitates, used as system prompt; None measures KL alone.
+    sizes, unit: the mean |u| on the rows of the unsteered replies; with "share", relative to the mean |h|
+        there.
     sign: -1 steers the other way. questions: None for some of the training questions.
-    Raises InputError for nothing to ask or to try, or a context too small for a prompt with its reply;
-    IncompatibleError for a bundle of another model. The model's own steering is set aside meanwhile.
+    Raises InputError for no questions or sizes, or a context too small for a prompt with its reply;
+    IncompatibleError for a bundle of another model.
     """
     questions, columns = _checked_questions(trait, questions, max_tokens), _checked(sizes, unit)
     if doubt := check_model(bundle, chat.llm.model_info):
@@ -66,19 +69,19 @@ def scan(
     stages = Stages(progress, texts)
     with chat.llm.steered([]):
         plain = [chat.prompt(question) for question in questions]
-        spoken, rows = _unsteered(chat, bundle, plain, max_tokens, stages.enter("replies", _REPLIES * texts))
+        replies, rows = _unsteered(chat, bundle, plain, max_tokens, stages.enter("replies", _REPLIES * texts))
         prompted = [] if trait is None else _prompted(chat, questions, trait, max_tokens)
         strengths = _strengths(rows, columns, unit)
         cells = Cells.of(bundle, strengths, sign, _strengths(rows, [_TOUCH], "share")[:, 0])
         each = 1 - _REPLIES
         kl_sums = [
-            cells.kl(chat, *one, stages.enter("scan", each)) for one in zip(plain, spoken, strict=True)
+            cells.kl(chat, *one, stages.enter("scan", each)) for one in zip(plain, replies, strict=True)
         ]
         gains = [
             cells.log_p(chat, *one, stages.enter("scan", each)) for one in zip(plain, prompted, strict=False)
         ]
     progress("done", 1.0)
-    counts = [len(reply) for reply in spoken], [len(reply) for reply in prompted]
+    counts = [len(reply) for reply in replies], [len(reply) for reply in prompted]
     (*kl, noise), _, _ = pooled(np.array(kl_sums), counts[0])
     gain = None if trait is None else pooled(np.array(gains), counts[1])
     shape, known = strengths.shape, np.isfinite(strengths)
@@ -113,7 +116,7 @@ def scan(
     )
 
 
-# -- what the unsteered model says, and how large a block's part is there ---------------------------
+# -- the unsteered replies, and the size of each block's part on them ------------------------------
 
 
 @dataclass(frozen=True)
@@ -127,8 +130,8 @@ class _Rows:
 def _unsteered(
     chat: Chat, bundle: Bundle, prompts: Sequence[Tokens], max_tokens: int, progress: Done
 ) -> tuple[list[list[int]], _Rows]:
-    """The greedy replies, and the rows that speak them."""
-    spoken: list[list[int]] = []
+    """The greedy replies, and the means over their rows."""
+    texts: list[list[int]] = []
     sums = np.zeros((2, len(bundle.layers)))
     measure = _measure(chat, bundle)
     for first in range(0, len(prompts), _AT_ONCE):
@@ -137,16 +140,16 @@ def _unsteered(
         replies = chat.replies(
             part, max_tokens, layers=bundle.layers, progress=done, repeat_penalty=REPEAT_PENALTY
         )
-        spoken += [reply.spoken for reply in replies]
+        texts += [reply.all_tokens for reply in replies]
         sums += sum(measure(reply) for reply in replies)
-    n = sum(map(len, spoken))
+    n = sum(map(len, texts))
     if not n:
         raise InputError("scan: every reply of the unsteered model is empty, expected some to measure on")
-    return spoken, _Rows(*(sums / n))
+    return texts, _Rows(*(sums / n))
 
 
 def _measure(chat: Chat, bundle: Bundle) -> Callable[[Reply], F64]:
-    """Of one reply float64 [2, blocks]: the sums over its rows of |h| and of |u|."""
+    """A function from a reply to float64 [2, blocks]: the sums over its rows of |h| and of |u|."""
     gate = make_gate(bundle, chat.llm.model_info.n_layer, chat.llm.gate_engine) if bundle.gate else None
     widths = [float(np.linalg.norm(bundle.directions[n].astype(np.float64))) for n in bundle.layers]
 
@@ -164,15 +167,14 @@ def _measure(chat: Chat, bundle: Bundle) -> Callable[[Reply], F64]:
 
 def _prompted(chat: Chat, questions: Sequence[str], trait: str, max_tokens: int) -> list[list[int]]:
     prompts = [chat.prompt(question, trait) for question in questions]
-    spoken = [r.spoken for r in chat.replies(prompts, max_tokens, repeat_penalty=REPEAT_PENALTY)]
-    if not any(spoken):
+    replies = [r.all_tokens for r in chat.replies(prompts, max_tokens, repeat_penalty=REPEAT_PENALTY)]
+    if not any(replies):
         raise InputError("scan: every prompted reply is empty, expected some to measure the trait on")
-    return spoken
+    return replies
 
 
 def _strengths(rows: _Rows, sizes: Sequence[float], unit: str) -> F64:
-    """float64 [blocks, sizes]; NaN for a block whose part is zero, or too small for any strength in
-    float32."""
+    """float64 [blocks, sizes]; NaN if a block's part is zero, or its strength would overflow float32."""
     wanted = np.outer(rows.stream if unit == "share" else np.ones(len(rows.stream)), sizes)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         values = wanted / rows.part[:, None]
@@ -180,7 +182,7 @@ def _strengths(rows: _Rows, sizes: Sequence[float], unit: str) -> F64:
     return np.where(fits, values, np.nan)
 
 
-# -- what is asked ---------------------------------------------------------------------------------
+# -- arguments -------------------------------------------------------------------------------------
 
 
 def _checked_questions(trait: str | None, questions: Sequence[str] | None, max_tokens: int) -> list[str]:

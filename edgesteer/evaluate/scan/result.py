@@ -1,13 +1,13 @@
-"""What a steerability scan found: each block alone, at equal norms. Pure values, and what follows from them.
+"""The result of a steerability scan: each block alone, at equal norms. Pure values.
 
-In:  per block and norm, for each question, sums over the reply's tokens. Out: a Scan: means with intervals,
-which blocks gain the trait, and its JSON. `edgesteer.evaluate.scan.measure` measures it.
+In:  for each block, norm and question, sums over the reply's tokens.
+Out: a Scan: means with intervals, the blocks that gain the trait, and its JSON.
 
-Two numbers a cell, both in nats a token. KL: how far the steered model's next token is from the unsteered
-one's, mean over the rows of unsteered replies; it tells that something moves, not whether it is any good.
-Gain: how much likelier the steered model finds the replies that the trait's prompt brought, without that
-prompt. It sees what the prompt brings along too, and says little of free replies: judge a bundle by
-'edgesteer eval'.
+Each cell has two numbers, both in nats per token. KL is how far the steered model's next-token distribution
+is from the unsteered one's, averaged over the rows of unsteered replies; it shows that steering changes
+something, not whether that is good. Gain is how much likelier the steered model finds the prompted replies
+without their prompt. It includes everything else that the prompt changes, and says little about free replies:
+judge a bundle by `edgesteer eval`.
 """
 
 from __future__ import annotations
@@ -26,18 +26,17 @@ F64 = npt.NDArray[np.float64]
 
 # Below this a KL is the noise of float32 and of batch shapes.
 _LEAST_KL = 1e-4
-# Times the rounding that the scan itself measured: what moves the model less may be rounding, and is not
-# ranked.
+# A multiple of the rounding that the scan measured: cells below it may be rounding alone and are not ranked.
 CLEAR = 3.0
 
 
 @dataclass(frozen=True, slots=True)
 class Useful:
-    """A block that gains the trait alone, at its size of the best score; its KL is clear of rounding.
+    """A block that gains the trait by itself, at the size with the best score; its KL is clear of rounding.
 
-    gain, low, high: nats a token, with its 95 % interval over the questions, which lies above 0.
+    gain, low, high: nats per token, with the 95 % interval over the questions, which lies above 0.
     score: gain / sqrt(KL). For small steps the gain grows with the step and KL with its square, so the
-    quotient compares directions, not steps.
+        quotient compares directions, not steps.
     """
 
     block: int
@@ -57,18 +56,15 @@ class Scan:
     """Every steered block alone. Arrays are float64 [blocks, sizes]; NaN where nothing was measured.
 
     model: the name of its file.
-    trait: the sentence that prompted the replies; None where no gain was measured, and then `gain` and its
-        interval are None too.
-    unit: what `sizes` are: "share" of the mean |h| at the block, or "norm", in the residual stream's own
-        units.
+    trait: the sentence that prompted the replies; if None, no gain was measured, and `gain` and its interval
+        are None too.
+    unit: what `sizes` mean: "share" of the mean |h| at the block, or "norm" in the residual stream's units.
     streams: mean |h| at each block, over the rows of the unsteered replies.
-    strengths: the strength at which the bundle's part in that block has, over the same rows, mean |u| of that
-        size.
-    closed: blocks whose part is zero on all these rows (a gate that never opens), so that no strength gives a
-        norm.
-    overflowed: cells that left float32.
-    noise: KL that a ten-thousandth of |h| at the first block brings: rounding, blown up on its way; what is
-        no larger says nothing.
+    strengths: the strength at which the block's mean |u| over the same rows has that size.
+    closed: blocks whose part is zero on all these rows (a gate that never opens): no strength gives a norm.
+    overflowed: cells that overflowed float32.
+    noise: the KL of a step of a ten-thousandth of |h| at the first block: amplified rounding. A smaller KL
+        means nothing.
     tokens: rows of the unsteered replies, and of the prompted ones.
     """
 
@@ -95,17 +91,17 @@ class Scan:
 
     @property
     def floor(self) -> float:
-        """The KL from which on a cell is ranked."""
+        """The smallest KL of a cell that is ranked."""
         return CLEAR * self.noise if math.isfinite(self.noise) else 0.0
 
     @property
     def unclear(self) -> int:
-        """Cells that are not ranked, though they gain the trait, because their KL may be rounding."""
+        """How many cells gain the trait but are not ranked, because their KL may be rounding."""
         return 0 if self.low is None else int(((self.low > 0) & (self.kl < self.floor)).sum())
 
     @property
     def useful(self) -> tuple[Useful, ...]:
-        """The blocks that gain the trait, the best score first; empty where no trait was measured."""
+        """The blocks that gain the trait, the best score first; empty if no trait was measured."""
         ranked = [one for i in range(len(self.blocks)) if (one := self._useful(i)) is not None]
         return tuple(sorted(ranked, key=lambda one: (-one.score, one.block)))
 
@@ -123,7 +119,7 @@ class Scan:
 
     @property
     def movers(self) -> tuple[tuple[int, float], ...]:
-        """(block, KL at the largest size that was measured there), the largest KL first; none that may be
+        """(block, KL at its largest measured size), the largest KL first, without those that may be
         rounding."""
         known = [(block, row[~np.isnan(row)]) for block, row in zip(self.blocks, self.kl, strict=True)]
         ranked = [(block, float(row[-1])) for block, row in known if len(row) and row[-1] >= self.floor]
@@ -162,7 +158,7 @@ def _lists(values: F64 | None) -> list[list[float | None]] | None:
 
 
 def pooled(sums: F64, tokens: Sequence[int]) -> tuple[F64, F64, F64]:
-    """Mean a token with its interval over the questions: three float64 [cells].
+    """Mean per token with its interval over the questions: value, low and high, float64 [cells] each.
 
     sums: float64 [questions, cells], over the tokens of each reply; NaN makes the cell NaN.
     """

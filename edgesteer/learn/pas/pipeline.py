@@ -276,8 +276,8 @@ def _replies(chat: Chat, prompts: Sequence[list[int]], done: Done) -> list[Reply
 
 def _measured(chat: Chat, prompts: Sequence[list[int]], replies: Sequence[Reply]) -> tuple[float, float]:
     """Mean nll0 and distinct2 of the replies that are not empty."""
-    pairs = [(prompt, reply) for prompt, reply in zip(prompts, replies, strict=True) if reply.spoken]
-    log_probs = chat.log_probs([(prompt, reply.spoken) for prompt, reply in pairs])
+    pairs = [(prompt, reply) for prompt, reply in zip(prompts, replies, strict=True) if reply.all_tokens]
+    log_probs = chat.log_probs([(prompt, reply.all_tokens) for prompt, reply in pairs])
     nll = [measures.nll(one) for one in log_probs]
     distinct2 = [measures.distinct(reply.tokens) for _, reply in pairs]
     return float(np.mean(nll)), float(np.mean(distinct2))

@@ -359,7 +359,7 @@ def test_keys_that_do_not_fit_are_named_with_those_that_would(
             b'{"question": "a", "choices": ' + b"[" * 500 + b"]" * 500 + b', "answer": 0}',
             "expected text",
         ),
-        ("d.jsonl", b'{"question": "a", "choices": ["b", "c"], "answer": NaN}', "NaN is no number"),
+        ("d.jsonl", b'{"question": "a", "choices": ["b", "c"], "answer": NaN}', "NaN is not a number"),
         ("d.jsonl", b'{"question": "a", "choices": ["b", "c"], "answer": 0, "answer": 1}', "twice"),
         ("d.jsonl", b'{"question": "\\ud800"}', "surrogate"),
         ("d.jsonl", b'{"answer": ' + b"1" * 5000 + b"}", "too large"),
