@@ -245,8 +245,7 @@ class Bundle:
         """This bundle with other manifest values, such as `evaluation={...}`; a signature is dropped.
 
         Args:
-            changes: manifest keys and plain values; `strength` may be a StrengthRange. Directions and gate
-                cannot change.
+            changes: manifest keys and plain values, none that steers; `strength` may be a StrengthRange.
         Raises:
             BundleError: a reader would refuse the result, or this is a bare control vector.
         """

@@ -4,10 +4,10 @@ In:  a model, a bundle, questions as plain and as prompted prompts, a target for
 Out: a Dose: a strength that was measured, and the curve of all that were.
 
 Two bundles, or a bundle and a prompt, are compared fairly at equal coherence, not at the strengths that their
-files happen to name. Loops are easy to predict and so look coherent; the lower limit on distinct-2 keeps them
-out.
+files happen to name. Loops are easy to predict and so look coherent; a lower limit on distinct-2 keeps them
+out of the result.
 
-The mean over ten greedy replies is noisy by about 0.05 nats, which half a unit of strength may change it by
+The mean over ten greedy replies is noisy by about 0.05 nats, as much as half a unit of strength may change it
 (docs/log.md). So a strength is judged by a smooth curve through all measured points; with three or fewer, by
 the measured value.
 """

@@ -1,8 +1,7 @@
 """Unsteered, prompted and steered replies to the same questions, side by side.
 
-Replies are greedy, with the repeat penalty of `edgesteer run`, to questions that no bundle was learnt from.
-The unsteered model scores them all. A row does not depend on the other rows. The plan in force is set aside
-meanwhile.
+Replies are greedy, with the repeat penalty of `edgesteer run`, to questions that no bundle was learnt from,
+and are scored under the unsteered model. No row depends on another. The plan in force is set aside.
 """
 
 from __future__ import annotations

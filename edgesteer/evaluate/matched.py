@@ -91,8 +91,10 @@ def matched(curve: Sequence[tuple[float, Samples]], prompted: Samples, seed: int
 
 @dataclass(frozen=True, slots=True)
 class _Reading:
-    """For each resample: s*, whether it is the highest strength, and the measures there, alone and minus the
-    prompt's."""
+    """For each resample: s*, whether it is the highest strength, and the measures there.
+
+    minus: the measures less the prompt's.
+    """
 
     strength: F64
     limited: npt.NDArray[np.bool_]

@@ -1,12 +1,12 @@
-"""A suite: the questions that ways to ask are compared on, and what is counted in their replies.
+"""A suite: the questions that ways to ask are compared on, and what is counted in the replies.
 
 In:  the path of a JSON suite, of a text or JSON Lines file of questions, or the name of a suite that ships.
-Out: a Suite. Whatever is wrong with a file is an InputError of one line.
+Out: a Suite. Every error in a file is an InputError of one line.
 
     {"trait": "You are a pirate.", "questions": ["Why is the sky blue?"], "counts": ["pirate"],
      "sentiment": true, "max_tokens": 64, "strengths": [0.5, 1, 1.5]}
 
-Only `questions` must be there. What the suite leaves open (None) is the bundle's or the command's to say.
+Only `questions` is required. The bundle or the command decides what the suite leaves open (None).
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ _TEXT_FILE = 'expected a JSON object with "questions", or a file with one questi
 
 @dataclass(frozen=True, slots=True)
 class Suite:
-    """name: the file's, without its ending. strengths: at which each bundle's curve is measured.
+    """The values of a suite file; trait, max_tokens and strengths are None if it does not say.
 
-    trait, max_tokens, strengths: None where the suite does not say.
+    name: the file's, without its extension. strengths: those at which each bundle's curve is measured.
     """
 
     name: str
@@ -49,7 +49,7 @@ class Suite:
 
 
 def read_suite(source: str | os.PathLike[str]) -> Suite:
-    """The suite of a file, or the shipped one of that name where no file has it. Raises InputError."""
+    """The suite in a file, or if there is no such file the shipped suite of that name. Raises InputError."""
     where, path = os.fspath(source), _path(source)
     if path.suffix.lower() != ".json":
         return _of_questions(path, where)
@@ -60,7 +60,7 @@ def read_suite(source: str | os.PathLike[str]) -> Suite:
 
 
 def _path(source: str | os.PathLike[str]) -> Path:
-    """Of a shipped suite where the source is a mere name. A name without an ending is meant as one."""
+    """The path of a suite; a bare name without an extension is that of a shipped suite."""
     path = Path(source)
     if path.is_file() or path.suffix or len(path.parts) != 1:
         return path
@@ -73,8 +73,7 @@ def _path(source: str | os.PathLike[str]) -> Path:
 
 
 def _is_question(lines: list[str]) -> bool:
-    """Whether the first line that is not blank is a question of JSON Lines by itself: such files end in .json
-    too."""
+    """Whether the first line that is not blank is a JSON Lines question: such files may end in .json too."""
     first = next((line for line in lines if line.strip()), "")
     try:
         value = json_value(first, "", "")
@@ -172,7 +171,7 @@ def _is_finite(value: float) -> bool:
 
 
 def _once(items: list[Item], where: str, alike: Callable[[Item], object]) -> tuple[Item, ...]:
-    """The items, where none stands there twice. alike: what is compared of each."""
+    """The items as a tuple; refuses repeated ones. alike: the key by which items are compared."""
     first: dict[object, int] = {}
     for i, item in enumerate(items, 1):
         if (before := first.setdefault(alike(item), i)) != i:

@@ -1,5 +1,4 @@
-"""The result of a head-to-head: a row for each way to ask, with intervals and its difference to the prompt.
-Pure."""
+"""The result of a head-to-head: a row for each way to ask, with intervals and differences to the prompt."""
 
 from __future__ import annotations
 
@@ -20,11 +19,10 @@ MEASURES = ("trait", "coherence", "nll0", "distinct2")
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """What one way to ask brought, before it is summed up.
+    """The replies of one way to ask, and their measures.
 
-    strength: None where nothing steers. dose: how it was found; None where it was given. sources: as in Row.
-    context_tokens: by how much its prompts are longer than the plain ones. sentiments: of each reply, or
-        None.
+    strength: None if nothing steers. dose: how it was found; None if it was given. sources: as in Row.
+    context_tokens: by how much its prompts are longer than plain ones. sentiments: of each reply, or None.
     """
 
     name: str
@@ -42,17 +40,18 @@ class Answers:
 class Row:
     """Means over the replies of one way to ask; see `measures` for each.
 
-    strength: of its bundle; of several, the number that multiplies the strengths asked for.
+    Empty replies (without any token, not even an end) cannot be scored: they count in `empty`, in `words` as
+    0, and in `counts` as replies without a match.
+
+    strength: its bundle's; of several bundles, the number that multiplies their given strengths.
     sources: name and strength of each bundle that was in force.
-    Empty replies (the model said nothing, not even an end) have no tokens to score: they count in `empty`, in
-    `words` as 0, and in `counts` as replies without a match. sentiment: mean of VADER's compound scores, or
-        None.
-    estimates: each measure with its 95 % interval over the questions. Besides those named here, for each
-    count "NAME per 100 words" and "NAME in replies". minus_prompt: the same, as difference to the prompted
-    row, paired by question. matched: both at the prompt's coherence; None where the bundle was asked at one
-    strength alone.
-    first_token_seconds: median from a prompt to the first token; None where not measured; the clock's word,
-    so two rows that differ in nothing else are equal.
+    sentiment: mean of VADER's compound scores, or None.
+    estimates: each measure with its 95 % interval over the questions; for each count there are also
+        "NAME per 100 words" and "NAME in replies". minus_prompt: the same, as difference to the prompted
+        row, paired by question.
+    matched: both at the prompt's coherence; None if the row was measured at a single strength.
+    first_token_seconds: median from a prompt to the first token; None if not measured. Ignored when rows are
+        compared for equality.
     """
 
     name: str
@@ -78,7 +77,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """One row a way to ask, and what was asked."""
+    """A row for each way to ask, and the questions."""
 
     trait: str
     questions: tuple[str, ...]
@@ -86,10 +85,9 @@ class Table:
     rows: tuple[Row, ...]
 
     def to_json(self, timing: bool = True) -> dict[str, Any]:
-        """Plain values; what is not a finite number (no reply at all) becomes None. Single tokens are left
-        out.
+        """Plain values, without single tokens; NaN and infinity become None.
 
-        timing: False leaves first_token_seconds out, and the rest is the same in every run.
+        timing: False leaves first_token_seconds out; all the rest is the same in every run.
         """
         out: dict[str, Any] = plain_values(dataclasses.asdict(self))
         for row in out["rows"]:
@@ -106,9 +104,11 @@ def rows_of(
     unsteered: int = 0,
     others: Sequence[Sequence[Answers]] = (),
 ) -> tuple[Row, ...]:
-    """A Row each; answers[prompt] is what the others are compared with. others: of each, what the same bundle
-    brought at other strengths: where there are any, the row is matched too, by a curve that begins with
-        answers[unsteered]."""
+    """The rows of `answers`; answers[prompt] is what the others are compared with.
+
+    others: for each, the answers of the same bundle at other strengths. If there are any, `matched` is
+        computed from their curve, which begins with answers[unsteered].
+    """
     samples = [_samples(each, counts) for each in answers]
     rows = []
     for each, own, more in zip(answers, samples, others or [()] * len(answers), strict=True):
@@ -149,7 +149,7 @@ def _row(
 
 
 def _samples(answers: Answers, counts: Sequence[str]) -> dict[str, Sample]:
-    """What is estimated, by its name in Row.estimates."""
+    """The sample of each measure, by its name in Row.estimates."""
     words = [text_measures.words(text) for text in answers.replies]
     out = {name: Sample.mean(getattr(answers.scores, name)) for name in MEASURES}
     out["words"] = Sample.mean(words)
@@ -163,7 +163,7 @@ def _samples(answers: Answers, counts: Sequence[str]) -> dict[str, Sample]:
 
 
 def plain_values(value: Any) -> Any:
-    """What JSON can hold: lists for tuples, None for a number that is not finite."""
+    """The value as JSON can hold it: lists for tuples, None for a number that is not finite."""
     if isinstance(value, dict):
         return {key: plain_values(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

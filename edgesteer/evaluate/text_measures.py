@@ -1,4 +1,4 @@
-"""What the text of replies is measured by: matches of a vocabulary, and sentiment. Texts in, numbers out."""
+"""Measures of the text of replies: matches of a vocabulary, and sentiment. Texts in, numbers out."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from edgesteer.errors import InputError, MissingExtra
 
-# Word lists by name, matched without regard to case. Fixed before anything was tuned on them.
+# Word lists by name; case does not matter. They were fixed before anything was tuned on them.
 WORDS = {
     "pirate": (
         r"\b(?:a+rr+(?:gh*|h+)?|y+arr+|matey|mateys|mates?|ahoy|avast|aye|ye|yer|yo-?ho(?:-?ho)?|heart(?:y|ies)|"
@@ -41,12 +41,12 @@ class Count:
 
 
 def words(text: str) -> int:
-    """Words of a reply: for traits of length. Does not see whether the token limit cut it."""
+    """The number of words of a reply. Does not see whether the token limit cut it."""
     return len(_WORD.findall(text))
 
 
 def expression(pattern: str) -> re.Pattern[str]:
-    """The list in WORDS of that name, or a regular expression; case does not matter. Raises InputError."""
+    """A word list in WORDS by name, or a regular expression; case does not matter. Raises InputError."""
     if not pattern:
         raise InputError(f"count '': nothing to count, expected a regular expression or one of {_names()}")
     try:
@@ -58,15 +58,15 @@ def expression(pattern: str) -> re.Pattern[str]:
 
 
 def hits(pattern: str, text: str) -> int:
-    """Matches in a text, without empty ones (of "x*" and its like)."""
+    """The number of matches in a text, without empty ones (as "x*" has)."""
     return sum(1 for match in expression(pattern).finditer(text) if match.group())
 
 
 def count(pattern: str, texts: Sequence[str]) -> Count:
-    """How often a regular expression, or the list in WORDS of that name, occurs in replies.
+    """How often a regular expression, or a word list in WORDS, matches in replies.
 
-    Counts words, not sense: "the sea" scores in any tale, and a style without its stock words scores 0.
-    A loop scores high per 100 words but once in the share.
+    Counts words, not meaning: "the sea" counts in any story, and a style without its usual words gets 0.
+    A loop counts many times per 100 words but once in the share.
     """
     matches = [hits(pattern, text) for text in texts]
     n_words = sum(map(words, texts))
@@ -90,11 +90,11 @@ def sentiment_analyzer() -> Any:
 
 
 def sentiment(texts: Sequence[str]) -> list[float]:
-    """VADER's compound score of each text, from -1 (negative) to 1; 0 for one without words. Raises
-    MissingExtra.
+    """VADER's compound score of each text, from -1 (negative) to 1 (positive); 0 for a text without words.
 
-    Sees English words that carry a mood, in the manner of social media, with rules for negation and emphasis.
-    Does not see irony, a mood without its words, other languages, or whether the mood fits the question.
+    Sees English words that carry a mood, as in social media, with rules for negation and emphasis. Does not
+    see irony, a mood without such words, other languages, or whether the mood fits the question.
+    Raises MissingExtra.
     """
     vader = sentiment_analyzer()
     return [float(vader.polarity_scores(text)["compound"]) for text in texts]

@@ -1,4 +1,4 @@
-"""A way to ask a model: with which prompts, under which steering. Decodes nothing."""
+"""A way to ask a model: the prompts, and the steering. Decodes nothing."""
 
 from __future__ import annotations
 
@@ -18,17 +18,16 @@ from edgesteer.runtime import SteeredLlama
 UNSTEERED, PROMPT = "unsteered", "prompt"
 
 Sources = Sequence[tuple[Bundle, float]]
-"""Bundles that add up, each with its strength."""
+"""Bundles, each with its strength, whose effects add up."""
 
 
 @dataclass(frozen=True, slots=True)
 class Way:
     """One way to ask.
 
-    unit: the plan that `strength` multiplies. Of one bundle it has strength 1, so that `strength` is the
-        bundle's own; several bundles have their own strengths in it, and `strength` 1 is what was asked for.
-        None steers nothing.
-    dose: how the strength was found; None where it was given.
+    unit: the plan that `strength` multiplies; None steers nothing. A single bundle has strength 1 in it, so
+        `strength` is the bundle's; several bundles have their given strengths in it, and `strength` is 1.
+    dose: how the strength was found; None if it was given.
     """
 
     name: str
@@ -39,7 +38,7 @@ class Way:
 
     @classmethod
     def of(cls, name: str, prompts: Sequence[Tokens], sources: Sequence[tuple[Bundle, float | None]]) -> Way:
-        """The bundles added up; a strength of None is the bundle's default."""
+        """The way with all of these bundles in force; a strength of None is the bundle's default."""
         if len(sources) != 1:
             return cls(name, prompts, SteeringPlan.of((b, s, None) for b, s in sources), 1.0)
         ((bundle, strength),) = sources
@@ -52,7 +51,7 @@ class Way:
 
     @property
     def plan(self) -> SteeringPlan:
-        """What is in force: the unit at the strength."""
+        """The plan in force: `unit * strength`."""
         return self.unit if self.strength is None else self.unit * self.strength
 
     @property
@@ -62,8 +61,8 @@ class Way:
 
     @property
     def kind(self) -> str:
-        """What acts: "unsteered", "prompt", "constant", a PSR on one block ("S-PSR") or several ("A-PSR"), or
-        "sum" of several bundles that are not all constant."""
+        """The kind of steering: "unsteered", "prompt", "constant", "S-PSR" (one block), "A-PSR" (several), or
+        "sum" for several bundles that are not all constant."""
         if not self.unit:
             return PROMPT if self.name == PROMPT else UNSTEERED
         if all(bundle.kind == "vector" for bundle in self.bundles):
@@ -74,8 +73,8 @@ class Way:
 
     @property
     def range(self) -> tuple[float, float]:
-        """The lowest and the highest strength, from 0 up, at which each bundle is in its file's range. Where
-        the ranges have none in common, both are the lowest of their upper ends."""
+        """The lowest and highest strength, at least 0, at which each bundle is within its file's range. If
+        the ranges have nothing in common, both are the lowest upper end."""
         lowest, highest = [], []
         for term in self.unit.terms:
             ends = sorted(end / term.strength for end in (term.bundle.strength.min, term.bundle.strength.max))
@@ -85,18 +84,18 @@ class Way:
         return min(max(0.0, *lowest), hi), hi
 
     def steered(self, chat: Chat) -> AbstractContextManager[SteeredLlama]:
-        """The way's steering in force, whatever the model's own is."""
+        """A context in which the way's plan is in force instead of the model's own."""
         return chat.llm.steered(self.plan)
 
 
 def prompts_of(chat: Chat, questions: Sequence[str], trait: str) -> tuple[list[list[int]], list[list[int]]]:
-    """Of each question the plain prompt and the one with the trait."""
+    """The plain prompts of the questions, and those with the trait."""
     return [chat.prompt(q) for q in questions], [chat.prompt(q, trait) for q in questions]
 
 
 def labels(rows: Sequence[Sources]) -> list[str]:
-    """A name for each row that no other has: its bundle's, or of several "a 1 + b 0.5"; where two are alike,
-    with the strength, then with a number."""
+    """A unique name for each row: its bundle's, or "a 1 + b 0.5" for several; where two would be equal, with
+    the strength, then with a number."""
     short = [" + ".join(_named(one, len(row) > 1) for one in row) for row in rows]
     often = Counter([UNSTEERED, PROMPT, *short])
     taken, out = {UNSTEERED, PROMPT}, []

@@ -1,7 +1,7 @@
 """Learning on the quantized model itself, through llama.cpp: from one sentence to a steering bundle.
 
-The package can be called like its `learn`: `from edgesteer import learn` gives the package, in whatever order
-modules were imported.
+The package can be called like its function `learn`, because `from edgesteer import learn` may give the
+package instead of the function, depending on what was imported before.
 """
 
 import sys

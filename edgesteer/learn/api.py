@@ -1,7 +1,7 @@
 """`learn`: from one sentence to a bundle.
 
-All passes run through llama.cpp on the quantized model; only the `onnx` extra is needed besides, to write the
-gate. Replies, fit and strength see training questions alone; the head-to-head asks others. The same model
+All passes run through llama.cpp on the quantized model; only the `onnx` package is needed besides, to write
+the gate. Replies, fit and strength use training questions alone; the head-to-head asks others. The same model
 file, arguments and thread count give the same bytes.
 """
 
@@ -41,7 +41,7 @@ from edgesteer.learn.task import Task
 from edgesteer.learn.training import TRAINING, Trainer, train
 from edgesteer.runtime import SteeredLlama
 
-# Rough shares of the time that the stages take.
+# Rough shares of the time, by stage.
 _QUESTIONS, _PROMPT, _SAMPLE, _CONTRAST, _FIT, _CHOOSE, _COMPARE = 15, 10, 35, 15, 3, 37, 150
 
 
@@ -65,24 +65,24 @@ def learn(
     levels: Sequence[float] = (),
     progress: Progress = lambda stage, fraction: None,
 ) -> tuple[Bundle, LearnSummary]:
-    """Learn a bundle that does to replies what `trait` does as a system prompt.
+    """Learn a bundle that changes replies as the system prompt `trait` does.
 
     Args:
         llm: its own steering is set aside meanwhile; `n_seq_max` above 1 makes everything faster.
-        questions: None for the built-in ones, "auto" for the model's own.
+        questions: None for the built-in ones, "auto" for questions that the model writes.
         template, stop: for models without a chat template, see `generate.Chat`.
         limits: which replies are good enough to learn from.
-        part: a file that sampled replies are kept in, for a run that is stopped to be resumed from; remove it
-            when the bundle is saved. replace: also where another run left it.
-        trainer: what `recipe.refine` needs; `edgesteer_converters.train` has one.
-        against: names in `pipeline.COMPARED`, or the recipe's own label: a head-to-head with those on
-            held-out questions ends the learning.
-        counts, sentiment: what the head-to-head measures besides.
-        levels: multiples of the strengths that it asks at too, see `evaluate.head_to_head`.
-        progress: called with the stage and the fraction done of the whole, 0..1.
+        part: a file that keeps the sampled replies, so that a stopped run can be resumed; remove it when the
+            bundle is saved. replace: overwrite the file if it is another run's.
+        trainer: required by `recipe.refine`; `edgesteer_converters.train` has one.
+        against: names in `pipeline.COMPARED`, or the recipe's own label: compare with these in a head-to-head
+            on held-out questions at the end.
+        counts, sentiment: what else the head-to-head measures.
+        levels: multiples of the strengths to measure there too, see `evaluate.head_to_head`.
+        progress: called with the stage and the fraction of the whole that is done, 0..1.
     Raises:
-        LearnError: no trait, too few questions, no reply that shows the trait, or arguments that do not go
-            together.
+        LearnError: no trait, too few questions, no reply that shows the trait, or arguments that contradict
+            one another.
         InputError: a template, a prompt or a count that cannot be used.
         OutputError: `part` is another run's, or cannot be written.
         MissingExtra: method "psr" without the `onnx` package.
@@ -157,15 +157,14 @@ def learn(
 
 
 def _whole(recipe: Recipe, writes_questions: bool, compares: bool) -> float:
-    """What the stages' shares add up to."""
+    """The sum of the stages' shares."""
     whole = _PROMPT + _SAMPLE + _CONTRAST + _FIT + _CHOOSE
     whole += 0 if recipe.refine is None else TRAINING + _CHOOSE
     return whole + _QUESTIONS * writes_questions + _COMPARE * compares
 
 
 class _Clock:
-    """Passes progress on, and adds up the seconds of each stage, from its first report to the next
-    stage's."""
+    """Passes progress on, and adds up the seconds of each stage, until the next one begins."""
 
     def __init__(self, progress: Progress) -> None:
         self.seconds: dict[str, float] = {}
@@ -189,7 +188,7 @@ def _check(
     sentiment: bool,
     levels: Sequence[float],
 ) -> None:
-    """What can fail at once fails before the minutes of work."""
+    """Check everything that can fail at once, before the minutes of work."""
     if recipe.method == "psr" and importlib.util.find_spec("onnx") is None:
         raise MissingExtra("onnx: not installed; needed to write a gate; pip install 'edgesteer[learn]'")
     if recipe.refine is not None and trainer is None:
@@ -205,8 +204,7 @@ def _check(
         raise LearnError(f"compare {unknown[0]!r}: unknown, expected some of {', '.join(COMPARED)}")
     if not against and (counts or sentiment or levels):
         raise LearnError(
-            "counts, sentiment, levels: given without `against`, expected with it; they are of the "
-            "head-to-head"
+            "counts, sentiment, levels: given without `against`, expected with it; the head-to-head needs them"
         )
 
 

@@ -1,20 +1,20 @@
-"""What each block's steering must add, measured on pairs of prompts with one reply: the training rows.
+"""The training rows: what steering must add at each block, measured on pairs of prompts with the same reply.
 
-In:  a model; pairs; where the replies were sampled with them, the teacher's activations.
-Out: Rows: per block the student's residual stream h, and delta = sign * (teacher - h), in scope.
+In:  a model; pairs; the teacher's activations, if they were kept when the replies were sampled.
+Out: Rows: for each block the student's residual stream h, and delta = sign * (teacher - h), in scope.
 
 The teacher reads the prompted prompt and the reply, the student the plain prompt and the reply. Rows are
-aligned from the end: the prompt's last tokens in scope, then the reply but its last token, which predicts
-nothing. What comes before them runs as it is, once for what several prompts begin with. Two kinds of h:
+aligned from the end: the prompt's last tokens in scope, then the reply without its last token, which predicts
+nothing. The tokens before them are decoded once for all prompts that begin with them. There are two kinds of
+h:
 
-    local        at each block the student's h is recorded and then overwritten with the teacher's, so that
-                 the next block sees a perfectly steered input: what this block must add, given that those
-                 below have added theirs (the A-PSR objective of arXiv 2605.03907, local to the block)
-    accumulated  the student runs as it is: all that the blocks up to here must have added (S-PSR)
+    local        each block's h is recorded and then overwritten with the teacher's, so that the next block
+                 reads a perfectly steered input: delta is what this block alone must add (the A-PSR objective
+                 of arXiv 2605.03907)
+    accumulated  the student runs unchanged: delta is what all blocks up to this one must add (S-PSR)
 
-Memory: beside Rows, a group of pairs takes up to about six times GROUP_BYTES (the teacher's activations,
-stacked for a batch, what arrives there, and copies on the way), so less than 0.6 GB, or six times what one
-pair takes where that is more.
+Memory: besides Rows, a group of pairs takes about six times GROUP_BYTES (the teacher's activations, their
+batch, the student's, and copies): less than 0.6 GB, or six times the size of a single pair if that is more.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ F32 = npt.NDArray[np.float32]
 KINDS = ("local", "accumulated")
 SCOPES = ("response", "conversation")
 
-# What the pairs of one group may hold of the residual stream.
+# Upper limit on the residual stream of one group of pairs, in bytes.
 GROUP_BYTES = 96 << 20
 
 
 class Pair(Protocol):
-    """What a pair must have: token ids, and +1 where the prompted reply is wanted, -1 where it is not."""
+    """What a pair must have: token ids, and sign +1 to steer towards the prompted reply, -1 away from it."""
 
     @property
     def plain(self) -> Sequence[int]: ...
@@ -58,10 +58,10 @@ class Pair(Protocol):
 
 
 def steered_blocks(n_layer: int) -> range:
-    """All blocks but the first, which has no slot, and the last, which has nothing above it.
+    """All blocks but the first, which has no slot, and the last, which has no block above it.
 
-    Steering the last block only shifts logits: without it the KL divergence to the prompted model is the same
-    to three digits, and capture need not compute a vocabulary's logits for every row.
+    Steering the last block only shifts logits. Without it the KL divergence from the prompted model is the
+    same to three digits, and capture does not compute a vocabulary's logits for every row.
     """
     return range(1, max(2, n_layer - 1))
 
@@ -79,16 +79,17 @@ def contrast_rows(
     group_bytes: int = GROUP_BYTES,
     progress: Done = lambda fraction: None,
 ) -> Rows:
-    """The rows of all pairs in order; close them. The model's own steering is set aside meanwhile.
+    """The rows of all pairs, in order; the caller closes them. The model's own steering is set aside
+    meanwhile.
 
     Args:
-        scope: "response": the prompt's last token and the reply's but its last. "conversation": before those
-            also what the two prompts end with alike, behind the plain one's system turn.
+        scope: "response": the prompt's last token, and the reply without its last one. "conversation": also
+            the tokens before those that both prompts have in common, after the plain one's system turn.
         blocks: None for `steered_blocks`.
-        teacher: for each pair its activations, float32 [blocks, rows of the pair, n_embd]; None, or those of
-            fewer rows, are computed.
+        teacher: each pair's activations, float32 [blocks, rows of the pair, n_embd]; they are computed for a
+            pair with None or with too few rows.
         directory, ram_bytes: see `Rows.open`.
-        group_bytes: what pairs that are read side by side may hold of the residual stream.
+        group_bytes: upper limit on the residual stream of the pairs that are read side by side.
     Raises:
         LearnError: no pairs, empty prompts, no reply, an unknown kind or scope, `teacher` of another shape.
         InputError: a pair that the context cannot hold.
@@ -117,7 +118,7 @@ def contrast_rows(
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """One pair's rows: start .. start + n of all; the last `behind` tokens of its prompts are in scope."""
+    """A pair's place in Rows: start .. start + n. The last `behind` tokens of its prompts are in scope."""
 
     index: int
     pair: Pair
@@ -129,7 +130,7 @@ class _Part:
         return self.behind + len(self.pair.reply) - 1
 
     def before(self, prompt: Sequence[int]) -> list[int]:
-        """The prompt up to its first token in scope, and that."""
+        """The prompt up to and including its first token in scope."""
         return list(prompt[: len(prompt) - self.behind + 1])
 
     def in_scope(self, prompt: Sequence[int]) -> list[int]:
@@ -142,7 +143,7 @@ class _Part:
 
 
 def _parts(llm: SteeredLlama, pairs: Sequence[Pair], scope: str) -> list[_Part]:
-    """The pairs that have a reply. Raises LearnError where there is none."""
+    """The pairs that have a reply. Raises LearnError if there are none."""
     if scope not in SCOPES:
         raise LearnError(f"scope {scope!r}: expected one of {', '.join(SCOPES)}")
     parts: list[_Part] = []
@@ -161,7 +162,7 @@ def _parts(llm: SteeredLlama, pairs: Sequence[Pair], scope: str) -> list[_Part]:
 
 
 def _behind(turns: Turns, pair: Pair) -> int:
-    """How many tokens at the plain prompt's end are in scope `conversation` and end the other prompt too."""
+    """How many tokens in scope `conversation` both prompts end with."""
     bits = scope_bits(list(pair.plain), len(pair.plain), turns)
     in_scope = int(np.count_nonzero(bits & BIT["conversation"]))
     ends = zip(reversed(pair.plain), reversed(pair.prompted), strict=False)
@@ -170,7 +171,7 @@ def _behind(turns: Turns, pair: Pair) -> int:
 
 
 def _groups(chat: Chat, parts: Sequence[_Part], n_blocks: int, group_bytes: int) -> Iterator[list[_Part]]:
-    """Pairs that fit side by side, and whose activations do."""
+    """The pairs in groups that fit into the context, and whose activations fit into `group_bytes`."""
     one = 4 * n_blocks * chat.llm.n_embd() * max(part.n for part in parts)
     for group in chat.groups([part.longest for part in parts], 0, max(1, group_bytes // one)):
         yield [parts[i] for i in group]
@@ -192,7 +193,7 @@ def _fill(
 def _teacher(
     llm: SteeredLlama, blocks: Sequence[int], group: Sequence[_Part], given: Sequence[F32 | None]
 ) -> list[F32]:
-    """The activations given, and for those that miss any, computed ones."""
+    """The given activations; computed ones for pairs whose are missing or incomplete."""
     known = {
         part.index: stream
         for part, stream in zip(group, given, strict=True)
@@ -206,7 +207,7 @@ def _teacher(
 
 
 def _covers(part: _Part, stream: F32, blocks: Sequence[int], llm: SteeredLlama) -> bool:
-    """Whether it has all of the pair's rows. Raises LearnError where it cannot be that pair's at all."""
+    """Whether `stream` has all rows of the pair. Raises LearnError if its shape cannot be the pair's."""
     least, shape = len(part.pair.reply), stream.shape
     if len(shape) != 3 or shape[::2] != (len(blocks), llm.n_embd()) or not least <= shape[1] <= part.n:
         expected = f"({len(blocks)}, {least} to {part.n}, {llm.n_embd()})"
@@ -219,8 +220,7 @@ def _streams(
 ) -> list[F32]:
     """The residual stream at each pair's rows, float32 [blocks, rows, n_embd], read side by side.
 
-    side: "plain" or "prompted". forced: what each block's output there is overwritten with, once it is
-    recorded.
+    side: "plain" or "prompted". forced: what overwrites each block's output there after it is recorded.
     """
     prompts: list[Sequence[int]] = [getattr(part.pair, side) for part in group]
     before = [part.before(prompt) for part, prompt in zip(group, prompts, strict=True)]

@@ -3,12 +3,14 @@
     constant    h' = h + z                    z: the mean of the deltas
     ReLU gate   h' = h + relu(w.h + b) z      alternating least squares, no gradient
 
-In:  h and delta, float32 [rows, n_embd]: what arrives at the block, and what steering should add there.
-Out: a BlockFit whose mean coefficient over those rows is 1, or None where there is nothing to learn.
+In:  h and delta, float32 [rows, n_embd]: the residual stream at the block, and what steering should add
+    there.
+Out: a BlockFit whose mean coefficient over those rows is 1, or None if there is nothing to learn.
 
-Given z, a row's best coefficient is delta.z / z.z, and w, b are the ridge regression of it on standardised h;
-given the coefficients, z is their least-squares fit to delta. Where the target is not positive and the gate
-is closed already, ReLU gives zero whatever the pre-activation: such rows keep theirs, and do not pull on w.
+Given z, a row's best coefficient is delta.z / z.z, and w, b are its ridge regression on standardised h; given
+the coefficients, z is their least-squares fit to delta. If a row's target is not positive and its gate is
+closed, ReLU gives zero whatever the pre-activation, so the row keeps its pre-activation as target and does
+not pull on w.
 """
 
 from __future__ import annotations
@@ -35,10 +37,11 @@ ROUNDS = 30  # of alternating least squares
 class BlockFit:
     """h' = h + c(h) * direction.
 
-    direction: float32 [n_embd]. layers: ((W [n_in, k], b [k]), ...), float32, each relu(x W + b), the last
-    with k = 1, as `Bundle.build` takes them; empty for the constant c = 1.
-    explained: share of |delta|^2 over the fitted rows that the steering accounts for; 1 is all, and below 0
-    it is worse than none.
+    direction: float32 [n_embd].
+    layers: ((W [n_in, k], b [k]), ...), float32, each relu(x W + b), the last with k = 1, as `Bundle.build`
+        takes them; empty for the constant c = 1.
+    explained: share of |delta|^2 over the fitted rows that steering accounts for; 1 is all, and below 0 is
+        worse than no steering.
     """
 
     direction: F32
@@ -51,7 +54,7 @@ class BlockFit:
 
 
 def fit_blocks(rows: Rows, recipe: Recipe, progress: Done = lambda fraction: None) -> dict[int, BlockFit]:
-    """Every block's fit by the recipe's method; blocks that have nothing to learn are left out."""
+    """Each block's fit by the recipe's method, without blocks that have nothing to learn."""
     fits = {}
     for done, (block, h, delta) in enumerate(rows.each()):
         progress(done / len(rows.blocks))
@@ -65,7 +68,7 @@ def fit_blocks(rows: Rows, recipe: Recipe, progress: Done = lambda fraction: Non
 
 
 def fit_constant(h: F32, delta: F32, cap: float | None = None) -> BlockFit | None:
-    """The mean delta; None where that is zero. cap, errors: see `fit_relu`."""
+    """A constant: the mean delta; None if that is zero. cap, errors: see `fit_relu`."""
     weight = _weights(h, delta, cap)
     return _scaled((), mean_of(delta, weight), h, delta, weight)
 
@@ -73,12 +76,12 @@ def fit_constant(h: F32, delta: F32, cap: float | None = None) -> BlockFit | Non
 def fit_relu(
     h: F32, delta: F32, ridge: float, cap: float | None = None, rounds: int = ROUNDS
 ) -> BlockFit | None:
-    """A gate of one ReLU unit and its direction; None where the mean delta is zero or the gate never opens.
+    """A gate of one ReLU unit and its direction; None if the mean delta is zero or the gate never opens.
 
     ridge: weight of |w|^2 against the mean squared error, for h in units of its standard deviation.
-    cap: a row whose |delta| is more than `cap` times the median weighs (cap median / |delta|)^2, so that a
-        few tokens with massive activations do not decide for all: of the pirate trait's rows at block 2 of
-        SmolLM2-135M, 1 % hold 85 % of |delta|^2. None: all rows weigh the same.
+    cap: a row whose |delta| is more than `cap` times the median gets the weight (cap median / |delta|)^2, so
+        that a few tokens with massive activations do not dominate: of the pirate trait's rows at block 2 of
+        SmolLM2-135M, 1 % hold 85 % of |delta|^2. None: all rows have the same weight.
     Raises LearnError for no rows, NaN or infinity, or shapes that differ.
     """
     weight = _weights(h, delta, cap)
@@ -100,12 +103,12 @@ def fit_relu(
         if not z.any():
             return None
     layer = standard.on_h(w[:, None], np.array([b]))
-    del standard, solver  # as large as the rows: free before what follows takes as much
+    del standard, solver  # as large as the rows: free them before as much is allocated again
     return _scaled((layer,), z, h, delta, weight)
 
 
 def _weights(h: F32, delta: F32, cap: float | None) -> F32:
-    """float32 [rows]. Raises LearnError for rows that cannot be fitted."""
+    """The rows' weights, float32 [rows]. Raises LearnError for rows that cannot be fitted."""
     if h.ndim != 2 or h.shape != delta.shape:
         raise LearnError(f"training rows: h {h.shape}, delta {delta.shape}; expected both [rows, n_embd]")
     if not h.size:
@@ -128,7 +131,7 @@ def _along(delta: F32, z: F64) -> F64:
 
 
 def _best_direction(c: F64, delta: F32, weight: F32) -> F64:
-    """The z that explains most of delta where the coefficients are c; zero where they all are."""
+    """The z that explains most of delta with the coefficients c; zero if all of them are."""
     pull = weight * c
     power = float(pull @ c)
     if power == 0:
@@ -138,8 +141,10 @@ def _best_direction(c: F64, delta: F32, weight: F32) -> F64:
 
 
 def _scaled(layers: Sequence[tuple[F64, F64]], z: F64, h: F32, delta: F32, weight: F32) -> BlockFit | None:
-    """The fit in float32, with the mean coefficient moved from the gate to the direction: relu(c x) = c
-    relu(x) for c > 0. None where the gate never opens or nothing is left of z."""
+    """The fit in float32, with its mean coefficient moved to the direction: relu(c x) = c relu(x) for c > 0.
+
+    None if the gate never opens or z vanishes in float32.
+    """
     gate: Layers = tuple((W.astype(np.float32), b.astype(np.float32)) for W, b in layers)
     mean = float(weight @ _coefficient(gate, h).astype(np.float64) / weight.sum(dtype=np.float64))
     direction = (z * mean).astype(np.float32)
@@ -150,7 +155,7 @@ def _scaled(layers: Sequence[tuple[F64, F64]], z: F64, h: F32, delta: F32, weigh
 
 
 def _coefficient(layers: Layers, h: F32) -> F32:
-    """What a gate gives, float32 [rows]; 1 where it has no layers."""
+    """The coefficients, float32 [rows]; 1 without layers."""
     return evaluate_gate(layers, h) if layers else np.ones(len(h), dtype=np.float32)
 
 

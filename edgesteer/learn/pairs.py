@@ -1,12 +1,12 @@
-"""Contrast pairs: one reply y' behind two prompts, with the trait (x') and without (x).
+"""Contrast pairs: the same reply y' after two prompts, with the trait (x') and without (x).
 
 In:  a model, the trait's sentence (and its opposite's), questions, a seed.
 Out: pairs worth learning from, and how many were dropped and why.
 
-PSR, arXiv 2605.03907: y' is sampled from x'; replies that lack the trait or coherence are dropped. Both are
-judged by the model itself: a token's log-probability behind x' less that behind x is how much the trait's
-sentence has to do with it. Of several replies to a question the one with the most trait is taken, among those
-that the model finds likely behind x' or x.
+As in PSR (arXiv 2605.03907), y' is sampled after x', and replies without the trait or coherence are dropped.
+The model itself judges both: a token's log-probability after x' less that after x is its share of the trait.
+Of several replies to a question the one with the most trait is taken, among those that the model finds likely
+after x' or x.
 """
 
 from __future__ import annotations
@@ -29,8 +29,9 @@ from edgesteer.generate.questions import Question
 from edgesteer.learn.part_file import PartFile
 from edgesteer.learn.recipe import Recipe
 from edgesteer.learn.sampling import Best, Candidate, Keep, Wanted, given_replies, sampled_replies
+from edgesteer.text import one_line
 
-# With fewer, what the replies have in common is as likely their topics as the trait.
+# With fewer questions, the replies may have topics in common rather than the trait.
 MIN_QUESTIONS = 4
 
 
@@ -38,9 +39,9 @@ MIN_QUESTIONS = 4
 class Pair:
     """Token ids of x, x' and y', and the measures of y' in nats a token (see generate.measures).
 
-    reply: with the end token, where the model came to it. sign: +1 for a reply with the trait, -1 for one
-    with its opposite, whose sentence is then in x'. given: a person wrote it. ended: it was not cut by the
-    limit.
+    reply: with the end token if the model produced it. given: whether a person wrote it. ended: whether it
+        ended before the token limit.
+    sign: +1 for a reply with the trait, -1 for one with its opposite, whose sentence is then in x'.
     """
 
     question: str
@@ -59,10 +60,12 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """A reply is dropped as `short` below `min_tokens`, unless it ended by itself and shows the trait;
-    `repetitive` below `min_distinct2`; `incoherent` where the model itself finds it unlikely even with the
-    trait (above `max_nll` nats a token); and `no trait` below `min_trait` of the median reply's trait on its
-    side."""
+    """When a reply is dropped, and under which reason.
+
+    short: below `min_tokens`, unless it ended by itself and shows the trait. repetitive: below
+    `min_distinct2`. incoherent: above `max_nll` nats per token even with the trait's prompt. no trait: below
+    `min_trait` times the median trait of the replies with its sign.
+    """
 
     min_tokens: int = 8
     min_distinct2: float = 0.6
@@ -82,21 +85,21 @@ def sample_pairs(
     keep: Keep | None = None,
     progress: Done = lambda fraction: None,
 ) -> list[Pair]:
-    """One pair for each question, in order; with `recipe.opposite` as many again for its side, behind them.
+    """One pair for each question, in order; with `recipe.opposite` followed by one for each with sign -1.
 
-    A side on which a question has given replies takes those, as they are; on the other one is sampled. Each
-    reply is sampled with random numbers of its own. The model must be unsteered.
+    If a question has written replies with a sign, those are used unchanged; otherwise one is sampled, with
+    its own random numbers. The model must be unsteered.
 
     recipe: opposite, best_of, max_tokens, temperature and seed. Of several replies to a question the one with
-        the most trait is taken, of those no less coherent than the median of all; where there is none, the
+        the most trait is taken among those at least as coherent as the median of all; if there is none, the
         most coherent.
-    emphasis: the sentence stands behind the question too, so that x' is heeded by small models.
-    part: groups of replies that it holds are not sampled again.
-    layers, keep: keep(i, seen) hands over the residual stream of these blocks at the rows that predicted
-        pair i's reply, float32 [layers, len(reply), n_embd], as soon as it is clear that pair i is taken; not
-        for given replies, nor for those out of `part`. Until then what may be taken is held: of one reply a
-        question nothing, of four about two.
-    Raises LearnError as `check_questions`, InputError for a question that the context cannot hold.
+    emphasis: repeat the sentence after the question, so that small models heed it.
+    part: holds groups of replies that are not sampled again.
+    layers, keep: keep(i, seen) is called with the residual stream of these blocks at the rows that predicted
+        pair i's reply, float32 [layers, len(reply), n_embd], as soon as pair i is final; not for written
+        replies or those from `part`. The streams of replies that may still be taken are held until then: none
+        with one reply per question, about two of four.
+    Raises LearnError as `check_questions` does, InputError for a question that the context cannot hold.
     """
     check_questions(trait, recipe.opposite, questions)
     sentences = _sentences(trait, recipe.opposite)
@@ -116,8 +119,10 @@ def sample_pairs(
 
 
 def check_questions(trait: str, opposite: str | None, questions: Sequence[Question]) -> None:
-    """Raises LearnError for an empty sentence, an opposite that is the trait, fewer than MIN_QUESTIONS
-    different questions, a given reply that is empty, or one for a side that has no sentence."""
+    """Check the sentences, that there are MIN_QUESTIONS different questions, and the written replies.
+
+    Raises LearnError.
+    """
     for name, sentence, example in (
         ("trait", trait, "You are a pirate."),
         ("opposite", opposite, "You are a sober clerk."),
@@ -134,25 +139,25 @@ def check_questions(trait: str, opposite: str | None, questions: Sequence[Questi
     if n < MIN_QUESTIONS:
         raise LearnError(
             f"{n} training question{'s' * (n > 1)}, expected at least {MIN_QUESTIONS} different ones: from "
-            "fewer, what is learnt is their topic; give more, or none for the built-in ones"
+            "fewer, what is learnt is their topic; give more, or none to use the built-in ones"
         )
     for q in questions:
         if q.reply is not None and q.sign < 0 and opposite is None:
             raise LearnError(
-                f"{q.text!r}: its reply has sign {q.sign}, and there is no opposite's sentence; give that, "
-                "or leave such replies out"
+                f"{q.text!r}: its reply has sign {q.sign}, but there is no sentence for the opposite; give "
+                "one, or leave such replies out"
             )
         if q.reply is not None and not q.reply.strip():
-            raise LearnError(f"{q.text!r}: the reply given is empty, expected text or none")
+            raise LearnError(f"{q.text!r}: its reply is empty, expected text or none")
 
 
 def _sentences(trait: str, opposite: str | None) -> dict[int, str]:
-    """By sign."""
+    """Sign -> sentence."""
     return {1: trait} if opposite is None else {1: trait, -1: opposite}
 
 
 def _wanted(questions: Sequence[Question], sentences: dict[int, str]) -> list[Wanted]:
-    """The replies of one side after the other: given ones, and one for each question without any."""
+    """The replies to get, all of one sign and then the other: written ones, and one per question without any."""
     given = {(q.text, q.sign) for q in questions if q.reply is not None}
     wanted: dict[Wanted, None] = {}
     for sign in sentences:
@@ -185,21 +190,22 @@ def _pair(
 
 
 def _ended(reply: Reply, max_tokens: int) -> bool:
-    """By the model's end, or by the chat's `stop`, which is cut off."""
+    """Whether the model ended the reply, or the chat's `stop` did, which is cut off."""
     return reply.end is not None or len(reply.tokens) < max_tokens
 
 
 def trait_floor(pairs: Sequence[Pair], limits: Limits = Limits(), sign: int = 1) -> float:
-    """The trait, in nats a token, above which a reply of that side shows it: relative to the median, never
+    """The trait above which a reply of that sign shows it, in nats per token: relative to the median, never
     below 0."""
     traits = [p.trait for p in pairs if p.sign == sign and p.trait == p.trait]  # NaN: an empty reply
     return limits.min_trait * max(float(np.median(traits)), 0.0) if traits else 0.0
 
 
 def keep_good(pairs: Sequence[Pair], limits: Limits = Limits()) -> tuple[list[Pair], dict[str, int]]:
-    """The pairs that have trait and coherence or were given, and how many were dropped by reason.
+    """The pairs with written replies or with trait and coherence; and how many others were dropped, by
+    reason.
 
-    Raises LearnError where a side loses all of its replies.
+    Raises LearnError if all replies of a sign are dropped.
     """
     floors = {sign: trait_floor(pairs, limits, sign) for sign in (1, -1)}
     faults = [None if p.given else _fault(p, limits, floors[p.sign]) for p in pairs]
@@ -216,7 +222,7 @@ def _counted(faults: Sequence[str]) -> dict[str, int]:
 
 
 def _fault(pair: Pair, limits: Limits, floor: float) -> str | None:
-    brief = pair.ended and pair.text.strip() and pair.trait > floor  # a trait may be to say little
+    brief = pair.ended and pair.text.strip() and pair.trait > floor  # a trait may be brevity
     if not pair.reply or (len(pair.reply) < limits.min_tokens and not brief):
         return "short"
     if measures.distinct(pair.reply) < limits.min_distinct2:
@@ -230,22 +236,16 @@ def _all_dropped(pairs: Sequence[Pair], faults: Sequence[str]) -> str:
     reasons = ", ".join(f"{n} {fault}" for fault, n in _counted(faults).items())
     side, name = ("", "trait") if pairs[0].sign > 0 else (" of the opposite", "opposite")
     shown = "; ".join(
-        f"{fault}: '{_shown(p.text)}'" for p, fault in list(zip(pairs, faults, strict=True))[:2]
+        f"{fault}: '{one_line(p.text, 80)}'" for p, fault in list(zip(pairs, faults, strict=True))[:2]
     )
     return (
         f"all {len(pairs)} replies{side} were dropped ({reasons}), expected some that show the trait; "
-        f"word the {name} more strongly, or give more questions. Dropped were such as {shown}"
+        f"word the {name} more strongly, or give more questions. Examples of dropped replies: {shown}"
     )
 
 
-def _shown(text: str, most: int = 80) -> str:
-    """On one line, control characters made visible."""
-    seen = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-    return seen if len(seen) <= most else seen[: most - 3] + "..."
-
-
 def write_replies(path: str | os.PathLike[str], pairs: Sequence[Pair], force: bool = False) -> int:
-    """Write the pairs that have text as JSON Lines, to read and to give as `--questions`; how many those are.
+    """Write the pairs that have text as JSON Lines, which `--questions` accepts; return how many.
 
     Raises OutputError.
     """

@@ -1,9 +1,9 @@
-"""A file that a stopped run is resumed from: what it has computed so far, by key.
+"""A file from which a stopped run is resumed: the results computed so far, by key.
 
 In:  facts that determine every result, keys, and results as plain JSON values. Out: the same results.
 
-JSON Lines: a header with the digest of each fact, then one result a line with its checksum. A line that was
-cut off or damaged counts as missing: it costs the time to compute it again, and nothing else.
+The file is JSON Lines: a header with the digest of each fact, then one result per line with its checksum. A
+line that is cut off or damaged counts as missing and is computed again.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ _BEGIN = b'{"format":"' + _FORMAT.encode() + b'"'
 
 
 class PartFile:
-    """Results by key, kept in memory and, where `path` is given, in that file too.
+    """Results by key, kept in memory and in the file `path`, unless that is None.
+
+    The file is created, or its damaged or replaced lines are removed, with the first `put`.
 
     facts: everything that determines the results (model, arguments, threads), as plain JSON values.
-    replace: a file that other facts left is replaced; otherwise it is refused.
-    The file appears, and what is damaged or replaced goes, with the first `put`.
-    Raises OutputError for a file that other facts left, that is none of these files, or that cannot be
-    written.
+    replace: overwrite a file with other facts instead of refusing it.
+    Raises OutputError for a file with other facts, of another kind, or that cannot be written.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class PartFile:
         self.path = None if path is None else Path(path)
         self._facts = {name: _digest(value) for name, value in sorted(facts.items())}
         self._results: dict[str, Any] = {}
-        self._size = 0  # bytes of the file that are kept; what is appended goes behind them
+        self._size = 0  # bytes of the file that are kept; new lines are written after them
         if self.path is not None:
             self._read(self.path, replace)
 
@@ -50,18 +50,18 @@ class PartFile:
         return len(self._results)
 
     def get(self, key: str) -> Any:
-        """The result under that key; None where it is still to be computed."""
+        """The result under that key; None if it is still to be computed."""
         return self._results.get(_digest(key))
 
     def put(self, key: str, result: Any) -> None:
-        """Keep a result; it is handed to the operating system when this returns."""
+        """Keep a result; it has been passed to the operating system when this returns."""
         name = _digest(key)
         if self.path is not None:
             self._append(self.path, _line([name, result, _checksum(name, result)]))
         self._results[name] = result
 
     def remove(self) -> None:
-        """Delete the file, where there is one."""
+        """Delete the file if there is one."""
         if self.path is not None:
             self.path.unlink(missing_ok=True)
 
@@ -110,7 +110,7 @@ def pack(values: npt.NDArray[Any]) -> str:
 
 
 def unpack(text: str, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
-    """The one-dimensional array that `pack` made into that text. Raises ValueError for any other text."""
+    """The one-dimensional array of a text that `pack` made. Raises ValueError for any other text."""
     stored = np.dtype(dtype).newbyteorder("<")
     return np.frombuffer(base64.b64decode(text, validate=True), stored).astype(dtype)
 

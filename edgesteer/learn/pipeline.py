@@ -1,7 +1,7 @@
-"""The steps of learning, in their order: questions, replies, training rows, and at the end the head-to-head.
+"""The steps of learning, in order: questions, replies, training rows, and at the end the head-to-head.
 
-In:  a Task, and what the steps before gave. Out: questions, Replies, Rows, a Table. (The fit is `fit`, the
-choice of a strength `strength`, the training that may follow `training`.)
+In:  a Task, and the results of earlier steps. Out: questions, Replies, Rows, a Table. (The fit is in `fit`,
+the choice of a strength in `strength`, the optional training in `training`.)
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from edgesteer.learn.task import Task
 
 F32 = npt.NDArray[np.float32]
 
-# The simpler recipes that a learning is compared with: method and blocks.
+# The simpler recipes to compare with: method and blocks.
 COMPARED = {
     "A-Const": ("constant", "all"),
     "S-Const": ("constant", "one"),
@@ -39,17 +39,17 @@ COMPARED = {
     "A-PSR": ("psr", "all"),
 }
 
-# The teacher's activations are kept from the sampling where they take no more; else they are computed again.
+# Keep the teacher's activations from sampling up to this many bytes; beyond, compute them again.
 _TEACHER_BYTES = 384 << 20
 
-# Depths, as shares of all blocks, at which a single block is tried.
+# Depths at which a single block is tried, as shares of all blocks.
 _DEPTHS = (0.4, 0.55, 0.7)
 
 
 def training_questions(
     task: Task, given: Sequence[Question | str] | str | None, progress: Done
 ) -> list[Question]:
-    """Those given; the built-in ones for None, and for "auto" the model's own."""
+    """The given questions; for None the built-in ones, for "auto" questions that the model writes."""
     if given is None:
         return built_in()
     if isinstance(given, str):
@@ -60,9 +60,9 @@ def training_questions(
 
 @dataclass(frozen=True, slots=True)
 class Replies:
-    """Pairs worth learning from, and for each the teacher's activations where they were kept.
+    """Pairs worth learning from, and for each the teacher's activations if they were kept.
 
-    sampled: how many pairs there were. dropped: how many of those, by reason.
+    sampled: how many pairs there were before any was dropped. dropped: reason -> how many.
     """
 
     pairs: list[Pair]
@@ -79,7 +79,7 @@ def sample(
     part: PartFile,
     progress: Done,
 ) -> Replies:
-    """Ask the questions, and keep what shows the trait."""
+    """Sample replies to the questions, and keep those that show the trait."""
     teacher = dict[int, F32]()
     pairs = sample_pairs(
         task.chat,
@@ -98,7 +98,8 @@ def sample(
 
 
 def teacher_blocks(task: Task, n_questions: int) -> range:
-    """Blocks whose activations the sampling keeps: all that may be steered, where memory holds them."""
+    """Blocks whose activations are kept when sampling: all that may be steered, or none if they take too
+    much."""
     llm, recipe = task.chat.llm, task.recipe
     blocks = steered_blocks(llm.model_info.n_layer)
     n_replies = n_questions * (2 if recipe.opposite else 1)
@@ -107,7 +108,7 @@ def teacher_blocks(task: Task, n_questions: int) -> range:
 
 
 def training_rows(task: Task, replies: Replies, progress: Done) -> Rows:
-    """What the recipe's blocks are fitted to; close them."""
+    """The rows that the recipe's blocks are fitted to; the caller closes them."""
     every = task.recipe.blocks == "all"
     return contrast_rows(
         task.chat,
@@ -121,9 +122,9 @@ def training_rows(task: Task, replies: Replies, progress: Done) -> Rows:
 
 
 def fitted_blocks(model: ModelInfo, recipe: Recipe) -> list[int]:
-    """All blocks that can be steered, those that the best one is chosen from, or the one that was asked for.
+    """All blocks that can be steered; or the candidates for the best one; or the block that the recipe names.
 
-    Raises LearnError for one that cannot be steered.
+    Raises LearnError for a block that cannot be steered.
     """
     blocks, wanted = steered_blocks(model.n_layer), recipe.blocks
     if wanted == "all":
@@ -149,12 +150,11 @@ def compare(
     levels: Sequence[float] = (),
     progress: Progress,
 ) -> Table:
-    """The head-to-head on held-out questions of `bundle`, under its recipe's label, and of those of COMPARED
-    that are named in `against`.
+    """The head-to-head of `bundle`, under its recipe's label, with the recipes in `against`, on held-out
+    questions.
 
     The others are learnt from the same replies, and all strengths are chosen on the same training questions
-    at the same target. rows: those of the task's recipe. closed: its closed-form fit, which need not be found
-    again.
+    for the same target. rows, closed: the training rows and the closed-form fit of the task's recipe.
     """
     own = task.recipe.label
     others = [name for name in COMPARED if name in against and name != own]

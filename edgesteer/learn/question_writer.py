@@ -1,10 +1,10 @@
 """Let the model write training questions, for a trait that shows on some topics and not on others.
 
 In:  a model, the trait's sentence, how many, a seed.
-Out: that many questions: the model's own as far as they are of use, then built-in ones.
+Out: that many questions: the model's own if they are useful, then built-in ones.
 
-A small model writes few that are of use, and in a language without spaces none passes; then the built-in ones
-make up the number. None is among the held-out questions, so that an evaluation on those stays one.
+A small model writes few useful ones, and in a language without spaces none passes; the built-in ones make up
+the number. None of them is a held-out question, so that these remain valid for evaluation.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ _ROUNDS = 4
 _MAX_TOKENS = 160
 _TEMPERATURE = 0.9
 
-# Words that two questions share, of all their words, from which on they are one question.
+# Share of common words from which on two questions count as the same.
 _ALIKE = 0.7
-# Words of the trait in a row, from which on a question quotes it.
+# Number of the trait's words in a row from which on a question quotes it.
 _QUOTE = 4
 
 _BULLET = re.compile(
@@ -66,10 +66,11 @@ def write_questions(
     max_tokens: int = _MAX_TOKENS,
     progress: Done = lambda fraction: None,
 ) -> list[Question]:
-    """`n` questions that differ, the model's own first (see `n_own`); fewer only where `n` is more than the
-    built-in ones and the model's own together. The same seed gives the same ones.
+    """`n` different questions, the model's own first (see `n_own`), then built-in ones while there are any.
 
-    rounds: of one reply on each topic; as few as it takes. max_tokens: of each reply.
+    The same seed gives the same questions.
+
+    rounds: the most replies on each topic. max_tokens: of each reply.
     Raises LearnError for an empty trait or `n` below 1.
     """
     if not trait.strip():
@@ -88,13 +89,13 @@ def write_questions(
 
 
 def n_own(questions: Sequence[Question]) -> int:
-    """How many of them are not built in."""
+    """How many of the questions are not built-in ones."""
     known = {q.text for q in built_in()}
     return sum(q.text not in known for q in questions)
 
 
 def _replies(chat: Chat, trait: str, max_tokens: int, seed: list[int], progress: Done) -> list[Reply]:
-    """One on each topic; none where the context has no room for them."""
+    """A reply on each topic; none if the context has no room for them."""
     wishes = [_WISH.format(trait=trait.strip(), topic=topic) for topic in _TOPICS]
     prompts = [chat.prompt(wish) for wish in wishes]
     room = min(max_tokens, chat.llm.n_ctx() - max(map(len, prompts)))
@@ -107,13 +108,15 @@ def _replies(chat: Chat, trait: str, max_tokens: int, seed: list[int], progress:
 def _lines(chat: Chat, replies: Sequence[Reply]) -> Iterator[str]:
     for reply in replies:
         lines = chat.text(reply.tokens).split("\n")
-        # What the limit cut may look whole.
+        # A question that the token limit cut may look complete.
         yield from lines if reply.end is not None or len(lines) == 1 else lines[:-1]
 
 
 def cleaned(lines: Sequence[str], trait: str, barred: Sequence[str] = ()) -> list[str]:
-    """The lines that are one question or wish of 3 to 25 words, without bullets and quotation marks; each but
-    once, however worded; none that quotes the trait, none that is like one of `barred`."""
+    """The lines that are one question or request of 3 to 25 words, without bullets and quotation marks.
+
+    Leaves out lines that resemble an earlier one or one of `barred`, and lines that quote the trait.
+    """
     quotes = _runs(trait)
     seen = [_words(text) for text in barred]
     out = []
@@ -153,8 +156,8 @@ def _runs(text: str, n: int = _QUOTE) -> set[tuple[str, ...]]:
 
 
 def filled(texts: Sequence[str], n: int) -> list[Question]:
-    """The first `n` of them; what is missing out of the built-in ones, over all their kinds, those last that
-    are like one of the texts."""
+    """The first `n` of the texts, made up with built-in questions of all kinds, first those unlike any
+    text."""
     chosen = [Question(text) for text in texts[:n]]
     seen = [_words(q.text) for q in chosen]
     spare = built_in()

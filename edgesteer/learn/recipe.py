@@ -1,4 +1,4 @@
-"""Everything about a learning, besides its sentence and its questions, that changes the result."""
+"""The settings of learning that change the result, besides the sentence and the questions."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ OBJECTIVES = ("kl", "ll", "mse")
 
 
 def one_of(what: str, value: str, known: Sequence[str]) -> None:
-    """Raises LearnError for a value that is not known."""
+    """Raise LearnError for a value that is not among `known`."""
     if value not in known:
         raise LearnError(f"{what} {value!r}: unknown, expected one of {', '.join(known)}")
 
@@ -22,21 +22,20 @@ def one_of(what: str, value: str, known: Sequence[str]) -> None:
 class Recipe:
     """How to learn; immutable. Raises LearnError for values that cannot be used.
 
-    method: "psr", a ReLU gate that gives each token its coefficient, or "constant".
-    blocks: "all" (A-PSR, A-Const: what each block must add, given that those below have added theirs), "one"
-        (S-PSR, S-Const: what all blocks up to there must have added, at the block that serves best), or a
-        block's number.
+    method: "psr", a ReLU gate that computes each token's coefficient, or "constant".
+    blocks: "all" (A-PSR, A-Const: each block adds what is still missing after those below), "one" (S-PSR,
+        S-Const: the best single block adds what all blocks up to it would), or a block's number.
     scope: "response" (R) or "conversation" (QR).
-    refine: the objective, one of OBJECTIVES, by which a trainer continues from the closed-form fit, or None;
-        see `training.Trainer`.
+    refine: the objective, one of OBJECTIVES, with which a trainer continues from the closed-form fit, or
+        None; see `training.Trainer`.
     opposite: the opposite trait's sentence; the bundle then steers both ways.
-    emphasis: "always" repeats the trait's sentence behind each question when replies are sampled and
-        activations taken, so that small models heed it; "never" gives it as the system prompt alone; "auto"
-        emphasises where the system prompt has little effect (`strength.HEEDED`). Trait and coherence are
-        always measured by the system prompt.
+    emphasis: "always" repeats the trait's sentence after each question when replies are sampled and
+        activations captured, so that small models heed it; "never" uses it only as the system prompt; "auto"
+        repeats it if the system prompt has little effect (`strength.HEEDED`). Trait and coherence are always
+        measured with the system prompt alone.
     best_of: replies sampled for each question. max_tokens: of each reply. temperature: of the sampling.
     ridge, cap: see `fit.fit_relu`.
-    coherence: the target in nats a token; None for the prompted replies' own.
+    coherence: the target in nats per token; None for the prompted replies' own.
     """
 
     method: str = "psr"
@@ -82,6 +81,6 @@ class Recipe:
 
     @property
     def label(self) -> str:
-        """The field's name for it, such as A-PSR, or A-PSR+KL where a trainer continues from there."""
+        """The method's name in the literature, such as A-PSR, or A-PSR+KL with a trainer."""
         name = ("A-" if self.blocks == "all" else "S-") + ("PSR" if self.method == "psr" else "Const")
         return name if self.refine is None else f"{name}+{self.refine.upper()}"

@@ -1,4 +1,4 @@
-"""Ridge regression on standardised h, with memory that is bounded by one block's rows.
+"""Ridge regression on standardised h, whose memory is bounded by one block's rows.
 
 In:  h, float32 [rows, n_embd]; weights.
 Out: X = (h - mean) / deviation in float32, and the solution of (X'X + ridge) w = X'y.
@@ -16,10 +16,10 @@ import numpy.typing as npt
 F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
 
-# Rows that are turned into float64 at a time.
+# Rows that are converted to float64 at a time.
 CHUNK = 512
 
-# Columns that a triangular system is solved by at a time.
+# Columns of a triangular system that are solved at a time.
 _PANEL = 256
 
 
@@ -32,8 +32,8 @@ def mean_of(values: F32, weight: F32) -> F64:
 
 
 class Standard:
-    """X: float32 [rows, n_embd], weighted mean 0 and deviation 1 in each dimension; a dimension that never
-    changes is 0, for it tells nothing."""
+    """X: h standardised to weighted mean 0 and deviation 1 in each dimension, float32 [rows, n_embd]; 0 in
+    dimensions that never change."""
 
     def __init__(self, h: F32, weight: F32) -> None:
         self.mean = mean_of(h, weight)
@@ -44,7 +44,7 @@ class Standard:
         self.X[:, still] = 0
 
     def on_h(self, W: F64, b: F64) -> tuple[F64, F64]:
-        """The layer on h that does what (W [n_embd, k], b [k]) does on X."""
+        """The layer on h that equals the layer (W [n_embd, k], b [k]) on X."""
         scaled = W / self.deviation[:, None]
         return scaled, b - self.mean @ scaled
 
@@ -72,7 +72,7 @@ class Ridge:
         self._inverses = [np.linalg.inv(self._factor[p, p]) for p in self._panels]
 
     def solve(self, y: F64) -> F64:
-        """w, float64 [n_embd], for a target y [rows] whose mean is taken out."""
+        """w, float64 [n_embd], for a target y [rows] of mean 0."""
         top = max(float(np.abs(y).max()), np.finfo(np.float64).tiny)
         right = ((self._weight * y / top).astype(np.float32) @ self._X).astype(np.float64)
         return self._back(self._forward(right)) * top

@@ -1,13 +1,14 @@
-"""The training rows of all blocks: written once while the model runs, read block by block while it is fitted.
+"""The training rows of all blocks: written once while the model runs, then read block by block for the fit.
 
-In:  per block and group of pairs the residual stream h and the wanted change delta, float32 [rows, n_embd].
-Out: per block all of its rows.
+In:  for each block and group of pairs, the residual stream h and its target change delta, float32 [rows,
+    n_embd].
+Out: all rows of a block.
 
-Memory is bounded by design. All rows take 8 * blocks * rows * n_embd bytes: up to RAM_BYTES they are held in
-memory, beyond that they lie in one temporary file without a name, which is gone with the process, however it
-ends. 30 blocks of 4096 with 8000 rows take 7.9 GB of disk; reading one block takes 262 MB of memory, and the
-largest fit of it about three times that again (see `ridge`). Plain reads and writes, not a memory map:
-pages of a map count as memory in use, and a full disk would end the process with a signal.
+Memory is bounded. All rows take 8 * blocks * rows * n_embd bytes: up to RAM_BYTES they are held in memory,
+beyond that in a temporary file without a name, which vanishes with the process, however it ends. 30 blocks of
+width 4096 with 8000 rows take 7.9 GB of disk; reading one block takes 262 MB of memory, and its fit about
+three times that again (see `ridge`). The file is read and written, not mapped into memory: mapped pages count
+as memory in use, and a full disk would kill the process with a signal.
 """
 
 from __future__ import annotations
@@ -25,12 +26,12 @@ from edgesteer.errors import LearnError, OutputError
 
 F32 = npt.NDArray[np.float32]
 
-# Rows that take no more than this stay in memory.
+# Rows that take at most this many bytes stay in memory.
 RAM_BYTES = 512 << 20
 
 
 class _Store(Protocol):
-    """Numbers by their place, float32."""
+    """float32 numbers by index."""
 
     def write(self, start: int, values: F32) -> None: ...
     def read(self, start: int, count: int) -> F32: ...
@@ -38,10 +39,9 @@ class _Store(Protocol):
 
 
 class Rows:
-    """The rows of several blocks; use it in a `with`, or close it.
+    """The rows of several blocks. Use it in a `with`, or close it. Rows that were never written are zero.
 
     blocks: the block numbers. n_rows, n_embd: the same in each block.
-    Rows that were never put are zero.
     """
 
     def __init__(self, blocks: Sequence[int], n_rows: int, n_embd: int, store: _Store) -> None:
@@ -57,9 +57,9 @@ class Rows:
         directory: Path | None = None,
         ram_bytes: int = RAM_BYTES,
     ) -> Rows:
-        """Room for the rows. directory: of the temporary file, needed for more than `ram_bytes`.
+        """Allocate the rows. directory: where the temporary file goes if they take more than `ram_bytes`.
 
-        Raises LearnError where there is nothing to hold, OutputError where the disk has no room.
+        Raises LearnError for no blocks or rows, OutputError if the disk has too little room.
         """
         if not blocks or len(set(blocks)) != len(blocks) or n_rows < 1 or n_embd < 1:
             raise LearnError(
@@ -72,12 +72,12 @@ class Rows:
 
     @property
     def n_bytes(self) -> int:
-        """What h and delta take, in memory or on disk."""
+        """Size of h and delta together, in memory or on disk."""
         return 8 * len(self.blocks) * self.n_rows * self.n_embd
 
     @property
     def spooled(self) -> bool:
-        """Whether they lie on disk."""
+        """Whether the rows are on disk."""
         return isinstance(self._store, _Spool)
 
     def put(self, block: int, start: int, h: F32, delta: F32) -> None:
@@ -93,11 +93,11 @@ class Rows:
         store.write(self._place(block, 1) + start * self.n_embd, delta)
 
     def h(self, block: int) -> F32:
-        """float32 [n_rows, n_embd], the residual stream that arrives. Not to be written to."""
+        """The residual stream that the block's steering reads, float32 [n_rows, n_embd], read-only."""
         return self._read(block, 0)
 
     def delta(self, block: int) -> F32:
-        """float32 [n_rows, n_embd], the change that is wanted there. Not to be written to."""
+        """The change that steering should make, float32 [n_rows, n_embd], read-only."""
         return self._read(block, 1)
 
     def each(self) -> Iterator[tuple[int, F32, F32]]:
@@ -106,7 +106,7 @@ class Rows:
             yield block, self.h(block), self.delta(block)
 
     def close(self) -> None:
-        """Free memory and file; twice does no harm."""
+        """Free memory and file; may be called twice."""
         if self._store is not None:
             self._store.close()
         self._store = None

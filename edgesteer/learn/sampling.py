@@ -1,7 +1,7 @@
-"""Replies for contrast pairs: sampled side by side, scored, and the best of several taken.
+"""Replies for contrast pairs: sample them side by side, score them, and take the best of several.
 
 In:  a chat, which replies are wanted, prompts with and without the trait's sentence, a recipe.
-Out: a scored reply for each one wanted.
+Out: a scored reply for each wanted one.
 """
 
 from __future__ import annotations
@@ -23,12 +23,13 @@ F32 = npt.NDArray[np.float32]
 Keep = Callable[[int, F32], None]
 Prompts = Sequence[tuple[list[int], list[int]]]  # plain, prompted
 
-# The share of a group's time that goes into sampling its replies; the rest into scoring them.
+# Share of a group's time that sampling its replies takes; scoring them takes the rest.
 _SAMPLING = 0.9
 
 
 class Wanted(NamedTuple):
-    """A reply to a question, with the trait (+1) or its opposite (-1), and its text where one was given."""
+    """A reply to get: its question, +1 for the trait or -1 for its opposite, and its text if it was
+    written."""
 
     question: str
     sign: int
@@ -36,7 +37,7 @@ class Wanted(NamedTuple):
 
 
 class Scored(NamedTuple):
-    """A reply, and its tokens' log-probabilities behind the plain prompt."""
+    """A reply, and its tokens' log-probabilities after the plain prompt."""
 
     reply: Reply
     plain: F32
@@ -44,7 +45,7 @@ class Scored(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """One of the replies sampled for a wanted one, by its place; nats a token. seen: see Reply."""
+    """The `number`-th reply for wanted[place]. trait, coherence: nats per token. seen: see Reply."""
 
     place: int
     number: int
@@ -63,14 +64,14 @@ class Candidate:
 
 
 def reply_stream(seed: int, question: str, sign: int = 1, number: int = 0) -> np.random.Generator:
-    """The random numbers that a reply is sampled with: its own, whatever stands beside it."""
+    """The random numbers for sampling a reply, which do not depend on other replies."""
     return np.random.default_rng([seed, int(sign < 0), number, *question.encode()])
 
 
 def given_replies(
     chat: Chat, wanted: Sequence[Wanted], prompts: Prompts, max_tokens: int
 ) -> dict[int, Candidate]:
-    """Replies that a person wrote, by place, cut at the limit; without an end token."""
+    """Index in `wanted` -> a written reply, cut at the token limit and without an end token."""
     replies = {
         i: chat.llm.tokenize(one.text.encode(), add_bos=False)[:max_tokens]
         for i, one in enumerate(wanted)
@@ -91,9 +92,9 @@ def sampled_replies(
     part: PartFile,
     progress: Done,
 ) -> Iterator[Candidate]:
-    """`recipe.best_of` candidates for each reply that nobody gave, those of one place one after another.
+    """`recipe.best_of` candidates for each reply that was not written, in the order of `wanted`.
 
-    layers: blocks whose residual stream they bring along; what comes out of `part` does not.
+    layers: blocks whose residual stream the candidates hold, unless they come from `part`.
     """
     samples = [(i, n) for i, one in enumerate(wanted) if one.text is None for n in range(recipe.best_of)]
     groups = chat.groups([prompts[i][1] for i, _ in samples], recipe.max_tokens)
@@ -131,14 +132,14 @@ def _group(
 
 
 def _to_json(scored: Scored) -> dict[str, Any]:
-    """Without activations."""
+    """A reply without its activations, as JSON."""
     reply, plain = scored
     floats = {"log_probs": pack(reply.log_probs), "plain": pack(plain)}
     return {"tokens": list(map(int, reply.tokens)), "end": reply.end, **floats}
 
 
 def _from_json(group: Sequence[Mapping[str, Any]] | None, n: int) -> list[Scored] | None:
-    """None where there are none, or not `n`."""
+    """The replies of a group; None unless there are `n`."""
     if group is None or len(group) != n:
         return None
     return [
@@ -151,7 +152,7 @@ def _from_json(group: Sequence[Mapping[str, Any]] | None, n: int) -> list[Scored
 
 
 class Best:
-    """Takes the best candidate for each place; all `best_of` of a place must be added one after another."""
+    """Takes the best candidate for each place. Add all `best_of` of a place one after another."""
 
     def __init__(self, best_of: int, keep: Keep | None) -> None:
         self._best_of, self._keep = best_of, keep
@@ -166,7 +167,7 @@ class Best:
             self._open[candidate.place] = [self._hand_over(self._open[candidate.place][0])]
 
     def taken(self) -> dict[int, Candidate]:
-        """Each place's candidate, once all were added."""
+        """Place -> its best candidate, once all are added."""
         known = [c for c in self._coherences if c == c]
         median = float(np.median(known)) if known else 0.0
         return {place: self._hand_over(pick(open_, median)) for place, open_ in self._open.items()}

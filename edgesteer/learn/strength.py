@@ -1,11 +1,12 @@
 """Choose the default strength: the largest at which steered replies are as coherent as prompted ones.
 
-In:  fits, pairs, and what the prompt does on training questions. Out: a Tuned, or the better of two.
+In:  fits, pairs, and the scores of prompted replies to training questions. Out: a Tuned, or the better of
+    two.
 
-Two measures. The likelihood of prompted replies behind the plain prompt is cheap: one pass, no sampling,
-smooth in the strength with one minimum. It finds the region to search in, and the best of several single
-blocks. It cannot say how much trait a coherence buys; that is measured on steered replies (`evaluate.dose`).
-A strength is never accepted without a coherence that was measured at it.
+There are two measures. The likelihood of prompted replies after the plain prompt is cheap: one pass, no
+sampling, smooth in the strength with one minimum. It finds the region to search in, and the best of several
+single blocks. It does not show how much trait is gained at which coherence; that is measured on steered
+replies (`evaluate.dose`). No strength is accepted whose coherence was not measured.
 """
 
 from __future__ import annotations
@@ -27,30 +28,30 @@ from edgesteer.learn.fit import BlockFit
 from edgesteer.learn.pairs import Pair
 from edgesteer.learn.task import Task
 
-# Questions that strengths are measured on, and how many tokens of each reply: a minute for four strengths.
+# Number of questions that strengths are measured on, and tokens per reply: four strengths take a minute.
 N_MEASURED, _MEASURED_TOKENS = 10, 40
 
-# Where the strength is searched, as multiples of the one that is likeliest for prompted replies. A single
-# block can take more than the highest: its bundle's coherence suffers late.
+# Range of the search, in multiples of the strength at which prompted replies are likeliest. A single block
+# can go beyond it, because its coherence falls late.
 _LOWEST, _HIGHEST = 0.2, 1.4
 
-# Strengths at which likelihoods are read, and on how many pairs.
+# Strengths at which likelihoods are computed, and the number of pairs.
 _GRID = (0.5, 1.0, 1.5, 2.25)
 _N_PAIRS = 6
 
-# Nats a token of the trait that a prompt's own replies show, from which on the model heeds it. Of
-# SmolLM2-135M's the pirate prompt's show 0.39; those of sea, gloom and brevity 0.1 to 0.14, and replies
-# sampled with the sentence behind the question twice to four times as much. For the pirate that makes the
-# bundle worse at equal coherence.
+# The trait of prompted replies from which on the model heeds the prompt, in nats per token. With SmolLM2-135M
+# the pirate prompt reaches 0.39; sea, gloom and brevity reach 0.1 to 0.14, and two to four times as much if
+# the sentence is repeated after the question. For the pirate, repeating it makes the bundle worse at equal
+# coherence.
 HEEDED = 0.25
 
 
 @dataclass(frozen=True, slots=True)
 class Yardstick:
-    """What the prompt does on the questions that strengths are measured on; all greedy, scored unsteered.
+    """Greedy prompted replies to the questions that strengths are measured on, scored unsteered.
 
-    plain, prompted: prompts. scores: of the prompted replies. target: the coherence that strengths have to
-    keep, nats a token. given: a person chose it, it is not the prompt's own.
+    plain, prompted: prompts. scores: of the prompted replies. target: the coherence that strengths must keep,
+        in nats per token. given: whether the recipe sets the target, instead of the prompted replies.
     """
 
     plain: list[list[int]]
@@ -62,7 +63,7 @@ class Yardstick:
 
     @classmethod
     def of(cls, task: Task, questions: Sequence[str], progress: Done) -> Yardstick:
-        """The prompt on at most N_MEASURED of the questions."""
+        """Measure the prompt on at most N_MEASURED of the questions."""
         chat, coherence = task.chat, task.recipe.coherence
         measured = [questions[i] for i in spread(len(questions), N_MEASURED)]
         plain, prompted = ([chat.prompt(q, system) for q in measured] for system in (None, task.trait))
@@ -80,7 +81,7 @@ class Yardstick:
         return self.scores.mean("trait") >= HEEDED
 
     def unsteered_coherence(self, chat: Chat) -> float:
-        """Of the model itself on the same questions, nats a token."""
+        """The unsteered model's coherence on the same questions, nats per token."""
         with chat.llm.steered([]):
             replies = chat.replies(self.plain, self.max_tokens, repeat_penalty=REPEAT_PENALTY)
         return score(chat, replies, self.plain, self.prompted).mean("coherence")
@@ -88,9 +89,9 @@ class Yardstick:
     def dose(self, chat: Chat, bundle: Bundle, likeliest: float, progress: Done) -> Dose:
         """The largest strength that keeps the target, searched around the likeliest one, from above.
 
-        Steering need not be more coherent than the unsteered model: where no strength keeps the prompt's
-        coherence and the model itself does not either (a base model, which a prompt with examples keeps to
-        the point), the model's own is the target.
+        Steering need not be more coherent than the unsteered model. If no strength keeps the prompt's
+        coherence, nor does the unsteered model (such as a base model whose prompt has examples), the
+        unsteered model's coherence becomes the target.
         """
         dose = self._search(chat, bundle, likeliest, self.target, progress)
         if dose.reached or self.given:
@@ -118,14 +119,14 @@ class Yardstick:
 
 @dataclass(frozen=True, slots=True)
 class Tuned:
-    """Fits with the strength that they will have, and the curve that it was found on."""
+    """Fits, and the strength that was chosen for them, with the curve that it was found on."""
 
     fits: dict[int, BlockFit]
     dose: Dose
 
     @property
     def trait(self) -> float:
-        """On training questions at the dose's strength, by the smooth curve; nats a token."""
+        """The trait on training questions at the chosen strength, from the smooth curve; nats per token."""
         return self.dose.smoothed.trait
 
 
@@ -136,7 +137,7 @@ def tune(
     yardstick: Yardstick,
     progress: Done = lambda fraction: None,
 ) -> Tuned:
-    """All fits, or with the recipe's `blocks` "one" the best alone, at the yardstick's coherence."""
+    """All fits, or with the recipe's `blocks` "one" only the best, at the yardstick's coherence."""
     chosen, some = dict(fits), [pairs[i] for i in spread(len(pairs), _N_PAIRS)]
     first, second = portion(progress, 0, 1, 2), portion(progress, 1, 1, 2)
     if task.recipe.blocks == "one":
@@ -149,20 +150,20 @@ def tune(
 def at_coherence(
     task: Task, fits: Mapping[int, BlockFit], yardstick: Yardstick, around: float, progress: Done
 ) -> Tuned:
-    """The fits at the yardstick's coherence; the strength is searched around the one given."""
+    """The fits at the yardstick's coherence. around: the strength around which to search."""
     return Tuned(dict(fits), yardstick.dose(task.chat, task.bundle(fits), around, progress))
 
 
 def better(closed: Tuned, trained: Tuned) -> Tuned:
-    """The one with more of the trait at equal coherence; one that reaches the coherence comes first.
+    """The one with more trait at equal coherence; one that does not reach the coherence loses.
 
-    Training lowers its objective and need not gain anything there (docs/log.md), so both are measured.
+    Training lowers its own objective, which need not increase the trait (docs/log.md), so both are measured.
     """
     return max(trained, closed, key=lambda one: (one.dose.reached, math.isfinite(one.trait), one.trait))
 
 
 def kept_facts(closed: Tuned, trained: Tuned) -> dict[str, Any]:
-    """For the manifest: which was kept, and what each has of the trait; None where steering overflowed."""
+    """Facts for the manifest: which one was kept, and the trait of each; None if steering overflowed."""
     traits = {"closed": closed.trait, "trained": trained.trait}
     return {
         "kept": better(closed, trained) is trained,
@@ -171,8 +172,7 @@ def kept_facts(closed: Tuned, trained: Tuned) -> dict[str, Any]:
 
 
 def strength_range(dose: Dose, both_ways: bool) -> StrengthRange:
-    """The dose's strength, and the range that was measured: from 0, or from its negative where the bundle was
-    learnt from two sentences."""
+    """The chosen strength, and the measured range: from 0, or symmetric if the bundle steers both ways."""
     highest = max(point.strength for point in dose.curve)
     return StrengthRange(dose.strength, -highest if both_ways else 0.0, highest)
 
@@ -181,8 +181,8 @@ def strength_range(dose: Dose, both_ways: bool) -> StrengthRange:
 
 
 def _steered_nll(chat: Chat, bundle: Bundle, strength: float, pairs: Sequence[Pair]) -> float:
-    """Mean over all reply tokens of -log p(token) behind the plain prompt, steered; nats. Replies with the
-    opposite's trait (sign -1) are read at the negative strength."""
+    """Mean over all reply tokens of -log p(token) after the plain prompt, steered, in nats. Replies with sign
+    -1 are read at the negative strength."""
     log_probs = []
     for sign in (1, -1):
         texts = [(pair.plain, pair.reply) for pair in pairs if pair.sign == sign]
@@ -193,8 +193,10 @@ def _steered_nll(chat: Chat, bundle: Bundle, strength: float, pairs: Sequence[Pa
 
 
 def _likeliest(chat: Chat, bundle: Bundle, pairs: Sequence[Pair], progress: Done) -> float:
-    """The strength of least NLL: from the parabola through the best of _GRID and its neighbours. Walks up the
-    grid only while it pays."""
+    """The strength of lowest NLL, from the parabola through the best of _GRID and its neighbours.
+
+    Goes up the grid only until the NLL rises.
+    """
     losses: list[float] = []
     for strength in _GRID:
         progress(len(losses) / len(_GRID))
@@ -205,9 +207,9 @@ def _likeliest(chat: Chat, bundle: Bundle, pairs: Sequence[Pair], progress: Done
 
 
 def lowest(xs: Sequence[float], ys: Sequence[float]) -> float:
-    """Where a smooth function with one minimum is least, from samples at ascending xs.
+    """The x at which a smooth function with one minimum is lowest, from samples at ascending xs.
 
-    The vertex of the parabola through the least sample and its neighbours, kept within the samples' range.
+    It is the vertex of the parabola through the lowest sample and its neighbours, within the samples' range.
     """
     middle = min(max(int(np.argmin(ys)), 1), len(xs) - 2)
     a, b, c = xs[middle - 1 : middle + 2]

@@ -1,4 +1,4 @@
-"""What learning saw and reached: for the command line, and for the manifest, which gets no clock."""
+"""The facts and figures of a learning run, for the command line and, without times, for the manifest."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from edgesteer.learn.strength import Yardstick
 
 @dataclass(frozen=True, slots=True)
 class LearnSummary:
-    """trait and coherence as in generate.measures, nats a token, under the unsteered model.
+    """Trait and coherence are those of generate.measures, nats per token, under the unsteered model.
 
     method: the recipe's label. layers: how many blocks are steered.
-    sampled, kept, dropped: replies, and those dropped by reason. tokens: of the replies kept.
+    sampled, kept, dropped: number of replies, dropped ones by reason. tokens: of the kept replies.
     explained: mean over the blocks of the share of |delta|^2 that the fit accounts for.
-    strength, dose: the default, and the curve that it was chosen from. prompted: the prompt on the same
-        questions (training questions, greedy).
-    table: the head-to-head on held-out questions; None where it was not asked for.
-    emphasised: whether replies were sampled with the sentence behind the question too.
-    written: how many questions are the model's own; None where it was not asked for any.
-    refined: the trainer's facts about its training, and whether its fits were kept; empty without one.
+    strength, dose: the default, and the curve that it was chosen from. prompted: greedy prompted replies to
+        the same training questions.
+    table: the head-to-head on held-out questions; None if there was none.
+    emphasised: whether the sentence was repeated after the question when replies were sampled.
+    written: how many questions the model wrote; None if it was not asked to.
+    refined: the trainer's facts, and whether its fits were kept; empty without a trainer.
     seconds: of each stage. pairs: the replies that were learnt from.
     """
 
@@ -67,7 +67,7 @@ class LearnSummary:
         }
 
     def training(self) -> dict[str, Any]:
-        """The manifest's `training`, beside the recipe."""
+        """The manifest's `training`, without the recipe."""
         return {
             "sampled": self.sampled,
             "kept": self.kept,
@@ -101,7 +101,7 @@ def mean_explained(fits: Mapping[int, BlockFit]) -> float:
 
 
 def head_to_head_facts(table: Table) -> dict[str, Any]:
-    """What the manifest keeps of a table: no replies, no clock."""
+    """A table's facts for the manifest, without replies and times."""
     plain = table.to_json(timing=False)
     for row in plain["rows"]:
         if row["matched"] is None:

@@ -1,4 +1,4 @@
-"""What is learnt, for which model and how; and bundles of the fits that were made for it."""
+"""What to learn, on which model and how; and bundles of its fits."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from edgesteer.generate import Chat
 from edgesteer.learn.fit import BlockFit
 from edgesteer.learn.recipe import Recipe
 
-# Wide enough for every strength that is tried before the range is known.
+# Contains every strength that is tried before the range is known.
 TRIAL = StrengthRange(1.0, -8.0, 8.0)
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One learning. name, license: of the bundle."""
+    """A trait to learn on a model, by a recipe. name, license: of the bundle."""
 
     chat: Chat
     trait: str
@@ -26,7 +26,7 @@ class Task:
     license: str = "unspecified"
 
     def bundle(self, fits: Mapping[int, BlockFit], strength: StrengthRange = TRIAL) -> Bundle:
-        """A constant bundle where no fit has a gate, a PSR where all have one. LearnError for none."""
+        """A constant bundle if no fit has a gate, a PSR if all have one. Raises LearnError for no fits."""
         moving = {block: fit for block, fit in fits.items() if fit.direction.any()}
         if not moving:
             raise LearnError("the trait changes no activation of this model; word the trait more strongly")

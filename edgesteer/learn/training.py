@@ -1,11 +1,11 @@
-"""Continue from closed-form fits by gradients: on the teacher's replies, then on the steered model's own.
+"""Train closed-form fits further by gradients: on the teacher's replies, then on the steered model's own.
 
 In:  fits, pairs, a Trainer that knows the model. Out: fits, and facts for the manifest.
 
-A gate that has only read what the prompted model said meets other text as soon as it steers: its own. So for
-the objective that needs no reply to imitate (KL: the teacher's distribution behind any text) the model,
-steered by what was trained so far, answers the same questions, on the quantized model itself, and the
-training continues on those replies (on-policy distillation, arXiv 2306.13649). docs/log.md has what it gains.
+A gate that has only read the prompted model's replies meets other text as soon as it steers. So with KL,
+which compares distributions after any text, the quantized model answers the same questions again, steered by
+the trained fits, and training continues on those replies (on-policy distillation, arXiv 2306.13649).
+docs/log.md says what that gains.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from edgesteer.learn.task import Task
 from edgesteer.runtime.turns import read_turns
 from edgesteer.scope import BIT, scope_bits
 
-# Rough shares of the time, in the unit of `api`.
+# Rough shares of the time, in the units of `api`.
 _REFINE, _OWN_REPLIES, _REFINE_AGAIN = 60, 12, 36
 TRAINING = _REFINE + _OWN_REPLIES + _REFINE_AGAIN
 
-# Objectives whose teacher has something to say behind text that it did not write.
+# Objectives that can be trained on replies that the teacher did not write.
 _ON_POLICY = ("kl",)
 
 
 class Trainer(Protocol):
-    """What `learn` hands fits to, to continue by gradients; it knows the model that they belong to."""
+    """Trains the fits of `learn` further by gradients; it knows the model that they belong to."""
 
     def __call__(
         self,
@@ -47,14 +47,15 @@ class Trainer(Protocol):
         again: bool,
         progress: Done,
     ) -> tuple[dict[int, BlockFit], dict[str, Any]]:
-        """The trained fits, each of mean coefficient 1, and facts, which the manifest calls `refined`: the
-        same for the same arguments.
+        """The trained fits, each with mean coefficient 1, and facts for the manifest's `refined`.
 
-        pairs: of each, the tokens and the sign are read.
-        starts: where in each plain prompt scope `conversation` begins; None for scope `response`, which
-            begins at its last token.
+        The same arguments give the same results.
+
+        pairs: their tokens and signs are used.
+        starts: where scope `conversation` begins in each plain prompt; None for scope `response`, which
+            begins at the last token.
         guided: whether to follow a teacher that goes further than the prompt.
-        again: a second, shorter training of fits that have had one.
+        again: whether this is the second, shorter training of the fits.
         """
         ...
 
@@ -70,11 +71,11 @@ def train(
     measured: Sequence[Sequence[int]],
     stages: Stages,
 ) -> tuple[dict[int, BlockFit], dict[str, Any]]:
-    """The fits as the trainer leaves them, and its facts, those of the training on own replies under "own".
+    """The trained fits, and the trainer's facts, those of the training on own replies under "own".
 
     emphasis: whether the pairs' replies were sampled with emphasis.
-    guided: a teacher that goes further than the prompt is followed only where the model hardly heeds the
-    prompt: beyond one that it heeds, coherence is lost.
+    guided: whether to follow a teacher that goes further than the prompt. This helps only if the model hardly
+        heeds the prompt; otherwise it costs coherence.
     measured: plain prompts of the questions that strengths are measured on, see `without_measured`.
     """
     pairs = _behind_system_prompt(task, without_measured(pairs, measured), emphasis)
@@ -100,17 +101,21 @@ def train(
 
 
 def without_measured(pairs: Sequence[Pair], measured: Sequence[Sequence[int]]) -> list[Pair]:
-    """The pairs without those whose plain prompt is `measured`: gates that have seen those replies do better
-    on their questions than on others. All pairs, where fewer than two thirds would be left."""
+    """The pairs whose plain prompt is not in `measured`, or all pairs if fewer than two thirds would be left.
+
+    Gates do better on questions whose replies they were trained on than on others.
+    """
     prompts = {tuple(prompt) for prompt in measured}
     kept = [pair for pair in pairs if tuple(pair.plain) not in prompts]
     return kept if 3 * len(kept) >= 2 * len(pairs) else list(pairs)
 
 
 def _behind_system_prompt(task: Task, pairs: Sequence[Pair], emphasis: bool) -> list[Pair]:
-    """The pairs with the system prompt alone, whose coherence is the target, unless the recipe asks for
-    emphasis. Trained on emphasised prompts, steering reaches further, and is as coherent as the prompt only
-    at strengths where it shows less (docs/log.md)."""
+    """The pairs with the system prompt alone, unless the recipe asks for emphasis.
+
+    That prompt's coherence is the target. If steering is trained on emphasised prompts, it is too strong, and
+    at the strengths that are coherent enough it shows less of the trait (docs/log.md).
+    """
     recipe = task.recipe
     if recipe.emphasis == "always" or not emphasis:
         return list(pairs)

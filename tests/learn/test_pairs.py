@@ -307,8 +307,8 @@ def test_a_stopped_run_is_resumed_to_the_same_bits(chat: Chat, tmp_path: Path, h
         ({"questions": ASKED[:1]}, "1 training question, expected at least"),
         ({"questions": ASKED[:1] * 9}, "1 training question, expected at least"),
         ({"questions": ASKED[:3]}, "3 training questions, expected at least"),
-        ({"questions": [*ASKED, Question("Why?", "No.", -1)]}, "no opposite's sentence"),
-        ({"questions": [*ASKED, Question("Why?", " ")]}, "the reply given is empty"),
+        ({"questions": [*ASKED, Question("Why?", "No.", -1)]}, "no sentence for the opposite"),
+        ({"questions": [*ASKED, Question("Why?", " ")]}, "its reply is empty"),
         ({"questions": [*ASKED, Question("why " * 1100)]}, "expected at most 1024"),
     ],
 )

@@ -37,8 +37,7 @@ class Cells:
     @classmethod
     def of(cls, bundle: Bundle, strengths: F64, sign: int, touches: F64) -> Cells:
         """strengths: float64 [blocks, sizes], NaN in blocks to leave out. touches: float64 [blocks],
-        strengths so small that they show rounding alone; the first finite one is used, as most blocks follow
-        it."""
+        strengths that show rounding alone; the one of the first block with cells is used."""
         known = [(n, row) for n, row in zip(bundle.layers, strengths, strict=True) if np.isfinite(row).all()]
         plan = {n: SteeringPlan.of([(alone(bundle, n), 1.0, "response")]) for n, _ in known}
         cells = [plan[n] * (sign * float(strength)) for n, row in known for strength in row]

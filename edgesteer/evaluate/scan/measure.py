@@ -56,8 +56,7 @@ def scan(
     The model's own steering is set aside meanwhile.
 
     trait: the sentence that steering imitates, used as system prompt; None measures KL alone.
-    sizes, unit: the mean |u| on the rows of the unsteered replies; with "share", relative to the mean |h|
-        there.
+    sizes, unit: the mean |u| on the rows of the unsteered replies; with "share", in units of the mean |h|.
     sign: -1 steers the other way. questions: None for some of the training questions.
     Raises InputError for no questions or sizes, or a context too small for a prompt with its reply;
     IncompatibleError for a bundle of another model.

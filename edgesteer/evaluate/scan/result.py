@@ -63,8 +63,7 @@ class Scan:
     strengths: the strength at which the block's mean |u| over the same rows has that size.
     closed: blocks whose part is zero on all these rows (a gate that never opens): no strength gives a norm.
     overflowed: cells that overflowed float32.
-    noise: the KL of a step of a ten-thousandth of |h| at the first block: amplified rounding. A smaller KL
-        means nothing.
+    noise: the KL of a step of a ten-thousandth of |h| at the first block: rounding, amplified.
     tokens: rows of the unsteered replies, and of the prompted ones.
     """
 
@@ -119,8 +118,7 @@ class Scan:
 
     @property
     def movers(self) -> tuple[tuple[int, float], ...]:
-        """(block, KL at its largest measured size), the largest KL first, without those that may be
-        rounding."""
+        """(block, KL at its largest measured size), the largest KL first, without those below `floor`."""
         known = [(block, row[~np.isnan(row)]) for block, row in zip(self.blocks, self.kl, strict=True)]
         ranked = [(block, float(row[-1])) for block, row in known if len(row) and row[-1] >= self.floor]
         return tuple(sorted(ranked, key=lambda one: (-one[1], one[0])))
