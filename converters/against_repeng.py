@@ -1,9 +1,8 @@
-"""Times the same control vector, prompts and threads in repeng on Torch, and in edgesteer on the quantized
-file.
+"""Time the same control vector and prompts in repeng on Torch, and in edgesteer on the quantized file.
 
-repeng runs the dequantized weights in float32 through transformers with its KV cache, by the shortest loop
-there is: no `generate`, no sampling beyond argmax. Both sample greedily and never stop early. The four ways
-take turns at a prompt.
+repeng runs the dequantized weights in float32 through transformers with its KV cache, in a minimal loop: no
+`generate`, no sampling but argmax. Both use the same number of threads, sample greedily and never stop early.
+The four ways take turns at each prompt.
 """
 
 from __future__ import annotations
@@ -25,12 +24,13 @@ from edgesteer.generate.chat import Chat
 from edgesteer.generate.progress import Done
 from edgesteer.plan import SteeringPlan
 from edgesteer.runtime import SteeredLlama
+from edgesteer.text import one_line
 
 Prompt = Sequence[int]
 OURS, THEIRS = "edgesteer", "repeng"
 UNSTEERED, STEERED = "unsteered", "steered"
-_ROOM = 1024  # for a prompt
-_EXTRA = ("torch", "transformers")  # of edgesteer's extra `convert`
+_ROOM = 1024  # tokens for a prompt
+_EXTRA = ("torch", "transformers")  # part of edgesteer's extra `convert`
 
 RATIOS = {
     "edgesteer steered / unsteered": (f"{OURS} {STEERED}", f"{OURS} {UNSTEERED}"),
@@ -38,7 +38,7 @@ RATIOS = {
     "repeng / edgesteer, unsteered": (f"{THEIRS} {UNSTEERED}", f"{OURS} {UNSTEERED}"),
     "repeng / edgesteer, steered": (f"{THEIRS} {STEERED}", f"{OURS} {STEERED}"),
 }
-"""What is compared: the seconds of the one over those of the other, at the same prompt."""
+"""The ratios to report: seconds of the first way over those of the second, at the same prompt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,18 +51,18 @@ class TimedReply:
 
 
 Generate = Callable[[Prompt, int], TimedReply]
-"""A reply of so many tokens to a prompt."""
+"""(prompt, n) -> a reply of n tokens."""
 
 
 def need_repeng() -> Any:
-    """The package. Raises MissingExtra, which names all that is missing and how to install each."""
+    """Import repeng. Raises MissingExtra, which names all missing packages and how to install them."""
     missing = [name for name in ("repeng", *_EXTRA) if not _installed(name)]
     if missing:
         raise _missing(missing)
     with _numpy_1_name():
         try:
             import repeng
-        except ImportError as error:  # it is there, and something that it needs is not
+        except ImportError as error:  # the package is there, but one of its dependencies is not
             found = error.name if isinstance(error, ModuleNotFoundError) else None
             raise _missing([found or "repeng"]) from error
     return repeng
@@ -84,8 +84,7 @@ def _missing(packages: Sequence[str]) -> MissingExtra:
 
 @contextlib.contextmanager
 def _numpy_1_name() -> Iterator[None]:
-    """repeng 0.4 names np.float_ in its annotations, which NumPy 2 no longer has; while it is imported, it
-    does."""
+    """Define np.float_ while repeng is imported: its annotations use it, and NumPy 2 has dropped it."""
     there = hasattr(np, "float_")
     if not there:
         np.float_ = np.float64  # type: ignore[attr-defined]
@@ -105,8 +104,7 @@ def against_repeng(
     progress: Done = no_progress,
 ) -> Table:
     """{"bundle", "strength", "prompts", "tokens", "first_tokens_alike", "ways": {way: {prefill, token}},
-    "ratios": {which: {prefill, token}}}; seconds are medians over the prompts, ratios medians of the prompts'
-    ratios.
+    "ratios": {which: {prefill, token}}}; seconds and ratios are medians over the prompts.
 
     bundle: of kind vector; it acts on every token, as repeng's do.
     Raises MissingExtra without repeng, Torch or transformers, ModelError for a model that these cannot run.
@@ -125,8 +123,7 @@ def timed_replies(
     n_threads: int,
     progress: Done = no_progress,
 ) -> dict[str, list[TimedReply]]:
-    """Way ("edgesteer steered" and so on) -> its greedy reply to each question; raises as
-    `against_repeng`."""
+    """Way (such as "edgesteer steered") -> its greedy reply to each question; raises as `against_repeng`."""
     repeng = need_repeng()
     plan = SteeringPlan.of([(bundle, None, "all")])
     options: dict[str, Any] = {"n_threads": n_threads, "n_threads_batch": n_threads}
@@ -160,7 +157,7 @@ def _four(llm: SteeredLlama, plan: SteeringPlan, theirs: _Repeng) -> dict[str, G
 
 
 def prompts(llm: SteeredLlama, questions: Sequence[str]) -> list[list[int]]:
-    """In the model's chat template, or as they stand where it has none."""
+    """The questions in the model's chat template, or as plain text if it has none."""
     if llm.metadata.get("tokenizer.chat_template"):
         chat = Chat(llm)
         return [chat.prompt(question) for question in questions]
@@ -170,7 +167,7 @@ def prompts(llm: SteeredLlama, questions: Sequence[str]) -> list[list[int]]:
 def _in_turns(
     ways: Mapping[str, Generate], questions: Sequence[Prompt], n: int, progress: Done
 ) -> dict[str, list[TimedReply]]:
-    """Each way once to warm up, then all ways at each prompt, in a random order."""
+    """Run each way once to warm up, then all ways at each prompt, in random order."""
     for generate in ways.values():
         generate(questions[0][:2], 2)
     replies: dict[str, list[TimedReply]] = {name: [] for name in ways}
@@ -244,14 +241,14 @@ class _Repeng:
             self._model.reset()
         try:
             return self._generate(prompt, n)
-        except (ValueError, AttributeError, TypeError) as error:  # its wrapper lacks what some blocks have
+        except (ValueError, AttributeError, TypeError) as error:  # its wrapper does not fit all blocks
             raise self._refusal(error) from error
 
     def _refusal(self, error: Exception) -> ModelError:
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = one_line(error, None) or type(error).__name__
         return ModelError(
-            f"{self._name}: repeng cannot run it ({reason}); expected an architecture that repeng can wrap, such as "
-            "llama or mistral; use another model"
+            f"{self._name}: repeng cannot run it ({reason}); expected an architecture that repeng can wrap, "
+            "such as llama or mistral; use another model"
         )
 
     def _generate(self, prompt: Prompt, n: int) -> TimedReply:

@@ -1,7 +1,7 @@
-"""A conversion's two ends: steering as a reader understood it, and the bundle with what was measured of it.
+"""The input and output of a conversion: steering as a reader understood it, and the bundle with its parity.
 
-Whatever the producer counted from, captured at or scaled by has been dealt with once an Artifact exists; its
-facts say what was done. NumPy only.
+An Artifact is in the runtime's convention: the producer's block numbers, capture site and scale have been
+converted, and its facts say how. NumPy only.
 """
 
 from __future__ import annotations
@@ -28,15 +28,14 @@ class Artifact:
     """Steering as trained: h' = h + coefficient(h) * directions[N] on the output of block N.
 
     producer: a name in `readers.PRODUCERS`.
-    directions: block N -> float32 [n_embd], N as the runtime counts (0-based, 1 the first that can be
-        steered).
-    gate: None for a constant; ReLU layers per block; or, where the network is no chain of ReLU layers, the
-        bytes of a gate.onnx whose metadata is not filled in yet.
-    scope: what the producer trained for; "all" where it knows no scopes.
-    network: the producer's own modules (one per block, or one for all), for comparing with; None where there
-        are none but the gate's weights.
+    directions: block N -> float32 [n_embd], N as the runtime counts: 0-based, and block 0 cannot be steered.
+    gate: None for a constant; ReLU layers per block; or, if the network is not a chain of ReLU layers, the
+        bytes of a gate.onnx without its metadata.
+    scope: the one that the producer trained for; "all" if it knows no scopes.
+    network: the producer's own modules (one per block, or one for all) to compare with; None if it has only
+        the gate's weights.
     facts: for the manifest's `training`, as `vectors.placing.facts_of` makes them: the producer's block base,
-        site and norm, files and their SHA-256, what was dropped and what else there is to know.
+        site and norm, files and their SHA-256, dropped vectors and notes.
     """
 
     producer: str
@@ -49,12 +48,12 @@ class Artifact:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What a user says about a file that the file itself does not.
+    """What the user says about a file because the file itself does not.
 
-    tensor: which of several vectors, by its name in the file. block: where a single vector acts. blocks:
-    (first, last), both included: where the rows of a stack act, or which of the blocks in the file to take.
-    site: "block_output", or "block_input" for a producer that captured before the block; None: the producer's
-        own.
+    tensor: which of several vectors, by its name in the file. block: where a single vector acts.
+    blocks: (first, last), both included: where the rows of a stack act, or which blocks of the file to take.
+    site: "block_output", or "block_input" for a producer that captured before the block; None for the
+        producer's own.
     """
 
     tensor: str | None = None
@@ -65,10 +64,10 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Converted:
-    """A bundle, and what was measured of it; None and empty where nothing was.
+    """A bundle, and its measured parity; None or empty for what was not measured.
 
-    coefficients: Torch against the gate in float32, per block. quantized: the loss of fewer bits. model: the
-    steered model in Torch against the runtime.
+    coefficients: Torch compared with the gate in float32, per block. quantized: the loss by fewer bits.
+    model: the steered model in Torch compared with the runtime.
     """
 
     bundle: Bundle
@@ -88,12 +87,13 @@ class Converted:
         return {"parity": parity} if parity else {}
 
     def lines(self) -> Iterator[str]:
-        """For a terminal."""
+        """The parity as lines for a terminal."""
         if self.coefficients:
             total = _summed(self.coefficients)
             yield (
                 f"torch against the gate in fp32: coefficients differ by at most {total['max_abs']:.2g} over "
-                f"{total['rows']} tokens and {len(self.coefficients)} blocks (the largest is {total['largest']:.3g})"
+                f"{total['rows']} tokens and {len(self.coefficients)} blocks "
+                f"(the largest is {total['largest']:.3g})"
             )
         if self.quantized is not None:
             yield str(self.quantized)
@@ -101,12 +101,12 @@ class Converted:
             yield from self.model.lines()
 
 
-def _summed(found: Sequence[Parity]) -> dict[str, Any]:
-    rows = sum(p.n for p in found)
+def _summed(blocks: Sequence[Parity]) -> dict[str, Any]:
+    rows = sum(p.n for p in blocks)
     return {
-        "max_abs": float(f"{max(p.max_abs for p in found):.3g}"),
-        "mean_abs": float(f"{sum(p.mean_abs * p.n for p in found) / rows:.3g}"),
-        "largest": float(f"{max(p.size for p in found):.4g}"),
+        "max_abs": float(f"{max(p.max_abs for p in blocks):.3g}"),
+        "mean_abs": float(f"{sum(p.mean_abs * p.n for p in blocks) / rows:.3g}"),
+        "largest": float(f"{max(p.size for p in blocks):.4g}"),
         "rows": rows,
     }
 

@@ -1,8 +1,8 @@
-"""From a producer's artifact to a bundle that is known to mean the same.
+"""Turn a producer's artifact into a bundle, and check that it steers the same.
 
     Artifact --weigh on real text, normalise, quantize--> Bundle --parity with Torch--> Bundle with its table
 
-A constant without a wish for parity is a matter of bytes: no model is opened, no Torch imported.
+A constant whose parity is not measured needs no model and no Torch.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from edgesteer_converters.model_parity import Text, texts_of
 from edgesteer_converters.readers import PRODUCERS, recognise
 from edgesteer_converters.torch_parity import against_torch, check_memory, compared, free_memory, scales
 
-# Nobody has evaluated what was just converted; this is what people commonly try.
+# A converted bundle has not been evaluated; this is the range that people usually try.
 VECTOR_STRENGTH = StrengthRange(1.0, -2.0, 2.0)
 NETWORK_STRENGTH = StrengthRange(1.0, 0.0, 2.0)
 
@@ -41,8 +41,11 @@ _N_CTX = 1024
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What a person wants. scope, strength, parity: None for what suits the artifact: its own scope, 1, and
-    parity for a network alone. weights: "fp32", "fp16" or "int8". ort: gate.ort too."""
+    """The options of a conversion.
+
+    scope, strength, parity: None for the artifact's own scope, for 1, and for parity only of a network.
+    weights: "fp32", "fp16" or "int8". ort: write gate.ort too.
+    """
 
     name: str
     description: str = ""
@@ -56,9 +59,9 @@ class Settings:
 
 
 def read(paths: Sequence[Path], producer: str | None, model: ModelInfo, choice: Choice) -> Artifact:
-    """What the files hold, in the runtime's convention.
+    """The artifact in the files, in the runtime's convention.
 
-    producer: a name in `readers.PRODUCERS`; None: as the files say, if they do.
+    producer: a name in `readers.PRODUCERS`; None to recognise it by the files.
     Raises BundleError for files that are damaged, not the producer's, or ambiguous, and for a model that does
     not match.
     """
@@ -75,13 +78,13 @@ def convert(
 ) -> Converted:
     """The bundle of `artifact` for the model in the GGUF `model`, whose facts are `info`.
 
-    A network is run on held-out questions first: its coefficients' mean there becomes 1, Torch's are compared
-    with those of gate.onnx.
+    A network is first run on held-out questions: there its mean coefficient is scaled to 1, and its
+    coefficients in Torch are compared with those of gate.onnx.
 
     Raises:
-        BundleError: the bundle would break the format, Torch and gate.onnx disagree, or the steered models
-            do.
-        MissingExtra: what the work needs is not installed.
+        BundleError: the bundle would break the format, or Torch disagrees with gate.onnx or the steered
+            model.
+        MissingExtra: a package that the conversion needs is not installed.
     """
     parity = artifact.gate is not None if settings.parity is None else settings.parity
     if parity:
@@ -121,20 +124,19 @@ def accepted(artifact: Artifact, seen: Activations, info: ModelInfo, settings: S
     normal = normalise(artifact, seen)
     rows = {n: seen[n] for n in normal.directions}
     bundle = _bundle(normal, info, settings)
-    found, quantized = against_torch(artifact, bundle, rows), None
+    parity, quantized = against_torch(artifact, bundle, rows), None
     if settings.weights != "fp32":
         quantized = quantize(_gate_bytes(normal, info), settings.weights, rows)  # type: ignore[arg-type]
         normal = replace(normal, gate=quantized.gate)
     ort = to_ort(_gate_bytes(normal, info), rows) if settings.ort else None
     if quantized is not None or ort is not None:
         bundle = _bundle(normal, info, settings, ort)
-    return Converted(bundle, found, quantized)
+    return Converted(bundle, parity, quantized)
 
 
 def visited(llm: SteeredLlama, bundle: Bundle, texts: Sequence[Text]) -> dict[int, F32]:
-    """Of the tokens in scope, the stream that each block's gate reads while `bundle` steers with strength
-    1."""
-    found: dict[int, list[F32]] = {n: [] for n in bundle.layers}
+    """The stream that each block's gate reads, at tokens in scope, while `bundle` steers at strength 1."""
+    rows: dict[int, list[F32]] = {n: [] for n in bundle.layers}
     turns = read_turns(llm)
     for text in texts:
         tokens = [*text.prompt, *text.reply]
@@ -145,8 +147,8 @@ def visited(llm: SteeredLlama, bundle: Bundle, texts: Sequence[Text]) -> dict[in
             after = lanes.seen(0)
         for i, n in enumerate(bundle.layers):
             before = after[i] - seen.coefficients[:, i, None] * bundle.directions[n]
-            found[n].append(before[inside])
-    return {n: np.concatenate(parts) for n, parts in found.items()}
+            rows[n].append(before[inside])
+    return {n: np.concatenate(parts) for n, parts in rows.items()}
 
 
 def against(
@@ -156,11 +158,11 @@ def against(
     n_threads: int,
     progress: Progress = lambda stage, part: None,
 ) -> Converted:
-    """The figures of `convert` for an existing bundle and the source that it should come from.
+    """The parity of an existing bundle with the source that it should come from.
 
-    A gate in fewer bits has a loss, which the law of `model_parity` judges.
+    The loss of a gate in fewer bits is judged by the rule of `model_parity`.
 
-    Raises BundleError where they do not mean the same.
+    Raises BundleError if they do not steer the same.
     """
     scales(artifact, bundle)
     check_memory(model, free_memory())
@@ -180,10 +182,10 @@ def _weighed(llm: SteeredLlama, bundle: Bundle, artifact: Artifact, texts: Seque
 
     kind = kind_of(bundle.gate)
     rows = visited(llm, bundle, texts)
-    found = against_torch(artifact, bundle, rows, bounded=kind is None)
+    parity = against_torch(artifact, bundle, rows, bounded=kind is None)
     if kind is None:
-        return Converted(bundle, found)
-    return Converted(bundle, quantized=Quantized(bundle.gate, kind, None, len(bundle.gate), found))
+        return Converted(bundle, parity)
+    return Converted(bundle, quantized=Quantized(bundle.gate, kind, None, len(bundle.gate), parity))
 
 
 def _bundle(artifact: Artifact, info: ModelInfo, settings: Settings, ort: bytes | None = None) -> Bundle:
@@ -206,14 +208,14 @@ def _bundle(artifact: Artifact, info: ModelInfo, settings: Settings, ort: bytes 
 
 
 def _strength(given: float | None, usual: StrengthRange) -> StrengthRange:
-    """The range holds what was given."""
+    """The usual range, or one around the given strength."""
     if given is None:
         return usual
     return StrengthRange(given, min(usual.min, 2 * given), max(usual.max, 2 * given))
 
 
 def _gate_bytes(artifact: Artifact, info: ModelInfo) -> bytes:
-    """gate.onnx with the digest of the directions that it belongs to."""
+    """gate.onnx, with the digest of its directions."""
     from edgesteer_converters.networks.merge import stamp
 
     digest = hashlib.sha256(encode_directions(artifact.directions, info.architecture)).hexdigest()

@@ -1,4 +1,4 @@
-"""Optional packages: imported when they are needed, and named with what to install where they are missing."""
+"""Import optional packages when they are needed, or say how to install them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from edgesteer.errors import MissingExtra
 
 
 def need(package: str, purpose: str) -> Any:
-    """The package. Raises MissingExtra."""
+    """Import the package. Raises MissingExtra."""
     try:
         return importlib.import_module(package)
     except ImportError as error:
@@ -25,5 +25,5 @@ def need_onnx() -> Any:
 
 
 def missing(package: str, purpose: str) -> MissingExtra:
-    """The error to raise where an optional package is not there."""
+    """The error to raise if an optional package is not installed."""
     return MissingExtra(f"{package}: not installed; needed to {purpose}; pip install 'edgesteer[convert]'")

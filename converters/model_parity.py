@@ -1,9 +1,7 @@
-"""Do a steered model in Torch and the same steering in the runtime agree, on real text?
+"""Compare a steered model in Torch with the same steering in the runtime, on real text.
 
-Compared are block outputs and the next-token distribution, against what the two differ by unsteered.
-
-A quantized file computes differently from its dequantized weights, so nothing can agree better steered than
-it does unsteered. The law is therefore relative:
+Block outputs and next-token distributions are compared. A quantized file computes differently from its
+dequantized weights, so the two cannot agree better steered than unsteered. The rule is therefore relative:
 
     KL(torch || runtime), steered  <=  1.5 * KL(torch || runtime), unsteered  +  1e-3 nats
 """
@@ -37,8 +35,8 @@ F32 = npt.NDArray[np.float32]
 FACTOR, SLACK = 1.5, 1e-3
 
 Reference = Mapping[int, Callable[["torch.Tensor"], "torch.Tensor"]]
-"""Block -> (h [rows, n_embd] -> coefficient [rows] * direction [n_embd]): what is added at strength 1. These
-are the source's blocks; the bundle may lack one whose mean coefficient is 0."""
+"""Block -> (h [rows, n_embd] -> coefficient [rows] * direction [n_embd]), which is added at strength 1. The
+blocks are the source's; the bundle may lack one whose mean coefficient is 0."""
 
 
 class Text(NamedTuple):
@@ -50,9 +48,11 @@ class Text(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ModelParity:
-    """errors: per steered block, relative error of its output, |torch - runtime| / |torch| over those rows.
-    plain_errors: the same, unsteered. kl, plain_kl: mean over the rows that predict a reply's token, nats.
-    argmax, plain_argmax: share of these rows where both rank the same token first. rows: how many there were.
+    """How far Torch and the runtime differ, over the rows that predict a reply's token.
+
+    errors: steered block -> relative error of its output, |torch - runtime| / |torch|. kl: mean, in nats.
+    argmax: share of the rows where both rank the same token first. rows: how many there are.
+    plain_errors, plain_kl, plain_argmax: the same, unsteered.
     """
 
     errors: dict[int, float]
@@ -65,7 +65,7 @@ class ModelParity:
 
     @property
     def allowed(self) -> float:
-        """The KL up to which steering has not made it worse."""
+        """The highest KL that the rule allows."""
         return FACTOR * self.plain_kl + SLACK
 
     @property
@@ -94,19 +94,18 @@ class ModelParity:
         yield f"{'torch against the runtime':28}{'unsteered':>12}{'steered':>12}   ({self.rows} rows)"
         worst, plain = max(self.errors.values()), max(self.plain_errors.values())
         yield f"{'  block output, worst error':28}{plain:>12.2e}{worst:>12.2e}   relative"
-        yield f"{'  KL of the next token':28}{self.plain_kl:>12.2e}{self.kl:>12.2e}   nats; at most {self.allowed:.2e}"
+        kl = f"{self.plain_kl:>12.2e}{self.kl:>12.2e}"
+        yield f"{'  KL of the next token':28}{kl}   nats; at most {self.allowed:.2e}"
         yield f"{'  same first choice':28}{self.plain_argmax:>12.1%}{self.argmax:>12.1%}"
 
 
 def strength_of(bundle: Bundle) -> float:
-    """At which a bundle is compared: its default; 1 where that is 0, which would compare unsteered with
-    unsteered."""
+    """The strength at which a bundle is compared: its default, or 1 if that is 0."""
     return bundle.strength.default or 1.0
 
 
 def texts_of(llm: SteeredLlama, bundle: Bundle, n: int = 4, max_tokens: int = 32) -> list[Text]:
-    """Held-out questions, with the replies that the model gives under `bundle`; without a chat template the
-    questions as plain text.
+    """Held-out questions, as plain text if there is no chat template, with the replies steered by `bundle`.
 
     Raises:
         BundleError: no reply has more than one token.
@@ -126,7 +125,7 @@ def texts_of(llm: SteeredLlama, bundle: Bundle, n: int = 4, max_tokens: int = 32
 def model_parity(
     model: TorchModel, reference: Reference, llm: SteeredLlama, bundle: Bundle, texts: Sequence[Text]
 ) -> ModelParity:
-    """Both models, unsteered and steered (at `strength_of`), over the same texts."""
+    """Compare both models, unsteered and steered (at `strength_of`), on the same texts."""
     seen = [_compared(model, reference, llm, bundle, text, on) for on in (False, True) for text in texts]
     plain, steered = seen[: len(texts)], seen[len(texts) :]
     return ModelParity(
@@ -162,8 +161,7 @@ def _compared(
 
 
 def _in_runtime(llm: SteeredLlama, bundle: Bundle, text: Text, on: bool) -> tuple[dict[int, F32], F32]:
-    """Of the rows from the prompt's last token to the reply's last but one: outputs of the steered blocks,
-    logits."""
+    """Outputs of the steered blocks, and logits, at the rows that predict the reply."""
     since = len(text.prompt) - 1
     plan = [(bundle, strength_of(bundle))] if on else []
     with llm.steered(plan), Lanes(llm, [text.prompt], bundle.layers, since) as lanes:

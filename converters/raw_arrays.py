@@ -1,4 +1,4 @@
-"""Arrays as a file holds them, and what no archive of arrays may hold: the common ground of the readers."""
+"""Arrays as a file holds them, and the checks of archives, for all readers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MAX_BYTES = 2**30
 
 @dataclass(frozen=True, slots=True)
 class Raw:
-    """An array as a file holds it. `values` reads it, so that its claims can be checked before."""
+    """An array as a file describes it. `values` reads it, after the description has been checked."""
 
     name: str
     dtype: str
@@ -30,7 +30,7 @@ Contents = tuple[list[Raw], dict[str, str]]
 
 
 def check_archive(data: bytes, where: str) -> None:
-    """Refuse a ZIP that holds a program, or whose members claim more than 1 GiB; what is no ZIP passes."""
+    """Refuse a ZIP that holds a program or unpacks to more than 1 GiB; other files pass."""
     if data[:2] != b"PK":
         return
     try:
@@ -40,8 +40,9 @@ def check_archive(data: bytes, where: str) -> None:
         raise refusal(where, f"a damaged file ({error})", "a complete one") from None
     names = [info.filename.split("/", 1)[-1] for info in infos]
     if any(name.startswith(("models/", "serialized_")) for name in names):
-        raise refusal(where, "a torch.export program, which torch unpickles to read", "a file that is data alone",
-                      "if you trust it, load it with torch.export.load and pass it to from_modules")  # fmt: skip
+        found = "a torch.export program, which torch unpickles to read"
+        remedy = "if you trust it, load it with torch.export.load and pass it to from_modules"
+        raise refusal(where, found, "a file that is data alone", remedy)
     if any(name.startswith("code/") for name in names):
         raise torchscript(where)
     size = sum(info.file_size for info in infos)

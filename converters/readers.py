@@ -1,4 +1,4 @@
-"""Which producers there are, and which of them wrote a file, if the file says so."""
+"""The known producers, and which of them wrote a file, if the file shows it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ PRODUCERS: Mapping[str, Producer] = {
 
 
 def recognise(paths: Sequence[Path]) -> str:
-    """The name of the one producer of which all files show the marks; nothing is guessed.
+    """The name of the only producer whose marks all files have; nothing is guessed.
 
     Raises:
         BundleError: a file cannot be read, holds a program, or shows no producer or several.

@@ -1,7 +1,6 @@
-"""Arrays out of a file that others wrote: Torch, safetensors, NumPy. Nothing of their meaning.
+"""Read the arrays of Torch, safetensors and NumPy files, without knowing what they mean.
 
-Nothing in a file is ever executed: pickles are read by Torch's own restricted reader, NumPy's are not read at
-all.
+Nothing in a file is ever executed: Torch's own restricted reader reads its pickles, NumPy's are refused.
 """
 
 from __future__ import annotations
@@ -56,7 +55,7 @@ def read_tensors(path: str | Path) -> dict[str, F32]:
 
 
 def read_file(path: str | Path) -> TensorFile:
-    """The arrays of a file, and what stood beside them.
+    """The arrays of a file, and the strings beside them.
 
     Raises:
         BundleError: no such file, over 1 GiB, damaged, of unknown kind, a pickle that wants a class or a
@@ -87,8 +86,9 @@ def read_bytes(path: Path) -> bytes:
     where = str(path)
     try:
         if not path.is_file():
-            found = "a directory" if path.is_dir() else "no such file"
-            raise refusal(where, found, "a file", "check the path")
+            raise refusal(
+                where, "a directory" if path.is_dir() else "no such file", "a file", "check the path"
+            )
         size = path.stat().st_size
         if not 0 < size <= MAX_BYTES:
             raise refusal(where, f"{size} bytes", f"1 to {MAX_BYTES}", "give the file of the vectors alone")
@@ -130,7 +130,7 @@ def _float32(raw: Raw, where: str) -> F32:
 
 
 def label(name: str) -> str:
-    """How messages call an array."""
+    """How messages name an array."""
     return f"'{name}'" if name else "an array"
 
 
@@ -168,8 +168,8 @@ def _safe_raw(name: str, entry: dict[str, Any]) -> Raw:
 def _numpy(data: bytes, where: str) -> Contents:
     check_archive(data, where)
     try:
-        found = np.load(io.BytesIO(data), allow_pickle=False)
-        arrays = {"": found} if isinstance(found, np.ndarray) else dict(found.items())
+        content = np.load(io.BytesIO(data), allow_pickle=False)
+        arrays = {"": content} if isinstance(content, np.ndarray) else dict(content.items())
     except Exception as error:  # zip, zlib and the header's parser each fail in their own way
         raise refusal(where, f"no arrays of plain numbers ({error})", "a NumPy file", _SAVE_AGAIN) from None
     return [_numpy_raw(name, np.asanyarray(array)) for name, array in arrays.items()], {}

@@ -1,8 +1,8 @@
 """The arrays and strings of a Torch file, under dotted names.
 
-Torch's restricted reader (`weights_only=True`) alone is used, and nothing is added to what it allows. NumPy
-arrays within a pickle are refused with the rest: NumPy rebuilds them from a dtype that the file describes,
-and a forged one turns numbers into pointers.
+Only Torch's restricted reader (`weights_only=True`) is used, with no additions to what it allows. NumPy
+arrays in a pickle are refused too: NumPy rebuilds them from a dtype that the file describes, and a forged one
+turns numbers into pointers.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def contents(data: bytes, where: str) -> Contents:
     torch = need_torch(f"read {where}")
     try:
         loaded = torch.load(io.BytesIO(data), weights_only=True, map_location="cpu")
-    except Exception as error:  # the pickle machine fails in any way on any bytes
+    except Exception as error:  # unpickling arbitrary bytes can raise anything
         raise _unreadable(error, where) from None
     raws: list[Raw] = []
     texts: dict[str, str] = {}
@@ -64,7 +64,7 @@ def _unreadable(error: Exception, where: str) -> BundleError:
 
 
 def _leaves(loaded: Any, where: str) -> Iterator[tuple[str, Any]]:
-    """Every leaf with its dotted name, without recursion: a pickle can hold itself."""
+    """Every leaf with its dotted name; limited in depth and number, because a pickle can contain itself."""
     stack: list[tuple[str, Any, int]] = [("", loaded, 0)]
     seen = 0
     while stack:

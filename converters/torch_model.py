@@ -1,12 +1,11 @@
-"""A frozen language model in Torch, for what needs gradients and for comparing a runtime with its source.
+"""A frozen language model in Torch, for training by gradients and for comparing the runtime with a source.
 
-From a GGUF file, whose weights transformers dequantizes, or from a folder in Hugging Face's layout: logits,
-the output of every decoder block, and a place to intervene there.
+It is read from a GGUF file, whose weights transformers dequantizes, or from a folder in Hugging Face's
+layout. It gives logits and the output of every decoder block, and lets callers intervene there.
 
-Blocks are counted from 0, as llama.cpp does; what an intervention gets is llama.cpp's `l_out-N`. Nothing of a
-folder is executed, and its weights are read from safetensors alone. Memory: the weights in `dtype`, whatever
-the quantization of the file (135 M parameters in float32: 0.54 GB, and about as much again while a GGUF is
-read).
+Blocks count from 0, as in llama.cpp; an intervention gets llama.cpp's `l_out-N`. No code of a folder is
+executed, and its weights are read from safetensors alone. Memory: the weights in `dtype`, whatever the file's
+quantization (135 M parameters in float32: 0.54 GB, and about as much again while a GGUF is read).
 """
 
 from __future__ import annotations
@@ -33,19 +32,18 @@ Intervention = Callable[[int, torch.Tensor], torch.Tensor]
 """(block, h [batch, n, n_embd]) -> h', the output that the next block reads."""
 
 Keys = list[tuple[torch.Tensor, torch.Tensor]]
-"""A prefix as attention reads it: per block its keys and values, [batch, heads, length, head width]."""
+"""A prefix's KV cache: for each block its keys and values, [batch, heads, length, head width]."""
 
 
 class TorchModel:
-    """A causal language model in eval mode, none of whose parameters takes a gradient.
+    """A causal language model in eval mode, without gradients for its parameters.
 
-    module: the transformers model. blocks: its decoder layers, in order. info: of the GGUF; None for a
-        folder.
-    n_layer: their number. n_embd: width of the residual stream. n_vocab: of the logits.
+    module: the transformers model. blocks: its decoder layers, in order; n_layer: their number.
+    n_embd: width of the residual stream. n_vocab: number of logits. info: of the GGUF; None for a folder.
     """
 
     def __init__(self, module: Any, name: str = "model", info: ModelInfo | None = None) -> None:
-        """Raises ModelError where no list of blocks can be found, or `info` says otherwise."""
+        """Raises ModelError if no list of blocks can be found, or if it contradicts `info`."""
         self.module = module.eval().requires_grad_(False)
         self.name, self.info = name, info
         self.n_embd = int(module.config.get_text_config().hidden_size)
@@ -62,8 +60,7 @@ class TorchModel:
         """A GGUF file, or a folder with config.json and safetensors.
 
         Raises:
-            ModelError: there is no such model, transformers does not know its architecture, or weights are
-                missing.
+            ModelError: no such model, an architecture that transformers does not know, or missing weights.
             MissingExtra: transformers is not installed.
         """
         path = expanded(path)
@@ -80,7 +77,7 @@ class TorchModel:
 
     @contextmanager
     def steered(self, intervention: Intervention) -> Iterator[None]:
-        """Within the `with`, every block's output h goes on as intervention(block, h)."""
+        """Within the `with`, replace every block's output h by intervention(block, h)."""
         hooks = [block.register_forward_hook(_hook(n, intervention)) for n, block in enumerate(self.blocks)]
         try:
             yield
@@ -98,9 +95,8 @@ class TorchModel:
     ) -> torch.Tensor:
         """Next-token logits [batch, rows, n_vocab] of tokens [batch, n].
 
-        mask: [batch, prefix + n], 0 for padding; None where there is none. rows: positions of `tokens` whose
-        logits are wanted, [rows]; None for all. prefix: what came before, as `keys` gives it; it is not
-        changed.
+        mask: [batch, prefix + n], 0 for padding; None without padding. rows: positions of `tokens` to compute
+            logits at, [rows]; None for all. prefix: the KV cache before them, from `keys`; not changed.
         """
         past = 0 if prefix is None else prefix[0][0].shape[2]
         extra: dict[str, Any] = {"use_cache": False}
@@ -112,8 +108,7 @@ class TorchModel:
         return self.module(input_ids=tokens, logits_to_keep=keep, **extra).logits
 
     def block_outputs(self, tokens: torch.Tensor, **options: Any) -> dict[int, torch.Tensor]:
-        """The output of each block, after an intervention there: {N: [batch, n, n_embd]}; `options` as for
-        `logits`."""
+        """Block -> its output [batch, n, n_embd], after an intervention; `options` as for `logits`."""
         seen: dict[int, torch.Tensor] = {}
 
         def keep(block: int, h: torch.Tensor) -> torch.Tensor:
@@ -122,13 +117,15 @@ class TorchModel:
 
         with self.steered(
             keep
-        ):  # hooks run in the order in which they were put: an outer `steered` comes first
+        ):  # hooks run in the order of their registration, so an outer `steered` comes first
             self.logits(tokens, **{"rows": torch.zeros(1, dtype=torch.long, device=self.device), **options})
         return seen
 
     def keys(self, tokens: torch.Tensor) -> Keys | None:
-        """The keys and values of tokens [batch, n], unsteered and without gradient, to go on from; None for a
-        model that keeps more, or less, than those for each block."""
+        """The KV cache of tokens [batch, n], unsteered and without gradient, to continue from.
+
+        None for a model that keeps more, or less, than keys and values for each block.
+        """
         from transformers import DynamicCache
 
         with torch.no_grad():
@@ -142,7 +139,7 @@ class TorchModel:
 
 
 def cached(module: Any, cache: Any) -> dict[str, Any]:
-    """Arguments with which a transformers model reads and fills `cache`; 5.24 renamed the first."""
+    """Arguments for a transformers model that reads and fills `cache`; 5.24 renamed the first."""
     new = "cache" in inspect.signature(module.forward).parameters
     return {"cache" if new else "past_key_values": cache, "use_cache": True}
 
@@ -152,19 +149,19 @@ def _refusal(where: str, found: str, expected: str, remedy: str = "use another m
 
 
 def _positions(mask: torch.Tensor) -> torch.Tensor:
-    """Each token's position in its own text, whatever padding stands before it."""
+    """Each token's position in its own text, without the padding before it."""
     return (mask.long().cumsum(1) - 1).clamp_min(0)
 
 
 def _cache(prefix: Keys) -> Any:
-    """A fresh cache each time: to append makes new tensors, so `prefix` stays as it is."""
+    """A new cache that holds `prefix`. Appending makes new tensors, so `prefix` does not change."""
     from transformers import DynamicCache
 
     return DynamicCache(prefix)
 
 
 def _hook(n: int, intervention: Intervention) -> Callable[..., Any]:
-    """Blocks give the stream, or a tuple that begins with it, depending on the release of transformers."""
+    """A hook for block n, whose output is the stream, or a tuple that begins with it in some releases."""
 
     def replace(_module: Any, _args: Any, output: Any) -> Any:
         if isinstance(output, tuple):
@@ -186,13 +183,13 @@ def _blocks(module: Any, n_embd: int, name: str) -> list[Any]:
 
 
 def _is_stream(module: Any, blocks: Sequence[Any], n_embd: int) -> bool:
-    """Whether, on a text of two tokens, each of the blocks reads what the one before it gave."""
+    """Whether, on a text of two tokens, each of the blocks reads the output of the one before it."""
     read: list[Any] = []
-    given: list[Any] = []
+    outputs: list[Any] = []
 
     def look(_module: Any, args: Any, kwargs: Any, output: Any) -> None:
         read.append(args[0] if args else kwargs.get("hidden_states"))
-        given.append(output[0] if isinstance(output, tuple) else output)
+        outputs.append(output[0] if isinstance(output, tuple) else output)
 
     hooks = [block.register_forward_hook(look, with_kwargs=True) for block in blocks]
     try:
@@ -202,13 +199,13 @@ def _is_stream(module: Any, blocks: Sequence[Any], n_embd: int) -> bool:
     finally:
         for hook in hooks:
             hook.remove()
-    shapes = all(isinstance(h, torch.Tensor) and h.shape == (1, 2, n_embd) for h in given)
-    return len(given) == len(blocks) and shapes and all(a is b for a, b in zip(given, read[1:], strict=False))
+    shapes = all(isinstance(h, torch.Tensor) and h.shape == (1, 2, n_embd) for h in outputs)
+    passed_on = all(a is b for a, b in zip(outputs, read[1:], strict=False))
+    return len(outputs) == len(blocks) and shapes and passed_on
 
 
 def _read(path: Path, dtype: torch.dtype) -> Any:
-    """The transformers model of a file or folder. Raises ModelError with one line, whatever went wrong in
-    there."""
+    """The transformers model of a file or folder. Raises ModelError for any error."""
     need("transformers", "run a model in Torch")
     try:
         with _silence():
@@ -231,8 +228,7 @@ def _from_folder(path: Path, dtype: torch.dtype) -> Any:
 
 
 def _from_gguf(path: Path, dtype: torch.dtype) -> Any:
-    """In two steps, because `from_pretrained(gguf_file=...)` asks for accelerate, which nothing here
-    needs."""
+    """Read a GGUF in two steps, because `from_pretrained(gguf_file=...)` requires accelerate."""
     from transformers import AutoConfig, AutoModelForCausalLM
     from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 
@@ -253,12 +249,12 @@ def _first_line(error: Exception) -> str:
 
 @contextmanager
 def _silence() -> Iterator[None]:
-    """No progress bars and no warnings of transformers; the settings return."""
+    """Switch off transformers' progress bars and warnings meanwhile."""
     from transformers import modeling_gguf_pytorch_utils as gguf_reader
     from transformers.utils import logging
 
     bars, level, tqdm = logging.is_progress_bar_enabled(), logging.get_verbosity(), gguf_reader.tqdm
-    gguf_reader.tqdm = lambda items, **_: items  # not under transformers' own switch
+    gguf_reader.tqdm = lambda items, **_: items  # transformers has no setting for this bar
     logging.disable_progress_bar()
     logging.set_verbosity_error()
     try:

@@ -1,5 +1,4 @@
-"""Does a bundle mean what its source means in Torch? Blocks, directions, coefficients, and the KL of the
-models.
+"""Compare a bundle with its source in Torch: blocks, directions, coefficients, and the KL of the models.
 
 Torch is imported when it is needed.
 """
@@ -26,40 +25,39 @@ from edgesteer_converters.parity import Coefficients, Parity, require, same_coef
 
 F32 = npt.NDArray[np.float32]
 
-# Relative; a product with the mean in float32 is not further off.
+# Relative tolerance for a product with the mean in float32.
 _SAME_DIRECTION = 1e-6
 _ANOTHER = "give the source that the bundle was made from"
 _WITHOUT = "convert with --no-parity"
 
-# Of what float32 weights take: transformers holds them a second time while it reads a GGUF.
+# In units of the float32 weights: transformers holds them twice while it reads a GGUF.
 _COPIES = 2
 
 
 def scales(artifact: Artifact, bundle: Bundle) -> dict[int, float]:
-    """Block -> f with artifact.directions = f * bundle.directions: what normalisation moved out of the gate.
+    """Block -> f with artifact.directions = f * bundle.directions, the factor of the normalisation.
 
-    Raises BundleError for another kind, for other blocks than the bundle's, or directions that are no
-    multiples.
+    Raises BundleError for another kind, other blocks, or directions that are not multiples of the bundle's.
     """
     if bundle.kind != ("vector" if artifact.gate is None else "psr"):
         raise refusal(bundle.name, f"kind {bundle.kind}", "the source's kind", _ANOTHER)
     _check_blocks(artifact, bundle)
-    found = {}
+    factors = {}
     for n in bundle.acting:
         theirs, mine = (d.astype(np.float64) for d in (artifact.directions[n], bundle.directions[n]))
-        found[n] = float(theirs @ mine / (mine @ mine))
-        if np.linalg.norm(theirs - found[n] * mine) > _SAME_DIRECTION * np.linalg.norm(theirs):
+        factors[n] = float(theirs @ mine / (mine @ mine))
+        if np.linalg.norm(theirs - factors[n] * mine) > _SAME_DIRECTION * np.linalg.norm(theirs):
             raise refusal(bundle.name, f"another direction at block {n}", "the source's", _ANOTHER)
-    if bundle.kind == "vector" and any(abs(f - 1) > _SAME_DIRECTION for f in found.values()):
+    if bundle.kind == "vector" and any(abs(f - 1) > _SAME_DIRECTION for f in factors.values()):
         raise refusal(bundle.name, "directions of another length", "the source's", _ANOTHER)
-    return found
+    return factors
 
 
 def _check_blocks(artifact: Artifact, bundle: Bundle) -> None:
-    """The same blocks; a network's may lack those whose mean coefficient was 0, as the manifest tells."""
+    """Refuse different blocks; a network's bundle may lack those that its manifest says had mean 0."""
     theirs, mine = artifact.directions.keys(), set(bundle.acting)
     if missing := sorted(mine - theirs):
-        found = f"blocks {spans(missing)}, which the source has not"
+        found = f"blocks {spans(missing)}, which the source lacks"
         raise refusal(bundle.name, found, "its blocks", _ANOTHER)
     known = bundle.training.get("dropped_blocks") if bundle.kind == "psr" else None
     dropped = {n for n in known if isinstance(n, int)} if isinstance(known, list | tuple) else set()
@@ -72,23 +70,23 @@ def _check_blocks(artifact: Artifact, bundle: Bundle) -> None:
 def against_torch(
     artifact: Artifact, bundle: Bundle, rows: Mapping[int, F32], bounded: bool = True
 ) -> list[Parity]:
-    """Torch's coefficients, in the bundle's scale, against those of its gate.
+    """Torch's coefficients, in the bundle's scale, compared with those of its gate.
 
     bounded: raise BundleError for a difference that float32 does not explain.
     """
     assert bundle.gate is not None
-    ask, factors = torch_coefficients(artifact), scales(artifact, bundle)
+    network, factors = torch_coefficients(artifact), scales(artifact, bundle)
     acting = {n: rows[n] for n in factors}
-    found = same_coefficients(lambda n, h: ask(n, h) * np.float32(factors[n]), bundle.gate, acting)
+    parity = same_coefficients(lambda n, h: network(n, h) * np.float32(factors[n]), bundle.gate, acting)
     if bounded:
-        require(found, "gate.onnx")
-    return found
+        require(parity, "gate.onnx")
+    return parity
 
 
 def torch_coefficients(artifact: Artifact) -> Coefficients:
-    """The producer's network as Torch computes it.
+    """The coefficients of the producer's network in Torch.
 
-    Raises BundleError for a gate in bytes without its network: nothing may be compared with itself.
+    Raises BundleError for a gate in bytes without its network, which could only be compared with itself.
     """
     from edgesteer_converters.networks.export import torch_blocks
     from edgesteer_converters.networks.relu_chain import as_modules
@@ -97,15 +95,15 @@ def torch_coefficients(artifact: Artifact) -> Coefficients:
     if modules is None and isinstance(artifact.gate, Mapping):
         modules = as_modules(artifact.gate)
     if modules is None:
-        found, remedy = "a gate without the network that it was made of", "report the reader"
-        raise refusal(artifact.producer, found, "one to ask in Torch", remedy)
+        found, remedy = "a gate without the network that it was made from", "report the reader"
+        raise refusal(artifact.producer, found, "one to run in Torch", remedy)
     width = len(next(iter(artifact.directions.values())))
     blocks = torch_blocks(modules, sorted(artifact.directions), width)
     return lambda n, h: blocks[n].coefficients(h)
 
 
 def reference(artifact: Artifact) -> Reference:
-    """What the artifact adds in each of its blocks, as Torch computes it."""
+    """What the artifact adds at each of its blocks, computed in Torch."""
     torch = need_torch("compare with a model in Torch")
     directions = {n: torch.from_numpy(np.array(v)) for n, v in artifact.directions.items()}
     if artifact.gate is None:
@@ -121,8 +119,10 @@ def reference(artifact: Artifact) -> Reference:
 def compared(
     llm: SteeredLlama, artifact: Artifact, model: Path, bundle: Bundle, texts: Sequence[Text]
 ) -> ModelParity:
-    """Raises BundleError where the runtime is further from Torch steered than the law of `model_parity`
-    allows, and ModelError for a model that Torch cannot run."""
+    """The parity of the steered model in Torch and in the runtime.
+
+    Raises BundleError if it breaks the rule of `model_parity`, ModelError for a model that Torch cannot run.
+    """
     torch = need_torch("compare with a model in Torch")
     from edgesteer_converters.torch_model import TorchModel
 
@@ -131,18 +131,17 @@ def compared(
         theirs = TorchModel.load(model)
     except ModelError as error:
         raise ModelError(f"{error}, or {_WITHOUT}") from error
-    found = model_parity(theirs, reference(artifact), llm, bundle, texts)
-    if not found.holds:
-        seen = f"a KL of {found.kl:.3g} nats between Torch and the runtime, steered"
+    parity = model_parity(theirs, reference(artifact), llm, bundle, texts)
+    if not parity.holds:
+        found = f"a KL of {parity.kl:.3g} nats between Torch and the runtime, steered"
         raise refusal(
-            bundle.name, seen, f"at most {found.allowed:.3g}", "check that model and source belong together"
+            bundle.name, found, f"at most {parity.allowed:.3g}", "check that model and source belong together"
         )
-    return found
+    return parity
 
 
 def check_memory(model: Path, free: int | None) -> None:
-    """Refuse a model whose weights in float32 do not fit into `free` bytes (None: not known). Raises
-    BundleError."""
+    """Raise BundleError if the model's weights in float32 do not fit into `free` bytes (None: unknown)."""
     needed = float32_bytes(model)
     if free is not None and needed > free:
         found = f"a comparison in Torch that takes about {needed / 2**30:.1f} GiB"
@@ -151,7 +150,7 @@ def check_memory(model: Path, free: int | None) -> None:
 
 
 def float32_bytes(model: Path) -> int:
-    """About what it takes to read a GGUF's weights as float32. Raises ModelError for what is no GGUF."""
+    """About how many bytes a GGUF's weights take in float32. Raises ModelError for another file."""
     try:
         with model.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             numbers = sum(math.prod(tensor.shape) for tensor in gguf.parse(data).tensors)
@@ -161,8 +160,7 @@ def float32_bytes(model: Path) -> int:
 
 
 def free_memory() -> int | None:
-    """Bytes that a process can have without swapping; the whole memory where the system does not say; or
-    None."""
+    """Free memory in bytes, without swapping; the whole memory if the system does not say; or None."""
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
         return next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))

@@ -1,7 +1,7 @@
 """Directions for other tools: llama.cpp, repeng, and whatever reads safetensors.
 
-The numbers are written as they are: what these files give back is the same, bit for bit. A gate does not fit
-into any of them; the directions of a PSR bundle are its mean-equivalent constant.
+The numbers are written unchanged and read back bit for bit. No such file can hold a gate; the directions of a
+PSR bundle are its mean-equivalent constant.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ def write_control_vector(
     Args:
         source: a Bundle, or block N (at least 1) -> float32 [n_embd].
         architecture: the model's `general.architecture`; None: the bundle's.
-        force: replace a file that is there.
+        force: replace an existing file.
     Raises:
-        BundleError: directions that are none, or an architecture that nobody names.
+        BundleError: no or invalid directions, or no architecture.
         OutputError: the file exists, or cannot be written.
     """
     directions = _checked(source)
@@ -53,9 +53,9 @@ def write_safetensors(
     """Write arrays `direction.N`, and the facts as JSON under the metadata key "edgesteer.directions".
 
     Args:
-        facts: where they come from; None: the bundle's `training`.
+        facts: the origin of the directions; None: the bundle's `training`.
     Raises:
-        BundleError: directions that are none, or facts that are not JSON.
+        BundleError: no or invalid directions, or facts that are not JSON.
         MissingExtra: safetensors is not installed.
         OutputError: the file exists, or cannot be written.
     """
@@ -65,12 +65,12 @@ def write_safetensors(
         raise missing("safetensors", f"write {path}") from None
     origin = facts if facts is not None else source.training if isinstance(source, Bundle) else {}
     arrays = {f"direction.{n}": array for n, array in _checked(source).items()}
-    # One key alone: the library writes several in an order of its own, and equal input gives equal bytes.
+    # A single key, because the library writes several in any order, and equal input must give equal bytes.
     write_file(path, save(arrays, metadata={MARK: canonical(dict(origin)).decode()}), force)
 
 
 def to_repeng(source: Bundle | Directions, *, model_type: str | None = None) -> Any:
-    """repeng's ControlVector of these directions; its layer N is block N as well.
+    """repeng's ControlVector of these directions; its layer N is block N.
 
     Args:
         model_type: Hugging Face's name of the architecture, which repeng compares when vectors are added;

@@ -3,10 +3,10 @@
     entries.py    the data: which models exist, where each comes from, what its bytes must hash to
     cache.py      where fetched models live on this machine
     fetch.py      package index -> verified file in the cache
-    registry.py   what others call: a name or a path in, a usable file out
+    registry.py   the entry point: a name or a path in, a usable file out
     *.steer       the bundles that ship, each with its card
 
-Independent of llama.cpp; of edgesteer only the errors are used.
+Independent of llama.cpp; uses only edgesteer's errors.
 """
 
 from edgesteer_models.entries import REGISTRY, ModelEntry, Part

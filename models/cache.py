@@ -27,7 +27,7 @@ def file_of(entry: ModelEntry) -> Path:
 
 
 def present(entry: ModelEntry) -> bool:
-    """Whether `entry` has been fetched. Looks at the size alone: what lands there was hashed before."""
+    """Whether `entry` has been fetched. Checks the size alone: files are hashed before they get there."""
     try:
         return file_of(entry).stat().st_size == entry.size
     except OSError:

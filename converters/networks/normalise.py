@@ -1,10 +1,9 @@
-"""A gate scaled so that its mean coefficient is 1, and its direction the other way: the same steering.
+"""Scale a gate so that its mean coefficient is 1, and its direction inversely: the steering stays the same.
 
-A ReLU chain is positively homogeneous: the factor goes into its last layer. Any other gate gets a final Mul
-by a constant per block. A negative mean (a gate that may be below 0) flips the direction, which changes
-nothing either. A block whose mean is 0 is dropped: a gate that never opens, or one whose coefficients cancel
-to less than CANCELLED of their size, where a mean-equivalent constant does not exist and the factor would be
-all rounding.
+A ReLU chain is positively homogeneous, so the factor goes into its last layer. Any other gate gets a final
+Mul by a constant per block. A negative mean (of a gate that may be below 0) also flips the direction. A block
+whose mean is 0 is dropped: its gate never opens, or its coefficients cancel to less than CANCELLED of their
+size, so that no mean-equivalent constant exists and the factor would be rounding alone.
 """
 
 from __future__ import annotations
@@ -47,11 +46,11 @@ def mean_coefficients(artifact: Artifact, activations: Mapping[int, F32]) -> dic
 
 
 def normalise(artifact: Artifact, activations: Mapping[int, F32]) -> Artifact:
-    """`artifact` with mean coefficient 1 in every block over `activations`; a constant is returned as it is.
+    """`artifact` with mean coefficient 1 in every block over `activations`; a constant is returned unchanged.
 
     Args:
-        activations: block -> float32 [rows, n_embd], of tokens in scope: the residual stream as the gate
-            reads it, with what the blocks before have added and before its own.
+        activations: block -> float32 [rows, n_embd], at tokens in scope: the residual stream that the gate
+            reads, steered at the blocks before it.
     Raises:
         BundleError: as `mean_coefficients`; or the mean is 0 in every block.
     """
@@ -60,8 +59,9 @@ def normalise(artifact: Artifact, activations: Mapping[int, F32]) -> Artifact:
     means = mean_coefficients(artifact, activations)
     kept = {n: mean for n, mean in means.items() if mean}
     if not kept:
-        raise refusal("gate", "a mean coefficient of 0 in every block", "a gate that opens for some token in scope",
-                      "capture activations of the kind that it was trained on")  # fmt: skip
+        expected = "a gate that opens for some token in scope"
+        remedy = "capture activations of the kind that it was trained on"
+        raise refusal("gate", "a mean coefficient of 0 in every block", expected, remedy)
     directions = {n: (artifact.directions[n] * mean).astype(np.float32) for n, mean in kept.items()}
     without = [n for n in means if n not in kept]
     facts = {

@@ -42,7 +42,7 @@ _SAVE = "save a state dict with these names"
 
 
 def recognises(path: Path) -> bool:
-    """Whether these are the documented names, all of them."""
+    """Whether all tensors of the file have the documented names."""
     if path.suffix.lower() not in SUFFIXES:
         return False
     names = read_tensors(path).keys()
@@ -55,9 +55,9 @@ def read(paths: Sequence[str | Path], model: ModelInfo, choice: Choice) -> Artif
     """The PSR network in these files, for `model`.
 
     Args:
-        paths: one file, or several whose tensors add up (gates and directions).
-        choice: site "block_input" moves every block to the one before; `blocks`, as the runtime counts them
-            then, takes some.
+        paths: one file, or several that together hold the gates and directions.
+        choice: site "block_input" moves every block to the one before; `blocks` takes some, as the runtime
+            counts them after that.
     Raises:
         BundleError: other tensors, shapes that do not fit one another or the model, NaN, a block with a gate
             and no direction or the reverse, or a file that would have to be executed to be read.
@@ -85,7 +85,7 @@ def from_modules(
     scope: str = "response",
     facts: Mapping[str, Any] | None = None,
 ) -> Artifact:
-    """The PSR of Torch modules.
+    """The artifact of Torch modules.
 
     Args:
         modules: block -> nn.Module (or torch.export program), activation float32 [tokens, n_embd] ->
@@ -117,17 +117,17 @@ def _plain(value: Any) -> F32:
 
 
 def _tensors(files: Sequence[TensorFile]) -> dict[str, npt.NDArray[Any]]:
-    found: dict[str, npt.NDArray[Any]] = {}
+    tensors: dict[str, npt.NDArray[Any]] = {}
     for file in files:
-        if twice := sorted(found.keys() & file.tensors.keys()):
+        if twice := sorted(tensors.keys() & file.tensors.keys()):
             text = f"'{twice[0]}' a second time"
             raise refusal(str(file.path), text, "each tensor once", "leave one of the files out")
-        found |= file.tensors
-    return found
+        tensors |= file.tensors
+    return tensors
 
 
 def _sorted_out(tensors: Mapping[str, npt.NDArray[Any]], where: str) -> tuple[dict[int, F32], dict[int, Any]]:
-    """Directions, and gates in the layout of GateWeights."""
+    """The directions, and the gates in the layout of GateWeights."""
     directions: dict[int, F32] = {}
     parts: dict[int, dict[tuple[int, str], F32]] = {}
     for name, value in tensors.items():
@@ -160,7 +160,7 @@ def _check_directions(directions: Mapping[int, F32], model: ModelInfo, where: st
 
 
 def _check_pairs(weights: Mapping[int, Any], directions: Mapping[int, F32], where: str) -> None:
-    """Every block has both, and gate and direction have one width."""
+    """Refuse a block that lacks a gate or direction, or has them of different widths."""
     if weights.keys() != directions.keys() or not weights:
         found = f"gates for the blocks {sorted(weights)}, directions for {sorted(directions)}"
         raise refusal(where, found, "both for every block", "add what is missing, or leave the block out")
@@ -171,15 +171,15 @@ def _check_pairs(weights: Mapping[int, Any], directions: Mapping[int, F32], wher
 
 
 def _chosen(
-    found: Mapping[int, Any], choice: Choice, model: ModelInfo, where: str
+    directions: Mapping[int, F32], choice: Choice, model: ModelInfo, where: str
 ) -> tuple[dict[int, int], list[str]]:
-    """Block in the file -> block in the runtime; and words for what was not chosen."""
+    """Block in the file -> block in the runtime; and notes on the blocks that were not chosen."""
     if choice.site not in (None, "block_output", "block_input"):
         raise refusal(where, f"site {choice.site!r}", "block_output or block_input", "choose one of them")
-    if not found:
+    if not directions:
         raise refusal(where, "no direction.N", "a direction for every block", "pass a file of directions too")
     back = int(choice.site == "block_input")
-    taken, left = chosen({n - back: n for n in found}, choice, model, where)
+    taken, left = chosen({n - back: n for n in directions}, choice, model, where)
     if outside := [n for n in taken if not 1 <= n < model.n_layer]:
         span = f"1 to {model.n_layer - 1}"
         raise refusal(where, f"blocks {outside}", f"blocks that can be steered, {span}",

@@ -1,7 +1,7 @@
-"""Smaller gates: weights in float16 or int8, and the ORT format for mobile builds, with what that costs.
+"""Smaller gates: weights in float16 or int8, and the ORT format for mobile builds, with the loss they cause.
 
-Only the matrices shrink. The row of a block is looked up first and widened then, so a call widens one block's
-weights. int8 is symmetric with one scale per unit (column of W), as opset 17's DequantizeLinear can say.
+Only the matrices shrink. A call looks up the block's row first and widens only that. int8 is symmetric with
+one scale per unit (column of W), which opset 17's DequantizeLinear can express.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def quantize(gate: GateWeights | bytes, kind: Kind, activations: Mapping[int, F3
 
     Args:
         gate: weights, or a gate.onnx; its metadata stays.
-        activations: block -> float32 [rows, n_embd], to measure the loss on; none is refused.
+        activations: block -> float32 [rows, n_embd], to measure the loss on.
     Raises:
         BundleError: another kind, no activations, no matrix to shrink, or weights that float16 cannot hold.
         MissingExtra: onnx is not installed.
@@ -64,7 +64,7 @@ def quantize(gate: GateWeights | bytes, kind: Kind, activations: Mapping[int, F3
 
 
 def kind_of(gate: bytes) -> Kind | None:
-    """What `quantize` made of a gate's matrices; None for a gate in float32."""
+    """The kind of a gate that `quantize` made; None for a gate in float32."""
     onnx = need_onnx()
     types = {tensor.data_type for tensor in onnx.load_from_string(gate).graph.initializer}
     if onnx.TensorProto.INT8 in types:
@@ -107,14 +107,14 @@ class _Work:
         self.replaced: set[str] = set()
 
     def table_of(self, node: Any) -> str | None:
-        """The table whose row this node takes, if it does."""
+        """The table from which this node takes a row; None for other nodes."""
         by_row = node.op_type == "Gather" and node.input[1] == "row" and node.input[0] in self.constants
         return node.input[0] if by_row else None
 
     def matrices(self) -> dict[str, int]:
-        """Value that holds a block's matrix -> the axis of its units."""
+        """Name of a value that is a block's matrix -> the axis of its units."""
         tables = {node.output[0]: self.table_of(node) for node in self.graph.node}
-        found = {}
+        out = {}
         for node in self.graph.node:
             if node.op_type not in ("Gemm", "MatMul"):
                 continue
@@ -125,8 +125,8 @@ class _Work:
                 value = self.constants.get(table or name)
                 rank = 0 if value is None else value.ndim - (table is not None)
                 if value is not None and value.dtype == np.float32 and rank == 2:
-                    found[name] = axis
-        return found
+                    out[name] = axis
+        return out
 
     def widened(self, source: str, name: str, row: str | None, axis: int) -> list[Any]:
         """Nodes that make the float32 matrix `name` from a smaller form of the constant `source`."""
@@ -161,7 +161,7 @@ def _half(value: F32) -> npt.NDArray[np.float16]:
 
 
 def _int8(stacked: F32, axis: int) -> tuple[npt.NDArray[np.int8], F32]:
-    """Numbers of the same shape [blocks, ...] and steps [blocks, units]: weight = number * step."""
+    """Integers of the same shape [blocks, ...] and steps [blocks, units]: weight = integer * step."""
     largest = np.abs(stacked).max(axis=2 - axis, keepdims=True)
     steps = np.where(largest > 0, largest / np.float32(127), np.float32(1)).astype(np.float32)
     numbers = np.clip(np.rint(stacked / steps), -127, 127).astype(np.int8)
@@ -169,11 +169,9 @@ def _int8(stacked: F32, axis: int) -> tuple[npt.NDArray[np.int8], F32]:
 
 
 def to_ort(gate: bytes, activations: Mapping[int, F32]) -> bytes:
-    """gate.ort: the same model in ONNX Runtime's own format, with the optimizations that suit every
-    processor.
+    """gate.ort: the model in ONNX Runtime's own format, with optimizations that suit every processor.
 
-    The same model, but not the same bytes every time: ONNX Runtime 1.31 writes its list of kernels in any
-    order.
+    The bytes are not the same every time: ONNX Runtime 1.31 writes its list of kernels in any order.
 
     Raises:
         BundleError: ONNX Runtime refuses the gate, or its coefficients change by more than MAX_ABS.

@@ -1,17 +1,17 @@
 """Rank-1 representation fine-tuning: LoReFT as pyreft saves it, ReFT-r1 as AxBench saves it.
 
 LoReFT (Wu et al. 2024): h' = h + R^T (W h + b - R h). With one row R the coefficient is (W - R) h + b and the
-direction R: an affine coefficient, which may be negative, so a gate.onnx and no chain of ReLU layers. pyreft
-saves per intervention `weight` [1, n_embd], `bias` [1], `rotate_layer` [n_embd, 1], and the block in the
-file's name.
+direction R. The coefficient is affine and may be negative, so it becomes a gate.onnx, not a chain of ReLU
+layers. pyreft saves `weight` [1, n_embd], `bias` [1] and `rotate_layer` [n_embd, 1] for each intervention,
+and names its block in the file's name.
 
 ReFT-r1 (Wu et al. 2025): AxBench saves `proj.weight` [concepts, n_embd] as a bare tensor (LsReFT_weight.pt).
-Its ReLU(w h) detects a concept; what it adds is the same at every token (in training the mean of the largest
-values in the sequence, when steering max_act * factor), so it becomes a constant and strength is that
-product.
+Its ReLU(w h) detects a concept, but it adds the same at every token (in training the mean of the largest
+values in the sequence, when steering max_act * factor), so it becomes a constant and that product its
+strength.
 
-Neither file tells the positions that were trained (pyreft's first and last tokens of the prompt): what comes
-out acts on every token in scope. Assumed, for the files do not say: pyreft's act_fn is linear.
+Neither file says which positions were trained (pyreft's first and last tokens of the prompt), so the result
+acts on every token in scope. Nor do they name pyreft's act_fn, which is assumed to be linear.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ _SITES = {"output": "block_output", "input": "block_input"}
 
 
 def recognises(path: Path) -> bool:
-    """Whether these are LoReFT's three tensors; a ReFT-r1 file tells nothing."""
+    """Whether the file has LoReFT's three tensors; a ReFT-r1 file has no marks."""
     return path.is_file() and path.suffix.lower() in SUFFIXES and set(read_tensors(path)) == _LOREFT
 
 
@@ -61,8 +61,8 @@ def read(paths: Sequence[str | Path], model: ModelInfo, choice: Choice) -> Artif
 
     Args:
         paths: one file per block for LoReFT; the weight, and perhaps the bias, of ReFT-r1.
-        choice: `block` where the name of a single file has none; `tensor` the row of a ReFT-r1 dictionary;
-            `blocks`, as the runtime counts, takes some of several; `site` overrides the name's.
+        choice: `block` if the name of a single file has none; `tensor`: the row of a ReFT-r1 dictionary;
+            `blocks`: which ones to take, as the runtime counts; `site` overrides the name's.
     Raises:
         BundleError: rank above 1, tensors of another method, a block twice or not known, NaN, another width.
         MissingExtra: torch or onnx is not installed.
@@ -86,18 +86,18 @@ def _files(path: Path) -> list[Path]:
 
 def _loreft(loaded: Sequence[TensorFile], model: ModelInfo, choice: Choice) -> Artifact:
     _check_choice(loaded, choice)
-    found: dict[int, tuple[F32, F32, F32]] = {}
+    parts: dict[int, tuple[F32, F32, F32]] = {}
     sites = set()
     for file in loaded:
         where = str(file.path)
         n, site = _place(where, choice, model)
-        if n in found:
+        if n in parts:
             raise refusal(
                 where, f"block {n} a second time", "one intervention per block", "pass one file per block"
             )
-        found[n] = _rank_one(where, file.tensors, model)
+        parts[n] = _rank_one(where, file.tensors, model)
         sites.add(site)
-    taken, left = chosen(found, Choice(blocks=choice.blocks), model, str(loaded[0].path))
+    taken, left = chosen(parts, Choice(blocks=choice.blocks), model, str(loaded[0].path))
     directions = {n: direction for n, (direction, _, _) in taken.items()}
     check_directions(directions, str(loaded[0].path))
     gate = merge({n: _affine(W, b) for n, (_, W, b) in taken.items()}, model.n_embd, flat=False)
@@ -132,7 +132,7 @@ def _facts(
 
 
 def _module(weight: F32, bias: F32) -> Any:
-    """The coefficient as Torch computes it."""
+    """The coefficient as a Torch module."""
     torch = need_torch("compare a gate with Torch")
     linear = torch.nn.Linear(weight.shape[1], 1)
     linear.load_state_dict({"weight": torch.tensor(weight), "bias": torch.tensor(bias)})

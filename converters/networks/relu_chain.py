@@ -1,6 +1,7 @@
-"""Is a graph a chain of ReLU layers, the form that the native engine and gate.gguf can hold?
+"""Recognise chains of ReLU layers, the only form that the native engine and gate.gguf can hold.
 
-In: a BlockGraph. Out: its layers [(W [n_in, k], b [k]), ...], each relu(x W + b), or None for anything else.
+In:  a BlockGraph.
+Out: its layers [(W [n_in, k], b [k]), ...], each relu(x W + b), or None for any other graph.
 """
 
 from __future__ import annotations
@@ -18,12 +19,12 @@ F32 = npt.NDArray[np.float32]
 
 
 def relu_chain(graph: BlockGraph) -> list[tuple[F32, F32]] | None:
-    """The layers, or None if the graph is no chain of relu(x W + b) that ends in width 1."""
+    """The layers, or None unless the graph is a chain of relu(x W + b) that ends in width 1."""
     layers: list[tuple[F32, F32]] = []
-    signal, pending = INPUT, None  # pending: an affine map that no ReLU has closed yet
+    signal, pending = INPUT, None  # pending: an affine map whose ReLU has not come yet
     for node in graph.nodes:
         others = [name for name in node.inputs if name != signal]
-        # z + z has no constant beside it, and x W + x is no affine map either.
+        # Neither z + z, which has no constant, nor x W + x is such a layer.
         if node.inputs.count(signal) != 1 or any(name not in graph.constants for name in others):
             return None
         step = _step(node, signal, pending, layers, [graph.constants[name] for name in others])
@@ -71,7 +72,7 @@ def _affine(node: Node, constants: list[Any]) -> _Affine | None:
 
 
 def _only_moves(node: Node, constants: list[Any]) -> bool:
-    """[tokens, 1] to [tokens] and the like: one number per token before as after."""
+    """Whether the node only reshapes one number per token, such as [tokens, 1] to [tokens]."""
     if not constants:
         return False
     if node.operator == "Gather":
@@ -82,8 +83,7 @@ def _only_moves(node: Node, constants: list[Any]) -> bool:
 
 
 def as_modules(weights: GateWeights) -> dict[int, Any]:
-    """The same layers as Torch computes them: block -> an nn.Module, activation [tokens, n_embd] -> [tokens,
-    1]."""
+    """Block -> the same layers as an nn.Module, activation [tokens, n_embd] -> coefficient [tokens, 1]."""
     torch = need_torch("compare a gate with Torch")
     modules = {}
     for block, layers in weights.items():

@@ -4,11 +4,11 @@ In:  pairs (x, x', y' as tokens), a scope, a frozen model.
 Out: per pair an Example: what the student runs, where it is steered, which rows predict, what the teacher
      says; and batches of them.
 
-What stands before the first steered position is the same whatever the steering, so attention's keys and
-values of it are computed once, and the student runs the rest alone. The reply's last token predicts nothing:
-it is left out, as in `edgesteer.learn.contrast`. Memory: the prefixes take 8 bytes a token, block and key
-dimension (192 in SmolLM2-135M: 46 kB a token); teachers for KL 4 kB a row, for MSE 4 bytes a row, block and
-dimension.
+Steering does not change what precedes the first steered position, so its KV cache is computed once and the
+student runs only the rest. The reply's last token predicts nothing and is left out, as in
+`edgesteer.learn.contrast`. Memory: prefixes take 8 bytes per token, block and key dimension (192 in
+SmolLM2-135M: 46 kB per token); teachers take 4 kB per row for KL, and 4 bytes per row, block and dimension
+for MSE.
 """
 
 from __future__ import annotations
@@ -29,8 +29,7 @@ from edgesteer_converters.train.objectives import Top, guided
 
 @dataclass(frozen=True, slots=True)
 class Triplet:
-    """x, x', y' as token ids. sign: the strength it is trained at, 1 or -1. first: position of x from which
-    the student is steered."""
+    """x, x', y' as token ids. sign: the strength to train at, 1 or -1. first: first steered position of x."""
 
     plain: list[int]
     prompted: list[int]
@@ -41,9 +40,12 @@ class Triplet:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """tokens: what the student runs behind `prefix`. first: of these the first that is steered. n_rows: how
-    many at the end predict a token of the reply. targets: those, int64 [n_rows]. top, outputs: what the
-    teacher gives there, for KL and for MSE ({block: [n_rows, n_embd]})."""
+    """A prepared pair.
+
+    tokens: what the student runs after `prefix`. first: index of the first steered one.
+    n_rows: how many rows at the end predict a token of the reply. targets: these tokens, int64 [n_rows].
+    top, outputs: the teacher's results there, for KL and for MSE ({block: [n_rows, n_embd]}).
+    """
 
     tokens: list[int]
     prefix: Keys | None
@@ -63,8 +65,8 @@ class Example:
 class Batch:
     """Examples side by side: prefixes padded on the left, tokens [batch, n] on the right.
 
-    mask: [batch, prefix + n], 0 for padding; None without any. scope: float [batch, n], 1 where steered.
-    strength: [batch, 1]. predicts: bool [batch, n]. weight: [rows], such that each reply counts the same.
+    mask: [batch, prefix + n], 0 for padding; None without padding. scope: float [batch, n], 1 where steered.
+    strength: [batch, 1]. predicts: bool [batch, n]. weight: [rows]; all replies have the same total weight.
     """
 
     tokens: torch.Tensor
@@ -78,20 +80,20 @@ class Batch:
 
 
 def triplets(pairs: Sequence[Pair], scope: str, starts: Sequence[int] | None = None) -> list[Triplet]:
-    """starts: for scope "conversation" the position of each plain prompt from which it is steered.
+    """The pairs as triplets.
+
+    starts: for scope "conversation", the first steered position of each plain prompt.
 
     Raises LearnError for no pairs, empty prompts or replies, a sign other than 1 and -1, or an unknown scope.
     """
     if not pairs:
         raise LearnError("training pairs: none, expected at least one; give more questions")
-    made = []
+    out = []
     for i, (pair, first) in enumerate(zip(pairs, _firsts(pairs, scope, starts), strict=True)):
         lengths = {"plain": len(pair.plain), "prompted": len(pair.prompted), "reply": len(pair.reply)}
         empty = [name for name, length in lengths.items() if not length]
         if empty:
-            raise LearnError(
-                f"training pair {i}: its {empty[0]} tokens are none, expected some; leave it out"
-            )
+            raise LearnError(f"training pair {i}: no {empty[0]} tokens, expected some; leave it out")
         if pair.sign not in (1, -1):
             raise LearnError(f"training pair {i}: found sign {pair.sign}, expected 1 or -1")
         if not 0 <= first < len(pair.plain):
@@ -99,8 +101,8 @@ def triplets(pairs: Sequence[Pair], scope: str, starts: Sequence[int] | None = N
             raise LearnError(
                 f"training pair {i}: {found}, expected one of its {len(pair.plain)} prompt tokens"
             )
-        made.append(Triplet(list(pair.plain), list(pair.prompted), list(pair.reply), pair.sign, first))
-    return made
+        out.append(Triplet(list(pair.plain), list(pair.prompted), list(pair.reply), pair.sign, first))
+    return out
 
 
 def _firsts(pairs: Sequence[Pair], scope: str, starts: Sequence[int] | None) -> list[int]:
@@ -123,7 +125,7 @@ def digest(items: Sequence[Triplet]) -> str:
 def prepared(
     model: TorchModel, item: Triplet, objective: str, first_block: int, guidance: float = 0.0
 ) -> Example:
-    """Two passes of the frozen model, three with guidance (see objectives.guided).
+    """Prepare a triplet, with two passes of the frozen model, or three with guidance (see objectives.guided).
 
     Raises LearnError for a token that the model does not have.
     """
@@ -143,7 +145,7 @@ def prepared(
 def _teacher(
     model: TorchModel, item: Triplet, objective: str, first_block: int, guidance: float
 ) -> tuple[Top | None, dict[int, torch.Tensor] | None]:
-    """What the unsteered model gives on x'y' at the rows that predict y'."""
+    """The unsteered model's results on x'y' at the rows that predict y'."""
     with torch.no_grad():
         if objective == "kl":
             logits = _predicting(model, item.prompted, item.reply)
@@ -168,7 +170,7 @@ def _row(model: TorchModel, tokens: Sequence[int]) -> torch.Tensor:
 
 
 def collate(examples: Sequence[Example], device: torch.device) -> Batch:
-    """One batch; nothing in it depends on how far it was padded."""
+    """A batch, whose results do not depend on the padding."""
     n = max(len(e.tokens) for e in examples)
     n_prefix = max(e.n_prefix for e in examples)
     tokens = torch.tensor([e.tokens + [0] * (n - len(e.tokens)) for e in examples], device=device)
@@ -193,7 +195,7 @@ def collate(examples: Sequence[Example], device: torch.device) -> Batch:
 
 
 def _side_by_side(examples: Sequence[Example], length: int) -> Keys:
-    """The prefixes' keys and values, padded on the left to `length` with zeros that the mask hides."""
+    """The prefixes' KV caches, padded on the left to `length` with zeros that the mask hides."""
     model = next(e.prefix for e in examples if e.prefix is not None)
     nothing = [(k[:, :, :0], v[:, :, :0]) for k, v in model]
     each = [nothing if e.prefix is None else e.prefix for e in examples]

@@ -1,8 +1,8 @@
-"""A PSR network in Torch: what is trained.
+"""A PSR network as a Torch module, to be trained.
 
-In:  per block the layers of a gate and a direction, NumPy; or sizes and a seed.
-Out: an nn.Module whose state dict is what `edgesteer convert` reads: `gate.N.I.weight` [out, in] and
-     `gate.N.I.bias` [out] for layer I of the gate of block N, `direction.N` [n_embd]. Without gates it is a
+In:  for each block the layers of a gate and a direction, NumPy; or sizes and a seed.
+Out: an nn.Module whose state dict `edgesteer convert` can read: `gate.N.I.weight` [out, in] and
+     `gate.N.I.bias` [out] for layer I of the gate of block N, `direction.N` [n_embd]; no gates for a
      constant.
 
     c_N(h) = relu(... relu(h W_0^T + b_0) ...)        h' = h + strength c_N(h) direction_N
@@ -23,7 +23,7 @@ class PsrNetwork(nn.Module):  # type: ignore[misc]
     """Gates and directions of several blocks. blocks: ascending. n_embd: width of the residual stream."""
 
     def __init__(self, n_embd: int, blocks: Sequence[int], widths: Sequence[int] = (1,)) -> None:
-        """All parameters zero. widths: of each block's layers, the last 1; none of them for a constant."""
+        """All parameters are zero. widths: of each block's layers, the last one 1; empty for a constant."""
         super().__init__()
         self.n_embd, self.blocks = n_embd, tuple(sorted(blocks))
         self.gate = nn.ModuleDict({str(n): _layers(n_embd, widths) for n in self.blocks if widths})
@@ -33,7 +33,7 @@ class PsrNetwork(nn.Module):  # type: ignore[misc]
     def random(
         cls, n_embd: int, blocks: Sequence[int], widths: Sequence[int] = (1,), seed: int = 0
     ) -> PsrNetwork:
-        """A start without a fit: gates that are open near c = 1, and small directions."""
+        """A random start: gates that are open near c = 1, and small directions."""
         network, source = cls(n_embd, blocks, widths), torch.Generator().manual_seed(seed)
         with torch.no_grad():
             for parameter in network.parameters():
@@ -45,7 +45,7 @@ class PsrNetwork(nn.Module):  # type: ignore[misc]
 
     @classmethod
     def from_fits(cls, fits: Mapping[int, BlockFit]) -> PsrNetwork:
-        """The same steering as `fits`; blocks may differ in the layers of their gates."""
+        """The network of these fits; the gates of different blocks may have different layers."""
         network = cls(len(next(iter(fits.values())).direction), list(fits), ())
         with torch.no_grad():
             for n, fit in sorted(fits.items()):
@@ -68,7 +68,7 @@ class PsrNetwork(nn.Module):  # type: ignore[misc]
         return _numpy(self.direction[str(block)])
 
     def coefficient(self, block: int, h: torch.Tensor) -> torch.Tensor:
-        """c(h) of h [..., n_embd], as [...]. Gradients go through h as well."""
+        """c(h) as [...] for h [..., n_embd]. Gradients go through h too."""
         if str(block) not in self.gate:
             return torch.ones_like(h[..., 0])
         for layer in self.gate[str(block)]:
@@ -77,10 +77,10 @@ class PsrNetwork(nn.Module):  # type: ignore[misc]
 
 
 def _layers(n_in: int, widths: Sequence[int]) -> nn.ModuleList:
-    made = nn.ModuleList([nn.Linear(a, b) for a, b in zip([n_in, *widths[:-1]], widths, strict=True)])
-    for parameter in made.parameters():
+    layers = nn.ModuleList([nn.Linear(a, b) for a, b in zip([n_in, *widths[:-1]], widths, strict=True)])
+    for parameter in layers.parameters():
         nn.init.zeros_(parameter)
-    return made
+    return layers
 
 
 def _numpy(parameter: torch.Tensor) -> np.ndarray:

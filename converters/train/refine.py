@@ -1,11 +1,10 @@
-"""Train closed-form fits through the model: what `edgesteer learn --refine` calls.
+"""Train closed-form fits further through the model, for `edgesteer learn --refine`.
 
 In:  a model, fits per block, pairs.
-Out: fits per block in the format's scale (mean coefficient 1 over the training positions in scope), and a
-report.
+Out: fits per block, scaled to mean coefficient 1 over the training positions in scope; and a report.
 
-Which form is trained follows from the fits: without layers a constant, one block S-PSR, several A-PSR,
-jointly.
+The fits determine the form: a constant if they have no layers, else S-PSR for one block, A-PSR for several,
+which are trained jointly.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ from edgesteer_converters.train.data import Example, Triplet, digest, prepared, 
 from edgesteer_converters.train.network import PsrNetwork
 from edgesteer_converters.train.trainer import AGAIN, DEFAULTS, Settings, Trainer, read_checkpoint
 
-# Share of the progress for preparing the examples: two forward passes against `epochs` times three.
+# Share of the progress that preparing the examples takes: two forward passes, to `epochs` times three.
 _READY = 0.1
 
 _POINTS = 32
@@ -39,12 +38,11 @@ _POINTS = 32
 
 @dataclass(frozen=True, slots=True)
 class RefineReport:
-    """Losses in nats a token (KL, LL) or the stream's units squared (MSE), with the regulariser where there
-    is one.
+    """Losses in nats per token (KL, LL) or the stream's units squared (MSE), including any regulariser.
 
-    first, last: mean over the training replies before and after. held_first, held_last: over the `n_held`
-    replies kept aside; None without any. curve: (step, loss of its batch). dropped: blocks whose gate never
-    opens.
+    first, last: mean over the training replies before and after training.
+    held_first, held_last: the same over the `n_held` held-out replies; None without any.
+    curve: (step, loss of its batch). dropped: blocks whose gate never opens.
     """
 
     objective: str
@@ -62,7 +60,7 @@ class RefineReport:
     seconds: float
 
     def facts(self) -> dict[str, Any]:
-        """For a manifest: no clock, and of the curve at most `_POINTS` points, first and last among them."""
+        """For a manifest: no times, and at most `_POINTS` points of the curve."""
         at = np.unique(np.linspace(0, len(self.curve) - 1, min(_POINTS, len(self.curve))).round().astype(int))
         return {
             "objective": self.objective,
@@ -99,20 +97,21 @@ def refine(
     """Train `fits` through the model.
 
     Args:
-        model: a GGUF file, a Hugging Face folder, or one that is loaded.
+        model: a GGUF file, a Hugging Face folder, or a loaded model.
         scope: "response": from the plain prompt's last token on. "all". "conversation": from starts[i] on.
-        epochs, lr, batch (replies a step), guidance (objectives.guided; KL alone): None for the objective's
-            own (trainer.DEFAULTS).
-        held: share of the pairs that is kept aside to be measured alone, at least one where it is above 0.
-        checkpoint: written after each epoch; an interrupted training resumes from it, to the same
-            bytes, also where `fits` were fitted again and agree to rounding alone.
-        replace: a checkpoint of another training, with an EdgesteerWarning; else it is refused.
-        device: where a model is loaded that is given as a path: "cpu", "cuda", ...; None for CUDA where there
-            is one, else the CPU.
+        epochs, lr, batch (replies per step), guidance (objectives.guided; only for KL): None for the
+            objective's defaults (trainer.DEFAULTS).
+        held: share of the pairs to hold out, which are only measured; at least one pair if above 0.
+        checkpoint: written after each epoch; an interrupted training resumes from it, to the same bytes, even
+            if `fits` were fitted again and differ by rounding.
+        replace: overwrite another training's checkpoint, with an EdgesteerWarning, instead of refusing it.
+        device: where to load a model given as a path: "cpu", "cuda", ...; None for CUDA if there is one, else
+            the CPU.
     Returns:
-        The fits; each keeps the `explained` that it started with, which says nothing about this objective.
+        The fits; each keeps its old `explained`, which does not describe this objective.
     Raises:
-        LearnError: pairs, fits, scope or settings that cannot be trained with; a loss that is no number.
+        LearnError: pairs, fits, scope or settings that cannot be trained with; a loss that is NaN or
+            infinite.
         ModelError, MissingExtra: as `TorchModel.load`.
     """
     began = time.monotonic()
@@ -141,10 +140,10 @@ def trainer(
 ) -> LearnTrainer:
     """The trainer that `edgesteer.learn` hands fits to.
 
-    checkpoint: as for `refine`, but one of another training is replaced, with an EdgesteerWarning: by then
-        minutes of sampling have passed. The second training has one of its own, see `checkpoints`. They stay
-        when the training is done; remove them when the bundle is saved.
-    Raises LearnError for a file there that is no checkpoint, before anything is learnt, and for the device.
+    checkpoint: as for `refine`, but another training's is replaced, with an EdgesteerWarning, because minutes
+        of sampling have passed by then. The second training has its own, see `checkpoints`. They stay when
+        training is done; remove them when the bundle is saved.
+    Raises LearnError at once if such a file is not a checkpoint, and for an unusable device.
     """
     device = _device(device)
     files = (None, None) if checkpoint is None else checkpoints(checkpoint)
@@ -177,7 +176,7 @@ def trainer(
 
 
 def checkpoints(first: Path) -> tuple[Path, Path]:
-    """The checkpoint of a first training, and of the second that continues from it."""
+    """The paths of the checkpoints of the first training and of the second, which continues from it."""
     return first, first.with_name(first.name + "-again")
 
 
@@ -197,7 +196,7 @@ def _device(wanted: str | None) -> str:
 
 
 def _settings(objective: str, **chosen: Any) -> Settings:
-    """The objective's own settings, but for those that are chosen."""
+    """The objective's default settings, with the chosen ones replaced."""
     if objective not in DEFAULTS:
         raise LearnError(f"objective {objective!r}: unknown, expected one of {', '.join(DEFAULTS)}")
     given = {name: value for name, value in chosen.items() if value is not None}
@@ -249,8 +248,10 @@ def _examples(
 
 
 def _normalised(network: PsrNetwork, block: int, mean: float, explained: float) -> BlockFit | None:
-    """The factor moves from the gate to the direction: relu(c x) = c relu(x) for c > 0. None for what is
-    nothing."""
+    """A block's fit, with its mean coefficient moved to the direction: relu(c x) = c relu(x) for c > 0.
+
+    None if the gate never opens.
+    """
     layers, direction = network.layers(block), network.directions(block)
     with np.errstate(over="ignore"):
         direction = (direction * mean).astype(np.float32)

@@ -1,15 +1,16 @@
-"""The training loop: AdamW with linear decay, one checkpoint an epoch, the same bytes for the same seed
-(and device, releases and number of threads).
+"""The training loop: AdamW with linear decay, and a checkpoint after each epoch.
+
+The same seed, device, package versions and number of threads give the same bytes.
 
 In:  a frozen model, a PsrNetwork, examples, settings.
-Out: the network, trained in place, and the losses on the way.
+Out: the network, trained in place, and its losses.
 
-Only the network's parameters take gradients. The base model runs forward and backward over the steered
+Only the network's parameters have gradients. The base model runs forward and backward over the steered
 positions alone. On CUDA the passes run in bfloat16 under autocast; elsewhere in the model's own type.
 
-On SmolLM2-135M and two cores a step takes twice its forward pass, 0.50 s for a reply of 64 tokens, and with
-four replies a step 0.35 s a reply. The process peaks at 1.2 GB, while it reads the GGUF, and at 1.6 GB with
-four.
+On SmolLM2-135M and two cores a step takes twice its forward pass: 0.50 s for a reply of 64 tokens, or 0.35 s
+per reply with four replies per step. Memory peaks at 1.2 GB while the GGUF is read, and at 1.6 GB with four
+replies.
 """
 
 from __future__ import annotations
@@ -36,17 +37,19 @@ Progress = Callable[[float], None]
 _FORMAT = "edgesteer-train/1"
 _KEYS = {"identity", "settings", "start", "epoch", "network", "optimizer", "losses"}
 
-# Two closed-form fits of the same replies are one start: after an interruption the activations that they are
-# fitted to come from another pass, and agree to rounding alone, which in quantized arithmetic is coarse.
-# Relative to the tensor's norm.
+# Tolerance, relative to the tensor's norm, within which two fits are the same start. After an interruption
+# the activations come from another pass and differ by rounding, which is coarse in quantized arithmetic.
 _SAME_START = 0.2
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """lr falls linearly to 0 over all steps. clip: largest norm of the gradient; None for any. batch: replies
-    a step. regulariser: weight of max(0, 1 - sum of coefficients). guidance: of the teacher that KL
-    follows."""
+    """Settings of a training.
+
+    lr: falls linearly to 0 over all steps. clip: largest norm of the gradient, or None. batch: replies per
+        step.
+    regulariser: weight of max(0, 1 - sum of coefficients). guidance: the teacher's, for KL.
+    """
 
     objective: str
     epochs: int
@@ -80,19 +83,19 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "ll": {"epochs": 7, "lr": 1e-3, "regulariser": 1.0},
     "kl": {"epochs": 4, "lr": 5e-3, "clip": 1.0, "batch": 4, "guidance": 1.0},
 }
-"""MSE and LL as published (arXiv 2605.03907): AdamW, weight decay 1e-6, batch 1. KL: this project's own; on
-two cores four replies a step are a third faster than one, and reach the same loss on replies kept aside
-(docs/log.md)."""
+"""MSE and LL as published (arXiv 2605.03907): AdamW, weight decay 1e-6, batch 1. KL is this project's own; on
+two cores batch 4 is a third faster than 1, and reaches the same loss on held-out replies (docs/log.md)."""
 
 AGAIN: dict[str, dict[str, Any]] = {"kl": {"epochs": 3, "lr": 3e-3}}
-"""The settings in which a second training of trained gates differs."""
+"""The settings that differ in a second training of trained gates."""
 
 
 @dataclass(slots=True)
 class Losses:
-    """curve: (step, the batch's loss before that step). first, last: over the training replies, before and
-    after.
-    held_first, held_last: over those kept aside; None without any."""
+    """Mean losses. curve: (step, the batch's loss before it). first, last: before and after training.
+
+    held_first, held_last: the same for held-out replies; None without any.
+    """
 
     curve: list[tuple[int, float]] = field(default_factory=list)
     first: float = math.nan
@@ -102,7 +105,7 @@ class Losses:
 
 
 class Trainer:
-    """One training. identity: of the data, so that a checkpoint of another training is refused."""
+    """A training. identity: a digest of the data, to recognise another training's checkpoint."""
 
     def __init__(
         self,
@@ -117,7 +120,7 @@ class Trainer:
         self.examples, self.held, self.identity = list(examples), list(held), identity
         self.losses, self.epoch = Losses(), 0
         self.start = {name: values.clone() for name, values in network.state_dict().items()}
-        self.means: dict[int, float] = {}  # of the coefficients, after `run`
+        self.means: dict[int, float] = {}  # mean coefficients, after `run`
         self.optimizer = torch.optim.AdamW(
             network.parameters(), lr=settings.lr, weight_decay=settings.weight_decay
         )
@@ -132,12 +135,12 @@ class Trainer:
         progress: Progress = lambda fraction: None,
         replace: bool = False,
     ) -> Losses:
-        """Train to the end, resuming from `checkpoint` where that file exists; it is replaced after each
-        epoch, so that an interruption loses one epoch at most.
+        """Train to the end, resuming from the file `checkpoint` if it exists.
 
-        replace: a checkpoint of another training too, with an EdgesteerWarning.
-        Raises LearnError for a loss that is no number, a checkpoint of another training, or a file that is
-        none.
+        It is written after each epoch, so an interruption loses at most one epoch.
+
+        replace: overwrite another training's checkpoint, with an EdgesteerWarning, instead of refusing it.
+        Raises LearnError for a loss that is NaN or infinite, and for a file that is not this training's.
         """
         if checkpoint is None or not checkpoint.exists() or not self.resume(checkpoint, replace):
             self.losses.first, self.means = self.measure(self.examples)
@@ -175,8 +178,8 @@ class Trainer:
         return value
 
     def loss(self, batch: Batch) -> tuple[torch.Tensor, dict[int, torch.Tensor]]:
-        """The objective, a mean over replies of the mean over their rows; and the coefficients in scope
-        {block: [batch, n]}, 0 elsewhere."""
+        """The objective, averaged over each reply's rows and over replies; and {block: coefficients [batch,
+        n]}, which are 0 out of scope."""
         logits, outputs, coefficients = self._student(batch)
         rows = self._rows(batch, logits, outputs)
         loss = (rows * batch.weight).sum()
@@ -185,7 +188,7 @@ class Trainer:
         return loss, coefficients
 
     def _student(self, batch: Batch) -> tuple[torch.Tensor, dict[int, torch.Tensor], dict[int, torch.Tensor]]:
-        """Logits [rows, n_vocab] and, for MSE, block outputs [rows, n_embd] at the rows that predict."""
+        """Logits [rows, n_vocab], coefficients, and for MSE block outputs [rows, n_embd]."""
         outputs: dict[int, torch.Tensor] = {}
         coefficients: dict[int, torch.Tensor] = {}
         blocks, mse = set(self.network.blocks), self.settings.objective == "mse"
@@ -222,8 +225,8 @@ class Trainer:
         return objectives.mse(outputs, teacher)
 
     def measure(self, examples: Sequence[Example]) -> tuple[float, dict[int, float]]:
-        """The mean loss over replies, without gradient; and each block's mean coefficient over
-        their positions in scope, as the steered model visits them."""
+        """The mean loss over replies, without gradient; and each block's mean coefficient over their
+        positions in scope."""
         losses, total, count = [], dict.fromkeys(self.network.blocks, 0.0), 0.0
         with torch.no_grad():
             for i in range(0, len(examples), self.settings.batch):
@@ -260,9 +263,9 @@ class Trainer:
         }
 
     def resume(self, path: Path, replace: bool = False) -> bool:
-        """Resume from a checkpoint; with `replace` False, and a warning, where it is another training's.
+        """Resume from a checkpoint; with `replace`, returns False and warns if it is another training's.
 
-        Raises LearnError where it is damaged, or of another training and not to be replaced.
+        Raises LearnError if it is damaged, or another training's and `replace` is not set.
         """
         state = read_checkpoint(path, self.model.device)
         same = (state["identity"], state["settings"]) == (self.identity, asdict(self.settings))
@@ -290,13 +293,13 @@ def read_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str,
             raise ValueError("a file of another format")
         if missing := _KEYS - state.keys():
             raise ValueError(f"no {', '.join(sorted(missing))}")
-    except Exception as error:  # torch.load raises whatever the bytes lead it to
+    except Exception as error:  # torch.load can raise anything
         raise _no_checkpoint(path, error) from error
     return state
 
 
 def _close(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
-    """Whether both are the same start, up to rounding."""
+    """Whether both are the same parameters, up to rounding."""
     return one.keys() == other.keys() and all(
         x.shape == other[name].shape and bool((x - other[name]).norm() <= _SAME_START * other[name].norm())
         for name, x in one.items()

@@ -2,5 +2,5 @@
 
     files --read-->  Artifact        with directions on the outputs of blocks as the runtime counts them
 
-What a producer counts from, where it captured and what it writes besides is known in its module alone.
+Only a producer's module knows how it counts blocks, where it captures, and what else it writes.
 """

@@ -1,6 +1,6 @@
-"""Control-vector GGUFs as their writers write them: llama.cpp's cvector-generator, and jukofyork's axes.
+"""Control-vector GGUFs of llama.cpp's cvector-generator and of jukofyork/control-vectors.
 
-`read_control_vector` knows the file, and leaves open what its N stands for; each producer's part says that.
+`read_control_vector` parses the file; each producer's part decides which block N stands for.
 """
 
 from __future__ import annotations
@@ -45,10 +45,10 @@ class ControlVectorFile:
 
 
 def read_control_vector(path: Path) -> ControlVectorFile:
-    """The directions of a GGUF, under the numbers that it gives them.
+    """The directions of a GGUF, under its own numbers.
 
     Raises:
-        BundleError: damaged, not a control vector, or a tensor that is no F32 `direction.N`.
+        BundleError: damaged, not a control vector, or a tensor that is not an F32 `direction.N`.
     """
     data, where = read_bytes(path), str(path)
     try:
@@ -87,7 +87,7 @@ def _values(file: gguf.Gguf, tensor: gguf.Tensor) -> F32:
 
 
 def _is_signed(data: bytes) -> bool:
-    """Whether the layer count is an i32; the parser gives values without their types."""
+    """Whether the layer count is an i32; the parser returns values without their types."""
     key = _COUNT.encode()
     at = data.find(struct.pack("<Q", len(key)) + key)
     return at >= 0 and data[at + 8 + len(key) :][:4] == struct.pack("<I", _INT32)
@@ -105,7 +105,7 @@ _CVECTOR_NOTES = (
 
 
 def _is_cvector_generator(path: Path) -> bool:
-    """A layer count that is an i32, as llama.cpp's own writer makes it, and directions from 1 up to it."""
+    """Whether the layer count is an i32, as llama.cpp writes it, and the directions count from 1 up to it."""
     if path.suffix.lower() not in GGUF:
         return False
     file = read_control_vector(path)
@@ -136,8 +136,7 @@ def _read_cvector_generator(paths: Sequence[Path], model: ModelInfo, choice: Cho
 
 
 # jukofyork/control-vectors: several GGUF files of one axis, a direction (`NAME__ornate.gguf`) and its
-# companion (`NAME__debias.gguf`), given or lying beside it; or the companion alone. The Artifact is their
-# sum.
+# companion (`NAME__debias.gguf`), given or beside it; or the companion alone. The Artifact is their sum.
 #
 # The axis is learned on what block i adds to the residual stream (`hidden_states[i + 1] - hidden_states[i]`)
 # and named `direction.{i + 1}`: it counts from 1, and so `direction.N` is placed at block N-1. (llama.cpp
@@ -149,21 +148,21 @@ _DEBIAS = "debias"
 _JUKOFYORK_NOTE = "llama.cpp adds direction.N after block N, one block later than it was learned"
 _ALONE = "the companion alone: it removes a bias, and adds no trait"
 _DIAL = (
-    "one strength for the sum of '{companion}' and the end: at 0.5 the debias is halved, at -1 it is inverted, where "
-    "its makers keep it at 1; for their scale s convert '{companion}' alone too (--from jukofyork), and apply this "
-    "bundle at s and that one at 1 - s"
+    "one strength for the sum of '{companion}' and the end: at 0.5 the debias is halved, at -1 it is "
+    "inverted, where its makers keep it at 1; for their scale s convert '{companion}' alone too (--from "
+    "jukofyork), and apply this bundle at s and that one at 1 - s"
 )
 
 
 def _is_jukofyork(path: Path) -> bool:
-    """The companion by its name, or a file that has its companion beside it."""
+    """Whether it is a companion, by its name, or a file that has its companion beside it."""
     if path.suffix.lower() not in GGUF or not companion(path).is_file():
         return False
     return not read_control_vector(path).signed_count
 
 
 def companion(path: Path) -> Path:
-    """Where the axis of `NAME__ornate.gguf` has its middle: `NAME__debias.gguf`."""
+    """The path of the companion: `NAME__debias.gguf` for `NAME__ornate.gguf`."""
     name, mark, _ = path.stem.rpartition("_")
     return path.with_name(f"{name}{mark}{_DEBIAS}{path.suffix}")
 
@@ -213,7 +212,7 @@ def _of_one_axis(paths: Sequence[Path]) -> list[Path]:
 
 
 def _sum(files: Sequence[ControlVectorFile], where: str) -> dict[int, F32]:
-    """Block -> the float32 sum."""
+    """Block -> the sum of the files' directions, float32."""
     total: dict[int, F32] = {}
     for file in files:
         if file.directions.keys() != files[0].directions.keys():

@@ -1,5 +1,4 @@
-"""From a producer's vectors to an Artifact: which vectors can steer, where they act, and the facts of their
-origin."""
+"""Turn a producer's vectors into an Artifact: which of them can steer, where they act, and their origin."""
 
 from __future__ import annotations
 
@@ -21,13 +20,13 @@ _LAYER = re.compile(r"[0-9]{1,9}", re.ASCII)
 
 
 class Producer(NamedTuple):
-    """One that writes files which can be converted.
+    """A program or package whose files can be converted.
 
     suffixes: the extensions that its files can have, lower case.
-    recognises: whether something in or about a file really tells that this producer wrote it; it raises what
-        `read` would raise of a file that cannot be read at all.
-    read: the Artifact of its files; its blocks count as the runtime does, after any shift. Raises BundleError
-        for files that are not the producer's or do not fit the model, and MissingExtra.
+    recognises: whether a file shows that this producer wrote it. Raises what `read` raises for a file that
+        cannot be read at all.
+    read: the Artifact of the producer's files, with blocks as the runtime counts them. Raises BundleError for
+        files that are not the producer's or do not fit the model, and MissingExtra.
     """
 
     name: str
@@ -41,9 +40,10 @@ class Source:
     """What a producer's module knows of its files.
 
     where: how messages name them. block_base: how the producer counts, in words. site: where it captured.
-    files: (path, SHA-256). block_0: why block 0 may be dropped (the producer always writes it); None: it is
-    refused, as it can only come from a choice that somebody made. notes: what else a reader should know.
-    last_after_norm: it captured the last block after the model's final norm.
+    files: (path, SHA-256). notes: for the reader of the manifest.
+    block_0: why a vector of block 0 may be dropped (the producer always writes one); None to refuse it,
+        because then somebody chose it.
+    last_after_norm: whether it captured the last block after the model's final norm.
     """
 
     producer: str
@@ -62,10 +62,10 @@ def place(vectors: Mapping[int, F32], source: Source, model: ModelInfo, choice: 
     """The Artifact of vectors that act on the outputs of 0-based blocks, after every check.
 
     Args:
-        vectors: block N -> float32 [n_embd]; a block below 0 or from n_layer on is no block of this model.
+        vectors: block N -> float32 [n_embd]; blocks below 0 or from n_layer on are refused.
         choice: `block` or `blocks` take some of them; `tensor` belongs to single vectors and is refused.
     Raises:
-        BundleError: wrong rank, width or block, or nothing that is left. A vector of zeros is left out.
+        BundleError: wrong rank, width or block, or no vector left. Vectors of zeros are left out.
     """
     if choice.tensor is not None:
         found = f"the choice of tensor '{choice.tensor}' in a file of {source.producer}"
@@ -93,7 +93,7 @@ def place(vectors: Mapping[int, F32], source: Source, model: ModelInfo, choice: 
 
 
 def one_file(paths: Sequence[Path], producer: str) -> Path:
-    """The only path."""
+    """The only path; refuses none or several."""
     if len(paths) != 1:
         shown = ", ".join(str(path) for path in paths) or "no file"
         raise refusal(shown, f"{len(paths)} files", f"one file of {producer}", "convert one at a time")
@@ -116,25 +116,25 @@ def chosen_blocks(choice: Choice, model: ModelInfo, where: str) -> range | None:
 
 
 def chosen(
-    found: Mapping[int, T], choice: Choice, model: ModelInfo, where: str
+    vectors: Mapping[int, T], choice: Choice, model: ModelInfo, where: str
 ) -> tuple[dict[int, T], list[str]]:
-    """What `choice` takes of `found` (by the runtime's blocks), ascending, and words for what it leaves.
+    """The vectors that `choice` takes, by the runtime's blocks, ascending; and notes on what it leaves.
 
     Raises:
         BundleError: a chosen block is not there.
     """
     wanted = chosen_blocks(choice, model, where)
     if wanted is None:
-        return dict(sorted(found.items())), []
-    if absent := [block for block in wanted if block not in found]:
-        there = f"blocks {spans(sorted(found))}, not {spans(absent)}"
+        return dict(sorted(vectors.items())), []
+    if absent := [block for block in wanted if block not in vectors]:
+        there = f"blocks {spans(sorted(vectors))}, not {spans(absent)}"
         raise refusal(where, there, f"the chosen {spans(wanted)}", "choose among those there")
-    left = sorted(found.keys() - set(wanted))
-    return {n: found[n] for n in wanted}, [f"blocks {spans(left)}: not chosen"] if left else []
+    left = sorted(vectors.keys() - set(wanted))
+    return {n: vectors[n] for n in wanted}, [f"blocks {spans(left)}: not chosen"] if left else []
 
 
 def block_base(shifted: bool) -> str:
-    """How a producer counts whose block N is the runtime's, or that captured at the input of a block."""
+    """How a producer counts that captured at the output of a block, or (shifted) at its input."""
     return (
         "the input of block N is the output of block N-1: shifted by one" if shifted else "block N is block N"
     )
@@ -144,14 +144,14 @@ def numbered(tensors: Mapping[str, F32], prefix: str, where: str) -> dict[int, F
     """Layer -> array of the entries called `prefix` and a number.
 
     Raises:
-        BundleError: there is none, or one is called otherwise or counts from the end.
+        BundleError: there is none, or one has another name or counts from the end.
     """
     layers = {}
     for name, array in tensors.items():
         number = name.removeprefix(prefix)
         if not name.startswith(prefix) or not _LAYER.fullmatch(number):
             expected = f"'{prefix}N' with N from 0"
-            raise refusal(where, f"an entry '{name}'", expected, "save layer numbers as they count from 0")
+            raise refusal(where, f"an entry '{name}'", expected, "save layer numbers that count from 0")
         if int(number) in layers:
             raise refusal(where, f"layer {int(number)} twice", "one vector a layer", "save the vector again")
         layers[int(number)] = array
@@ -180,8 +180,7 @@ def _drop_block_0(source: Source, model: ModelInfo) -> str:
 
 
 def check_directions(directions: Mapping[int, F32], where: str, steering: bool = True) -> None:
-    """Refuse NaN and infinity; and, if `steering`, a direction of zeros, which a network was trained for in
-    vain."""
+    """Refuse NaN and infinity, and if `steering` also directions of zeros, which no network should have."""
     for block, vector in directions.items():
         if not np.isfinite(vector).all():
             raise refusal(where, f"NaN or infinity at block {block}", "finite numbers", "train it again")
@@ -193,8 +192,7 @@ def check_directions(directions: Mapping[int, F32], where: str, steering: bool =
 def facts_of(
     taken: Mapping[int, F32], source: Source, dropped: Sequence[str], notes: Sequence[str]
 ) -> dict[str, Any]:
-    """For a manifest's `training`: who made it, how they count, where they captured, and how long directions
-    are."""
+    """The facts for a manifest's `training`: producer, block base, capture site, norms."""
     norms = [float(np.linalg.norm(vector.astype(np.float64))) for vector in taken.values()]
     return {
         "producer": source.producer,

@@ -1,9 +1,9 @@
-"""Plain vectors and stacks of them: a PCA component, a row of an SAE's decoder, what we ourselves write.
+"""Plain vectors and stacks of them: a PCA component, a row of an SAE's decoder, our own safetensors files.
 
-A file that says nothing of blocks needs a choice: `block` for one vector [n_embd], `blocks` for a stack
-[n, n_embd]; `tensor` picks one of several arrays by its name, or a row of a matrix: "W_dec[123]". A file
-whose arrays are all called `direction.N` (what `write_safetensors` writes) says it itself: the outputs of
-blocks N. A vector that was captured at the input of block N (`site`) acts on the output of block N-1.
+A file that names no blocks needs a choice: `block` for one vector [n_embd], `blocks` for a stack [n, n_embd].
+`tensor` picks one of several arrays by its name, or a row of a matrix, such as "W_dec[123]". If all arrays
+are called `direction.N`, as `write_safetensors` writes them, N is the block whose output they act on. A
+vector that was captured at the input of block N (`site`) acts on the output of block N-1.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _SITES = {None: 0, "block_output": 0, "block_input": -1}
 
 
 def _is_plain(path: Path) -> bool:
-    """A safetensors file that carries our mark; nothing else says that it is plain."""
+    """Whether it is a safetensors file with our mark; plain files have no other."""
     return path.suffix.lower() == ".safetensors" and MARK in tensors.read_file(path).texts
 
 
@@ -43,7 +43,7 @@ def _read_plain(paths: Sequence[Path], model: ModelInfo, choice: Choice) -> Arti
     """The Artifact of one vector, a stack, or arrays called `direction.N`.
 
     Raises:
-        BundleError: the choice does not settle what acts where, or it does not fit the model.
+        BundleError: the choice does not determine what acts where, or does not fit the model.
     """
     path = one_file(paths, "plain")
     file = tensors.read_file(path)
@@ -52,16 +52,13 @@ def _read_plain(paths: Sequence[Path], model: ModelInfo, choice: Choice) -> Arti
         raise refusal(str(path), f"the site '{choice.site}'", known, "choose one of them")
     shift = _SITES[choice.site]
     if choice.tensor is None and all(name.startswith(_NAMED) for name in file.tensors):
-        found, names, rest = numbered(file.tensors, _NAMED, str(path)), list(file.tensors), choice
+        vectors, names = numbered(file.tensors, _NAMED, str(path)), list(file.tensors)
         rest = Choice(block=choice.block, blocks=choice.blocks)
     else:
         name, array = _pick(file, choice)
-        found, names, rest = (
-            _spread(array, name, choice, model, str(path)),
-            [_ROW.sub(r"\1", name), name],
-            Choice(),
-        )
-    shifted = {block + shift: vector for block, vector in found.items()}
+        vectors, names = _spread(array, name, choice, model, str(path)), [_ROW.sub(r"\1", name), name]
+        rest = Choice()
+    shifted = {block + shift: vector for block, vector in vectors.items()}
     return place(shifted, _source(file, names, choice, shift), model, rest)
 
 
@@ -73,14 +70,14 @@ def _source(file: tensors.TensorFile, names: Sequence[str], choice: Choice, shif
         choice.site or "block_output",
         [(file.path, file.sha256)],
         [file.dtypes[name] for name in names if name in file.dtypes],
-        # A stack of all blocks begins with it; a single vector there is a mistake.
+        # A stack of all blocks begins with block 0; a single vector there is a mistake.
         block_0="has no slot" if choice.blocks is not None and choice.blocks[1] > 0 else None,
         notes=[f"tensor: {choice.tensor}"] if choice.tensor is not None else [],
     )
 
 
 def _pick(file: tensors.TensorFile, choice: Choice) -> tuple[str, F32]:
-    """The array that is meant, with its name in the file."""
+    """The chosen array, with its name in the file."""
     if choice.tensor is None:
         if len(file.tensors) > 1:
             found = f"{len(file.tensors)} arrays ({_some(file)})"

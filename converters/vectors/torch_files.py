@@ -26,8 +26,7 @@ _DIRECTIONS = "directions."
 
 
 def _is_repeng(path: Path) -> bool:
-    """A dict of `model_type` and `directions`; or a GGUF in the order that `train` leaves: the last block
-    first."""
+    """Whether it is a dict of `model_type` and `directions`, or a GGUF that begins with the last block."""
     if path.suffix.lower() == ".gguf":
         file = read_control_vector(path)
         order = list(file.directions)
@@ -35,8 +34,8 @@ def _is_repeng(path: Path) -> bool:
         return counted and len(order) > 1 and order == sorted(order, reverse=True)
     if path.suffix.lower() not in (*TORCH, ".gguf"):
         return False
-    found = tensors.read_file(path)
-    return "model_type" in found.texts and all(name.startswith(_DIRECTIONS) for name in found.tensors)
+    saved = tensors.read_file(path)
+    return "model_type" in saved.texts and all(name.startswith(_DIRECTIONS) for name in saved.tensors)
 
 
 def _read_repeng(paths: Sequence[Path], model: ModelInfo, choice: Choice) -> Artifact:
@@ -78,13 +77,12 @@ def _repeng_torch(path: Path) -> tuple[dict[int, F32], str | None, list[str], st
 # persona_vectors (safety-research/persona_vectors): `TRAIT_response_avg_diff.pt` and its siblings, one tensor
 # [n_layer + 1, n_embd] of differences of Hugging Face's `hidden_states`: row 0 is the embeddings, row N + 1
 # the output of block N; the last row was taken after the model's final norm. The producer steers one block at
-# a time, with a
-# coefficient: choose one block, or a small strength for all.
+# a time, with a coefficient: choose one block, or a small strength for all.
 _ENDINGS = ("_response_avg_diff", "_prompt_avg_diff", "_prompt_last_diff")
 
 
 def _is_persona_vectors(path: Path) -> bool:
-    """One stack of vectors, under one of the three names that the producer gives."""
+    """Whether it is one stack of vectors, under one of the three names that the producer gives."""
     if path.suffix.lower() not in TORCH or not path.stem.endswith(_ENDINGS):
         return False
     arrays = tensors.read_tensors(path)
@@ -134,7 +132,7 @@ _ACTIVATIONS, _TYPE = "layer_activations.", "decoder_block"
 
 
 def _is_steering_vectors(path: Path) -> bool:
-    """A dict of `layer_activations`."""
+    """Whether it is a dict of `layer_activations`."""
     if path.suffix.lower() not in TORCH:
         return False
     return all(name.startswith(_ACTIVATIONS) for name in tensors.read_tensors(path))

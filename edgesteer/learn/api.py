@@ -81,8 +81,7 @@ def learn(
         levels: multiples of the strengths to measure there too, see `evaluate.head_to_head`.
         progress: called with the stage and the fraction of the whole that is done, 0..1.
     Raises:
-        LearnError: no trait, too few questions, no reply that shows the trait, or arguments that contradict
-            one another.
+        LearnError: no trait, too few questions, no reply that shows the trait, or contradictory arguments.
         InputError: a template, a prompt or a count that cannot be used.
         OutputError: `part` is another run's, or cannot be written.
         MissingExtra: method "psr" without the `onnx` package.
@@ -204,7 +203,8 @@ def _check(
         raise LearnError(f"compare {unknown[0]!r}: unknown, expected some of {', '.join(COMPARED)}")
     if not against and (counts or sentiment or levels):
         raise LearnError(
-            "counts, sentiment, levels: given without `against`, expected with it; the head-to-head needs them"
+            "counts, sentiment, levels: given without `against`, expected with it; only the head-to-head "
+            "uses them"
         )
 
 

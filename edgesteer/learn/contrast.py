@@ -5,8 +5,7 @@ Out: Rows: for each block the student's residual stream h, and delta = sign * (t
 
 The teacher reads the prompted prompt and the reply, the student the plain prompt and the reply. Rows are
 aligned from the end: the prompt's last tokens in scope, then the reply without its last token, which predicts
-nothing. The tokens before them are decoded once for all prompts that begin with them. There are two kinds of
-h:
+nothing. The tokens before them are decoded once for all prompts that begin with them. Two kinds of h:
 
     local        each block's h is recorded and then overwritten with the teacher's, so that the next block
                  reads a perfectly steered input: delta is what this block alone must add (the A-PSR objective
@@ -79,8 +78,7 @@ def contrast_rows(
     group_bytes: int = GROUP_BYTES,
     progress: Done = lambda fraction: None,
 ) -> Rows:
-    """The rows of all pairs, in order; the caller closes them. The model's own steering is set aside
-    meanwhile.
+    """The rows of all pairs, in order; the caller closes them. The model's own steering is set aside.
 
     Args:
         scope: "response": the prompt's last token, and the reply without its last one. "conversation": also

@@ -3,8 +3,7 @@
     constant    h' = h + z                    z: the mean of the deltas
     ReLU gate   h' = h + relu(w.h + b) z      alternating least squares, no gradient
 
-In:  h and delta, float32 [rows, n_embd]: the residual stream at the block, and what steering should add
-    there.
+In:  h and delta, float32 [rows, n_embd]: the block's residual stream, and what steering should add to it.
 Out: a BlockFit whose mean coefficient over those rows is 1, or None if there is nothing to learn.
 
 Given z, a row's best coefficient is delta.z / z.z, and w, b are its ridge regression on standardised h; given

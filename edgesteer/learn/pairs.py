@@ -157,7 +157,7 @@ def _sentences(trait: str, opposite: str | None) -> dict[int, str]:
 
 
 def _wanted(questions: Sequence[Question], sentences: dict[int, str]) -> list[Wanted]:
-    """The replies to get, all of one sign and then the other: written ones, and one per question without any."""
+    """The replies to get, one sign after the other: written ones, or one for a question without any."""
     given = {(q.text, q.sign) for q in questions if q.reply is not None}
     wanted: dict[Wanted, None] = {}
     for sign in sentences:
@@ -195,15 +195,13 @@ def _ended(reply: Reply, max_tokens: int) -> bool:
 
 
 def trait_floor(pairs: Sequence[Pair], limits: Limits = Limits(), sign: int = 1) -> float:
-    """The trait above which a reply of that sign shows it, in nats per token: relative to the median, never
-    below 0."""
+    """The trait above which a reply of that sign shows it: a share of their median, not below 0; in nats."""
     traits = [p.trait for p in pairs if p.sign == sign and p.trait == p.trait]  # NaN: an empty reply
     return limits.min_trait * max(float(np.median(traits)), 0.0) if traits else 0.0
 
 
 def keep_good(pairs: Sequence[Pair], limits: Limits = Limits()) -> tuple[list[Pair], dict[str, int]]:
-    """The pairs with written replies or with trait and coherence; and how many others were dropped, by
-    reason.
+    """The pairs with written replies or with trait and coherence; and how many were dropped, by reason.
 
     Raises LearnError if all replies of a sign are dropped.
     """

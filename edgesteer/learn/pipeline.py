@@ -98,8 +98,7 @@ def sample(
 
 
 def teacher_blocks(task: Task, n_questions: int) -> range:
-    """Blocks whose activations are kept when sampling: all that may be steered, or none if they take too
-    much."""
+    """The blocks whose activations sampling keeps: all that may be steered, or none beyond the limit."""
     llm, recipe = task.chat.llm, task.recipe
     blocks = steered_blocks(llm.model_info.n_layer)
     n_replies = n_questions * (2 if recipe.opposite else 1)
@@ -150,8 +149,7 @@ def compare(
     levels: Sequence[float] = (),
     progress: Progress,
 ) -> Table:
-    """The head-to-head of `bundle`, under its recipe's label, with the recipes in `against`, on held-out
-    questions.
+    """The head-to-head of `bundle` with the recipes in `against`, on held-out questions.
 
     The others are learnt from the same replies, and all strengths are chosen on the same training questions
     for the same target. rows, closed: the training rows and the closed-form fit of the task's recipe.

@@ -156,8 +156,7 @@ def _runs(text: str, n: int = _QUOTE) -> set[tuple[str, ...]]:
 
 
 def filled(texts: Sequence[str], n: int) -> list[Question]:
-    """The first `n` of the texts, made up with built-in questions of all kinds, first those unlike any
-    text."""
+    """The first `n` texts, made up with built-in questions of all kinds, first those unlike any text."""
     chosen = [Question(text) for text in texts[:n]]
     seen = [_words(q.text) for q in chosen]
     spare = built_in()

@@ -1,7 +1,7 @@
 """The training rows of all blocks: written once while the model runs, then read block by block for the fit.
 
-In:  for each block and group of pairs, the residual stream h and its target change delta, float32 [rows,
-    n_embd].
+In:  for each block and group of pairs, the residual stream h and its target change delta, both float32
+     [rows, n_embd].
 Out: all rows of a block.
 
 Memory is bounded. All rows take 8 * blocks * rows * n_embd bytes: up to RAM_BYTES they are held in memory,

@@ -28,8 +28,7 @@ _SAMPLING = 0.9
 
 
 class Wanted(NamedTuple):
-    """A reply to get: its question, +1 for the trait or -1 for its opposite, and its text if it was
-    written."""
+    """A reply to get. sign: +1 with the trait, -1 with its opposite. text: None unless it is written."""
 
     question: str
     sign: int
@@ -196,8 +195,7 @@ def _beats(a: Candidate, b: Candidate) -> bool:
 
 
 def pick(candidates: Sequence[Candidate], median: float) -> Candidate:
-    """The one with the most trait among those as coherent as `median`; if there is none, the most
-    coherent."""
+    """The one with the most trait among those as coherent as `median`, or else the most coherent."""
     coherent = [c for c in candidates if c.coherence <= median]
     if coherent:
         return max(coherent, key=lambda c: (c.trait, -c.coherence, -c.number))

@@ -1,6 +1,6 @@
 """Painless Activation Steering (arXiv 2509.22739): from a labelled multiple-choice file to a bundle.
 
-file --files--> Items --items--> train, validation, test --prompts, answers, scores--> Bundle, PasReport
+file  --files-->  Items  --items-->  train, validation, test  --pipeline-->  Bundle, PasReport
 """
 
 from edgesteer.learn.pas.files import FORMATS, SETS, read_items, set_path

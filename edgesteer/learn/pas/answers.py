@@ -1,11 +1,11 @@
-"""Which letter a model answers, unsteered and under every cell of a grid of blocks and strengths.
+"""Which letter a model answers, unsteered and in every cell of a grid of blocks and strengths.
 
-In:  Prompts, items; for each block a bundle of one vector; cells.
-Out: int8 arrays of letters, OVERFLOWED where steering left float32.
+In:  Prompts, items; for each block a bundle with one vector; cells.
+Out: int8 arrays of letters, OVERFLOWED if steering overflowed float32.
 
-An answer is the letter with the highest logit at the prompt's last position, among those of the item's
-choices. With scope `response` the prompt is computed once, unsteered: an item's cells are lanes of one token
-on copies of the same KV, each under its own plan.
+The answer is the letter with the highest logit at the prompt's last position, among those of the item's
+choices. With scope `response` the prompt is decoded once, unsteered: an item's cells are lanes of one token
+on copies of the same KV cache, each under its own plan.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from edgesteer.runtime import Lanes
 def unsteered_answers(
     prompts: Prompts, items: Sequence[Item], known: PartFile, done: Done = lambda part: None
 ) -> I8:
-    """int8 [items]: the letters that the model answers with."""
+    """The letters that the model answers, int8 [items]."""
     texts = [prompts.multiple_choice(item) for item in items]
     answers = np.zeros(len(items), dtype=np.int8)
     for group in prompts.chat.groups(texts, 0):
@@ -49,11 +49,10 @@ def steered_answers(
     known: PartFile,
     done: Done = lambda part: None,
 ) -> I8:
-    """int8 [items, cells]: the letters under each cell.
+    """The letters that the model answers in each cell, int8 [items, cells].
 
-    bundles: for each block of the cells a vector there, at strength 1.
-    scope: with `response` the cells share an item's unsteered prompt; with any other, every cell computes
-        it anew.
+    bundles: block -> its vector, at strength 1.
+    scope: with `response` the cells share an item's unsteered prompt; otherwise each decodes its own.
     """
     plans = [SteeringPlan.of([(bundles[cell.block], cell.strength, scope)]) for cell in cells]
     names = [plan.fingerprint for plan in plans]
@@ -78,10 +77,10 @@ def steered_answers(
 
 
 def _known(known: PartFile, facts: tuple[object, ...], compute: Callable[[], I8]) -> I8:
-    """The known answers under these facts, or else `compute()`, known from then on.
+    """The answers stored in `known` for these facts, or those of `compute()`, which are then stored.
 
-    facts: everything that the answers depend on besides the facts of the file: the plans, each prompt's
-        tokens, and how many choices it has.
+    facts: everything that the answers depend on besides the file's own facts: the plans, each prompt's
+        tokens, and its number of choices.
     """
     letters = known.get(repr(facts))
     if letters is None:
@@ -91,8 +90,7 @@ def _known(known: PartFile, facts: tuple[object, ...], compute: Callable[[], I8]
 
 
 def _under_cells(prompts: Prompts, item: Item, text: list[int], plans: Sequence[SteeringPlan]) -> I8:
-    """int8 [plans]: one item's letters. A lane for each plan, steered from the prompt's last token on, all on
-    one unsteered prompt."""
+    """One item's letters, int8 [plans]: a lane for each plan, steered from the prompt's last token on."""
     answers = np.zeros(len(plans), dtype=np.int8)
     for first in range(0, len(plans), prompts.llm.n_seq_max):
         part = plans[first : first + prompts.llm.n_seq_max]
@@ -111,7 +109,7 @@ def _under_plan(prompts: Prompts, item: Item, text: list[int], plan: SteeringPla
 
 
 def _letters(prompts: Prompts, items: Sequence[Item], texts: Sequence[list[int]]) -> I8:
-    """int8 [items]: the letters of several items, each in a lane of its own, under the plan in force."""
+    """The letters of several items under the plan in force, int8 [items]; each item has its own lane."""
     answers = np.zeros(len(items), dtype=np.int8)
     with Lanes(prompts.llm, texts) as lanes:
         for i, logits in lanes.feed({i: text[-1:] for i, text in enumerate(texts)}):
@@ -120,6 +118,6 @@ def _letters(prompts: Prompts, items: Sequence[Item], texts: Sequence[list[int]]
 
 
 def _letter(prompts: Prompts, item: Item, logits: F32) -> int:
-    """Index of the item's choice with the highest logit."""
+    """The index of the item's choice with the highest logit."""
     own = logits[prompts.letters[: len(item.choices)]]
     return int(np.argmax(own)) if np.isfinite(own).all() else OVERFLOWED

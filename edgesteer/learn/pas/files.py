@@ -1,10 +1,9 @@
-"""Labelled multiple-choice files: read, checked, and turned into Items. Also the sets that ship.
+"""Read labelled multiple-choice files, check them, and turn them into Items. Also the sets that ship.
 
 In:  a path and the name of its layout. A file is JSON Lines or one JSON array of objects (`.jsonl`, `.json`),
      or a table with a header row (`.csv`, `.tsv`).
 Out: Items in the file's order, checked: texts that are not empty, 2 to 26 different choices, a target among
-     them. Whatever is wrong is an InputError of one line that names the place, what is there and what was
-     expected.
+     them. Every error is an InputError of one line: the place, what is there, and what was expected.
 
     plain       question, choices, answer; context and group if there are any
     bbq         BBQ (arXiv 2110.08193): the variants of one template are a group
@@ -47,7 +46,7 @@ SETS = {
 
 _EXPECTED = "expected a UTF-8 .jsonl, .json, .csv or .tsv file of multiple-choice items"
 _SEPARATORS = {".csv": ",", ".tsv": "\t"}
-# No context is longer, and csv's own limit is near: a longer text is something other than an item.
+# No context is longer, and csv's own limit is near it: a longer text cannot be an item.
 LONGEST = 100_000
 
 ETHICS_QUESTION = "Is what the narrator does here morally wrong?"
@@ -55,7 +54,7 @@ ETHICS_CHOICES = ("It is not wrong.", "It is wrong.")  # in the order of the lab
 
 
 def read_items(path: str | os.PathLike[str], format: str = "plain") -> list[Item]:
-    """The items of a file in one of FORMATS. Raises InputError."""
+    """The items of a file. format: one of FORMATS. Raises InputError."""
     if format not in _LAYOUTS:
         raise InputError(f"format {format[:40]!r}, expected one of {', '.join(FORMATS)}")
     layout, items = _LAYOUTS[format], list[Item]()
@@ -88,7 +87,8 @@ def set_path(name: str) -> Path:
 class Row:
     """One object of a file, whose fields are checked as they are read.
 
-    where: file and line. is_text: from a table, where each value is text, and a list is JSON text.
+    where: file and line. is_text: whether it is from a table, where each value is text and lists are JSON
+        text.
     """
 
     where: str
@@ -132,7 +132,7 @@ class Row:
         return [self.stripped(value, f'text {number} of "{key}"') for number, value in enumerate(values, 1)]
 
     def stripped(self, value: Any, name: str) -> str:
-        """The text without the white space around it; refused if a model could not be shown it."""
+        """The text without surrounding white space; refused if it is not text that a model can read."""
         if not isinstance(value, str) or not value.strip():
             raise self.error(f"{name} is {short(value)}, expected text")
         if "\0" in value or len(value) > LONGEST:
@@ -141,7 +141,7 @@ class Row:
         return value.strip()
 
     def error(self, message: str) -> InputError:
-        """An error that begins with the row's place."""
+        """The error to raise; its message begins with the row's place."""
         return InputError(f"{self.where}: {message}")
 
 
@@ -211,8 +211,10 @@ def _header(cells: list[str], where: str) -> list[str]:
 
 
 def _fields(cells: dict[str, str]) -> dict[str, Any]:
-    """The cells, with the columns A, B, ... or choice_0, choice_1, ... gathered as "choices". An item with
-    fewer choices leaves the last columns empty."""
+    """The cells, with the columns A, B, ... or choice_0, choice_1, ... gathered as "choices".
+
+    An item with fewer choices leaves the last columns empty.
+    """
     columns = _series(cells, string.ascii_uppercase) or _series(cells, [f"choice_{n}" for n in range(27)])
     if not columns or "choices" in cells:
         return cells
@@ -232,7 +234,10 @@ def _series(cells: dict[str, str], names: str | list[str]) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """keys: one or more sets of required keys; `a|b` stands for either. read: the items of one row."""
+    """A layout of files. keys: sets of required keys, of which a row has one; `a|b` stands for either.
+
+    read: makes the items of a row.
+    """
 
     keys: tuple[tuple[str, ...], ...]
     read: Callable[[Row], list[Item]]
@@ -262,7 +267,7 @@ def _keys(row: Row) -> str:
 def _item(
     row: Row, question: str, choices: Iterable[str], answer: int, context: str = "", group: str | None = None
 ) -> Item:
-    """The item, its choices without their letters."""
+    """An item from a row; letters in front of its choices are removed."""
     return Item(question, _distinct(row, without_letters(list(choices))), answer, context, group)
 
 
@@ -278,7 +283,7 @@ def _distinct(row: Row, choices: list[str]) -> tuple[str, ...]:
 
 
 def without_letters(choices: list[str]) -> list[str]:
-    """The choices without "(A) ", "A. ", "A) " or "A: " in front, if each begins with its own letter."""
+    """The choices without "(A) ", "A. ", "A) " or "A: " in front, if each begins with its letter."""
     marks = [
         re.match(rf"(?:\({letter}\)\s*|{letter}[.):]\s+)(?=\S)", choice)
         for letter, choice in zip(LETTERS, choices, strict=False)
@@ -289,8 +294,10 @@ def without_letters(choices: list[str]) -> list[str]:
 
 
 def _answer(row: Row, key: str, choices: list[str]) -> int:
-    """Index of the target, which the row names by its text, its letter or its index. A name that fits two
-    choices is refused: a wrong target would go unnoticed."""
+    """The index of the target, which the row names by text, letter or index.
+
+    A name that fits two choices is refused: a wrong target would go unnoticed.
+    """
     value, number = row.fields.get(key), row.number(key)
     named = set() if number is None else {number}
     if isinstance(value, str):
@@ -304,8 +311,8 @@ def _answer(row: Row, key: str, choices: list[str]) -> int:
     expected = f"expected an index from 0 to {len(choices) - 1} or the text of a choice"
     if valid:
         raise row.error(
-            f'"{key}" {short(value)} may be choice {" and ".join(map(str, valid))}; {expected} that is no '
-            "other's letter or index"
+            f'"{key}" {short(value)} may be choice {" and ".join(map(str, valid))}; {expected} that is not '
+            "another one's letter or index"
         )
     raise row.error(f'"{key}" is {short(value)}, {expected}')
 
@@ -379,8 +386,11 @@ def _answers(row: Row, key: str) -> list[str]:
 
 
 def _embedded(row: Row, text: str, matching: list[str], others: list[str]) -> Item:
-    """An item whose choices are part of the question. Of several matching answers the first is the target and
-    the rest are left out, so that no other choice is as right."""
+    """An item whose choices are part of the question.
+
+    Of several matching answers the first is the target and the others are left out, so that only one choice
+    is right.
+    """
     question, choices = _take_choices(row, text)
     named = [_letter_index(answer) for answer in [*matching, *others]]
     if any(index is None or index >= len(choices) for index in named) or len(set(named)) < len(named):
@@ -398,7 +408,7 @@ def _sycophancy(row: Row) -> list[Item]:
         _answers(row, "answer_not_matching_behavior"),
     )
     item = _embedded(row, row.text("question"), matching, others)
-    last = re.split(r"(?<=[.!?])\s+", item.question)[-1]  # the question itself, behind the biography
+    last = re.split(r"(?<=[.!?])\s+", item.question)[-1]  # the question itself, after the biography
     return [replace(item, group=" / ".join([last, *sorted(item.choices)]))]
 
 
@@ -427,19 +437,19 @@ def _lsat_item(row: Row, passage: str) -> Item:
 # -- choices inside a question ------------------------------------------------------------------------
 
 _MARK = re.compile(r"^[ \t]*\(([A-Z])\)", re.MULTILINE)
-# What leads up to the reply is left out: the prompt has an ending of its own.
+# Text that leads up to the reply is removed: the prompt has its own ending.
 _LEAD = re.compile(r"\s*(?:Answer:|Assistant:|I believe the (?:best|better) (?:answer|option|choice) is\b).*")
 _HEADING = re.compile(r"\b(?:Choices|Options):\Z", re.IGNORECASE)
 
 
 def _letter_index(answer: str) -> int | None:
-    """Index of the choice that "(B)", "B" or "B." names, or None for any other text."""
+    """The index of the choice that "(B)", "B" or "B." names, or None for any other text."""
     named = re.fullmatch(r"\s*\(?([A-Z])[).:]?\s*", answer)
     return LETTERS.index(named[1]) if named else None
 
 
 def _take_choices(row: Row, text: str) -> tuple[str, list[str]]:
-    """(question, choices): the last run of "(A) ...", "(B) ..." lines is taken out of the text around it."""
+    """(question, choices): the last run of "(A) ...", "(B) ..." lines, and the text without it."""
     text = _without_lead(text)
     marks = list(_MARK.finditer(text))
     first = max((n for n, mark in enumerate(marks) if mark[1] == "A"), default=len(marks))

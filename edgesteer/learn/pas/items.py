@@ -1,4 +1,4 @@
-"""Multiple-choice items, and their split into three parts, without duplicates and with shuffled choices.
+"""Multiple-choice items, and their split into three parts without duplicates and with shuffled choices.
 
 The same items in the same order with the same seed give the same Split. Pure.
 """
@@ -17,16 +17,16 @@ from edgesteer.generate.text_file import short
 
 LETTERS = string.ascii_uppercase
 
-FEWEST = 20  # 12 to learn from, 4 to choose with, 4 to report on: with fewer, any figure is chance
+FEWEST = 20  # 12 to learn from, 4 to choose with, 4 to report on; with fewer, every figure is chance
 SHARES = (0.6, 0.2, 0.2)
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One question with its choices in the order in which they are shown: choice i has the letter LETTERS[i].
+    """A question and its choices in the order in which they are shown: choice i has the letter LETTERS[i].
 
-    choices: 2 to 26, all different. answer: index of the target. context: text in front of it, or "".
-    group: items of one group never end up in different parts of a split; None for an item on its own.
+    choices: 2 to 26, all different. answer: index of the target. context: text before the question, or "".
+    group: items of one group are always in the same part of a split; None for an item by itself.
     """
 
     question: str
@@ -60,11 +60,12 @@ class Split:
 
 
 def prepare(items: Iterable[Item], seed: int, source: str = "the data") -> Split:
-    """Drop duplicates, split 60/20/20 with groups kept whole, and shuffle each item's choices so that within
-    each part every letter is the target's equally often.
+    """Drop duplicates, split 60/20/20 without dividing groups, and shuffle each item's choices.
 
-    source: what messages call the items, such as their file. Raises LearnError for too few items or
-    groups, or where every item has the same target.
+    Within each part, every letter is the target's equally often.
+
+    source: how messages name the items, such as their file.
+    Raises LearnError for too few items or groups, or if every item has the same target.
     """
     given = list(items)
     kept = _distinct(given)
@@ -75,8 +76,10 @@ def prepare(items: Iterable[Item], seed: int, source: str = "the data") -> Split
 
 
 def with_shuffled_labels(split: Split, seed: int) -> Split:
-    """The same items, each part's targets drawn at random with every letter still equally often: whatever is
-    learned from them is chance."""
+    """The same items with random targets, every letter still equally often in each part.
+
+    Anything learned from them is chance.
+    """
     rng = np.random.default_rng(seed)
 
     def redrawn(items: Sequence[Item]) -> tuple[Item, ...]:
@@ -87,7 +90,10 @@ def with_shuffled_labels(split: Split, seed: int) -> Split:
 
 
 def _distinct(items: list[Item]) -> list[Item]:
-    """The first of those that agree in question, context and choices, whatever case, spaces and target."""
+    """The items without those whose question, context and choices equal an earlier one's.
+
+    Case, spaces and target are ignored.
+    """
     first: dict[object, Item] = {}
     for item in items:
         first.setdefault((_plain(item.question), _plain(item.context), _choices(item)), item)
@@ -117,7 +123,7 @@ def _check(items: list[Item], duplicates: int, source: str) -> None:
 
 
 def _parts(items: list[Item], rng: np.random.Generator, source: str) -> list[list[Item]]:
-    """Three parts of whole groups; an item without a group is a group of its own."""
+    """Three parts of whole groups; an item without a group counts as a group."""
     groups: dict[object, list[Item]] = defaultdict(list)
     for index, item in enumerate(items):
         groups[index if item.group is None else item.group].append(item)
@@ -131,7 +137,7 @@ def _parts(items: list[Item], rng: np.random.Generator, source: str) -> list[lis
 
 
 def _filled(groups: list[list[Item]], total: int) -> list[list[Item]]:
-    """Each group, the largest first, goes to the part that lacks most, the last ones to empty parts."""
+    """Put each group, the largest first, into the part that lacks most; the last ones go to empty parts."""
     parts: list[list[Item]] = [[] for _ in SHARES]
     lacking = [share * total for share in SHARES]
     for index, group in enumerate(groups):
@@ -144,7 +150,7 @@ def _filled(groups: list[list[Item]], total: int) -> list[list[Item]]:
 
 
 def _permuted(items: list[Item], rng: np.random.Generator) -> tuple[Item, ...]:
-    """The items in random order, each with its target at its place and its other choices shuffled."""
+    """The items in random order, each with its target at its place from `_places`, other choices shuffled."""
     shuffled = [items[index] for index in rng.permutation(len(items))]
     return tuple(
         _arranged(item, place, rng) for item, place in zip(shuffled, _places(shuffled, rng), strict=True)
@@ -159,7 +165,7 @@ def _arranged(item: Item, place: int, rng: np.random.Generator) -> Item:
 
 def _places(items: Sequence[Item], rng: np.random.Generator) -> list[int]:
     """A place for each item's target. Among items with the same number of choices every place occurs equally
-    often, up to one; which places occur once more is random too."""
+    often, or once more for some places at random."""
     places = [0] * len(items)
     for size in sorted({len(item.choices) for item in items}):
         members = [index for index, item in enumerate(items) if len(item.choices) == size]

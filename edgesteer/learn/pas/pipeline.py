@@ -1,11 +1,11 @@
-"""Painless Activation Steering from labelled items to a bundle: split, introspect, contrast, search, test.
+"""Painless Activation Steering, from labelled items to a bundle: split, introspect, contrast, search, test.
 
     items --split--> train --wrong answers--> vectors --validation grid--> a cell --test--> PasReport
 
 In:  a model, items, a PasRecipe. Out: a Bundle and a PasReport. The same model file, items, arguments and
      thread count give the same bytes.
 
-The order is the method: no test item is shown to the model before the cell is chosen, and then each once.
+The order matters: the model sees no test item before the cell is chosen, and then each one once.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ from edgesteer.runtime import SteeredLlama
 Progress = Callable[[str, float], None]
 Bundles = Mapping[int, Bundle]
 
-# Rough shares of a trial's time, and of the run's for all trials and for what follows them.
+# Rough shares of a trial's time; and of the run's time, for all trials and for the steps after them.
 _STAGES = {"introspect": 0.25, "contrast": 0.15, "search": 0.45, "test": 0.15}
 _TRIALS, _FREE_TEXT = 0.95, 0.03
 
-# Tokens of an exemplar's reply with its end.
+# Tokens of an exemplar's reply, with its end token.
 _REPLY = 8
 
-# Wide enough for every strength of a grid.
+# Contains every strength of a grid.
 _ANY_STRENGTH = StrengthRange(1.0, -1000.0, 1000.0)
 
 _N_QUESTIONS, _MAX_TOKENS = 10, 48
@@ -65,10 +65,10 @@ def pas(
 
     Args:
         llm: its own steering is set aside meanwhile; `n_seq_max` above 1 makes everything faster.
-        items: as `read_items` gives them; each trial splits them and shuffles their choices anew.
-        source: what messages call the items, such as their file.
-        known: answers of a stopped run, which are not computed again; this run's are added.
-        control: items of general ability that the vector should not cost; None for the set that ships.
+        items: as `read_items` returns them; each trial splits and shuffles them anew.
+        source: how messages name the items, such as their file.
+        known: the answers of a stopped run, which are not computed again; this run's are added.
+        control: items that test general ability, which steering should not reduce; None for the shipped set.
         questions: for steered and unsteered free text; None for ten held-out ones.
         progress: called with the stage and the fraction of the whole that is done, 0..1.
     Raises LearnError for items that cannot be learned from, or a grid that does not fit the model.
@@ -107,7 +107,7 @@ def pas(
 
 @dataclass(frozen=True)
 class _Run:
-    """What every step needs and none changes. prompts: without exemplars."""
+    """What all steps need, and none changes. prompts: without exemplars."""
 
     llm: SteeredLlama
     recipe: PasRecipe
@@ -143,23 +143,23 @@ class _Run:
         )
 
     def bundle_of(self, chosen: Cell, bundles: Bundles) -> Bundle:
-        """The chosen cell's, with the range of strengths that was searched."""
+        """The bundle of the chosen cell, with the range of strengths that was searched."""
         tried = [0.0, *self.recipe.strengths]
         vector = bundles[chosen.block].directions[chosen.block]
         return self.bundle(chosen.block, vector, StrengthRange(chosen.strength, min(tried), max(tried)))
 
 
 def _control_items(seed: int) -> tuple[Item, ...]:
-    """The shipped control set, its choices shuffled as those of a split."""
+    """The shipped control set, with choices shuffled as in a split."""
     split = prepare(read_items(set_path("control")), seed)
     return (*split.train, *split.validation, *split.test)
 
 
 def _that_fit(run: _Run, items: Sequence[Item]) -> tuple[list[Item], Skipped]:
-    """The items that the context holds beside the grid's lanes, and how many it does not."""
+    """The items that fit into the context beside the grid's lanes, and how many do not."""
     room, shots = run.llm.n_ctx() - run.llm.n_seq_max, run.recipe.shots
     lengths = [len(run.prompts.multiple_choice(item)) for item in items]
-    # Exemplars precede every item, with their replies; each may be as long as the longest item kept.
+    # Exemplars and their replies precede every item; each may be as long as the longest item that is kept.
     room = (room - _REPLY * shots) // (shots + 1)
     kept = [item for item, n in zip(items, lengths, strict=True) if n <= room]
     if items and not kept:
@@ -175,7 +175,7 @@ def _that_fit(run: _Run, items: Sequence[Item]) -> tuple[list[Item], Skipped]:
 
 @dataclass(frozen=True)
 class _Result:
-    """A trial, and what its bundle is made from."""
+    """A trial, and the vectors that its bundle is made from."""
 
     trial: Trial
     prompts: Prompts
@@ -190,16 +190,16 @@ def _trial(run: _Run, items: Sequence[Item], number: int, source: str) -> _Resul
     if recipe.shuffle_labels:
         split = with_shuffled_labels(split, seed)
 
-    # Introspect: what does the model get wrong?
+    # Introspect: which items does the model answer wrong?
     prompts, train = _with_shots(run, split.train)
     answers = unsteered_answers(prompts, train, run.known, run.stage("introspect", number))
 
-    # Contrast: what leads from its answers to the targets?
+    # Contrast: the vectors from its answers to the targets.
     texts = contrast(prompts, train, answers.tolist(), recipe.variant)
     moved = vectors(prompts, run.blocks, texts, run.stage("contrast", number))
     bundles = {block: run.bundle(block, vector) for block, vector in moved.items()}
 
-    # Search: which block and strength does the validation split prefer, by either measure?
+    # Search: the block and strength that are best on the validation split, by either measure.
     cells = cells_of(run.blocks, recipe.strengths)
     validated = run.steered(prompts, split.validation, bundles, cells, run.stage("search", number))
     searched = grid(split.validation, run.blocks, recipe.strengths, validated)
@@ -227,7 +227,7 @@ def _trial(run: _Run, items: Sequence[Item], number: int, source: str) -> _Resul
 
 
 def _with_shots(run: _Run, train: Sequence[Item]) -> tuple[Prompts, Sequence[Item]]:
-    """Prompts with exemplars, taken from the training items that are answered wrong, and the other items."""
+    """Prompts with exemplars, which are training items that are answered wrong, and the other items."""
     n = run.recipe.shots
     if not n:
         return run.prompts, train
@@ -242,7 +242,7 @@ def _with_shots(run: _Run, train: Sequence[Item]) -> tuple[Prompts, Sequence[Ite
 
 
 def _shots(run: _Run, first: _Result) -> Shots | None:
-    """What the exemplars alone do to the test split."""
+    """The test accuracy with the exemplars alone."""
     if not first.prompts.shots:
         return None
     correct = right(first.test, unsteered_answers(run.prompts, first.test, run.known))
@@ -256,7 +256,7 @@ def _shots(run: _Run, first: _Result) -> Shots | None:
 def free_text(
     chat: Chat, bundle: Bundle, strength: float, questions: Sequence[str], done: Done = lambda part: None
 ) -> FreeText:
-    """What the vector does to greedy replies to these questions, where nobody asks for letters."""
+    """How the vector changes greedy replies to ordinary questions."""
     prompts = [chat.prompt(question) for question in questions]
     before = _replies(chat, prompts, portion(done, 0, 1, 2))
     (nll, distinct2), text = _measured(chat, prompts, before), chat.text(before[0].tokens)

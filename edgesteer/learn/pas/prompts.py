@@ -1,5 +1,4 @@
-"""How items are shown to a model, as token ids, and the contrasts of PAS: positive and negative texts, and
-the vectors between them.
+"""Items as prompts, in token ids; and the contrasts of PAS: positive and negative texts, and their vectors.
 
     v = mean over positives of h(last token) - mean over negatives of h(last token)      (unnormalised)
 
@@ -30,13 +29,13 @@ VARIANTS = ("iPASwo", "iPASa", "PASf")
 class Prompts:
     """Items as a model's token ids.
 
-    The multiple-choice prompt is one chat turn whose reply begins with the letter. Exemplars are part of the
+    The multiple-choice prompt is a chat turn whose reply begins with the letter. Exemplars are part of the
     same turn, so that only this reply is in scope `response`. A model without a chat template gets the same
-    as running text, in which the letter follows a blank.
+    as plain text, in which a space precedes the letter.
 
-    shots: items shown with their target's letter in front of every question.
+    shots: exemplars; each is shown with its target's letter before every question.
     letters: for each of LETTERS, the token with which a reply begins.
-    Raises LearnError for a tokenizer that lacks a token of its own for a letter.
+    Raises LearnError for a tokenizer without a single token for each letter.
     """
 
     def __init__(self, llm: SteeredLlama, shots: Sequence[Item] = ()) -> None:
@@ -47,8 +46,8 @@ class Prompts:
         self.letters = [llm.tokenize(f"{blank}{letter}".encode(), add_bos=False)[-1] for letter in LETTERS]
         if len(set(self.letters)) < len(LETTERS):
             raise LearnError(
-                f"{llm.model_path}: the tokenizer does not have a token for each letter A to Z, expected one; "
-                "it cannot answer multiple-choice questions"
+                f"{llm.model_path}: the tokenizer does not have a token for each letter A to Z, "
+                "expected one; it cannot answer multiple-choice questions"
             )
 
     def multiple_choice(self, item: Item) -> list[int]:
@@ -60,7 +59,7 @@ class Prompts:
         return self.llm.tokenize(text.encode())
 
     def plain(self, item: Item, choice: str) -> list[int]:
-        """Question and one choice as running text, without options, letters or template."""
+        """The question and one choice as plain text, without options, letters or template."""
         text = " ".join(part for part in (item.context, item.question, choice) if part)
         return self.llm.tokenize(text.encode())
 
@@ -73,16 +72,17 @@ def lettered(item: Item) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Contrast:
-    """Token ids of the texts on either side; only each text's last token counts."""
+    """Token ids of the positive and the negative texts; only each text's last token counts."""
 
     positive: list[list[int]]
     negative: list[list[int]]
 
 
 def contrast(prompts: Prompts, items: Sequence[Item], answers: Sequence[int], variant: str) -> Contrast:
-    """answers: for each item the index of the model's choice.
+    """The texts of a variant. answers: for each item the index of the model's choice.
 
-    Raises LearnError where one side would be empty: the model answers everything right, or everything wrong.
+    Raises LearnError if a side would be empty, because the model answers everything right or everything
+        wrong.
     """
     pairs = list(zip(items, answers, strict=True))
     right = [item for item, answer in pairs if answer == item.answer]
@@ -112,7 +112,7 @@ def vectors(
 ) -> dict[int, F32]:
     """Block -> float32 [n_embd], the contrast's vector at that block's output in the unsteered model.
 
-    Raises LearnError where both sides have the same mean.
+    Raises LearnError if both sides have the same mean.
     """
     n, whole = len(texts.positive), len(texts.positive) + len(texts.negative)
     positive = _mean(prompts, blocks, texts.positive, portion(done, 0, n, whole))

@@ -1,6 +1,6 @@
 """The recipe of a PAS run and its report, as plain values: for the command line, the page and the manifest.
 
-No clock goes into a bundle: the same run gives the same bytes.
+A bundle contains no times: the same run gives the same bytes.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from edgesteer.learn.recipe import one_of
 STRENGTHS = (0.25, 0.5, 1.0, 4.0, 7.0, 10.0, 13.0, 16.0, 19.0, 22.0, 25.0, 32.0)
 MOST_STRENGTH = 1000.0
 
-# How many blocks are tried by default, from a tenth of the depth to the last but one.
+# Number of blocks that are tried by default, from a tenth of the depth to the last block but one.
 _N_BLOCKS = 10
 _FROM, _TO = 0.1, 0.95
 
 _SCOPES = {"last": "response", "conversation": "conversation", "all": "all"}
 
-# Student's t at 0.975 for 1 to 14 degrees of freedom, for an interval over few seeds; for more, the last is
-# used, which is a little wide.
+# Student's t at 0.975 for 1 to 14 degrees of freedom, for intervals over a few seeds. The last one also
+# serves for more, and gives a slightly wide interval.
 _T = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23, 2.20, 2.18, 2.16, 2.14)
 
 
@@ -39,13 +39,13 @@ class PasRecipe:
     """How to learn; immutable. Raises LearnError for values that cannot be used.
 
     variant: one of `prompts.VARIANTS`.
-    positions: "last", the last position of each forward pass, as in the paper, which is the bundle's scope
-        `response`; or the bundle scopes "conversation" and "all", which are slower.
+    positions: "last", the last position of each forward pass, as in the paper (the bundle's scope
+        `response`); or the bundle scopes "conversation" and "all", which are slower.
     blocks: the blocks to try; None for ten over the model's depth. strengths: multiples of the vector.
     choose: the validation measure whose best cell goes into the bundle; both are reported.
-    shots: exemplars from training items that were answered wrong, shown in front of every item.
-    trials: how many seeds, from `seed` on, each with a split of its own; the bundle is the first one's.
-    shuffle_labels: a test of the search itself: targets at random, from which nothing can be learned.
+    shots: number of exemplars before every item, taken from training items that were answered wrong.
+    trials: number of seeds, from `seed` on, each with its own split; the bundle is the first one's.
+    shuffle_labels: test the search itself with random targets, from which nothing can be learned.
     """
 
     variant: str = "iPASwo"
@@ -75,7 +75,7 @@ class PasRecipe:
         return _SCOPES[self.positions]
 
     def blocks_of(self, n_layer: int) -> tuple[int, ...]:
-        """The blocks to try in a model of that depth. Raises LearnError for a grid that does not fit it."""
+        """The blocks to try in a model of `n_layer` blocks. Raises LearnError for an unsuitable grid."""
         blocks, strengths = self.blocks or default_blocks(n_layer), self.strengths
         if not strengths:
             raise LearnError("no strengths, expected at least one")
@@ -100,8 +100,10 @@ def default_blocks(n_layer: int) -> tuple[int, ...]:
 
 @dataclass(frozen=True, slots=True)
 class FreeText:
-    """Means over greedy replies to general questions, unsteered and steered; `nll0` and `distinct2` are those
-    of `generate.measures`, None where steering left float32. sample: question, unsteered and steered reply.
+    """Means over greedy replies to general questions, (unsteered, steered).
+
+    nll0, distinct2: see `generate.measures`; None if steering overflowed float32.
+    sample: a question with its unsteered and steered reply.
     """
 
     nll0: tuple[float, float | None]
@@ -122,7 +124,7 @@ class FreeText:
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """How many items are longer than `room` tokens, which is what the context leaves for each."""
+    """How many items are longer than `room` tokens, the space that the context has for each."""
 
     items: int
     room: int
@@ -130,7 +132,7 @@ class Skipped:
 
 @dataclass(frozen=True, slots=True)
 class Shots:
-    """Exemplars: how many, the test accuracy without them and unsteered, and their questions."""
+    """Exemplars: how many, the unsteered test accuracy without them, and their questions."""
 
     n: int
     accuracy_without: float
@@ -139,12 +141,12 @@ class Shots:
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """One seed.
+    """The results with one seed.
 
     sizes: of the training, validation and test split. duplicates: items left out of all three.
-    wrong: training items answered wrong. texts: how many positive and negative texts there are.
-    norms: block -> L2 norm of the vector there. grid: on validation. by: the measure that chose.
-    choices: measure -> its best cell. test: measure -> what that cell does to the test split.
+    wrong: training items answered wrong. texts: number of positive and of negative texts.
+    norms: block -> L2 norm of its vector. grid: on validation. by: the measure that chose the cell.
+    choices: measure -> its best cell. test: measure -> the test scores of that cell.
     """
 
     seed: int
@@ -164,7 +166,7 @@ class Trial:
 
     @property
     def tested(self) -> Scores:
-        """The test split under the chosen cell."""
+        """The test scores of the chosen cell."""
         return self.test[self.by]
 
     @property
@@ -173,7 +175,7 @@ class Trial:
         return self.grid.at(self.chosen, self.by) > self.grid.unsteered[self.by]
 
     def validated(self, measure: str) -> dict[str, float]:
-        """This measure on validation, unsteered and under its best cell, rounded."""
+        """The measure on validation, unsteered and in its best cell, rounded."""
         before, after = self.grid.unsteered[measure], self.grid.at(self.choices[measure], measure)
         return {"before": round(before, 4), "after": round(after, 4)}
 
@@ -198,7 +200,7 @@ class Trial:
 
 @dataclass(frozen=True, slots=True)
 class PasReport:
-    """trials: one for each seed; the bundle is the first one's. seconds: of the whole run."""
+    """The results of a run. trials: one per seed; the bundle is the first one's. seconds: in all."""
 
     recipe: PasRecipe
     blocks: tuple[int, ...]
@@ -214,7 +216,7 @@ class PasReport:
         return self.trials[0].chosen
 
     def over_seeds(self, measure: str) -> Estimate | None:
-        """Mean test gain by this measure over the trials, 95 % by Student's t; None for a single one."""
+        """Mean test gain by this measure over the trials, with a 95 % t interval; None for a single trial."""
         gains = [getattr(trial.tested, measure)[2].value for trial in self.trials]
         if len(gains) < 2:
             return None
@@ -223,7 +225,7 @@ class PasReport:
         return Estimate(mean, mean - half, mean + half)
 
     def to_json(self) -> dict[str, Any]:
-        """Everything, as plain values, rounded; NaN and infinity occur nowhere."""
+        """Everything as plain values, rounded, without NaN and infinity."""
         grid = self.trials[0].grid
         return {
             **self.training(),

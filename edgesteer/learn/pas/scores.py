@@ -1,10 +1,10 @@
-"""What answers are worth: accuracies, flips, letters, intervals, and the grid of cells. Pure.
+"""Score answers: accuracies, flips, letters, intervals, and the grid of cells. Pure.
 
 In:  items, and the letters answered, unsteered and steered. Out: Scores of one cell; a Grid of many.
 
 accuracy            share of the items whose target was answered
-balanced accuracy   mean over the letters of the accuracy among the items whose target has that letter:
-                    a model, or a vector, that only prefers a letter gains nothing by it
+balanced accuracy   mean over the letters of the accuracy among the items whose target has that letter;
+                    a model or vector that merely prefers a letter gains nothing
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Bools = npt.NDArray[np.bool_]
 Indices = npt.NDArray[np.intp]
 Three = tuple[Estimate, Estimate, Estimate]
 
-# In place of a letter, where steering left float32.
+# Stands for the letter if steering overflowed float32.
 OVERFLOWED = -1
 
 MEASURES = ("accuracy", "balanced")
@@ -35,13 +35,13 @@ _DIGITS = 9
 
 
 def right(items: Sequence[Item], answers: I8) -> Bools:
-    """bool, of the shape of `answers` [items, ...]: whether the target was answered."""
+    """Whether the target was answered: bool, with the shape of `answers` [items, ...]."""
     targets = np.array([item.answer for item in items], dtype=np.int8)
     return np.asarray(answers == targets.reshape(-1, *[1] * (answers.ndim - 1)))
 
 
 def balanced(items: Sequence[Item], correct: Bools) -> F64:
-    """float64 [...]: balanced accuracy over the items, the first axis of `correct`."""
+    """Balanced accuracy over the items, the first axis of `correct`: float64 [...]."""
     targets = np.array([item.answer for item in items])
     return np.asarray(np.mean([correct[targets == t].mean(axis=0) for t in np.unique(targets)], axis=0))
 
@@ -54,8 +54,8 @@ class Scores:
     """The same items before (unsteered) and after (steered), in one batch each: only the steering differs.
 
     accuracy, balanced: before, after and the difference, with 95 % intervals over resampled items.
-    over_groups: the gain in accuracy with an interval over resampled groups, or None if no item has one.
-        Items of a group resemble each other, so this interval is the wider one.
+    over_groups: the gain in accuracy with an interval over resampled groups, which is wider because the items
+        of a group are similar; None if no item has a group.
     by_letter: letter -> (items whose target it is, accuracy before, after).
     answered: letter -> how often it was answered (before, after).
     """
@@ -91,12 +91,12 @@ class Scores:
 
 
 def rounded(one: Estimate) -> list[float]:
-    """Value, low, high, for JSON."""
+    """[value, low, high], rounded for JSON."""
     return [round(value, 4) + 0.0 for value in (one.value, one.low, one.high)]  # no -0.0
 
 
 def scores(items: Sequence[Item], before: I8, after: I8, seed: int = 0) -> Scores:
-    """before, after: int8 [items], the letters answered."""
+    """Compare two sets of answers. before, after: the letters, int8 [items]."""
     was, now = right(items, before), right(items, after)
     targets = np.array([item.answer for item in items])
     rows = _resampled(targets, seed)
@@ -122,7 +122,7 @@ def scores(items: Sequence[Item], before: I8, after: I8, seed: int = 0) -> Score
 
 
 def _resampled(targets: Indices, seed: int) -> Indices:
-    """[RESAMPLES, items]: items drawn with replacement within each target's letter, which the split fixed."""
+    """Indices [RESAMPLES, items], drawn with replacement among the items whose target has the same letter."""
     rng, n = np.random.default_rng(seed), len(targets)
     rows = np.empty((RESAMPLES, n), dtype=np.intp)
     for t in np.unique(targets):
@@ -142,7 +142,7 @@ def _three(was: Bools, now: Bools, rows: Indices, measure: Callable[[Bools], F64
 
 
 def _over_groups(items: Sequence[Item], was: Bools, now: Bools, seed: int) -> Estimate | None:
-    """An item without a group is a group of its own."""
+    """The gain over resampled groups; an item without a group counts as a group."""
     if all(item.group is None for item in items):
         return None
     names = [item.group or i for i, item in enumerate(items)]
@@ -173,8 +173,8 @@ def cells_of(blocks: Sequence[int], strengths: Sequence[float]) -> list[Cell]:
 class Grid:
     """Validation accuracies of every cell.
 
-    blocks, strengths: the axes. values: measure -> float64 [blocks, strengths]. unsteered: measure ->
-        value at strength 0. overflowed: how many answers are OVERFLOWED.
+    blocks, strengths: the axes. values: measure -> float64 [blocks, strengths].
+    unsteered: measure -> value at strength 0. overflowed: how many answers are OVERFLOWED.
     """
 
     blocks: tuple[int, ...]
@@ -184,7 +184,7 @@ class Grid:
     overflowed: int
 
     def best(self, measure: str) -> Cell:
-        """The cell of the highest value; ties go to the smaller strength, then to the earlier block."""
+        """The cell with the highest value; ties go to the smaller strength, then to the earlier block."""
         values = self.values[measure]
         order = sorted(
             np.ndindex(values.shape),
@@ -199,9 +199,9 @@ class Grid:
 
 
 def grid(items: Sequence[Item], blocks: Sequence[int], strengths: Sequence[float], answers: I8) -> Grid:
-    """answers: int8 [items, 1 + blocks * strengths], the letters under `cells_of(blocks, strengths)`."""
+    """The grid of these answers: letters in `cells_of(blocks, strengths)`, int8 [items, cells]."""
     correct = right(items, answers)
-    # Rounded, so that means that differ by rounding alone are a tie, which `best` breaks.
+    # Rounded, so that means that differ by rounding alone are ties, which `best` breaks.
     measured = {
         "accuracy": correct.mean(axis=0).round(_DIGITS),
         "balanced": balanced(items, correct).round(_DIGITS),
