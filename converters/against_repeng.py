@@ -19,9 +19,9 @@ import numpy as np
 
 from edgesteer.bundle import Bundle
 from edgesteer.errors import MissingExtra, ModelError
-from edgesteer.evaluate.bench.timing import Table, no_progress
+from edgesteer.evaluate.bench.timing import Table
 from edgesteer.generate.chat import Chat
-from edgesteer.generate.progress import Done
+from edgesteer.generate.progress import Done, no_progress
 from edgesteer.plan import SteeringPlan
 from edgesteer.runtime import SteeredLlama
 from edgesteer.text import one_line

@@ -11,6 +11,10 @@ Progress = Callable[[str, float], None]
 """(name of the stage, fraction of the whole)"""
 
 
+def no_progress(fraction: float) -> None:
+    """Ignore the progress."""
+
+
 class Stages:
     """Stages of known weight, one after the other. total: the sum of their weights."""
 

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from edgesteer.errors import InputError
-from edgesteer.text import one_line
 
 
 def read_lines(path: str | os.PathLike[str], expected: str) -> list[str]:
@@ -48,9 +47,10 @@ def json_value(text: str, where: str, expected: str) -> Any:
 def short(value: Any) -> str:
     """A value as messages show it: at most 40 characters, on one line."""
     try:
-        return one_line(repr(value), 40)
+        text = repr(value)
     except RecursionError:  # a value just shallow enough to parse may be too deep for repr
         return "a deeply nested value"
+    return text if len(text) <= 40 else text[:37] + "..."
 
 
 def _no_number(name: str) -> NoReturn:

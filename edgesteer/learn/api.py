@@ -18,7 +18,7 @@ from edgesteer.bundle import Bundle
 from edgesteer.errors import LearnError, MissingExtra
 from edgesteer.evaluate.head_to_head import check_counts, check_levels
 from edgesteer.generate import Chat
-from edgesteer.generate.progress import Progress, Stages
+from edgesteer.generate.progress import Progress, Stages, no_progress
 from edgesteer.generate.questions import Question
 from edgesteer.learn.fit import fit_blocks
 from edgesteer.learn.pairs import Limits, check_questions
@@ -27,7 +27,6 @@ from edgesteer.learn.pipeline import (
     COMPARED,
     compare,
     fitted_blocks,
-    no_progress,
     sample,
     teacher_blocks,
     training_questions,

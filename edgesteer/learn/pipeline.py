@@ -17,7 +17,7 @@ import numpy.typing as npt
 from edgesteer.bundle import Bundle, ModelInfo
 from edgesteer.errors import LearnError
 from edgesteer.evaluate import Table, head_to_head
-from edgesteer.generate.progress import Done, Progress
+from edgesteer.generate.progress import Done, Progress, no_progress
 from edgesteer.generate.questions import Question, built_in
 from edgesteer.learn.contrast import contrast_rows, steered_blocks
 from edgesteer.learn.fit import fit_blocks
@@ -183,7 +183,3 @@ def compare(
         levels=levels,
         progress=lambda name, part: progress(f"compare: {name}", 0.5 + part / 2),
     )
-
-
-def no_progress(fraction: float) -> None:
-    """No progress."""

@@ -486,9 +486,9 @@ def test_held_out_replies_are_not_trained_on(llama: TorchModel) -> None:
 GOOD = pairs(2)
 BAD: list[tuple[dict[str, Any], str]] = [
     ({"pairs": []}, "pairs: none"),
-    ({"pairs": [GOOD[0], replace(GOOD[1], reply=[])]}, "pair 1: its reply"),
-    ({"pairs": [replace(GOOD[0], plain=[])]}, "pair 0: its plain"),
-    ({"pairs": [replace(GOOD[0], prompted=[])]}, "pair 0: its prompted"),
+    ({"pairs": [GOOD[0], replace(GOOD[1], reply=[])]}, "pair 1: no reply"),
+    ({"pairs": [replace(GOOD[0], plain=[])]}, "pair 0: no plain"),
+    ({"pairs": [replace(GOOD[0], prompted=[])]}, "pair 0: no prompted"),
     ({"pairs": [replace(GOOD[0], sign=0)]}, "sign 0"),
     ({"pairs": [replace(GOOD[0], reply=[VOCAB])]}, f"0 to {VOCAB - 1}"),
     ({"pairs": [replace(GOOD[0], reply=[-1])]}, f"0 to {VOCAB - 1}"),

@@ -112,13 +112,13 @@ WRONG = np.ones((2, 3), dtype=np.float32)
         ({"without": ".lora_b"}, "without .lora_b"),
         (
             {"extra": {"no\nwhere.weight.lora_a": WRONG, "no\nwhere.weight.lora_b": WRONG}},
-            "which the model has not",
+            "which the model lacks",
         ),
         ({"without": ".lora_a"}, "without .lora_a"),
         ({"without": "weight.lora_a", "extra": {"odd": WRONG}}, "'odd'"),
         (
             {"extra": {"nowhere.weight.lora_a": WRONG, "nowhere.weight.lora_b": WRONG}},
-            "which the model has not",
+            "which the model lacks",
         ),
         (
             {"extra": {"blk.0.attn_k.weight.lora_a": WRONG, "blk.0.attn_k.weight.lora_b": WRONG}},

@@ -32,7 +32,6 @@ from edgesteer.evaluate.bench.timing import (
     State,
     Table,
     interleaved,
-    no_progress,
     one_token,
     open_states,
     plan_of,
@@ -45,7 +44,7 @@ from edgesteer.evaluate.cost import Cost, added_tokens, costs
 from edgesteer.evaluate.head_to_head import held_out_questions
 from edgesteer.evaluate.way import PROMPT, UNSTEERED, Way, prompts_of
 from edgesteer.generate import Chat
-from edgesteer.generate.progress import Done, portion
+from edgesteer.generate.progress import Done, no_progress, portion
 from edgesteer.plan import SteeringPlan
 from edgesteer.runtime import SteeredLlama
 

@@ -26,7 +26,6 @@ from edgesteer.evaluate.bench.timing import (
     Timing,
     interleaved,
     native,
-    no_progress,
     one_token,
     open_states,
     plan_of,
@@ -35,7 +34,7 @@ from edgesteer.evaluate.bench.timing import (
     summary,
     timed,
 )
-from edgesteer.generate.progress import Done, portion
+from edgesteer.generate.progress import Done, no_progress, portion
 from edgesteer.plan import SteeringPlan
 from edgesteer.runtime import Lanes, SteeredLlama
 

@@ -20,7 +20,7 @@ import llama_cpp
 import numpy as np
 
 from edgesteer.bundle import Bundle
-from edgesteer.generate.progress import Done
+from edgesteer.generate.progress import Done, no_progress
 from edgesteer.plan import SteeringPlan
 from edgesteer.runtime import SteeredLlama
 
@@ -34,10 +34,6 @@ Table = dict[str, Any]
 def native(name: str) -> str:
     """The name of the way `name` with the tap's own gate engine."""
     return f"{name} (native)"
-
-
-def no_progress(done: float) -> None:
-    """No progress."""
 
 
 @dataclass(frozen=True)
