@@ -146,7 +146,7 @@ def command(
     llm = _open(model, n_ctx, n_threads, n_gpu_layers, gate_engine)
     part = output.with_name(output.name + ".part")
     facts = {
-        "model": llm._identity(),
+        "model": llm.identity(),
         "llama-cpp-python": version("llama-cpp-python"),
         "threads": llm.n_threads,
         "context": [llm.n_seq_max, llm.n_ctx(), llm.n_batch],

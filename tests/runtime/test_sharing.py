@@ -1,4 +1,5 @@
-"""Several contexts on the same weights, and several models in one process: in threads, apart, and freed once."""
+"""Several contexts on the same weights, and several models in one process: in threads, apart, and freed
+once."""
 
 from __future__ import annotations
 
@@ -207,7 +208,8 @@ def test_an_error_in_one_does_not_touch_the_other(parent: SteeredLlama, model: M
 
 
 def test_models_opened_in_threads_at_the_same_time(model: Model) -> None:
-    """llama.cpp's log and ONNX Runtime's environment are one for the process; each here loads its own weights."""
+    """llama.cpp's log and ONNX Runtime's environment are one for the process; each here loads its own
+    weights."""
     path = model("qwen2")
 
     def opening(seed: int) -> F32:
