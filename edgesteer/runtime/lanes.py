@@ -110,11 +110,10 @@ class Lanes:
         The logits, float32 [n_vocab], are valid until the next row is asked for. Nothing is evaluated
         before the first.
         """
-        rows = [
-            row
+        rows = self._sequences.rows(
+            (self._lanes[i], tokens, None if forced is None else self._fitting(i, tokens, forced[i]))
             for i, tokens in parts.items()
-            for row in self._rows(i, tokens, None if forced is None else forced[i])
-        ]
+        )
         kept = self.layers if any(map(self._is_kept, rows)) else ()
         for decoded in self._sequences.decoded(rows, wanted=wanted, layers=kept, lenient=lenient):
             self._keep(decoded)
@@ -130,11 +129,11 @@ class Lanes:
         """Give a lane's part of the context back."""
         self._sequences.drop(self._lanes[lane])
 
-    def _rows(self, i: int, tokens: abc.Sequence[int], forced: F32 | None) -> list[Row]:
+    def _fitting(self, lane: int, tokens: abc.Sequence[int], forced: F32) -> F32:
         expected = (len(self.layers), len(tokens), self._session.n_embd)
-        if forced is not None and forced.shape != expected:
-            raise PlanError(f"lane {i}: activations have shape {forced.shape}, expected {expected}")
-        return self._sequences.rows(self._lanes[i], tokens, forced)
+        if forced.shape != expected:
+            raise PlanError(f"lane {lane}: activations have shape {forced.shape}, expected {expected}")
+        return forced
 
     # -- the prompts' heads -----------------------------------------------------------------------
 

@@ -343,6 +343,8 @@ class SteeredLlama(llama_cpp.Llama):
         return source
 
     def _set_plan(self, plan: SteeringPlan, keep_kv: bool = False) -> None:
+        if self._session.in_use:
+            raise PlanError("sequences are open in this context: steer each of them, or close them first")
         self._session.set_plans({self._session.main: plan})
         self._session.main.kv.kept = self.n_tokens if keep_kv else 0
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import abc
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 import llama_cpp.llama_cpp as llama_h
@@ -127,13 +127,28 @@ class Sequences:
         Raises SteeringOverflow with the numbers of the sequences that overflowed: these are dropped, and the
         others hold what was decoded.
         """
-        rows = [row for sequence, tokens in parts.items() for row in self.rows(sequence, tokens)]
+        rows = self.rows([(sequence, tokens, None) for sequence, tokens in parts.items()])
         for done in self.decoded(rows, wanted=wanted):
             if done.logits is not None:
                 yield from zip((row.sequence for row in done.rows), done.logits, strict=True)
 
-    def rows(self, sequence: Sequence, tokens: abc.Sequence[int], forced: F32 | None = None) -> list[Row]:
-        """Rows for tokens behind those that the sequence holds. forced: float32 [blocks, tokens, n_embd]."""
+    def rows(self, parts: Iterable[tuple[Sequence, abc.Sequence[int], F32 | None]]) -> list[Row]:
+        """Announce tokens behind those that each sequence holds; to be decoded next, in this order.
+
+        Each part may come with float32 [blocks, tokens, n_embd] to be put in place of what arrives.
+        Raises PlanError for more tokens than the context holds; then none are announced.
+        """
+        rows: list[Row] = []
+        try:
+            for sequence, tokens, forced in parts:
+                rows += self._announced(sequence, tokens, forced)
+        except BaseException:
+            for row in rows:
+                row.sequence.truncate(row.position)
+            raise
+        return rows
+
+    def _announced(self, sequence: Sequence, tokens: abc.Sequence[int], forced: F32 | None) -> list[Row]:
         start = sequence.n
         if (end := start + len(tokens)) > self._llm.n_ctx():
             raise PlanError(f"sequence: {end} tokens, expected at most {self._llm.n_ctx()} (n_ctx)")

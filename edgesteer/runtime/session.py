@@ -133,6 +133,8 @@ class Session:
         self._remove(sequence)
         if self._opened.get(sequence.number) is sequence:
             del self._opened[sequence.number]
+            if not self._opened:
+                self._put_in_force()
 
     def clear(self) -> None:
         """Give up everything that was opened, and clear the context's memory with its data."""

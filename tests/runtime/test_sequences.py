@@ -153,7 +153,7 @@ class Script:
             return
         self.plan_of[name] = self.plans[1] * 1e38
         self.sequences.steer(self.live[name], self.acting(name))
-        rows = [row for s in self.live.values() for row in self.sequences.rows(s, [self.tokens[s.n]])]
+        rows = self.sequences.rows([(s, [self.tokens[s.n]], None) for s in self.live.values()])
         name_of = {s: n for n, s in self.live.items()}
         for decoded in self.sequences.decoded(rows, lenient=True):
             for row, logits in zip(decoded.rows, decoded.logits, strict=True):
@@ -368,8 +368,25 @@ def test_more_sequences_than_the_context_holds_are_refused(tiny: Any) -> None:
         sequences.drop(opened[2])
         assert sequences.open(plans[1]).number == 2
         with pytest.raises(PlanError, match=r"513 tokens, expected at most 512 \(n_ctx\)"):
-            list(sequences.feed({opened[0]: [3] * 513}))
-        list(sequences.feed({opened[0]: [3] * 2}))
+            list(sequences.feed({opened[1]: [3] * 2, opened[0]: [3] * 513}))
+        assert (opened[0].n, opened[1].n) == (0, 0), "nothing is held that was not decoded"
+        list(sequences.feed({opened[0]: [3] * 2, opened[1]: [3] * 2}))
+
+
+def test_once_all_are_closed_the_model_is_steered_as_before(tiny: Any) -> None:
+    llm, plans = tiny
+    tokens = tokens_of(llm)
+    llm.steer(plans[3])
+    llm.eval(tokens)
+    expected = _last(llm)
+    with Sequences(llm) as sequences:
+        only = sequences.open(plans[2])
+        list(sequences.feed({only: tokens[:3]}))
+        sequences.drop(only)
+        llm.reset()
+        llm.eval(tokens)
+        assert np.array_equal(_last(llm), expected)
+    llm.clear_steering()
 
 
 def test_the_model_itself_waits_until_the_sequences_are_closed(tiny: Any, model: Model) -> None:
@@ -380,6 +397,8 @@ def test_the_model_itself_waits_until_the_sequences_are_closed(tiny: Any, model:
         list(sequences.feed({sequences.open(plans[1]): tokens[:4]}))
         with pytest.raises(TapError, match="sequences are open in this context"):
             llm.eval(tokens)
+        with pytest.raises(PlanError, match="sequences are open in this context"):
+            llm.steer(plans[1])
     assert llm.steering == plans[3]
     llm.clear_steering()
     llm.eval(tokens)
