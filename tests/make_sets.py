@@ -8,11 +8,12 @@ A template is a situation, its slots' fillers, and pairs of answers, one with th
     slot: filler | filler
     + An answer with the trait.
     - An answer without it.
-Every + is used with every -, so that no two wordings belong together. What the sets owe their reader (no length,
-punctuation or first word that tells the answers apart) is tested in tests/learn/pas/test_sets.py.
+Every + is used with every -, so that no two wordings belong together. What the sets owe their reader (no
+length, punctuation or first word that tells the answers apart) is tested in tests/learn/pas/test_sets.py.
 
-The PLAIN sets are for models too small for that: few words, a + with its own -, every filling, and both orders equally
-often. A slot named a/b has fillers of two parts. What is asked about is the group: questions recur, topics do not.
+The PLAIN sets are for models too small for that: few words, a + with its own -, every filling, and both
+orders equally often. A slot named a/b has fillers of two parts. What is asked about is the group: questions
+recur, topics do not.
 """
 
 from __future__ import annotations
@@ -75,7 +76,8 @@ def read(path: Path) -> list[Template]:
 
 
 def choice_items(template: Template, count: int, rng: random.Random) -> Iterator[dict[str, str]]:
-    """`count` different two-choice items: each pair of answers as often as another, and in turn in both orders."""
+    """`count` different two-choice items: each pair of answers as often as another, and in turn in both
+    orders."""
     pairs = _pairs(template)
     fillings = template.fillings()
     if len(pairs) * len(fillings) < count:

@@ -1,9 +1,9 @@
 """The suite of six traits on the real model: `make suite`, about two hours on two slow cores.
 
-For each trait learns A-PSR+KL (closed form, then trained in Torch) and, from the same pairs, A-PSR, A-Const, S-Const and
-S-PSR. Asks held-out questions at the strength that each was given on training questions, and at more strengths, so that
-all are compared at the prompt's coherence. Writes docs/suite.json and the tables in docs/results.md; what
-docs/suite.json holds is not done again.
+For each trait learns A-PSR+KL (closed form, then trained in Torch) and, from the same pairs, A-PSR, A-Const,
+S-Const and S-PSR. Asks held-out questions at the strength that each was given on training questions, and at
+more strengths, so that all are compared at the prompt's coherence. Writes docs/suite.json and the tables in
+docs/results.md; what docs/suite.json holds is not done again.
 """
 
 from __future__ import annotations
@@ -46,8 +46,9 @@ KEPT = (
 
 @dataclass(frozen=True, slots=True)
 class Trait:
-    """sentence: the system prompt. measure: a name in `text_measures.WORDS` (matches per 100 words), "sentiment" (VADER's
-    mean compound) or "words" (a reply's length). sign: whether the trait makes it more (1) or less (-1)."""
+    """sentence: the system prompt. measure: a name in `text_measures.WORDS` (matches per 100 words),
+    "sentiment" (VADER's mean compound) or "words" (a reply's length). sign: whether the trait makes it more
+    (1) or less (-1)."""
 
     name: str
     sentence: str
@@ -186,8 +187,8 @@ ASKED = (
 
 
 def reached(found: dict[str, Any], one: str, other: str, measure: str) -> tuple[list[str], int]:
-    """The traits where `one` is at least `other` by `measure`, both at the prompt's coherence, and in how many both were
-    measured there."""
+    """The traits where `one` is at least `other` by `measure`, both at the prompt's coherence, and in how
+    many both were measured there."""
     at = {name: (_at(t["ways"], one), _at(t["ways"], other)) for name, t in found.items()}
     both = {name: (a[measure], b[measure]) for name, (a, b) in at.items() if a and b}
     return [name for name, (a, b) in both.items() if a >= b], len(both)

@@ -34,7 +34,8 @@ def measured(*args: str) -> dict:
 
 
 def test_the_shipped_psr_beats_the_prompt_it_imitates() -> None:
-    """Pirate words in more of the held-out replies than the prompt brings, at a coherence within 5 % of its."""
+    """Pirate words in more of the held-out replies than the prompt brings, at a coherence within 5 % of
+    its."""
     table = measured("eval", "smollm2-135m-instruct", "--steer", "pirate", "--count", "pirate")
     rows = {row["name"]: row for row in table["rows"]}
     assert len(table["questions"]) >= 12
@@ -59,9 +60,9 @@ def test_the_shipped_bundles_come_from_the_command_in_their_cards(
 # Time per token and of a prefill against unsteered, as DESIGN.md states them ("Performance it must hold").
 TOKEN = {"constant": 1.005, "A-PSR (native)": 1.01, "A-PSR": 1.03}
 PREFILL = 1.02
-# What is added to them while kernels run in llama.cpp's callback, which stops and starts its threads at each block
-# (2 % of a token of this model), and for a shared machine, where two runs of the same command differ by 1 %. To go when
-# the kernels are in the graph.
+# What is added to them while kernels run in llama.cpp's callback, which stops and starts its threads at each
+# block (2 % of a token of this model), and for a shared machine, where two runs of the same command differ by
+# 1 %. To go when the kernels are in the graph.
 CALLBACK, MACHINE = 0.02, 0.015
 
 
@@ -76,7 +77,8 @@ def test_what_steering_costs() -> None:
 
 
 def test_recording_costs_at_most_a_twentieth(smollm2: Path) -> None:
-    """Stretches of a reply with and without llm.record(), by turns in one context, what fills the map included."""
+    """Stretches of a reply with and without llm.record(), by turns in one context, what fills the map
+    included."""
     llm = SteeredLlama(smollm2, n_ctx=512, n_threads=2, n_threads_batch=2)
     llm.steer(random_bundles(llm.model_info)["A-PSR"])
     tokens = list(range(3, 67))
@@ -98,8 +100,8 @@ def test_recording_costs_at_most_a_twentieth(smollm2: Path) -> None:
 
 
 def test_a_search_on_shuffled_labels_gains_nothing(tmp_path: Path) -> None:
-    """A hundred and twenty cells are tried on few validation items, so the best of them looks good there. On the
-    test split it must not: over six splits the mean gain's interval holds zero."""
+    """A hundred and twenty cells are tried on few validation items, so the best of them looks good there. On
+    the test split it must not: over six splits the mean gain's interval holds zero."""
     few = tmp_path / "few.jsonl"
     few.write_text("".join(set_path("sharing").read_text().splitlines(keepends=True)[:200]))
     words = [

@@ -1,8 +1,10 @@
-"""Tiny random GGUF models that llama.cpp loads and runs: every architecture the tests need, without a download.
+"""Tiny random GGUF models that llama.cpp loads and runs: every architecture the tests need, without a
+download.
 
 The list of tensors is in `tests.tiny_architectures`; the byte-level vocabulary and the writing of a file are
-`edgesteer.evaluate.bench.random_model`'s. The same architecture, sizes and seed give the same bytes. Activations stay of order one through the blocks,
-logits spread over a few nats, and greedy decoding gives printable ASCII and never an end token.
+`edgesteer.evaluate.bench.random_model`'s. The same architecture, sizes and seed give the same bytes.
+Activations stay of order one through the blocks, logits spread over a few nats, and greedy decoding gives
+printable ASCII and never an end token.
 """
 
 from __future__ import annotations
@@ -55,7 +57,8 @@ _FILE_TYPES = {"F32": 0, "F16": 1, "Q8_0": 7}
 
 
 def sentencepiece_vocabulary(n_vocab: int, control: tuple[str, ...]) -> tuple[list[str], list[int]]:
-    """Tokens and types in the manner of SentencePiece: specials, bytes, characters, and a few longer pieces."""
+    """Tokens and types in the manner of SentencePiece: specials, bytes, characters, and a few longer
+    pieces."""
     bytes_ = [f"<0x{byte:02X}>" for byte in range(256)]
     pieces = [chr(byte) for byte in range(0x21, 0x7F)] + [
         "▁",
@@ -183,7 +186,8 @@ def write_tiny(
 
 
 def tiny_model(arch: str, directory: str | os.PathLike[str], **options: Any) -> Path:
-    """The tiny model of `arch` in `directory`, written if it is not there yet; `options` as for `write_tiny`."""
+    """The tiny model of `arch` in `directory`, written if it is not there yet; `options` as for
+    `write_tiny`."""
     suffix = "-" + sha256(repr(sorted(options.items())).encode()).hexdigest()[:8] if options else ""
     path = Path(directory) / f"tiny-{arch}{suffix}.gguf"
     return path if path.exists() else write_tiny(path, arch, **options)

@@ -1,4 +1,5 @@
-"""The adaptation chart as one HTML page: a radar of scores, the numbers behind them, and how each was measured.
+"""The adaptation chart as one HTML page: a radar of scores, the numbers behind them, and how each was
+measured.
 
 In:  an evaluate.adaptation.Adaptation. Out: a document as text; it needs no network.
 """

@@ -135,7 +135,8 @@ def table(
     """Every table for a terminal, a line for the head and for each row.
 
     widths: cells of each column; without it, as many as its widest text needs. left: columns that are aligned
-    left, and cut where they are too long. gap: blanks between columns. most: cells of the first column at most.
+    left, and cut where they are too long. gap: blanks between columns. most: cells of the first column at
+    most.
     width: cells of a line; where a table needs more, each row becomes a few lines of its own.
     """
     shown = [[_printable_cell(cell) for cell in row] for row in (head, *rows)]

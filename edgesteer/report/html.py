@@ -49,7 +49,8 @@ def environment() -> Environment:
 
 
 def _printable(value: Any) -> Any:
-    """What a template prints: text with control characters spelled out, line breaks kept; the rest as it is."""
+    """What a template prints: text with control characters spelled out, line breaks kept; the rest as it
+    is."""
     if not isinstance(value, str) or hasattr(value, "__html__"):
         return value
     return "\n".join(map(visible, value.split("\n")))

@@ -82,13 +82,15 @@ def page(title: str, prompt: str, runs: Sequence[Run], first: int = 0) -> str:
 
 
 def _first_steered(runs: Sequence[Run]) -> int:
-    """The first token on which any run acts: the prompt before it is left out of the blocks. 0 where none does."""
+    """The first token on which any run acts: the prompt before it is left out of the blocks. 0 where none
+    does."""
     steered = [np.flatnonzero(run.map.coefficients.any(axis=1)) for run in runs]
     return int(min((tokens[0] for tokens in steered if len(tokens)), default=0))
 
 
 def _run(run: Run, layers: Sequence[int]) -> dict[str, Any]:
-    """rows: the tokens' values at each block, in three digits: a page of 300 tokens and 30 blocks stays small."""
+    """rows: the tokens' values at each block, in three digits: a page of 300 tokens and 30 blocks stays
+    small."""
     columns = dict(zip(run.map.layers, run.map.coefficients.T, strict=True))
     zeros = np.zeros(len(run.map), dtype=np.float32)
     return {

@@ -1,7 +1,7 @@
 """What a plan does at each block, as text for a terminal: interference between bundles, and norms.
 
-Where the environment decides (colour and width None) it is asked; otherwise values in, text out. Without colour
-the marks stay, so that a log or a pipe loses nothing.
+Where the environment decides (colour and width None) it is asked; otherwise values in, text out. Without
+colour the marks stay, so that a log or a pipe loses nothing.
 """
 
 from __future__ import annotations
@@ -24,10 +24,11 @@ _COSINES = Scale(1.0)
 
 
 def render_interference(shown: Interference, *, width: int | None = None, color: bool | None = None) -> str:
-    """The table, the pairs and the notes, no line wider than `width` cells (at least 40; None: the terminal's).
+    """The table, the pairs and the notes, no line wider than `width` cells (at least 40; None: the
+    terminal's).
 
-    What does not fit gives way: first the norms of the terms, then the pairs but for the lowest and the highest
-    cosine of a block. color: None decides by `wants_color`.
+    What does not fit gives way: first the norms of the terms, then the pairs but for the lowest and the
+    highest cosine of a block. color: None decides by `wants_color`.
     """
     width, colored = usable_width(width), wants_color(color)
     if not shown.terms:

@@ -89,7 +89,8 @@ def path(points: Iterable[tuple[float, float]]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Drawing:
-    """One chart: a template prints it as an `<svg>` element. The title is drawn, and read out to those who cannot see.
+    """One chart: a template prints it as an `<svg>` element. The title is drawn, and read out to those who
+    cannot see.
 
     width, height: in pixels.
     """

@@ -1,4 +1,5 @@
-"""`edgesteer bench` on a tiny random model: its tables, its two files, and what is refused before anything is timed."""
+"""`edgesteer bench` on a tiny random model: its tables, its two files, and what is refused before anything is
+timed."""
 
 from __future__ import annotations
 

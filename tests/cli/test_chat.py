@@ -1,4 +1,5 @@
-"""`edgesteer chat`: turns on a stand-in for the model, then typed as a user types it, in a pipe and on a terminal."""
+"""`edgesteer chat`: turns on a stand-in for the model, then typed as a user types it, in a pipe and on a
+terminal."""
 
 from __future__ import annotations
 
@@ -263,7 +264,8 @@ def test_the_map_is_of_the_last_reply(chat: Chat, bundle_file: Path) -> None:
 
 
 def typing(*events: str | type[BaseException], half: bool = False) -> Any:
-    """What `converse_with_person` takes: inputs, and Ctrl-C as an exception, after which a new reading begins."""
+    """What `converse_with_person` takes: inputs, and Ctrl-C as an exception, after which a new reading
+    begins."""
     coming = iter(events)
 
     def start() -> Iterator[str]:

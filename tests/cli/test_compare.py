@@ -1,4 +1,5 @@
-"""`edgesteer compare` on a tiny random model: two files or none, and what is refused before the model is read."""
+"""`edgesteer compare` on a tiny random model: two files or none, and what is refused before the model is
+read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""`edgesteer scan` as a user types it, on a tiny model: what is said where, what is written, what is refused."""
+"""`edgesteer scan` as a user types it, on a tiny model: what is said where, what is written, what is
+refused."""
 
 from __future__ import annotations
 

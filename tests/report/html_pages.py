@@ -32,8 +32,8 @@ NASTY = [
 
 
 class Page(HTMLParser):
-    """tags: (name, attributes) in order; texts: the text inside each kind of tag. A chart's own titles, which are
-    its tooltips, are called "svg title"."""
+    """tags: (name, attributes) in order; texts: the text inside each kind of tag. A chart's own titles, which
+    are its tooltips, are called "svg title"."""
 
     def __init__(self, html: str) -> None:
         super().__init__(convert_charrefs=True)

@@ -1,4 +1,5 @@
-"""The adaptation page: self-contained, whatever the texts; its scores are those of the rows, and nothing is made up."""
+"""The adaptation page: self-contained, whatever the texts; its scores are those of the rows, and nothing is
+made up."""
 
 from __future__ import annotations
 

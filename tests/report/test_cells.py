@@ -1,4 +1,5 @@
-"""A table for a terminal: in columns where it fits, every text whole where it does not, and none drives it."""
+"""A table for a terminal: in columns where it fits, every text whole where it does not, and none drives
+it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""The comparison's page: self-contained whatever was said, every reply and figure on it, small enough to send."""
+"""The comparison's page: self-contained whatever was said, every reply and figure on it, small enough to
+send."""
 
 from __future__ import annotations
 

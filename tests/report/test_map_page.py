@@ -1,4 +1,5 @@
-"""A map as a page and in a notebook: self-contained and small, whatever the texts; its numbers are the map's."""
+"""A map as a page and in a notebook: self-contained and small, whatever the texts; its numbers are the
+map's."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""What every page shares: nothing in a text becomes markup or drives a reader, whichever template prints it."""
+"""What every page shares: nothing in a text becomes markup or drives a reader, whichever template prints
+it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""A scan on the screen and on a page: every number is there, nothing is wider than asked, no text is markup."""
+"""A scan on the screen and on a page: every number is there, nothing is wider than asked, no text is
+markup."""
 
 from __future__ import annotations
 

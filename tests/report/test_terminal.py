@@ -1,4 +1,5 @@
-"""What the terminal shows: every character once, in order, within the width, and nothing a model could inject."""
+"""What the terminal shows: every character once, in order, within the width, and nothing a model could
+inject."""
 
 import io
 import re
