@@ -53,11 +53,11 @@ def command(
 ) -> None:
     """Compare greedy replies of MODEL: unsteered, prompted with the trait, and steered, a row each.
 
-    All in nats a token, under the unsteered model. trait: how much more the trait's prompt expects the reply
-    than the plain one does. coherence: how unlikely the reply is to whichever of the two expects it more
-    (lower: more coherent). nll0: how unlikely it is without any prompt. Brackets are 95 % intervals over the
-    questions. +tokens is what the prompt adds to the context, beyond a system prompt of the template's own;
-    "first" the seconds to the first token.
+    Measures are in nats per token under the unsteered model. trait: how much likelier the reply is after the
+    trait's prompt than after the plain one. coherence: how unlikely the reply is after whichever of the two
+    makes it likelier (lower: more coherent). nll0: how unlikely it is without any prompt. Brackets are 95 %
+    intervals over the questions. +tokens: what the prompt adds to the context, beyond the template's default
+    system prompt. first: the time to the first token.
 
     \b
     Examples:

@@ -20,9 +20,9 @@ def measure(run: Run, tiny: Path, steer: Path) -> Run:
 
     def call(*args: object, model: object = tiny) -> click.testing.Result:
         given = () if {"--steer", "--way"} & {*args} else ("--steer", steer)
-        asked = () if "--questions" in args else ("--questions", "questions.txt")
+        questions = () if "--questions" in args else ("--questions", "questions.txt")
         page = () if "-o" in args else ("-o", "out.html")
-        return run("adaptation", model, *given, *asked, *page, "-n", 3, "-t", 1, "-c", 1024, *args)
+        return run("adaptation", model, *given, *questions, *page, "-n", 3, "-t", 1, "-c", 1024, *args)
 
     return call
 

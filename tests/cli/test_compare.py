@@ -1,5 +1,4 @@
-"""`edgesteer compare` on a tiny random model: two files or none, and what is refused before the model is
-read."""
+"""`edgesteer compare` on a tiny random model: two files or none, and what is refused at once."""
 
 from __future__ import annotations
 
@@ -30,9 +29,9 @@ def compare(run: Run, tiny: Path, steer: Path) -> Run:
     def call(*args: object, suite: dict[str, Any] | None = None) -> click.testing.Result:
         Path("mine.json").write_text(json.dumps(suite or SUITE))
         given = () if {"--steer", "--way"} & {*args} else ("--steer", steer)
-        asked = () if "--suite" in args else ("--suite", "mine.json")
+        suite = () if "--suite" in args else ("--suite", "mine.json")
         page = () if "-o" in args else ("-o", "out.html")
-        return run("compare", tiny, *given, *asked, *page, "-t", 1, "-c", 1024, *args)
+        return run("compare", tiny, *given, *suite, *page, "-t", 1, "-c", 1024, *args)
 
     return call
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import click.testing
@@ -65,8 +66,12 @@ def test_matched_shows_each_row_at_the_prompts_coherence(evaluate: Run, steer: P
     lines = result.stdout.splitlines()
     assert max(map(len, lines)) <= 100
     for key in ("trait", "e per 100 words", "e in replies"):
-        begun = next(i for i, line in enumerate(lines) if line.strip().startswith(f"{key}, at equal"))
-        assert [bool(line) for line in lines[begun : begun + 5]] == [True, True, True, True, False]
+        begun = next(
+            i
+            for i, (head, below) in enumerate(pairwise(lines))
+            if head.strip().startswith(key) and below.strip() == "at equal coherence"
+        )
+        assert [bool(line) for line in lines[begun : begun + 6]] == [*[True] * 5, False]
     rows = json.loads(evaluate(*again, "--json").stdout)["rows"]
     assert [row["matched"] is None for row in rows] == [True, True, False, False]
     assert rows[2]["matched"] != rows[3]["matched"]  # each has a curve of its own
@@ -75,7 +80,7 @@ def test_matched_shows_each_row_at_the_prompts_coherence(evaluate: Run, steer: P
 def test_a_strength_that_changes_nothing_says_that_more_might_do_too(evaluate: Run, steer: Path) -> None:
     result = evaluate("--steer", f"{steer}:0.000001", "--at", "matched")
     assert result.exit_code == 0, result.stderr
-    assert "as coherent as the prompt at the highest strength asked; more might do too" in " ".join(
+    assert "as coherent as the prompt at the highest strength tried; a higher one might be too" in " ".join(
         result.stdout.split()
     )
 

@@ -1,4 +1,4 @@
-"""The shell itself: exit codes, one line per failure, and nothing imported that was not asked for."""
+"""The shell itself: exit codes, one line per failure, and nothing imported that is not needed."""
 
 import subprocess
 import sys

@@ -220,7 +220,7 @@ def test_a_page_replaces_nothing_that_is_no_page_even_by_force(
 def test_what_is_no_ordinary_file_is_not_written_over(run: Run, tiny: Path, steer_file: Path) -> None:
     os.mkfifo("pipe.html")
     words = ("map", tiny, "--steer", steer_file, "-p", "x", "--html", "pipe.html", "--force")
-    refused(run(*words), "pipe.html", "no ordinary file")
+    refused(run(*words), "pipe.html", "not a regular file")
 
 
 @pytest.mark.parametrize("command", ["run", "map"])

@@ -1,5 +1,4 @@
-"""`edgesteer scan` as a user types it, on a tiny model: what is said where, what is written, what is
-refused."""
+"""`edgesteer scan` on a tiny random model: its output, its page, and what is refused."""
 
 from __future__ import annotations
 
@@ -50,9 +49,9 @@ def test_it_prints_a_row_for_each_block_and_nothing_on_stderr(run: Run, here: Pa
 
 def test_json_is_the_scan_and_the_same_in_every_run(run: Run, here: Path) -> None:
     done = scanned(run, "--json", "--norms", "3,1")
-    told = json.loads(done.stdout)
-    assert (told["unit"], told["sizes"], told["trait"]) == ("norm", [1.0, 3.0], "Talk like a pirate.")
-    assert told["questions"] == ["Why is it so?", "What is a key?"]
+    data = json.loads(done.stdout)
+    assert (data["unit"], data["sizes"], data["trait"]) == ("norm", [1.0, 3.0], "Talk like a pirate.")
+    assert data["questions"] == ["Why is it so?", "What is a key?"]
     assert scanned(run, "--json", "--norms", "1,3").stdout == done.stdout
 
 

@@ -32,8 +32,7 @@ NASTY = [
 
 
 class Page(HTMLParser):
-    """tags: (name, attributes) in order; texts: the text inside each kind of tag. A chart's own titles, which
-    are its tooltips, are called "svg title"."""
+    """tags: (name, attributes) in order; texts: the text inside each kind of tag, "svg title" for tooltips."""
 
     def __init__(self, html: str) -> None:
         super().__init__(convert_charrefs=True)
@@ -70,9 +69,9 @@ class Page(HTMLParser):
 def self_contained(html: str) -> Page:
     """The page, once it is sure that it opens without a network and carries nobody's script."""
     page = Page(html)
-    told = html.lower().replace(f'xmlns="{_NAMESPACE}"', "")
+    text = html.lower().replace(f'xmlns="{_NAMESPACE}"', "")
     for word in ("http://", "https://", "<script src", "@import", "url(", "javascript:"):
-        assert word not in told, word
+        assert word not in text, word
     for _, attributes in page.tags:
         assert not FETCHING & attributes.keys(), attributes
         assert not [name for name in attributes if name.startswith("on")], attributes

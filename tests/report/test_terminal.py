@@ -1,5 +1,4 @@
-"""What the terminal shows: every character once, in order, within the width, and nothing a model could
-inject."""
+"""A map on a terminal: every character once, in order, within the width, and nothing a model could inject."""
 
 import io
 import re
