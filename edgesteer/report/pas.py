@@ -143,7 +143,7 @@ def _cost(report: PasReport) -> Iterator[str]:
         yield "free text  steering overflows"
     else:
         yield (
-            f"free text  {before:.2f} nats per token before, {after:.2f} after (unsteered model's surprise), "
+            f"free text  {before:.2f} nats per token before, {after:.2f} after, to the unsteered model; "
             f"distinct-2 {text.distinct2[0]:.2f}, {text.distinct2[1]:.2f}"
         )
         yield from cells.hanging(f'{"":11}"', f'{cells.visible(text.sample[2])[:150]}"', _WIDTH)

@@ -223,7 +223,7 @@ def _command(words: list[str], whole: bool) -> Iterator[str]:
         return
     if isinstance(command, click.Group) or {"-h", "--help"} & set(words):
         return
-    context = click.Context(command, info_name=name)
+    context = click.Context(command, info_name=name, **main.context_settings)
     try:
         values, extra, _ = command.make_parser(context).parse_args(list(words))
     except click.UsageError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from itertools import pairwise
 from pathlib import Path
@@ -75,6 +76,13 @@ def test_matched_shows_each_row_at_the_prompts_coherence(evaluate: Run, steer: P
     rows = json.loads(evaluate(*again, "--json").stdout)["rows"]
     assert [row["matched"] is None for row in rows] == [True, True, False, False]
     assert rows[2]["matched"] != rows[3]["matched"]  # each has a curve of its own
+
+
+def test_the_heading_of_a_long_count_keeps_its_measure(evaluate: Run, steer: Path) -> None:
+    result = evaluate("--steer", steer, "--at", "matched", "--count", "arr|matey|parrot|treasure|ship")
+    headings = [line.strip() for line in result.stdout.splitlines() if "minus prompt" in line]
+    for measure in ("per 100 words", "in replies"):
+        assert sum(re.match(rf"arr\|mat.*… {measure} ", heading) is not None for heading in headings) == 2
 
 
 def test_a_strength_that_changes_nothing_says_that_more_might_do_too(evaluate: Run, steer: Path) -> None:

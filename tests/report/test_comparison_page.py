@@ -144,7 +144,7 @@ def test_costs_are_told_and_what_is_not_known_is_not_made_up() -> None:
         for method in comparison.methods
     )
     unknown = page(dataclasses.replace(comparison, methods=silent, kv_bytes_per_token=None))
-    assert unknown.count("the model does not say") == 5
+    assert unknown.count("not known") == 5
 
 
 def test_charts_are_there_for_each_figure() -> None:
@@ -170,7 +170,7 @@ def test_an_overflow_is_in_the_numbers_and_not_in_the_curve() -> None:
 
 def test_replies_of_nothing_leave_a_page() -> None:
     shown = self_contained(page(a_comparison([[], []], counts=())))
-    assert shown.texts["em"] == ["nothing"] * 10
+    assert shown.texts["em"] == ["empty"] * 10
     assert pieces_on(shown) == []
 
 

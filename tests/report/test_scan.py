@@ -152,7 +152,7 @@ def paragraphs(shown: Scan) -> str:
 def test_terminal_and_page_name_the_model_and_the_page_the_colours() -> None:
     assert "small.gguf" in rendered(a_scan())
     assert "small.gguf" in paragraphs(a_scan())
-    assert "blue: less than before" in paragraphs(a_scan())
+    assert "blue: less." in paragraphs(a_scan())
     assert "blue" not in paragraphs(a_scan(trait=None))  # KL has no sign
 
 
