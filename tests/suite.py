@@ -2,8 +2,8 @@
 
 For each trait learns A-PSR+KL (closed form, then trained in Torch) and, from the same pairs, A-PSR, A-Const,
 S-Const and S-PSR. Measures them on held-out questions at the default strength and at others, to compare them
-at the prompt's coherence. Writes docs/suite.json and the tables in docs/results.md; what docs/suite.json holds
-is not measured again.
+at the prompt's coherence. Writes docs/suite.json and the tables in docs/results.md; what docs/suite.json
+holds is not measured again.
 """
 
 from __future__ import annotations

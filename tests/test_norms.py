@@ -101,7 +101,7 @@ def test_the_summary_names_the_largest_and_the_median() -> None:
     assert report.median == pytest.approx(0.35)
 
 
-def test_nothing_in_scope_is_told_without_numbers() -> None:
+def test_nothing_in_scope_has_no_numbers() -> None:
     terms, strengths, coefficients, steered = ingredients(0, zero=1)
     report = norm_report(terms, strengths, coefficients, steered)
     assert {block.rows for block in report.blocks} == {0}

@@ -116,7 +116,7 @@ def ranged(low: float, high: float, name: str = "dial") -> Bundle:
 
 
 @given(st.floats(-5, 5), st.floats(-5, 5), st.floats(-20, 20))
-def test_a_strength_beyond_the_evaluated_range_is_told(a: float, b: float, strength: float) -> None:
+def test_a_strength_beyond_the_evaluated_range_gives_a_warning(a: float, b: float, strength: float) -> None:
     low, high = sorted((a, b))
     warnings = beyond_range(SteeringPlan.of([(ranged(low, high), strength, None)]))
     if strength == 0 or low <= strength <= high:

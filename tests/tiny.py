@@ -126,7 +126,7 @@ def _write_tokenizer(
 
 
 def _write_sentencepiece(writer: gguf.GGUFWriter, n_vocab: int, specials: Specials) -> None:
-    """Longer pieces win; text gets a blank in front, also behind a special token."""
+    """Longer pieces win; text gets a blank in front, also after a special token."""
     tokens, types = sentencepiece_vocabulary(n_vocab, specials.control)
     writer.add_tokenizer_model("llama")
     writer.add_token_scores([float(len(token)) for token in tokens])

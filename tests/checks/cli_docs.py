@@ -52,7 +52,7 @@ def page() -> str:
 
 
 def table_complaints() -> list[str]:
-    """Where the lazy table of commands and the commands themselves do not agree."""
+    """Complaints about commands that COMMANDS lists but that are missing or have no example."""
     context = click.Context(main)
     complaints = []
     for name in COMMANDS:

@@ -123,7 +123,7 @@ def _python(body: str) -> Iterator[str]:
 
 
 def _has(owner: type, name: str) -> bool:
-    """Of the class, or set on its instances as the class says: annotated, or a field."""
+    """Whether the class has the attribute, or declares it for its instances."""
     return hasattr(owner, name) or any(
         name in vars(base).get("__annotations__", {}) for base in owner.__mro__
     )

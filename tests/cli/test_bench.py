@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from edgesteer.bundle import encode_directions, load, read_model_info
-from tests.cli.support import Run, drawn_bundle, refused
+from tests.cli.support import Run, random_bundle, refused
 from tests.tiny import CHATML, write_tiny
 
 QUICK = ("--rounds", 5, "--prefills", 1, "--runs", 1, "-t", 1)
@@ -34,8 +34,10 @@ def test_json_has_a_study_for_each_name_and_no_more(bench: Run) -> None:
     assert list(json.loads(result.stdout)["scale"]) == ["blocks", "batch"]
 
 
-def test_the_prompt_stands_beside_the_bundle_that_replaces_it(bench: Run, tiny: Path, tmp_path: Path) -> None:
-    steer = drawn_bundle(tiny, tmp_path / "drawn.steer", trait="Talk like a pirate.")
+def test_the_prompt_is_compared_with_the_bundle_that_replaces_it(
+    bench: Run, tiny: Path, tmp_path: Path
+) -> None:
+    steer = random_bundle(tiny, tmp_path / "drawn.steer", trait="Talk like a pirate.")
     data = json.loads(bench("--way", steer, "--against", "prompt", "--json").stdout)["against"]["prompt"]
     ways = data["ways"]
     assert data["trait"] == "Talk like a pirate."
@@ -69,7 +71,7 @@ def test_a_template_that_brings_a_prompt_of_its_own_is_held_against_an_empty_one
 
 
 def test_a_bare_control_vector_is_timed_as_well(run: Run, tiny: Path, tmp_path: Path) -> None:
-    """And its memory measured, in processes that run nothing of the working directory."""
+    """The memory is measured in processes that import nothing from the working directory."""
     width = read_model_info(str(tiny)).n_embd
     data = encode_directions({1: np.full(width, 0.01, np.float32)}, "llama")
     (tmp_path / "bare.gguf").write_bytes(data)
@@ -162,7 +164,7 @@ def test_a_bundle_for_another_model_is_refused(run: Run, tiny: Path, bundle_file
 
 
 def test_a_psr_has_no_counterpart_in_repeng(run: Run, tiny: Path, tmp_path: Path) -> None:
-    psr = drawn_bundle(tiny, tmp_path / "gated.steer", gated=True)
+    psr = random_bundle(tiny, tmp_path / "gated.steer", gated=True)
     refused(run("bench", tiny, "--way", psr, "--against", "repeng"), "PSR", code=2)
 
 

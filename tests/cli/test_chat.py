@@ -301,7 +301,9 @@ def steer_file(model: Model, tmp_path: Path) -> Path:
     return tmp_path / "my p.steer"
 
 
-def test_a_pipe_gets_replies_alone_and_is_taken_up_again(run: Run, tiny: Path, steer_file: Path) -> None:
+def test_a_pipe_gets_only_replies_and_a_conversation_can_be_resumed(
+    run: Run, tiny: Path, steer_file: Path
+) -> None:
     say = "hi\n/steer my p.steer 2\nhi \\\nagain\n/map\n/strength 0\nhi\n/save c.json\n"
     done = run("chat", tiny, "-t", 1, "-n", 6, "--json", input=say)
     assert done.exit_code == 0, done.stderr
@@ -395,7 +397,7 @@ class Terminal:
         os.write(self.master, text)
 
     def hears(self, text: bytes) -> None:
-        """Waits until stderr holds `text`, which is then done with."""
+        """Wait until stderr has `text`, and drop the output up to its end."""
         while text not in self._told:
             self._told += _some(self.child.stderr)
         self._told = self._told.partition(text)[2]

@@ -126,7 +126,7 @@ def test_any_other_strength_is_refused(text: str) -> None:
         ('"', ('"', None)),
     ],
 )
-def test_a_file_may_hold_spaces_and_a_number_behind_it_is_the_strength(
+def test_a_file_name_may_hold_spaces_and_a_number_after_it_is_the_strength(
     text: str, expected: tuple[str, float | None]
 ) -> None:
     name, strength = parse_steer(text, (None, ":"))
@@ -260,7 +260,7 @@ def test_a_file_without_facts_is_taken_up(tmp_path: Path) -> None:
     assert load_conversation(tmp_path / "c.json") == Conversation(None, [Exchange("hi", "ho", None)])
 
 
-def test_save_replaces_nothing_unless_asked_and_leaves_nothing_half_done(tmp_path: Path) -> None:
+def test_save_replaces_a_file_only_with_force_and_writes_whole_files(tmp_path: Path) -> None:
     path = tmp_path / "c.json"
     talk(1).save(path, "m", force=False)
     before = path.read_bytes()

@@ -179,7 +179,7 @@ def test_options_of_a_comparison_need_one(run: Run, here: Path) -> None:
 
 
 @pytest.mark.parametrize("output", ["v.steer", "v.gguf"])
-def test_what_was_understood_of_a_file_is_told(run: Run, here: Path, output: str) -> None:
+def test_the_reading_of_a_file_is_reported(run: Run, here: Path, output: str) -> None:
     words = ("convert", "v.npy", *PLAIN, "--block", "2", "--site", "block_input", "--force", "-o", output)
     made = run(*words)
     assert made.exit_code == 0, made.stderr
@@ -192,7 +192,7 @@ def test_what_was_understood_of_a_file_is_told(run: Run, here: Path, output: str
     assert facts["norm"]["max"] > 0
 
 
-def test_what_was_left_out_is_told(run: Run, here: Path) -> None:
+def test_dropped_blocks_are_reported(run: Run, here: Path) -> None:
     words = ("convert", "net.pt", "--model", "m.gguf", "--blocks", "2-2", "--no-parity", "-o", "n.steer")
     made = run(*words, "-t", "1")
     assert made.exit_code == 0, made.stderr

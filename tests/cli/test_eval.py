@@ -11,7 +11,7 @@ from pathlib import Path
 import click.testing
 import pytest
 
-from tests.cli.support import Run, drawn_bundle, refused
+from tests.cli.support import Run, random_bundle, refused
 
 
 @pytest.fixture
@@ -97,7 +97,7 @@ def test_template_and_stop_are_the_bundles_own_unless_given(
     evaluate: Run, tiny: Path, tmp_path: Path
 ) -> None:
     template = "{system}\nQ: {question}\nA:"
-    own = drawn_bundle(tiny, tmp_path / "own.steer", trait="Arr.", template=template, stop="e")
+    own = random_bundle(tiny, tmp_path / "own.steer", trait="Arr.", template=template, stop="e")
     replies = [
         json.loads(evaluate("--steer", own, "--json", *more).stdout)["rows"][0]["replies"]
         for more in ((), ("--template", template.replace("\n", "\\n"), "--stop", "e"), ("--stop", "~~~~"))
@@ -132,7 +132,7 @@ def test_a_strength_and_one_that_is_found_contradict(evaluate: Run, steer: Path)
 
 
 def test_a_bundle_that_names_no_trait_needs_one(evaluate: Run, tiny: Path, tmp_path: Path) -> None:
-    mute = drawn_bundle(tiny, tmp_path / "mute.steer")
+    mute = random_bundle(tiny, tmp_path / "mute.steer")
     refused(evaluate("--steer", mute), "give --trait TEXT", code=2)
     assert evaluate("--steer", mute, "--trait", "Arr.").exit_code == 0
 

@@ -28,7 +28,7 @@ def steer_file(model: Model, tmp_path: Path) -> Path:
     return tmp_path / "p.steer"
 
 
-def test_json_tells_the_report_beside_the_facts(run: Run, steer_file: Path, on: tuple[object, ...]) -> None:
+def test_json_has_the_report_and_the_facts(run: Run, steer_file: Path, on: tuple[object, ...]) -> None:
     result = run("inspect", f"{steer_file}:0.5", *on, "-p", "the ship", "--json")
     assert (result.exit_code, result.stderr) == (0, "")
     data = json.loads(result.stdout)
@@ -125,7 +125,7 @@ def test_wrong_usage(run: Run, steer_file: Path, options: tuple[object, ...]) ->
 
 
 @pytest.mark.parametrize("n", [1, 2])
-def test_a_strength_beyond_its_range_is_said_once(
+def test_a_strength_beyond_its_range_is_reported_once(
     run: Run, steer_file: Path, on: tuple[object, ...], n: int
 ) -> None:
     info = read_model_info(Path(str(on[1])))

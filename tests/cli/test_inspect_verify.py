@@ -1,4 +1,4 @@
-"""`edgesteer inspect` and `edgesteer verify`: they say what the bundle room says, and change nothing."""
+"""`edgesteer inspect` and `edgesteer verify`: what they report, and that they change nothing."""
 
 import json
 from collections.abc import Callable

@@ -125,7 +125,7 @@ def test_an_existing_page_is_refused_before_anything_is_opened(run: Run, here: P
     assert "old.html: exists already" in done.stderr
 
 
-def test_another_models_bundle_is_refused_before_a_template_is_asked_for(run: Run, here: Path) -> None:
+def test_another_models_bundle_is_refused_before_a_missing_template(run: Run, here: Path) -> None:
     write_tiny(here / "bare.gguf", "llama", chat_template=None)
     for steer, message in (("other.steer", "architecture"), ("one.steer", "--template")):
         done = run("scan", "bare.gguf", "--steer", steer, "-t", 1)

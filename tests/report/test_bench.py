@@ -35,7 +35,7 @@ def text_of(table: dict[str, Any], width: int = 200) -> str:
 
 
 @pytest.mark.parametrize("width", [MIN_WIDTH, 80, 200])
-def test_how_a_ratio_is_made_is_told_and_that_few_scatter(width: int) -> None:
+def test_ratios_are_explained_and_few_rounds_are_remarked_on(width: int) -> None:
     for rounds, runs, few in ((50, 2, False), (49, 2, True), (50, 1, True), (5, 1, True)):
         text = text_of(a_table(rounds, runs), width)
         assert "median over the rounds" in text
@@ -49,6 +49,6 @@ def test_the_picture_says_of_what_it_is() -> None:
     assert len(long) < 84  # what fits 640 pixels
 
 
-def test_a_prompt_in_the_place_of_the_templates_own_is_told() -> None:
+def test_a_prompt_that_replaces_the_templates_default_is_remarked_on() -> None:
     assert "replaces the template's default" in text_of(a_table() | beside(True))
     assert "replaces the template's default" not in text_of(a_table() | beside(False))

@@ -87,7 +87,7 @@ def pieces_on(shown: Page) -> list[str]:
 
 @quick
 @given(texts, texts, texts, st.lists(texts, min_size=1, max_size=4))
-def test_a_page_is_self_contained_whatever_it_is_told(
+def test_a_page_is_self_contained_whatever_the_texts(
     question: str, trait: str, name: str, pieces: list[str]
 ) -> None:
     names = ("unsteered", "prompt", name or "x")
@@ -99,7 +99,7 @@ def test_a_page_is_self_contained_whatever_it_is_told(
     assert shown.texts["h3"] == [f"1. {printable(question)}"]
 
 
-def test_every_reply_stands_beside_the_others_with_its_own_scores() -> None:
+def test_every_reply_is_shown_with_its_own_scores() -> None:
     comparison = a_comparison()
     shown = self_contained(page(comparison))
     groups = [attributes for attributes in shown.named("div") if attributes.get("class") == "tokens"]
@@ -128,7 +128,7 @@ def test_a_way_is_called_by_its_bundle_and_kind_and_can_be_hidden() -> None:
         assert html.count(f'class="reply way{i}"') == 2
 
 
-def test_costs_are_told_and_what_is_not_known_is_not_made_up() -> None:
+def test_costs_are_shown_and_unknown_ones_are_marked() -> None:
     html = page(a_comparison())
     shown = self_contained(html)
     cells = shown.texts["td"]
@@ -168,13 +168,13 @@ def test_an_overflow_is_in_the_numbers_and_not_in_the_curve() -> None:
     assert self_contained(page(a_comparison(curve=nothing)))
 
 
-def test_replies_of_nothing_leave_a_page() -> None:
+def test_empty_replies_still_make_a_page() -> None:
     shown = self_contained(page(a_comparison([[], []], counts=())))
     assert shown.texts["em"] == ["empty"] * 10
     assert pieces_on(shown) == []
 
 
-def test_notes_of_a_found_strength_are_told() -> None:
+def test_notes_on_the_strength_are_shown() -> None:
     dose = Dose(1.5, False, False, 0.5, 0.9, (Point(1.5, 0.1, 0.6, 1.0),))
     assert "no strength was as coherent" in page(a_comparison(dose=dose))
 

@@ -101,7 +101,7 @@ def test_the_blocks_begin_at_the_first_token_that_any_run_steers():
 
 
 def read(shown: SteeringMap) -> Page:
-    """The fragment, once it is sure that it needs nothing and disturbs nothing around it."""
+    """The fragment, after checking that it needs nothing and affects nothing around it."""
     html = shown._repr_html_()
     page = Page(html)
     assert html.startswith("<div")

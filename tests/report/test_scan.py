@@ -48,7 +48,7 @@ def a_scan(blocks: int = 28, sizes: int = 4, trait: str | None = "Talk.", **chan
 @pytest.mark.parametrize("width", [1, 40, 72, 80, 200])
 @pytest.mark.parametrize(("blocks", "sizes"), [(1, 1), (28, 4), (126, 16)])
 @pytest.mark.parametrize("trait", [None, "Talk like a pirate."])
-def test_no_line_is_wider_than_asked(width: int, blocks: int, sizes: int, trait: str | None) -> None:
+def test_no_line_exceeds_the_width(width: int, blocks: int, sizes: int, trait: str | None) -> None:
     shown = a_scan(blocks, sizes, trait)
     if shown.gain is not None:
         shown = a_scan(blocks, sizes, trait, gain=shown.gain * 300)
@@ -59,7 +59,7 @@ def test_no_line_is_wider_than_asked(width: int, blocks: int, sizes: int, trait:
     assert not SGR.search(plain)
 
 
-def test_no_color_holds_where_nobody_chooses(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_color_is_the_default_under_no_color(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_COLOR", "1")
     assert not SGR.search(render_scan(a_scan()))
 
@@ -78,7 +78,7 @@ def test_every_block_has_its_numbers_and_its_marks() -> None:
         assert row.count("*") == (shown.low[i] > 0).sum()
 
 
-def test_what_was_not_measured_is_a_dot_and_is_told() -> None:
+def test_what_was_not_measured_is_a_dot_and_is_explained() -> None:
     shown = a_scan(3, 2)
     for array in (shown.kl, shown.gain, shown.low, shown.high):
         assert array is not None
@@ -97,7 +97,7 @@ def rendered(shown: Scan) -> str:
     return " ".join(render_scan(shown, width=200, color=False).split())
 
 
-def test_how_many_blocks_are_useful_is_said_and_which() -> None:
+def test_the_verdict_counts_and_names_the_useful_blocks() -> None:
     none = np.full((28, 4), -1.0)
     few = none.copy()
     few[[4, 5, 6, 20]] = 1.0
@@ -109,7 +109,7 @@ def test_how_many_blocks_are_useful_is_said_and_which() -> None:
     assert "Only" not in many
 
 
-def test_one_block_and_few_questions_are_said() -> None:
+def test_one_block_and_few_questions_are_remarked_on() -> None:
     one = rendered(a_scan(1, 4, low=np.ones((1, 4)), gain=np.ones((1, 4)), questions=("Why?",)))
     assert "nothing to compare" in one
     assert "few questions" in one
@@ -122,7 +122,7 @@ def test_without_a_trait_it_says_how_to_get_it() -> None:
     assert "Trait:" not in shown
 
 
-def test_another_scope_of_the_bundle_is_said() -> None:
+def test_another_scope_of_the_bundle_is_remarked_on() -> None:
     assert "conversation" in rendered(a_scan(scope="conversation"))
     assert "as the bundle says" not in rendered(a_scan())
 
@@ -156,7 +156,7 @@ def test_terminal_and_page_name_the_model_and_the_page_the_colours() -> None:
     assert "blue" not in paragraphs(a_scan(trait=None))  # KL has no sign
 
 
-def test_what_may_be_rounding_is_left_out_of_the_ranking_and_told() -> None:
+def test_what_may_be_rounding_is_left_out_of_the_ranking_and_reported() -> None:
     ones, kl = np.ones((3, 2)), np.array([[0.1, 0.2], [0.1, 0.5], [0.2, 0.29]])
     some = a_scan(3, 2, gain=ones, low=ones, high=ones, kl=kl, noise=0.1)
     assert some.unclear == 5

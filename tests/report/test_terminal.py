@@ -98,7 +98,7 @@ def test_numbers_keep_every_character_too(steering_map: SteeringMap, width: int)
 
 
 @given(maps(), widths, st.booleans(), st.booleans(), st.booleans())
-def test_no_line_is_wider_than_asked(
+def test_no_line_exceeds_the_width(
     steering_map: SteeringMap, width: int, colored: bool, numbered: bool, reply_only: bool
 ) -> None:
     text = render(
