@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from edgesteer.bundle import Bundle, ModelInfo, StrengthRange, build_gate, encode_directions
 from edgesteer.bundle.refusal import refusal
-from edgesteer.runtime import Lanes, SteeredLlama
+from edgesteer.runtime import SteeredLlama
 from edgesteer.runtime.turns import read_turns
 from edgesteer.scope import BIT, scope_bits
 from edgesteer_converters.artifact import Artifact, Choice, Converted
@@ -141,12 +141,10 @@ def visited(llm: SteeredLlama, bundle: Bundle, texts: Sequence[Text]) -> dict[in
     for text in texts:
         tokens = [*text.prompt, *text.reply]
         inside = (scope_bits(tokens, len(text.prompt), turns) & BIT[bundle.scope]) != 0
-        lanes = Lanes(llm, [text.prompt], bundle.layers)
-        with llm.steered(bundle, 1.0), llm.record() as seen, lanes:
-            lanes.run({0: [text.prompt[-1], *text.reply]})
-            after = lanes.seen(0)
+        with llm.steered(bundle, 1.0), llm.record() as steering_map:
+            after = llm.capture(tokens, bundle.layers, prompt_len=len(text.prompt))
         for i, n in enumerate(bundle.layers):
-            before = after[i] - seen.coefficients[:, i, None] * bundle.directions[n]
+            before = after[n] - steering_map.coefficients[:, i, None] * bundle.directions[n]
             rows[n].append(before[inside])
     return {n: np.concatenate(parts) for n, parts in rows.items()}
 

@@ -4,11 +4,11 @@ In:  a SteeringPlan, or bundles with their strengths as a user gave them.
 Out: Interference: for every block the norms and cosines of what is added there, for every pair of terms a
      summary, and the few lines of it that are worth a user's attention.
 
-At block N term i adds u_i = strength_i * coefficient * direction_i[N] to the residual stream. Everything here takes
-the coefficient as 1: exact for a constant, the mean over the training tokens for a PSR. And it takes a token
-that is in every term's scope. It is geometry before any token is seen: of terms that point apart less is
-added for certain, but terms that point alike need not sound alike. Directions learnt from prompts share a part
-whatever the prompts say: between unrelated traits 0.2 to 0.7 is usual, and single blocks lie above that.
+At block N term i adds u_i = strength_i * coefficient * direction_i[N] to the residual stream. Everything here
+takes the coefficient as 1: exact for a constant, the mean over the training tokens for a PSR. And it takes a
+token that is in every term's scope. It is geometry before any token is seen: of terms that point apart less
+is added for certain, but terms that point alike need not sound alike. Directions learnt from prompts share a
+part whatever the prompts say: between unrelated traits 0.2 to 0.7 is usual, and single blocks lie above that.
 """
 
 from __future__ import annotations
@@ -85,13 +85,13 @@ class Pair:
 
     def to_json(self) -> dict[str, Any]:
         ends = {"min": self.lowest, "max": self.highest}
-        told = {name: end and {"cosine": end[0], "block": end[1]} for name, end in ends.items()}
+        extremes = {name: end and {"cosine": end[0], "block": end[1]} for name, end in ends.items()}
         blocks = list(self.blocks)
         return {
             "pair": list(self.terms),
             "blocks": blocks,
             "mean": self.mean,
-            **told,
+            **extremes,
             "verdict": self.verdict,
         }
 
@@ -244,5 +244,5 @@ def _name(term: Term) -> str:
 
 
 def _names(terms: Sequence[Term]) -> str:
-    told = [f"{_name(term)} x {term.strength:g}" for term in terms]
-    return f"{', '.join(told[:-1])} and {told[-1]}"
+    names = [f"{_name(term)} x {term.strength:g}" for term in terms]
+    return f"{', '.join(names[:-1])} and {names[-1]}"

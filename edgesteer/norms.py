@@ -10,20 +10,21 @@ At block N, for row t in scope, with h the residual stream after block N and bef
     ratio[t] = |u[t]| / |h[t]|        cosine[t] = h[t] . u[t] / (|h[t]| |u[t]|)
 
 Norms are L2, in the units of the residual stream, which differ from model to model and grow along the blocks;
-ratio and cosine have no unit. h is what the model computes *under the plan*, so the blocks before have steered
-it already; it is recovered as h' - u from float32 values, so a ratio of 10^k costs k of its seven digits.
+ratio and cosine have no unit. h is what the model computes *under the plan*, so the blocks before have
+steered it already; it is recovered as h' - u from float32 values, so a ratio of 10^k costs k of its seven
+digits.
 
-What the numbers tell: where a plan is strong for its model, whether two plans are alike in size, and whether a
-strength is out of all proportion. What they cannot tell: whether the model says what was meant, or still makes
-sense. Directions are not alike: a small step may turn a model and a large one leave it be, and what the blocks
-before have added is no longer counted here. Judge by replies, or measure them with 'edgesteer eval'.
+What the numbers tell: where a plan is strong for its model, whether two plans are alike in size, and whether
+a strength is out of all proportion. What they cannot tell: whether the model says what was meant, or still
+makes sense. Directions are not alike: a small step may turn a model and a large one leave it be, and what the
+blocks before have added is no longer counted here. Judge by replies, or measure them with 'edgesteer eval'.
 
-Measured on SmolLM2-135M-Instruct Q4_1, over three questions with 24 greedy tokens each: `pirate` at its default
-(1.5) had a median ratio of 0.013 to 0.016 and `pirate-constant` (2.2) one of 0.018; their largest, always at
-block 23, were 0.13 to 0.15 and 0.17 to 0.18. Yet the smaller one showed more: two of three replies under `pirate`
-were like a pirate's or a sailor's, and one of three under `pirate-constant`. At twice the default the medians were
-0.030 to 0.037, the largest 0.25 to 0.34; all six replies were like a pirate's, and two of them repeated words.
-It is one small model, one trait and a few replies: an example, not a limit.
+Measured on SmolLM2-135M-Instruct Q4_1, over three questions with 24 greedy tokens each: `pirate` at its
+default (1.5) had a median ratio of 0.013 to 0.016 and `pirate-constant` (2.2) one of 0.018; their largest,
+always at block 23, were 0.13 to 0.15 and 0.17 to 0.18. Yet the smaller one showed more: two of three replies
+under `pirate` were like a pirate's or a sailor's, and one of three under `pirate-constant`. At twice the
+default the medians were 0.030 to 0.037, the largest 0.25 to 0.34; all six replies were like a pirate's, and
+two of them repeated words. It is one small model, one trait and a few replies: an example, not a limit.
 """
 
 from __future__ import annotations
@@ -109,7 +110,8 @@ def norm_report(
     n_terms, rows = strengths.shape
     if len(terms) != n_terms or coefficients.shape[:2] != (n_terms, rows):
         raise ValueError(
-            f"norm report: {len(terms)} terms, strengths {strengths.shape}, coefficients {coefficients.shape}; "
+            f"norm report: {len(terms)} terms, strengths {strengths.shape}, "
+            f"coefficients {coefficients.shape}; "
             "expected [terms, rows] and [terms, rows, n_layer]"
         )
     blocks = []

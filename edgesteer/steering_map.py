@@ -100,7 +100,8 @@ class SteeringMap:
         coefficients: npt.NDArray[np.float32],
         n_prompt: int = 0,
     ) -> None:
-        """Make an empty map what was recorded; `pieces` are the tokens' bytes. RuntimeError if it holds tokens."""
+        """Make an empty map what was recorded; `pieces` are the tokens' bytes. RuntimeError if it holds
+        tokens."""
         if len(self):
             raise RuntimeError(f"steering map: already holds {len(self)} tokens; record into a new one")
         recorded = SteeringMap(
@@ -110,11 +111,13 @@ class SteeringMap:
             object.__setattr__(self, field.name, getattr(recorded, field.name))
 
     def _repr_html_(self) -> str | None:
-        """What a notebook shows: the tokens in colour, the blocks below. None, so plain text, without `draw`."""
+        """What a notebook shows: the tokens in colour, the blocks below. None, so plain text, without
+        `draw`."""
         return None if SteeringMap.draw is None else SteeringMap.draw(self)
 
     def to_json(self) -> dict[str, Any]:
-        """Lists and numbers that JSON can hold; floats have the fewest digits that give the same float32 back."""
+        """Lists and numbers that JSON can hold; floats have the fewest digits that give the same float32
+        back."""
         return {
             "n_prompt": self.n_prompt,
             "layers": list(self.layers),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -25,6 +26,8 @@ def pytest_configure(config: pytest.Config) -> None:
     Read when the OpenMP library is loaded, and inherited by the commands that tests start. The proofs measure
     times, so they keep the default.
     """
+    # A run in the background ignores Ctrl-C, and so would the commands that tests interrupt.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     if config.option.markexpr != "proof":
         os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 

@@ -1,4 +1,4 @@
-"""Small random LoRA adapters for the tests: (model GGUF, rank, scale, seed) -> an adapter GGUF, same bytes each time."""
+"""Small random LoRA adapters for the tests; the same arguments give the same bytes."""
 
 from __future__ import annotations
 
@@ -20,8 +20,10 @@ def write_lora(
     extra: dict[str, np.ndarray] | None = None,
     **keys: Any,
 ) -> Path:
-    """Adapts the queries and values of every block. scale 0: B is zero, and the model stays as it was. without: a
-    suffix of tensors to leave out. extra: tensors besides. keys: arch, kind, adapter, alpha (None: no key), data_sets.
+    """Write an adapter for the queries and values of every block. scale 0: B is zero, and changes nothing.
+
+    without: a suffix of tensors to leave out. extra: more tensors. keys: arch, kind, adapter, alpha (None: no
+    key), data_sets.
     """
     reader = gguf.GGUFReader(model)
     writer = gguf.GGUFWriter(path, keys.get("arch") or reader.fields["general.architecture"].contents())

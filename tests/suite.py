@@ -1,9 +1,9 @@
 """The suite of six traits on the real model: `make suite`, about two hours on two slow cores.
 
-For each trait learns A-PSR+KL (closed form, then trained in Torch) and, from the same pairs, A-PSR, A-Const, S-Const and
-S-PSR. Asks held-out questions at the strength that each was given on training questions, and at more strengths, so that
-all are compared at the prompt's coherence. Writes docs/suite.json and the tables in docs/results.md; what
-docs/suite.json holds is not done again.
+For each trait learns A-PSR+KL (closed form, then trained in Torch) and, from the same pairs, A-PSR, A-Const,
+S-Const and S-PSR. Measures them on held-out questions at the default strength and at others, to compare them
+at the prompt's coherence. Writes docs/suite.json and the tables in docs/results.md; what docs/suite.json
+holds is not measured again.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ KEPT = (
 
 @dataclass(frozen=True, slots=True)
 class Trait:
-    """sentence: the system prompt. measure: a name in `text_measures.WORDS` (matches per 100 words), "sentiment" (VADER's
-    mean compound) or "words" (a reply's length). sign: whether the trait makes it more (1) or less (-1)."""
+    """sentence: the system prompt. measure: a name in `text_measures.WORDS` (matches per 100 words),
+    "sentiment" (VADER's mean compound) or "words" (a reply's length). sign: -1 if the trait makes it less."""
 
     name: str
     sentence: str
@@ -127,10 +127,10 @@ def measured(trait: Trait, known: dict[str, Any], folder: Path | None, threads: 
     llm.close()
     if folder is not None:
         save(bundle, folder / f"{trait.name}.steer", force=True)
-    return told(trait, summary, known, time.monotonic() - started)
+    return to_json(trait, summary, known, time.monotonic() - started)
 
 
-def told(trait: Trait, summary: LearnSummary, known: dict[str, Any], seconds: float) -> dict[str, Any]:
+def to_json(trait: Trait, summary: LearnSummary, known: dict[str, Any], seconds: float) -> dict[str, Any]:
     assert summary.table is not None
     ways = known | {row.name: _way(trait, row) for row in summary.table.rows}
     ways = {name: ways[name] for name in WAYS}
@@ -157,7 +157,7 @@ def _way(trait: Trait, row: Row) -> dict[str, Any]:
 
 
 def _matched(trait: Trait, at: Matched) -> dict[str, Any]:
-    """At the prompt's coherence, on the questions that were asked."""
+    """The figures at the prompt's coherence, on the same questions."""
     return {
         "strength": round(at.strength, 3),
         "limited": at.limited,
@@ -173,8 +173,8 @@ def _interval(difference: Estimate, sign: int = 1) -> list[float]:
     return sorted(round(sign * x, 3) for x in (difference.low, difference.high))
 
 
-# What is asked of a trait: who reaches whom, by which measure.
-ASKED = (
+# (one way, another, measure): in how many traits is the first at least as good as the other?
+CLAIMS = (
     ("A-PSR", "prompt", "trait"),
     ("A-PSR", "prompt", "own"),
     ("S-PSR", "S-Const", "trait"),
@@ -185,24 +185,24 @@ ASKED = (
 )
 
 
-def reached(found: dict[str, Any], one: str, other: str, measure: str) -> tuple[list[str], int]:
-    """The traits where `one` is at least `other` by `measure`, both at the prompt's coherence, and in how many both were
-    measured there."""
-    at = {name: (_at(t["ways"], one), _at(t["ways"], other)) for name, t in found.items()}
+def reached(results: dict[str, Any], one: str, other: str, measure: str) -> tuple[list[str], int]:
+    """The traits where `one` is at least `other` by `measure` at the prompt's coherence, and the number of
+    traits where both were measured."""
+    at = {name: (_at(t["ways"], one), _at(t["ways"], other)) for name, t in results.items()}
     both = {name: (a[measure], b[measure]) for name, (a, b) in at.items() if a and b}
     return [name for name, (a, b) in both.items() if a >= b], len(both)
 
 
 def _at(ways: dict[str, Any], way: str) -> dict[str, Any] | None:
-    """What the way brings at the prompt's coherence; None where that was not measured."""
+    """The way's figures at the prompt's coherence; None if they were not measured."""
     row = ways.get(way)
     return row if row is None or way in ("prompt", "unsteered") else row.get("matched")
 
 
-def tables(found: dict[str, Any]) -> str:
-    """What docs/results.md shows of the suite, between its two marks."""
+def tables(results: dict[str, Any]) -> str:
+    """The suite's part of docs/results.md, between its two marks."""
     lines: list[str] = []
-    for name, one in found.items():
+    for name, one in results.items():
         lines += ["", f"### {name}", "", f"> {one['sentence']}", ""]
         lines += [
             f"| | strength | trait | coherence | own ({one['measure']}) | at | trait | minus prompt | own |"
@@ -211,8 +211,8 @@ def tables(found: dict[str, Any]) -> str:
         lines += [_line(way, row) for way, row in one["ways"].items()]
         lines += ["", textwrap.fill(f"{_kept(one)} {_trained(one)}{one.get('note', '')}".strip(), 110)]
     lines += ["", "### Who reaches whom", "", "| | by | traits |", "|---|---|---|"]
-    for one, other, measure in ASKED:
-        names, n = reached(found, one, other, measure)
+    for one, other, measure in CLAIMS:
+        names, n = reached(results, one, other, measure)
         if n == 0:
             continue
         lines.append(
@@ -221,11 +221,11 @@ def tables(found: dict[str, Any]) -> str:
     return "\n".join([*lines, "", ""])
 
 
-def with_tables(page: str, found: dict[str, Any]) -> str:
+def with_tables(page: str, results: dict[str, Any]) -> str:
     """The page with the suite's tables between its two marks."""
     head, _, rest = page.partition(MARK)
     _, _, tail = rest.partition(END)
-    return f"{head}{MARK}{tables(found)}{END}{tail}"
+    return f"{head}{MARK}{tables(results)}{END}{tail}"
 
 
 def _kept(one: dict[str, Any]) -> str:
@@ -234,18 +234,19 @@ def _kept(one: dict[str, Any]) -> str:
 
 
 def _trained(one: dict[str, Any]) -> str:
-    """What training gained on training questions, at the prompt's coherence by the smooth curve."""
+    """The gain of training on training questions, at the prompt's coherence."""
     if "training" not in one:
         return ""
-    told = one["training"]
+    training = one["training"]
     closed, trained = (
-        "none" if told["trait"][k] is None else f"{told['trait'][k]:.2f}" for k in ("closed", "trained")
+        "none" if training["trait"][k] is None else f"{training['trait'][k]:.2f}"
+        for k in ("closed", "trained")
     )
-    end = "the trained gates are kept" if told["kept"] else "the closed form is kept"
-    guided = "guided" if told["guidance"] else "the prompt itself"
+    end = "the trained gates are kept" if training["kept"] else "the closed form is kept"
+    guided = "guided" if training["guidance"] else "the prompt itself"
     return (
-        f"Training (teacher: {guided}): trait {trained} on training questions at equal coherence, without it {closed}; "
-        f"{end}. "
+        f"Training (teacher: {guided}): trait {trained} on training questions at equal coherence, without it "
+        f"{closed}; {end}. "
     )
 
 
@@ -255,7 +256,8 @@ def _line(way: str, row: dict[str, Any]) -> str:
     if (at := row.get("matched")) is None:
         return f"{left} | | | |"
     minus = "{} to {}".format(*at["trait_minus_prompt"])
-    return f"{left} {'≥' if at['limited'] else ''}{at['strength']:g} | {at['trait']:.2f} | {minus} | {at['own']:.2f} |"
+    strength = f"{'≥' if at['limited'] else ''}{at['strength']:g}"
+    return f"{left} {strength} | {at['trait']:.2f} | {minus} | {at['own']:.2f} |"
 
 
 @click.command()
@@ -264,22 +266,22 @@ def _line(way: str, row: dict[str, Any]) -> str:
     "--bundles", type=click.Path(path_type=Path, file_okay=False, exists=True), help="Save them there."
 )
 @click.option("-t", "--threads", default=2, show_default=True)
-@click.option("--again", is_flag=True, help="Also what docs/suite.json holds.")
+@click.option("--again", is_flag=True, help="Measure again what docs/suite.json holds.")
 def main(names: tuple[str, ...], bundles: Path | None, threads: int, again: bool) -> None:
     """Learn and compare the suite's traits, or those NAMES."""
     path = ROOT / "docs" / "suite.json"
-    found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    results: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
     for trait in TRAITS:
         if (names and trait.name not in names) or (
-            OWN in found.get(trait.name, {}).get("ways", {}) and not again
+            OWN in results.get(trait.name, {}).get("ways", {}) and not again
         ):
             continue
-        known = found.get(trait.name, {}).get("ways", {})
-        found[trait.name] = measured(trait, {} if again else known, bundles, threads)
-        found = {t.name: found[t.name] for t in TRAITS if t.name in found}
-        path.write_text(json.dumps(found, indent=1) + "\n")
-        results = ROOT / "docs" / "results.md"
-        results.write_text(with_tables(results.read_text("utf-8"), found), "utf-8")
+        known = results.get(trait.name, {}).get("ways", {})
+        results[trait.name] = measured(trait, {} if again else known, bundles, threads)
+        results = {t.name: results[t.name] for t in TRAITS if t.name in results}
+        path.write_text(json.dumps(results, indent=1) + "\n")
+        page = ROOT / "docs" / "results.md"
+        page.write_text(with_tables(page.read_text("utf-8"), results), "utf-8")
 
 
 if __name__ == "__main__":

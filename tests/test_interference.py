@@ -1,4 +1,4 @@
-"""How bundles act together: cosines, norms, and what is said of them."""
+"""How bundles act together: cosines, norms, and the notes about them."""
 
 from __future__ import annotations
 
@@ -147,11 +147,11 @@ def test_extreme_numbers_keep_their_angle(extreme: float, strength: float) -> No
 
 
 @pytest.mark.parametrize(
-    ("cosine", "said"),
+    ("cosine", "expected"),
     [(None, None), (0.0, None), (AGAINST, None), (PILE_UP, None), (-0.31, "against"), (0.71, "pile-up")],
 )
-def test_verdicts_begin_beyond_their_thresholds(cosine: float | None, said: str | None) -> None:
-    assert verdict(cosine) == said
+def test_verdicts_begin_beyond_their_thresholds(cosine: float | None, expected: str | None) -> None:
+    assert verdict(cosine) == expected
 
 
 def at_angle(cosine: float, name: str) -> Bundle:
@@ -221,8 +221,8 @@ def test_a_scope_given_holds_for_all() -> None:
 @given(given_items)
 def test_json_tells_every_pair_at_every_block(items: list[tuple[Bundle, float]]) -> None:
     shown = interference(items)
-    told = json.loads(json.dumps(shown.to_json(), allow_nan=False))
-    assert [pair["pair"] for pair in told["pairs"]] == [list(p) for p in combinations(range(len(items)), 2)]
-    for block, said in zip(shown.blocks, told["blocks"], strict=True):
-        assert said["norms"] == {str(i): norm for i, norm in block.norms.items()}
-        assert {tuple(c["pair"]): c["cosine"] for c in said["cosines"]} == block.cosines
+    data = json.loads(json.dumps(shown.to_json(), allow_nan=False))
+    assert [pair["pair"] for pair in data["pairs"]] == [list(p) for p in combinations(range(len(items)), 2)]
+    for block, block_json in zip(shown.blocks, data["blocks"], strict=True):
+        assert block_json["norms"] == {str(i): norm for i, norm in block.norms.items()}
+        assert {tuple(c["pair"]): c["cosine"] for c in block_json["cosines"]} == block.cosines

@@ -33,7 +33,9 @@ def made(seed: int, blocks: tuple[list[int], ...] = ([1, 2], [2, 3]), zero: floa
     return norm_report(*ingredients(seed, blocks, zero))
 
 
-def ingredients(seed: int, blocks: tuple[list[int], ...] = ([1, 2], [2, 3]), zero: float = 0.3):  # type: ignore[no-untyped-def]
+def ingredients(  # type: ignore[no-untyped-def]
+    seed: int, blocks: tuple[list[int], ...] = ([1, 2], [2, 3]), zero: float = 0.3
+):
     rng = np.random.default_rng(seed)
     terms = terms_of(seed, *blocks)
     strengths = np.where(rng.random((len(terms), ROWS)) < zero, 0, 1.5).astype(np.float32)
@@ -99,26 +101,26 @@ def test_the_summary_names_the_largest_and_the_median() -> None:
     assert report.median == pytest.approx(0.35)
 
 
-def test_nothing_in_scope_is_told_without_numbers() -> None:
+def test_nothing_in_scope_has_no_numbers() -> None:
     terms, strengths, coefficients, steered = ingredients(0, zero=1)
     report = norm_report(terms, strengths, coefficients, steered)
     assert {block.rows for block in report.blocks} == {0}
     assert (report.largest, report.median) == (None, None)
-    told = json.loads(json.dumps(report.to_json(), allow_nan=False))
-    assert {told["largest"], told["median"], *(b["stream"] for b in told["blocks"])} == {None}
+    data = json.loads(json.dumps(report.to_json(), allow_nan=False))
+    assert {data["largest"], data["median"], *(b["stream"] for b in data["blocks"])} == {None}
 
 
 @settings(deadline=None, max_examples=10)
 @given(st.integers(0, 2**32 - 1))
 def test_json_tells_every_number(seed: int) -> None:
     report = made(seed)
-    told = json.loads(json.dumps(report.to_json(), allow_nan=False))
-    assert told["tokens"] == ROWS
+    data = json.loads(json.dumps(report.to_json(), allow_nan=False))
+    assert data["tokens"] == ROWS
     names = ("rows", "acting", "stream", "intervention", "ratio", "cosine")
-    for block, json_block in zip(report.blocks, told["blocks"], strict=True):
+    for block, json_block in zip(report.blocks, data["blocks"], strict=True):
         assert json_block == {"block": block.layer, **{name: getattr(block, name) for name in names}}
     if report.largest:
-        assert told["largest"] == {"ratio": report.largest[0], "block": report.largest[1]}
+        assert data["largest"] == {"ratio": report.largest[0], "block": report.largest[1]}
 
 
 @pytest.mark.parametrize("wrong", ["terms", "coefficients", "rows"])

@@ -19,9 +19,9 @@ INFO = ModelInfo("llama", "m", 8, 4, "F32", None)
 
 def vector(seed: int, scope: str = "all", sign: int = 1) -> Bundle:
     rng = np.random.default_rng(seed)
-    drawn = {n: sign * rng.standard_normal(8, dtype=np.float32) for n in (1, 2, 3)}
+    directions = {n: sign * rng.standard_normal(8, dtype=np.float32) for n in (1, 2, 3)}
     strength = StrengthRange(1.0, -100.0, 100.0)
-    return Bundle.build(name=f"v{seed}", directions=drawn, model=INFO, scope=scope, strength=strength)
+    return Bundle.build(name=f"v{seed}", directions=directions, model=INFO, scope=scope, strength=strength)
 
 
 A, B, C = vector(1), vector(2, "response"), vector(3, "conversation")
@@ -116,15 +116,15 @@ def ranged(low: float, high: float, name: str = "dial") -> Bundle:
 
 
 @given(st.floats(-5, 5), st.floats(-5, 5), st.floats(-20, 20))
-def test_a_strength_beyond_the_evaluated_range_is_told(a: float, b: float, strength: float) -> None:
+def test_a_strength_beyond_the_evaluated_range_gives_a_warning(a: float, b: float, strength: float) -> None:
     low, high = sorted((a, b))
-    told = beyond_range(SteeringPlan.of([(ranged(low, high), strength, None)]))
+    warnings = beyond_range(SteeringPlan.of([(ranged(low, high), strength, None)]))
     if strength == 0 or low <= strength <= high:
-        assert told == []
+        assert warnings == []
     elif strength < low - 1e-6 or strength > high + 1e-6:
-        assert len(told) == 1
-        assert all(f"{value:g}" in told[0] for value in (strength, low, high))
-        assert "dial" in told[0]
+        assert len(warnings) == 1
+        assert all(f"{value:g}" in warnings[0] for value in (strength, low, high))
+        assert "dial" in warnings[0]
 
 
 def test_what_counts_is_the_strength_in_the_plan() -> None:

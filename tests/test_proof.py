@@ -34,7 +34,7 @@ def measured(*args: str) -> dict:
 
 
 def test_the_shipped_psr_beats_the_prompt_it_imitates() -> None:
-    """Pirate words in more of the held-out replies than the prompt brings, at a coherence within 5 % of its."""
+    """Pirate words in at least as many held-out replies, at a coherence at most 5 % above the prompt's."""
     table = measured("eval", "smollm2-135m-instruct", "--steer", "pirate", "--count", "pirate")
     rows = {row["name"]: row for row in table["rows"]}
     assert len(table["questions"]) >= 12
@@ -49,19 +49,18 @@ def test_the_shipped_bundles_come_from_the_command_in_their_cards(
 ) -> None:
     out = tmp_path / f"{name}.steer"
     words = ["--trait", TRAIT, "--method", method, "--license", "Apache-2.0", "-o", str(out)]
-    told = measured("learn", "smollm2-135m-instruct", *words)
+    summary = measured("learn", "smollm2-135m-instruct", *words)
     again = hashlib.sha256(out.read_bytes()).hexdigest()
     assert again == hashlib.sha256(Path(resolve_bundle(name)).read_bytes()).hexdigest()
-    assert sum(told["seconds"].values()) <= 300  # 120 is what it should be; see the README for what it was
+    assert sum(summary["seconds"].values()) <= 300  # the goal is 120; docs/learning.md has the measured time
     assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss < 1.5e6  # kilobytes
 
 
 # Time per token and of a prefill against unsteered, as DESIGN.md states them ("Performance it must hold").
 TOKEN = {"constant": 1.005, "A-PSR (native)": 1.01, "A-PSR": 1.03}
 PREFILL = 1.02
-# What is added to them while kernels run in llama.cpp's callback, which stops and starts its threads at each block
-# (2 % of a token of this model), and for a shared machine, where two runs of the same command differ by 1 %. To go when
-# the kernels are in the graph.
+# Allowed in addition: until the kernels are in the graph, for llama.cpp's callback, which stops its threads
+# at each block (2 % of a token of this model); and for a shared machine, on which two runs differ by 1 %.
 CALLBACK, MACHINE = 0.02, 0.015
 
 
@@ -76,7 +75,7 @@ def test_what_steering_costs() -> None:
 
 
 def test_recording_costs_at_most_a_twentieth(smollm2: Path) -> None:
-    """Stretches of a reply with and without llm.record(), by turns in one context, what fills the map included."""
+    """Parts of a reply with and without llm.record(), alternating in one context."""
     llm = SteeredLlama(smollm2, n_ctx=512, n_threads=2, n_threads_batch=2)
     llm.steer(random_bundles(llm.model_info)["A-PSR"])
     tokens = list(range(3, 67))
@@ -98,8 +97,8 @@ def test_recording_costs_at_most_a_twentieth(smollm2: Path) -> None:
 
 
 def test_a_search_on_shuffled_labels_gains_nothing(tmp_path: Path) -> None:
-    """A hundred and twenty cells are tried on few validation items, so the best of them looks good there. On the
-    test split it must not: over six splits the mean gain's interval holds zero."""
+    """Of 120 cells on few validation items, the best looks good there. On the test split it must not: the
+    interval of the mean gain over six splits includes zero."""
     few = tmp_path / "few.jsonl"
     few.write_text("".join(set_path("sharing").read_text().splitlines(keepends=True)[:200]))
     words = [
@@ -112,11 +111,11 @@ def test_a_search_on_shuffled_labels_gains_nothing(tmp_path: Path) -> None:
         "-o",
         str(tmp_path / "p.steer"),
     ]
-    told = measured("pas", "smollm2-135m-instruct", *words)
-    best = [trial["chosen"]["accuracy"]["validation"] for trial in told["trials"]]
-    assert sum(one["after"] - one["before"] for one in best) > 0  # the search has fooled itself, as it must
+    report = measured("pas", "smollm2-135m-instruct", *words)
+    best = [trial["chosen"]["accuracy"]["validation"] for trial in report["trials"]]
+    assert sum(one["after"] - one["before"] for one in best) > 0  # the best of many by chance
     for measure in ("accuracy", "balanced"):
-        _, low, high = told["gain_over_seeds"][measure]
+        _, low, high = report["gain_over_seeds"][measure]
         assert low <= 0 <= high
 
 
@@ -155,8 +154,7 @@ print(summary.tokens, peak() - before)
 
 
 def test_memory_of_learning_is_bounded_at_width_4096(tmp_path: Path) -> None:
-    """Few blocks of that width. Each further block adds rows, which lie on disk beyond 512 MB, and a fit done
-    block by block: GiB at the peak are those of one block, whatever their number."""
+    """Rows beyond 512 MB are on disk, and the fit goes block by block, so the peak is that of one block."""
     wide = write_tiny(
         tmp_path / "wide.gguf",
         "llama",

@@ -103,7 +103,8 @@ def test_quantized_weights_stay_near_the_float_ones(weight_type: str, directory:
 
 def test_a_vocabulary_can_be_larger_but_not_smaller(directory: Path) -> None:
     assert len(vocabulary(1000)[0]) == len(set(vocabulary(1000)[0])) == 1000
-    model = Llama(str(tiny_model("gpt2", directory, n_vocab=1000)), n_ctx=64, n_threads=1, n_threads_batch=1, verbose=False)
+    path = tiny_model("gpt2", directory, n_vocab=1000)
+    model = Llama(str(path), n_ctx=64, n_threads=1, n_threads_batch=1, verbose=False)
     assert model.n_vocab() == 1000
     model.close()
     with pytest.raises(ValueError, match="at least"):

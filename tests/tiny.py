@@ -1,8 +1,9 @@
-"""Tiny random GGUF models that llama.cpp loads and runs: every architecture the tests need, without a download.
+"""Tiny random GGUF models that llama.cpp loads and runs, of every architecture that the tests need.
 
 The list of tensors is in `tests.tiny_architectures`; the byte-level vocabulary and the writing of a file are
-`edgesteer.evaluate.bench.random_model`'s. The same architecture, sizes and seed give the same bytes. Activations stay of order one through the blocks,
-logits spread over a few nats, and greedy decoding gives printable ASCII and never an end token.
+`edgesteer.evaluate.bench.random_model`'s. The same architecture, sizes and seed give the same bytes.
+Activations stay of order one through the blocks, logits spread over a few nats, and greedy decoding gives
+printable ASCII and never an end token.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ ARCHITECTURES = {**tiny_architectures.ARCHITECTURES, **MORE, **RECURRENT}
 CAUSAL = tuple(name for name, arch in ARCHITECTURES.items() if arch.causal)
 
 CHATML = (
-    "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n'}}"
+    "{% for message in messages %}"
+    "{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n'}}"
     "{% endfor %}{% if add_generation_prompt %}{{'<|im_start|>assistant\n'}}{% endif %}"
 )
 
@@ -55,7 +57,7 @@ _FILE_TYPES = {"F32": 0, "F16": 1, "Q8_0": 7}
 
 
 def sentencepiece_vocabulary(n_vocab: int, control: tuple[str, ...]) -> tuple[list[str], list[int]]:
-    """Tokens and types in the manner of SentencePiece: specials, bytes, characters, and a few longer pieces."""
+    """Tokens and types as in SentencePiece: specials, bytes, characters, and a few longer pieces."""
     bytes_ = [f"<0x{byte:02X}>" for byte in range(256)]
     pieces = [chr(byte) for byte in range(0x21, 0x7F)] + [
         "▁",
@@ -124,7 +126,7 @@ def _write_tokenizer(
 
 
 def _write_sentencepiece(writer: gguf.GGUFWriter, n_vocab: int, specials: Specials) -> None:
-    """Longer pieces win; text gets a blank in front, also behind a special token."""
+    """Longer pieces win; text gets a blank in front, also after a special token."""
     tokens, types = sentencepiece_vocabulary(n_vocab, specials.control)
     writer.add_tokenizer_model("llama")
     writer.add_token_scores([float(len(token)) for token in tokens])
@@ -170,9 +172,8 @@ def write_tiny(
     sizes = Sizes(n_layer, n_embd, n_ff, n_head, n_head_kv, n_vocab, n_ctx)
     path, rng = Path(path), np.random.default_rng(seed)
     with writing(path, name) as writer:
-        writer.add_name(
-            "tiny"
-        )  # without the architecture: llama.cpp looks for tokens of its own in any "phi3"
+        # Without the architecture: llama.cpp looks for special tokens in the name "phi3".
+        writer.add_name("tiny")
         writer.add_file_type(_FILE_TYPES[weight_type])
         _write_keys(writer, arch, sizes)
         _write_tokenizer(writer, arch, n_vocab, specials, chat_template)
@@ -183,7 +184,7 @@ def write_tiny(
 
 
 def tiny_model(arch: str, directory: str | os.PathLike[str], **options: Any) -> Path:
-    """The tiny model of `arch` in `directory`, written if it is not there yet; `options` as for `write_tiny`."""
+    """The tiny model of `arch` in `directory`, written if it is missing. options: as for `write_tiny`."""
     suffix = "-" + sha256(repr(sorted(options.items())).encode()).hexdigest()[:8] if options else ""
     path = Path(directory) / f"tiny-{arch}{suffix}.gguf"
     return path if path.exists() else write_tiny(path, arch, **options)

@@ -52,7 +52,7 @@ class Architecture(NamedTuple):
     causal: bool = True
     """Whether it predicts a next token; else it only embeds."""
     slot: bool = True
-    """Whether its graph adds a control vector and names its blocks' outputs `l_out-N`; the others do neither."""
+    """Whether its graph adds a control vector and names its blocks' outputs `l_out-N`."""
     embd_scale: float = 2.0
     """RMS of the token embeddings times sqrt(n_embd)."""
     kind: str = "decoder"
@@ -107,7 +107,7 @@ def _llama_block(
     post: bool = False,
     layer_norm: bool = False,
 ) -> list[Tensor]:
-    """The block of llama and its kin: norm, attention, norm, gated feed-forward; Gemma norms each output too."""
+    """Norm, attention, norm, gated feed-forward, as in llama; post: Gemma's norm after each output."""
     b = f"blk.{i}."
     norms = ["attn_norm", "ffn_norm"] + (["post_attention_norm", "post_ffw_norm"] if post else [])
     tensors = [t for name in norms for t in norm(b + name, s.n_embd, layer_norm)]

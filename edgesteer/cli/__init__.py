@@ -1,10 +1,10 @@
-"""The command line: `edgesteer` and `python -m edgesteer`. A shell that knows no steering at all.
+"""The command line: `edgesteer` and `python -m edgesteer`.
 
-Each command is a module here with a click command named `command`, imported only when it is called: the
-short help below is kept here so that `edgesteer --help` imports none of them.
+Each command is a module here with a click command named `command`, imported only when it is called; COMMANDS
+holds the short help, so that `edgesteer --help` imports none of them.
 
-Conventions of every command: data on stdout, progress and logs on stderr; exit code 0 done, 1 refused or
-failed with one clear line, 2 wrong usage, 130 interrupted.
+Every command writes data to stdout, progress and logs to stderr. Exit code 0: done; 1: refused or failed,
+with one clear line; 2: wrong usage; 130: interrupted.
 """
 
 import errno
@@ -25,7 +25,7 @@ COMMANDS = {
     "chat": "Chat with a model and turn the steering as you go.",
     "learn": "Learn a steering bundle from one sentence.",
     "eval": "Measure bundles as a table: trait and coherence against the prompt they imitate.",
-    "compare": "The same as a page: every reply, curves over strength, what each way costs.",
+    "compare": "Measure the same as a page: every reply, curves over strength, costs.",
     "adaptation": "Measure prompt, bundles and a LoRA as adaptations of one model, as a page.",
     "inspect": "Show what a bundle or control vector holds.",
     "convert": "Turn vectors and networks trained in Torch into a bundle, and back.",
@@ -63,9 +63,9 @@ class LazyGroup(click.Group):
             warnings.simplefilter("default", EdgesteerWarning)
             warnings.showwarning = _show_warning
             try:
-                done = super().invoke(ctx)
-                sys.stdout.flush()  # a reader that has gone is met here, not when the interpreter ends
-                return done
+                result = super().invoke(ctx)
+                sys.stdout.flush()  # fail here, not at exit, if the reader of a pipe has gone
+                return result
             except (click.ClickException, click.Abort, click.exceptions.Exit):
                 raise  # click's own: usage errors and ctx.exit
             except KeyboardInterrupt:
@@ -93,11 +93,11 @@ def _leave(line: str, code: int) -> NoReturn:
 
 
 def _leave_unexpected(error: Exception) -> NoReturn:
-    """One line for what nobody foresaw; EDGESTEER_DEBUG=1 shows the traceback instead."""
+    """One line for an unexpected error; with EDGESTEER_DEBUG=1, the traceback."""
     if os.environ.get("EDGESTEER_DEBUG"):
         raise error
     if isinstance(error, OSError):
-        if error.errno == errno.EPIPE:  # the reader of our output has gone; click ends quietly
+        if error.errno == errno.EPIPE:  # the reader of a pipe has gone: click exits without a message
             raise error
         _leave(f"error: {one_line(error, None)}", 1)
     what = f"{type(error).__name__}: {one_line(error, None)}"

@@ -1,4 +1,4 @@
-"""`edgesteer adaptation`: prompt, bundles and perhaps a LoRA as adaptations of one model, measured and drawn."""
+"""`edgesteer adaptation`: measure a prompt, bundles and a LoRA as adaptations of one model, as a page."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from edgesteer.cli.options import (
     trait_option,
 )
 from edgesteer.cli.progress import bar
-from edgesteer.cli.steering import rows_of, sure_trait
+from edgesteer.cli.steering import require_trait, rows_of
 
 if TYPE_CHECKING:
     from edgesteer.evaluate.adaptation import Adaptation
@@ -44,9 +44,9 @@ _NAME, _CELL = 36, 9
     "--lora",
     type=FILE,
     metavar="FILE.gguf",
-    help="A LoRA adapter of MODEL, measured too (in a second copy of the model).",
+    help="A LoRA adapter of MODEL to measure too (in a second copy of the model).",
 )
-@questions_option("those that ship, which nothing was learnt from,")
+@questions_option("the held-out questions that ship")
 @output_option("FILE.html", "The page; its numbers go to FILE.json beside it.")
 @force_option
 @max_tokens_option(64)
@@ -67,8 +67,8 @@ def command(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Measure prompt, bundles and a LoRA as adaptations of MODEL: effect, what else they change, how they are undone,
-    what they cost in time, memory and data.
+    """Measure a prompt, bundles and a LoRA as adaptations of MODEL: effect, side effects, how they are
+    undone, and what they cost in time, memory and data.
 
     \b
     Examples:
@@ -82,7 +82,7 @@ def command(
 
     files = page_and_numbers(output, force)
     rows = rows_of(steer, ways, at == "coherent")
-    sentence = sure_trait(trait, rows)
+    sentence = require_trait(trait, rows)
     questions = questions_of(questions_file)
     path = resolve_model(model)
     adapter = None if lora is None else read_lora(lora, path)
@@ -107,7 +107,7 @@ def command(
 
 
 def _lines(adaptation: Adaptation) -> Iterator[str]:
-    """The scores in at most 100 columns; a dash where there is no number."""
+    """The scores as a table of at most 100 columns; a dash where a score is missing."""
     from edgesteer.report.adaptation_page import label
     from edgesteer.text import one_line
 

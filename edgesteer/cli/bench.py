@@ -1,7 +1,4 @@
-"""`edgesteer bench`: what steering costs on this machine, as ratios in one interleaved run.
-
-Parses, prints and writes. `--against` sets it beside the trait's prompt, and beside repeng.
-"""
+"""`edgesteer bench`: what steering costs on this machine, as ratios in one interleaved run."""
 
 from __future__ import annotations
 
@@ -14,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgesteer.cli.files import figures_and_picture, write_all
+from edgesteer.cli.files import figures_and_charts, write_all
 from edgesteer.cli.options import (
     force_option,
     json_option,
@@ -34,13 +31,13 @@ if TYPE_CHECKING:
     from edgesteer.bundle import Bundle
 
 Part = Callable[[Callable[[float], None]], dict[str, Any]]
-"""Takes progress(fraction done), gives a part of the bench's table."""
+"""Takes progress(fraction done) and returns a part of the bench's table."""
 
 # edgesteer.evaluate.bench.scaling.STUDIES, which is not imported for a help text.
 STUDIES = ("blocks", "bundles", "batch", "ubatch", "width")
-_PAPER = 100  # columns, where the output is no terminal
-_CONTEXT = 2048  # of the prompts
-_QUESTIONS = 8  # put to repeng
+_WIDTH = 100  # columns where stdout is not a terminal
+_N_CTX = 2048  # for --against prompt
+_N_QUESTIONS = 8  # for --against repeng
 
 
 def _studies(context: click.Context, param: click.Parameter, text: str | None) -> tuple[str, ...]:
@@ -75,15 +72,16 @@ def _studies(context: click.Context, param: click.Parameter, text: str | None) -
     "--scale",
     metavar="LIST",
     callback=_studies,
-    help="How the cost grows, one study each: blocks, bundles, batch, ubatch, width, or all. They take minutes. "
-    "batch and ubatch time the bundles given, the others random ones; width runs random models, 256 to 4096 wide, and "
-    "needs half a gigabyte for temporary files.",
+    help="How the cost grows, one study each: blocks, bundles, batch, ubatch, width, or all. Each takes "
+    "minutes. batch and ubatch time the given bundles, the others random ones; width runs random models, 256 "
+    "to 4096 wide, and needs half a gigabyte for temporary files.",
 )
 @click.option(
     "--against",
     multiple=True,
     type=click.Choice(["prompt", "repeng"]),
-    help="Repeatable. prompt: what the trait's system prompt costs. repeng: the same vectors in repeng on Torch.",
+    help="Repeatable. prompt: the cost of the trait's system prompt. repeng: the same vectors in repeng on "
+    "Torch.",
 )
 @trait_option
 @template_option
@@ -94,7 +92,7 @@ def _studies(context: click.Context, param: click.Parameter, text: str | None) -
     show_default=True,
     help="With --against repeng: tokens of each reply.",
 )
-@output_option("FILE.json", "Write the figures there, and a picture of them to FILE.svg.", required=False)
+@output_option("FILE.json", "Write the figures there, and charts of them to FILE.svg.", required=False)
 @force_option
 @threads_option
 @json_option
@@ -110,13 +108,13 @@ def command(
 ) -> None:
     """Time MODEL unsteered and steered, taking turns at every token in one process.
 
-    Each --way is one bundle, timed at its default strength (the cost does not depend on it); without any, random
+    Each --way is one bundle at its default strength, on which the cost does not depend; without any, random
     bundles are timed. --trait and --template are for --against prompt.
 
-    Ratios are against the unsteered model in the same context. "(native)" is the gate evaluated by the tap itself
-    instead of ONNX Runtime; "(response)" is a vector of scope response, which the tap adds. Peak memory is that of
-    a process that runs the model this one way. Let nothing else run meanwhile: ratios of a busy machine are those
-    of a busy machine.
+    Ratios are to the unsteered model in the same context. "(native)": the tap evaluates the gate instead of
+    ONNX Runtime; "(response)": a vector of scope response, which the tap adds. Peak memory is that of a
+    process that runs the model only this way. Run nothing else at the same time: a busy machine distorts the
+    ratios.
 
     \b
     Examples:
@@ -126,7 +124,7 @@ def command(
     """
     from edgesteer.cli.opening import default_threads
 
-    files = None if output is None else figures_and_picture(output, force)
+    files = None if output is None else figures_and_charts(output, force)
     path = str(resolve_model(model))
     bundles = _bundles(path, steer, ways)
     parts = _parts(path, bundles, n_threads=n_threads or default_threads(), **options)
@@ -138,14 +136,14 @@ def command(
         return
     from edgesteer.report.bench import lines
 
-    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else _PAPER
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else _WIDTH
     click.echo("\n".join(lines(table, width)))
     for file in files or ():
         click.echo(f"edgesteer: {file} written", err=True)
 
 
 def _bundles(model: str, steer: tuple[str, ...], ways: tuple[str, ...]) -> dict[str, Bundle]:
-    """One for each row. UsageError for a sum or a strength, which would say nothing about what a bundle costs."""
+    """One bundle for each row. Raises UsageError for a sum or a strength: they do not change the cost."""
     from edgesteer.bundle import check_model, read_model_info
     from edgesteer.cli.opening import note
 
@@ -177,13 +175,13 @@ def _parts(
     template: str | None,
     tokens: int,
 ) -> dict[str, Part]:
-    """What is to be measured, by name. What can be refused is refused here, before any of it begins."""
+    """The measurements to make, by name. Bad options are refused here, before any measurement starts."""
     from edgesteer.evaluate.bench import Settings, bench
     from edgesteer.evaluate.bench import scale as studies
 
     settings = Settings(model, rounds, prefills, n_threads, bundles or None)
     counts = {"rounds": rounds, "prefills": prefills, "runs": runs, "n_threads": n_threads}
-    parts: dict[str, Part] = {}  # first what may yet be refused when it opens the model
+    parts: dict[str, Part] = {}  # the prompt first: its model may still be refused when it is opened
     if "prompt" in against:
         parts["prompt"] = _against_prompt(model, bundles, trait, template, runs, n_threads)
     elif trait is not None or template is not None:
@@ -199,12 +197,13 @@ def _parts(
 def _against_prompt(
     model: str, bundles: dict[str, Bundle], trait: str | None, template: str | None, runs: int, n_threads: int
 ) -> Part:
-    """Raises UsageError where nobody says what the prompt is."""
+    """Raises UsageError where neither --trait nor a bundle names the prompt."""
     first = next(iter(bundles.values()), None)
     sentence = trait_of(trait, first)
     if sentence is None:
         raise click.UsageError(
-            "--against prompt: no bundle says what it was learnt from; give --way FILE with one that does, or --trait"
+            "--against prompt: no bundle says what it was learnt from; give --way FILE with one that does, "
+            "or --trait"
         )
     own_template = text_of(template, first, "template")
 
@@ -213,7 +212,7 @@ def _against_prompt(
         from edgesteer.evaluate.bench import against_prompt, random_bundles
         from edgesteer.generate import Chat
 
-        llm = open_model(model, n_threads, _CONTEXT)
+        llm = open_model(model, n_threads, _N_CTX)
         try:
             timed = bundles or random_bundles(llm.model_info)
             return {
@@ -226,14 +225,14 @@ def _against_prompt(
 
 
 def _against_repeng(model: str, bundles: dict[str, Bundle], tokens: int, n_threads: int) -> Part:
-    """Raises UsageError where all bundles are PSRs, MissingExtra where repeng is not installed."""
+    """Raises UsageError if all bundles are PSRs, MissingExtra if repeng is not installed."""
     from edgesteer_converters.against_repeng import need_repeng
 
     vectors = {name: bundle for name, bundle in bundles.items() if bundle.kind == "vector"}
     if bundles and not vectors:
         raise click.UsageError(
-            f"--against repeng: {', '.join(bundles)}: PSR, and repeng knows constant vectors alone; give one, or "
-            "no bundle at all"
+            f"--against repeng: {', '.join(bundles)}: PSR, and repeng has constant vectors only; give one, "
+            "or no bundle"
         )
     need_repeng()
     return lambda done: _repeng(
@@ -255,12 +254,12 @@ def _repeng(
     from edgesteer_converters.against_repeng import against_repeng
 
     name, bundle = next(iter((vectors or random_bundles(read_model_info(model))).items()))
-    figures = against_repeng(model, bundle, held_out_questions()[:_QUESTIONS], tokens, n_threads, done)
+    figures = against_repeng(model, bundle, held_out_questions()[:_N_QUESTIONS], tokens, n_threads, done)
     return {"against": {"repeng": {**figures, "bundle": name, "without": without}}}
 
 
 def _measured(parts: dict[str, Part]) -> dict[str, Any]:
-    """One table; what is under "against" is joined."""
+    """Run the parts, and merge what they return into one table."""
     table: dict[str, Any] = {}
     with bar() as show:
         for i, (name, part) in enumerate(parts.items()):
@@ -275,6 +274,6 @@ def _measured(parts: dict[str, Part]) -> dict[str, Any]:
 def _write(files: tuple[Path, Path], table: dict[str, Any], force: bool) -> None:
     from edgesteer.report.bench import picture
 
-    figures, drawn = files
+    figures, charts = files
     text = json.dumps(table, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    write_all({figures: text, drawn: picture(table)}, force)
+    write_all({figures: text, charts: picture(table)}, force)

@@ -1,9 +1,9 @@
-"""`edgesteer chat`: a conversation of many turns, steered, with the dial at hand.
+"""`edgesteer chat`: a steered conversation of many turns, in which the strength can be changed.
 
 In:  messages and slash commands, from a terminal or a pipe. Out: replies on stdout, all else on stderr.
 
-A turn makes room in the context, streams the reply under a record, and only then adds to the history. A turn that
-fails leaves the history as it was, and the chat goes on.
+A turn makes room in the context, streams the reply while recording it, and only then extends the history. A
+turn that fails leaves the history as it was, and the chat continues.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ Count = Callable[[list[Message]], int]
 @model_argument
 @system_option
 @click.option(
-    "--load", "load_from", type=FILE, metavar="FILE", help="Go on with a conversation that /save wrote."
+    "--load", "load_from", type=FILE, metavar="FILE", help="Continue a conversation that /save wrote."
 )
 @sampling_options
 @scope_option
@@ -76,16 +76,16 @@ def command(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Chat with MODEL (a GGUF or a registry name), and turn the steering while you do.
+    """Chat with MODEL (a GGUF or a registry name), and change the steering as you go.
 
-    Commands begin with a slash, /help lists them: /steer FILE [STRENGTH], /strength X, /off, /map, /save FILE,
-    /reset, /quit. Ctrl-C stops a reply. In a pipe every line is a message or a command, and stdout holds replies
-    alone, a blank line between them; with --json each is an object on a line.
+    Commands begin with a slash, and /help lists them: /steer FILE [STRENGTH], /strength X, /off, /map, /save
+    FILE, /reset, /quit. Ctrl-C stops a reply. In a pipe every line is a message or a command, and stdout
+    holds only the replies, a blank line between them; with --json each reply is an object on one line.
 
     \b
     Examples:
       edgesteer chat smollm2-135m-instruct --steer pirate
-      printf 'Who are you?\\n/strength 0\\nWho are you?\\n' | edgesteer chat smollm2-135m-instruct --steer pirate
+      printf 'Who are you?\\n/off\\nWho are you?\\n' | edgesteer chat smollm2-135m-instruct --steer pirate
     """
     from edgesteer.cli.opening import open_model
 
@@ -116,17 +116,17 @@ def _conversation(load_from: Path | None, system: str | None) -> Conversation:
 
 
 def check_template(llm: SteeredLlama, conversation: Conversation) -> Count:
-    """A function that counts the tokens of messages in the model's chat template, with the reply's opening.
+    """A function that counts the tokens of messages in the model's chat template.
 
-    Raises ModelError where the model has no template, or one that refuses this conversation's form.
+    Raises ModelError if the model has no template, or one that refuses this kind of conversation.
     """
     from llama_cpp.llama_chat_format import Jinja2ChatFormatter
 
     template = llm.metadata.get("tokenizer.chat_template")
     if not template:
         raise ModelError(
-            f"{llm.model_path}: has no chat template (a base model?), expected one; take an instruct model, or "
-            "complete text with `edgesteer run --raw`"
+            f"{llm.model_path}: has no chat template (a base model?), expected one; take an instruct model, "
+            "or complete text with `edgesteer run --raw`"
         )
     eos, bos = (
         llm.detokenize([token], special=True).decode("utf-8", errors="ignore") if token >= 0 else ""
@@ -134,13 +134,13 @@ def check_template(llm: SteeredLlama, conversation: Conversation) -> Count:
     )
 
     def count(messages: list[Message]) -> int:
-        shown = formatter(messages=messages)  # type: ignore[arg-type]
-        return len(llm.tokenize(shown.prompt.encode(), add_bos=not shown.added_special, special=True))
+        text = formatter(messages=messages)  # type: ignore[arg-type]
+        return len(llm.tokenize(text.prompt.encode(), add_bos=not text.added_special, special=True))
 
     try:
         formatter = Jinja2ChatFormatter(template, eos, bos)
         count(conversation.messages("hello"))
-    except Exception as error:  # templates raise what they like
+    except Exception as error:  # a template can raise anything
         form = "a conversation with a system message" if conversation.system else "a conversation"
         raise ModelError(
             f"{llm.model_path}: its chat template refuses {form} ({one_line(error)}); leave --system out, "
@@ -150,7 +150,7 @@ def check_template(llm: SteeredLlama, conversation: Conversation) -> Count:
 
 
 def _converse(session: ChatSession, interactive: bool) -> None:
-    """Take inputs until the end or /quit."""
+    """Handle inputs until they end or one is /quit."""
     screen = session.screen
     if interactive:
         screen.note(f"{session.greeting()}; /help lists the commands")
@@ -164,16 +164,16 @@ def _converse(session: ChatSession, interactive: bool) -> None:
 def converse_with_person(
     session: ChatSession, start: Callable[[], Iterator[str]], half_typed: Callable[[], bool]
 ) -> None:
-    """Ctrl-C at the prompt clears the line; on an empty one, twice, it leaves. `start` begins to read inputs."""
-    pressed, coming = False, start()
+    """Ctrl-C clears the line at the prompt; twice on an empty line, it leaves. `start` reads inputs."""
+    pressed, lines = False, start()
     while True:
         try:
-            text = next(coming, None)
+            text = next(lines, None)
         except KeyboardInterrupt:
             click.echo(err=True)
             if pressed and not half_typed():
                 return
-            pressed, coming = True, start()  # the interrupt has ended the old one
+            pressed, lines = True, start()  # the interrupt ended the old iterator
             session.screen.note("Ctrl-C again, Ctrl-D or /quit leaves; /help lists the commands")
             continue
         if text is None:
@@ -190,7 +190,7 @@ def converse_with_person(
 class ChatSession:
     """The turns of a chat. It owns the model's plan and the conversation while the chat lasts.
 
-    It calls no more of the model than `create_chat_completion`, `record`, `steer` and `steering`.
+    Of the model it uses `create_chat_completion`, `record`, `steer` and `steering` only.
     """
 
     def __init__(
@@ -224,10 +224,10 @@ class ChatSession:
     def greeting(self) -> str:
         n = len(self.conversation.exchanges)
         so_far = f", {_exchanges(n)} so far" if n else ""
-        return f"{Path(self.llm.model_path).name}{so_far}, steering: {_words(self.llm.steering)}"
+        return f"{Path(self.llm.model_path).name}{so_far}, steering: {_describe(self.llm.steering)}"
 
     def take(self, text: str) -> bool:
-        """Do what one input says; False for /quit. Failures are shown, not raised."""
+        """Handle one input; False for /quit. Errors are shown, not raised."""
         try:
             name, argument = parse(text)
             if name == "quit":
@@ -239,15 +239,15 @@ class ChatSession:
             raise
         except (EdgesteerError, OSError) as error:
             self.screen.fail(str(error))
-        except Exception as error:  # llama_cpp and a template's own code raise what they like
+        except Exception as error:  # llama_cpp and a template's own code can raise anything
             if os.environ.get("EDGESTEER_DEBUG"):
                 raise
             self.screen.fail(f"{type(error).__name__}: {error}")
         return True
 
     def turn_to(self, dial: Dial) -> None:
-        """Put the dial's plan into force, or raise and leave dial and plan as they were."""
-        with stop_on_ctrl_c():  # put off: half a plan is none
+        """Steer as the dial says. Where that raises, dial and plan stay as they were."""
+        with stop_on_ctrl_c():  # Ctrl-C must not leave half a plan
             self.llm.steer(list(dial.pairs), scope=self._scope)
             self._dial = dial
 
@@ -266,9 +266,9 @@ class ChatSession:
             self.screen.note("cut short: the context is full")
 
     def _exchange(self, message: str, stop: Stop) -> Exchange | None:
-        """One reply, shown as it comes; None where Ctrl-C came before its first token."""
+        """One reply, shown while it streams; None if Ctrl-C came before its first token."""
         sampling = {**self._sampling, "max_tokens": self._make_room(message)}
-        messages: list[Any] = [*self.conversation.messages(message)]  # llama_cpp wants its own kind of dict
+        messages: list[Any] = [*self.conversation.messages(message)]  # llama_cpp wants its own TypedDict
         with self.llm.record() as steering_map:
             reply, reason = self.screen.stream(
                 lambda: self.llm.create_chat_completion(messages, stream=True, **sampling), stop
@@ -276,13 +276,13 @@ class ChatSession:
         if reason == "stopped" and not reply:
             return None
         self._map = steering_map
-        # The last token was sampled but not decoded, unless the model ended the reply behind it.
+        # The last token was sampled but not decoded, unless the model then ended the reply.
         n_tokens = len(steering_map) - steering_map.n_prompt + (reason != "stop")
         plan = self.llm.steering
         return Exchange(message, reply, Facts(repr(plan), plan.fingerprint, n_tokens, reason))
 
     def _make_room(self, message: str) -> int:
-        """Drop what the context cannot hold; how many tokens the reply may have."""
+        """Drop exchanges that the context cannot hold. Returns how many tokens the reply may have."""
         reserve = min(self._longest, self._room // 4)
         dropped = self.conversation.fit(message, self._count, self._room, reserve)
         if dropped:
@@ -312,9 +312,8 @@ class ChatSession:
         self.screen.note(f"steering: {self._state()}")
 
     def _state(self) -> str:
-        asleep = [bundle.name for bundle, strength in self._dial.pairs if strength == 0]
-        remembered = f"; at strength 0: {', '.join(asleep)}" if asleep else ""
-        return _words(self.llm.steering) + remembered
+        off = [bundle.name for bundle, strength in self._dial.pairs if strength == 0]
+        return _describe(self.llm.steering) + (f"; at strength 0: {', '.join(off)}" if off else "")
 
     def _show_map(self) -> None:
         if self._map is None:
@@ -339,5 +338,5 @@ def _exchanges(n: int) -> str:
     return f"{n} exchange{'' if n == 1 else 's'}"
 
 
-def _words(plan: SteeringPlan) -> str:
+def _describe(plan: SteeringPlan) -> str:
     return ", ".join(f"{t.bundle.name} x {t.strength:g} ({t.scope})" for t in plan.terms) or "none"

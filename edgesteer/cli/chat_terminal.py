@@ -1,7 +1,7 @@
-"""A chat's two ends: what a person or a pipe types, and where replies and notes go. Knows nothing of models.
+"""The input and output of a chat: lines from a person or a pipe, replies and notes. Knows no model.
 
-In:  standard input; the parts of a streamed reply. Out: whole inputs and the slash commands in them; text or JSON
-lines on stdout, the rest on stderr; while a reply streams, what Ctrl-C means.
+In:  standard input; the parts of a streamed reply. Out: whole inputs and the slash commands in them; text or
+JSON lines on stdout, the rest on stderr; while a reply streams, what Ctrl-C means.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ PROMPT, MORE = "> ", ". "
 
 USAGE = {
     "steer": ("/steer FILE [STRENGTH]", "add a bundle, or replace it; alone: show the steering"),
-    "strength": ("/strength X", "set every bundle to strength X; 0 is off, and they are remembered"),
+    "strength": ("/strength X", "set every bundle to strength X; 0 is off, but remembers them"),
     "off": ("/off", "clear the steering; the history stays"),
     "map": ("/map", "show where steering acted on the last reply"),
     "save": ("/save FILE", "write the conversation as JSON; /save! FILE overwrites"),
@@ -49,11 +49,11 @@ _WITH_ARGUMENT = frozenset({"strength", "save", "save!"})
 
 Report = Callable[[str], None]
 ReadLine = Callable[[str], str | None]
-"""Takes a prompt, gives one line without its end; None at the end of the input."""
+"""Takes a prompt and returns one line without its line break; None at the end of the input."""
 
 
 def is_terminal(stream: Any) -> bool:
-    """Whether a person is at the stream; a closed one, which Python makes None, has nobody."""
+    """Whether the stream is a terminal. None, which is what Python makes of a closed stream, is not."""
     return stream is not None and stream.isatty()
 
 
@@ -61,7 +61,7 @@ def is_terminal(stream: Any) -> bool:
 
 
 def inputs(read_line: ReadLine) -> Iterator[str]:
-    """Whole inputs; a backslash at the end of a line joins it to the next."""
+    """Inputs of one or more lines: a backslash at the end of a line joins it to the next."""
     lines: list[str] = []
     while (line := read_line(MORE if lines else PROMPT)) is not None:
         if line.endswith("\\"):
@@ -76,7 +76,7 @@ def inputs(read_line: ReadLine) -> Iterator[str]:
 
 
 def piped(stream: BinaryIO, report: Report) -> ReadLine:
-    """Lines of a pipe or a file. One that is not UTF-8, or too long, is reported and left out."""
+    """Lines of a pipe or a file. A line that is not UTF-8 or too long is reported and left out."""
 
     def read_line(_prompt: str) -> str | None:
         while raw := stream.readline(MAX_LINE + 1):
@@ -97,13 +97,13 @@ def piped(stream: BinaryIO, report: Report) -> ReadLine:
 def typed(report: Report) -> ReadLine:
     """Lines from a terminal, edited with readline where Python has it. KeyboardInterrupt passes through."""
     with contextlib.suppress(ImportError):
-        import readline  # noqa: F401 - its import is what makes input() edit lines
+        import readline  # noqa: F401 - importing it makes input() edit lines
 
     def read_line(prompt: str) -> str | None:
         while True:
             try:
                 text = _typed_line(prompt)
-                text.encode()  # bytes that are not UTF-8 arrive as lone surrogates, or not at all
+                text.encode()  # bytes that are not UTF-8 arrive as lone surrogates
                 return text
             except EOFError:
                 return None
@@ -116,7 +116,7 @@ def typed(report: Report) -> ReadLine:
 def _typed_line(prompt: str) -> str:
     if is_terminal(sys.stdout):
         return input(prompt)
-    click.echo(prompt, nl=False, err=True)  # standard output goes elsewhere and holds replies alone
+    click.echo(prompt, nl=False, err=True)  # stdout is redirected and holds replies only
     text = sys.stdin.readline()
     if not text:
         raise EOFError
@@ -124,7 +124,7 @@ def _typed_line(prompt: str) -> str:
 
 
 def half_typed() -> bool:
-    """Whether the line that Ctrl-C cut off held something, as far as readline tells."""
+    """Whether there was text in the line that Ctrl-C interrupted, as far as readline knows."""
     readline = sys.modules.get("readline")
     return bool(readline and readline.get_line_buffer())
 
@@ -133,11 +133,11 @@ def half_typed() -> bool:
 
 
 class CommandError(EdgesteerError):
-    """A command that is not known, or not typed as it must be."""
+    """An unknown slash command, or one with a wrong argument."""
 
 
 def parse(text: str) -> tuple[str, str]:
-    """(command, argument); a message is ("", message), and `//x` the message `/x`. Raises CommandError."""
+    """(command, argument). A message is ("", message); `//x` is the message `/x`. Raises CommandError."""
     if not text.startswith("/"):
         return "", text
     if text.startswith("//"):
@@ -147,15 +147,15 @@ def parse(text: str) -> tuple[str, str]:
     if name not in USAGE and name != "save!":
         known = " ".join(f"/{known}" for known in USAGE)
         raise CommandError(
-            f"/{one_line(name, 40)}: no such command; there are {known}, and // for a message with a slash"
+            f"/{one_line(name, 40)}: no such command; try {known}, or // for a message with a slash"
         )
     if argument and name in _WITHOUT_ARGUMENT:
         raise CommandError(
-            f"/{name}: {one_line(argument, 40)!r} behind it, expected nothing; type /{name} alone"
+            f"/{name}: takes no argument, but was given {one_line(argument, 40)!r}; type /{name} alone"
         )
     if not argument and name in _WITH_ARGUMENT:
         usage = USAGE[name.rstrip("!")][0].replace("/save", f"/{name}")
-        raise CommandError(f"/{name}: nothing behind it, expected {usage}")
+        raise CommandError(f"/{name}: needs an argument, expected {usage}")
     return name, argument
 
 
@@ -171,7 +171,7 @@ def parse_strength(text: str) -> float:
 
 
 def unquoted(text: str) -> str:
-    """A file name as typed, with the quotes around it taken off."""
+    """A file name as typed, without quotes around it."""
     return text[1:-1] if len(text) > 2 and text[0] == text[-1] and text[0] in "'\"" else text
 
 
@@ -179,11 +179,11 @@ def unquoted(text: str) -> str:
 
 
 class Stop:
-    """What Ctrl-C does while a reply streams: it requests the end, which comes with the next token.
+    """A handler for Ctrl-C while a reply streams: it asks for the end, which comes with the next token.
 
-    Python may run a signal's handler between any two steps, so that an exception from there could leave
-    a decode half noted. While `urgent` it is raised all the same: before the first token, which may be long
-    in coming, and at the second press. The runtime is made for that.
+    Raising at once could interrupt the bookkeeping of a decode. While `urgent`, it does raise
+    KeyboardInterrupt: before the first token, which may take long, and at the second press. The runtime
+    recovers from that.
     """
 
     def __init__(self) -> None:
@@ -200,10 +200,10 @@ class Stop:
 
 @contextlib.contextmanager
 def stop_on_ctrl_c() -> Iterator[Stop]:
-    """A Stop that gets Ctrl-C instead of the program, for the length of a `with`."""
+    """Ctrl-C goes to a Stop inside the `with`."""
     stop = Stop()
     before = signal.getsignal(signal.SIGINT)
-    # A handler may be set in the main thread alone; under nohup and its like Ctrl-C stays ignored.
+    # Only the main thread may set a handler; where Ctrl-C is ignored, as under nohup, it stays ignored.
     if threading.current_thread() is not threading.main_thread() or before in (signal.SIG_IGN, None):
         yield stop
         return
@@ -218,25 +218,25 @@ def stop_on_ctrl_c() -> Iterator[Stop]:
 
 
 class OutputLostError(Exception):
-    """Standard output takes no more; its argument is the OSError."""
+    """Standard output cannot be written to any more; the argument is the OSError."""
 
 
 class Screen:
-    """Where a chat's words go: replies to stdout, the rest to stderr. Counts failures."""
+    """Prints replies to stdout, notes and errors to stderr, and counts the errors."""
 
     def __init__(self, as_json: bool) -> None:
         self.as_json = as_json
         self.failures = 0
         self._replies = 0
-        self._dialogue = is_terminal(sys.stdin) and is_terminal(sys.stdout)  # prompts part the replies
+        self._dialogue = is_terminal(sys.stdin) and is_terminal(sys.stdout)  # prompts separate the replies
         self._utf8 = "utf" in (getattr(sys.stdout, "encoding", None) or "utf-8").lower()
         if not self._utf8 and hasattr(sys.stdout, "reconfigure"):
             sys.stdout.reconfigure(errors="backslashreplace")  # rather than a traceback at the first "é"
-        # A model may say an escape sequence: a file gets it as it is, a terminal must not obey it.
-        self._tame = is_terminal(sys.stdout)
+        # A model may print an escape sequence: a file gets it as it is, a terminal must not obey it.
+        self._escape = is_terminal(sys.stdout)
 
     def stream(self, start: Callable[[], Any], stop: Stop) -> tuple[str, str]:
-        """Show llama_cpp's stream as it comes, to its end or to Ctrl-C: the reply, and why it ended."""
+        """Print the stream that `start` returns until it ends or Ctrl-C. Returns (reply, finish reason)."""
         pieces: list[str] = []
         reason = ""
         try:
@@ -249,11 +249,11 @@ class Screen:
         finally:
             stop.urgent = False
             if pieces or reason:
-                self._write_text("\n", tame=False)
+                self._write_text("\n", escape=False)
         return "".join(pieces), reason or "stopped"
 
     def _show(self, parts: Iterable[Any], pieces: list[str], stop: Stop) -> str:
-        """Show and collect the pieces; why the reply ended, "" where it was stopped."""
+        """Print and collect the pieces. Returns the finish reason, "" if the reply was stopped."""
         reason = ""
         for part in parts:
             stop.flowing = True
@@ -269,7 +269,7 @@ class Screen:
         return reason
 
     def reply(self, exchange: Exchange) -> None:
-        """The whole reply as one line of JSON, with --json."""
+        """With --json, print the whole reply as one line of JSON."""
         if self.as_json and exchange.facts:
             data = {"reply": exchange.reply, **exchange.facts.to_json()}
             self._write(json.dumps(data, ensure_ascii=not self._utf8, allow_nan=False) + "\n")
@@ -290,12 +290,12 @@ class Screen:
 
     def _begin(self) -> None:
         if self._replies and not self._dialogue:
-            self._write_text("\n", tame=False)
+            self._write_text("\n", escape=False)
         self._replies += 1
 
-    def _write_text(self, text: str, tame: bool = True) -> None:
+    def _write_text(self, text: str, escape: bool = True) -> None:
         if not self.as_json:
-            self._write(visible(text, keep="\n\t") if tame and self._tame else text)
+            self._write(visible(text, keep="\n\t") if escape and self._escape else text)
 
     def _write(self, text: str) -> None:
         try:
@@ -306,6 +306,6 @@ class Screen:
 
 
 def _discard_stdout() -> None:
-    """What is still buffered goes nowhere: else the interpreter's end would complain about it again."""
+    """Discard what is still buffered, or the interpreter would fail to write it again at exit."""
     with contextlib.suppress(OSError, ValueError, AttributeError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

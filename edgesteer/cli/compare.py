@@ -1,4 +1,4 @@
-"""`edgesteer compare`: bundles against the prompt they imitate, as a page to look at, with its numbers beside it."""
+"""`edgesteer compare`: bundles against the prompt they imitate, as a page and a file of its numbers."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from edgesteer.cli.options import (
     trait_option,
 )
 from edgesteer.cli.progress import bar
-from edgesteer.cli.steering import rows_of, sure_trait
+from edgesteer.cli.steering import require_trait, rows_of
 
 if TYPE_CHECKING:
     from edgesteer.evaluate import Suite
@@ -41,7 +41,8 @@ if TYPE_CHECKING:
 @click.option(
     "--suite",
     metavar="FILE",
-    help="What to ask: a JSON suite, a file of questions, or `pirate`, which ships; held-out questions without it.",
+    help="The questions: a JSON suite, a file of questions, or `pirate`, which ships; without it, held-out "
+    "questions.",
 )
 @output_option("FILE.html", "The page; its numbers go to FILE.json beside it.")
 @force_option
@@ -68,10 +69,10 @@ def command(
 ) -> None:
     """Compare replies of MODEL in full: unsteered, prompted with the trait, and steered, a row each.
 
-    Measures what `edgesteer eval` does, and draws a page: every reply with its tokens coloured by trait, trait
-    against coherence over strength, and what each way costs. A suite is {"questions": [...]} and, as it likes,
-    "trait", "counts", "sentiment", "max_tokens" and "strengths" (at which the curves are measured); options given
-    here override it.
+    Measures what `edgesteer eval` does and writes a page: every reply with its tokens coloured by trait,
+    trait against coherence over strength, and the cost of each row. A suite is {"questions": [...]} and
+    optionally "trait", "counts", "sentiment", "max_tokens" and "strengths" (for the curves); options on the
+    command line override it.
 
     \b
     Examples:
@@ -88,7 +89,7 @@ def command(
     if suite is not None and files[1].resolve() == path_of(suite).resolve():
         raise click.UsageError(f"-o {output}: its numbers would replace the suite itself; give another name")
     rows = rows_of(steer, ways, at == "coherent")
-    sentence = sure_trait(questions.trait if trait is None else trait, rows)
+    sentence = require_trait(questions.trait if trait is None else trait, rows)
     chat = open_chat(model, rows, questions.max_tokens or max_tokens, **options)
     with bar() as progress:
         comparison = compare(
@@ -103,8 +104,8 @@ def command(
 
 
 def _suite(source: str | None, counts: tuple[str, ...], sentiment: bool, max_tokens: int) -> Suite:
-    """The questions, and what to count in the replies; a -n that was typed overrides the suite's. Raises InputError,
-    and MissingExtra for a suite that wants sentiment."""
+    """The suite with the options applied; -n on the command line overrides the suite's. Raises InputError,
+    and MissingExtra for a suite that needs the `sentiment` extra."""
     from edgesteer.evaluate import Suite, held_out_questions, read_suite
     from edgesteer.evaluate.text_measures import sentiment_analyzer
 

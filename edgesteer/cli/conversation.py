@@ -1,9 +1,9 @@
-"""A conversation as a value: messages and replies, under which steering, and the file that keeps them.
+"""A conversation as a value: messages, replies and the steering of each, and the file that keeps them.
 
-In:  messages and replies, or a saved file, which is trusted in nothing.
+In:  messages and replies, or a saved file, which is not trusted.
 Out: the messages that a chat template takes, cut to what the context holds; a file, whole or not at all.
 
-Knows no model and no terminal; the tokens of messages are counted by whoever has a tokenizer.
+Knows no model and no terminal: the caller counts the tokens of messages.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Message = dict[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """About one reply: the plan in force (its repr, its fingerprint), its tokens, why it ended."""
+    """One reply's plan (its repr and fingerprint), number of tokens, and finish reason."""
 
     plan: str
     fingerprint: str
@@ -45,7 +45,7 @@ class Facts:
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """One message and its reply; facts are None where a file of another maker holds none."""
+    """One message and its reply; facts is None if a file from another program holds none."""
 
     user: str
     reply: str
@@ -54,15 +54,15 @@ class Exchange:
 
 @dataclass
 class Conversation:
-    """The exchanges so far. The first `dropped` of them are kept but no longer shown to the model: the context has no
-    room for them."""
+    """The exchanges so far. The first `dropped` of them are kept, but the model no longer sees them: the
+    context has no room for them."""
 
     system: str | None = None
     exchanges: list[Exchange] = field(default_factory=list)
     dropped: int = 0
 
     def messages(self, user: str, skip: int | None = None) -> list[Message]:
-        """What the model is shown to answer `user`: the system message always, the oldest `skip` not."""
+        """The prompt for `user`: the system message, the exchanges but for the oldest `skip`, and `user`."""
         return [
             *_messages(self.system, self.exchanges[self.dropped if skip is None else skip :]),
             _as_message(user),
@@ -76,8 +76,8 @@ class Conversation:
     def fit(self, user: str, count: Callable[[list[Message]], int], room: int, reserve: int) -> int:
         """Drop the oldest exchanges until `user` and a reply of `reserve` tokens fit into `room` tokens.
 
-        Returns how many were dropped just now. Raises InputError, with nothing dropped, where
-        the message does not fit even alone.
+        Returns how many were dropped now. Raises InputError, with nothing dropped, if the message does not
+        fit even alone.
         """
 
         def fits(skip: int) -> bool:
@@ -96,7 +96,7 @@ class Conversation:
         return self.dropped - before
 
     def to_bytes(self, model: str) -> bytes:
-        """JSON: the messages as any chat API takes them, and the facts of each reply beside them."""
+        """JSON: the messages in the form of a chat API, and the facts of each reply."""
         data = {
             "format": FORMAT,
             "model": model,
@@ -106,12 +106,13 @@ class Conversation:
         return (json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
     def save(self, path: Path, model: str, force: bool) -> None:
-        """Write `to_bytes`, whole or not at all. Raises OutputError, also for what is there and no file."""
+        """Write `to_bytes`, whole or not at all. Raises OutputError, also if `path` is not a regular file."""
         if os.path.lexists(path) and not path.is_file():
-            raise OutputError(f"{path}: is no regular file; expected a new name; give another one")
+            raise OutputError(f"{path}: is not a regular file, expected a new name; give another")
         if os.path.lexists(path) and not force:
             raise OutputError(
-                f"{path}: exists already, expected a new name; give another, or overwrite it with /save! {path}"
+                f"{path}: exists already, expected a new name; give another, or overwrite it with /save! "
+                f"{path}"
             )
         write_file(Path(os.path.realpath(path)), self.to_bytes(model), force)
 
@@ -126,12 +127,12 @@ def _messages(system: str | None, exchanges: list[Exchange]) -> list[Message]:
 
 
 def load_conversation(path: Path) -> Conversation:
-    """A conversation that `save` wrote, or anyone who keeps to its form. Raises InputError."""
+    """Read a conversation in the format that `save` writes. Raises InputError."""
     where = visible(str(path))
     try:
         facts = path.stat()
         if not stat.S_ISREG(facts.st_mode):
-            raise InputError(f"{where}: is no regular file, {_EXPECTED}")
+            raise InputError(f"{where}: is not a regular file, {_EXPECTED}")
         if facts.st_size > MAX_BYTES:
             raise InputError(f"{where}: has {facts.st_size} bytes, at most {MAX_BYTES} are read; {_EXPECTED}")
         with path.open("rb") as file:
@@ -141,7 +142,7 @@ def load_conversation(path: Path) -> Conversation:
 
 
 def parse_conversation(data: bytes, where: str) -> Conversation:
-    """The inverse of `to_bytes`. Raises InputError with what was found in `where` and what was expected."""
+    """The inverse of `to_bytes`; `where` names the file in errors. Raises InputError."""
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -150,20 +151,20 @@ def parse_conversation(data: bytes, where: str) -> Conversation:
     try:
         _check(content, _FORM, "the file")
         return _conversation(content["messages"], content.get("replies"))
-    except _WrongError as wrong:
-        raise InputError(f"{where}: {wrong}; give a conversation that /save wrote") from None
+    except _FormError as error:
+        raise InputError(f"{where}: {error}; give a conversation that /save wrote") from None
 
 
 _EXPECTED = "expected a conversation that /save wrote"
 
 
-class _WrongError(ValueError):
-    """What is wrong with a file, without its name."""
+class _FormError(ValueError):
+    """What is wrong with a file, without the file's name."""
 
 
 @dataclass(frozen=True)
-class _Maybe:
-    """A value of this form, null, or nothing."""
+class _Optional:
+    """A value of this form, null, or a missing key."""
 
     form: Any
 
@@ -171,21 +172,21 @@ class _Maybe:
 _FACTS = {"steering": {"plan": str, "fingerprint": str}, "tokens": int, "finish_reason": FINISH_REASONS}
 _FORM = {
     "format": (FORMAT,),
-    "model": _Maybe(str),
+    "model": _Optional(str),
     "messages": [{"role": ("system", "user", "assistant"), "content": str}],
-    "replies": _Maybe([_Maybe(_FACTS)]),
+    "replies": _Optional([_Optional(_FACTS)]),
 }
 _NAMES = {str: "text", int: "a number from 0 on", list: "a list", dict: "an object"}
 
 
 def _check(value: Any, form: Any, where: str) -> None:
-    """Raises _WrongError where `value` is not of the form: keys of an object, items of a list, a choice, a type."""
-    if isinstance(form, _Maybe):
+    """Raises _FormError unless `value` has the form: a dict (keys), list (items), tuple (choices) or type."""
+    if isinstance(form, _Optional):
         if value is not None:
             _check(value, form.form, where)
     elif isinstance(form, tuple):
         if value not in form:
-            raise _WrongError(f"{where} is {_shown(value)}, expected {' or '.join(form)}")
+            raise _FormError(f"{where} is {_shown(value)}, expected {' or '.join(form)}")
     elif isinstance(form, list):
         _check(value, list, where)
         for i, item in enumerate(value):
@@ -193,15 +194,13 @@ def _check(value: Any, form: Any, where: str) -> None:
     elif isinstance(form, dict):
         _check(value, dict, where)
         if unknown := sorted(set(value) - set(form)):
-            raise _WrongError(f"{where} has the unknown key {_shown(unknown[0])}, expected {sorted(form)}")
-        if missing := [
-            key for key, each in form.items() if key not in value and not isinstance(each, _Maybe)
-        ]:
-            raise _WrongError(f"{where} has no {missing[0]!r}, expected {sorted(form)}")
+            raise _FormError(f"{where} has the unknown key {_shown(unknown[0])}, expected {sorted(form)}")
+        if missing := [key for key in form if key not in value and not isinstance(form[key], _Optional)]:
+            raise _FormError(f"{where} has no {missing[0]!r}, expected {sorted(form)}")
         for key, each in form.items():
             _check(value.get(key), each, key if where == "the file" else f"{where}.{key}")
     elif not isinstance(value, form) or isinstance(value, bool) or (form is int and value < 0):
-        raise _WrongError(f"{where} is {_shown(value)}, expected {_NAMES[form]}")
+        raise _FormError(f"{where} is {_shown(value)}, expected {_NAMES[form]}")
 
 
 def _conversation(messages: list[Message], replies: list[Any] | None) -> Conversation:
@@ -209,15 +208,13 @@ def _conversation(messages: list[Message], replies: list[Any] | None) -> Convers
     first = int(system is not None)
     for i, message in enumerate(messages[first:]):
         if message["role"] != (expected := ("user", "assistant")[i % 2]):
-            raise _WrongError(
-                f"messages[{first + i}] has the role {message['role']!r}, expected {expected!r}"
-            )
+            raise _FormError(f"messages[{first + i}] has the role {message['role']!r}, expected {expected!r}")
     texts = [message["content"] for message in messages[first:]]
     if len(texts) % 2:
-        raise _WrongError("the last message has no reply, expected one of the role 'assistant'")
+        raise _FormError("the last message has no reply, expected one of the role 'assistant'")
     facts = [None] * (len(texts) // 2) if replies is None else [each and _facts(**each) for each in replies]
     if 2 * len(facts) != len(texts):
-        raise _WrongError(f"replies has {len(facts)} items, expected {len(texts) // 2}, one for each reply")
+        raise _FormError(f"replies has {len(facts)} items, expected {len(texts) // 2}, one for each reply")
     return Conversation(system, [*map(Exchange, texts[::2], texts[1::2], facts)])
 
 

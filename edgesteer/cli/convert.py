@@ -1,4 +1,4 @@
-"""`edgesteer convert`: the door of the converters room. Parses, opens, writes; converts nothing itself."""
+"""`edgesteer convert`: vectors and networks from Torch into a bundle, and a bundle into vectors."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from edgesteer.bundle import Bundle, ModelInfo
     from edgesteer_converters.artifact import Artifact, Converted
 
-# edgesteer_converters.readers.PRODUCERS, which is not imported for a help text.
+# As in edgesteer_converters.readers, which is too slow to import for a help text.
 PRODUCERS = (
     "repeng",
     "cvector-generator",
@@ -47,11 +47,11 @@ CHOICES = ("block", "blocks", "tensor", "site")  # what `choice_options` adds
 
 
 choice_options = together(
-    click.option("--block", type=click.IntRange(0), help="Where a single vector acts, counted from 0."),
+    click.option("--block", type=click.IntRange(0), help="The block of a single vector, counted from 0."),
     click.option(
         "--blocks",
         metavar="A-B",
-        help="Where the rows of a stack act; of other files, the blocks to take, as the runtime counts them.",
+        help="The blocks of a stack's rows; of other files, the blocks to take, counted as the runtime does.",
     ),
     click.option(
         "--tensor", metavar="NAME", help="Which of several vectors in a file; NAME[ROW] of a matrix."
@@ -59,22 +59,23 @@ choice_options = together(
     click.option(
         "--site",
         type=click.Choice(SITES),
-        help="Where it was captured, where the producer leaves that open; the input of block N is the output of N-1.",
+        help="Where it was captured, if the producer leaves that open; the input of block N is the output of "
+        "N-1.",
     ),
 )
-"""Adds block, blocks, tensor and site: what a user must say where a file does not."""
+"""Adds block, blocks, tensor and site: what a file may leave open."""
 
 
 @click.command()
 @click.argument("files", metavar="IN...", nargs=-1, required=True)
 @click.option(
-    "--from", "producer", type=click.Choice(PRODUCERS), help="What wrote IN, where the file does not tell."
+    "--from", "producer", type=click.Choice(PRODUCERS), help="What wrote IN, if the file does not say."
 )
 @model_option("The model that it steers.")
 @output_option("FILE", "NAME.steer; NAME.gguf, a control vector for stock llama.cpp; or NAME.safetensors.")
 @choice_options
 @click.option(
-    "--scope", type=click.Choice(SCOPES), help="Where it acts; what the producer knows of it without it."
+    "--scope", type=click.Choice(SCOPES), help="Which tokens it steers; without it, the producer's choice."
 )
 @click.option("--strength", type=FINITE, help="The default strength; 1 without it.")
 @click.option(
@@ -88,7 +89,7 @@ choice_options = together(
 @click.option(
     "--parity/--no-parity",
     default=None,
-    help="Compare with the model steered in Torch (a minute); of a network it is the default.",
+    help="Compare with the model steered in Torch (a minute); the default for a network.",
 )
 @click.option("--description", default="", help="The bundle's description.")
 @bundle_options
@@ -97,11 +98,11 @@ choice_options = together(
 def command(
     files: tuple[str, ...], output: Path, name: str | None, force: bool, as_json: bool, **options: Any
 ) -> None:
-    """Turn steering vectors and PSR networks that were trained in Torch into a bundle, and a bundle into vectors.
+    """Turn steering vectors and PSR networks from Torch into a bundle, and a bundle into vectors.
 
-    Where a producer counts blocks from, where it captures and how it scales is taken into account and reported.
-    A network's coefficients are compared with Torch's, and the steered model in Torch with the runtime; a miss is a
-    failure, and the bundle carries the table.
+    Producers count blocks from different ends, capture at different places and scale differently; this is
+    taken into account and reported. A network's coefficients are compared with Torch's, and the model steered
+    in Torch with the runtime. Too large a difference is an error; the bundle keeps the table.
 
     \b
     Examples:
@@ -113,20 +114,18 @@ def command(
     check_output(output, force)
     if output.suffix.lower() not in SUFFIXES:
         raise click.UsageError(f"-o {output}: expected a name that ends in {', '.join(SUFFIXES)}")
-    bundle, done = _given_bundle(files), None
+    bundle, converted = _given_bundle(files), None
     if bundle is not None and (given := given_options(("files", "output", "force", "as_json"))):
-        raise click.UsageError(
-            f"{', '.join(given)}: only where IN is not a bundle, which is written as it is"
-        )
+        raise click.UsageError(f"{', '.join(given)}: not for a bundle, which is written as it is")
     if bundle is None:
-        done = _converted(files, name or output.stem, **options)
-        bundle = done.bundle
+        converted = _convert(files, name or output.stem, **options)
+        bundle = converted.bundle
     _write(bundle, output, force)
-    _report(output, bundle, done, as_json)
+    _report(output, bundle, converted, as_json)
 
 
 def _given_bundle(files: tuple[str, ...]) -> Bundle | None:
-    """The bundle that the only file is, or the one that ships under that name."""
+    """The bundle, if `files` is one bundle or the name of one that ships."""
     from edgesteer.bundle import load
 
     if len(files) != 1:
@@ -139,7 +138,7 @@ def _given_bundle(files: tuple[str, ...]) -> Bundle | None:
 
 
 def given_options(besides: Sequence[str]) -> list[str]:
-    """The options that were typed, by their spelling, except those of these names."""
+    """The options on the command line, by their spelling, except those named in `besides`."""
     context = click.get_current_context()
     typed = [
         param
@@ -169,7 +168,7 @@ def read_source(
     blocks: str | None,
     site: str | None,
 ) -> Artifact:
-    """What a producer's files hold, as `choice_options` say."""
+    """Read a producer's files; the keywords are the values of `choice_options`."""
     from edgesteer_converters.artifact import Choice
     from edgesteer_converters.convert import read
 
@@ -177,7 +176,7 @@ def read_source(
     return read([path_of(file) for file in files], producer, info, choice)
 
 
-def _converted(
+def _convert(
     files: tuple[str, ...],
     name: str,
     *,
@@ -187,7 +186,7 @@ def _converted(
     **options: Any,
 ) -> Converted:
     if model is None:
-        raise click.UsageError("--model MODEL is needed: how wide it is, and how many blocks it has")
+        raise click.UsageError("--model MODEL is needed: its width and number of blocks")
     from edgesteer.bundle import read_model_info
     from edgesteer.cli.opening import default_threads
     from edgesteer_converters.convert import Settings, convert
@@ -212,22 +211,22 @@ def _write(bundle: Bundle, output: Path, force: bool) -> None:
     writers[output.suffix.lower()](bundle, output, force=force)
 
 
-def _report(output: Path, bundle: Bundle, done: Converted | None, as_json: bool) -> None:
+def _report(output: Path, bundle: Bundle, converted: Converted | None, as_json: bool) -> None:
     from edgesteer.bundle import spans
 
     if as_json:
-        more = {} if done is None else {"facts": dict(bundle.training), **done.to_json()}
+        more = {} if converted is None else {"facts": dict(bundle.training), **converted.to_json()}
         print_json({"output": str(output), "kind": bundle.kind, "layers": list(bundle.layers), **more})
         return
-    left = " (the constant part alone)" if bundle.kind == "psr" and output.suffix.lower() != ".steer" else ""
-    click.echo(f"{output}: {bundle.kind}{left}, blocks {spans(list(bundle.layers))}, width {bundle.n_embd}")
+    part = " (the constant part only)" if bundle.kind == "psr" and output.suffix.lower() != ".steer" else ""
+    click.echo(f"{output}: {bundle.kind}{part}, blocks {spans(list(bundle.layers))}, width {bundle.n_embd}")
     if output.suffix.lower() != ".steer":
         click.echo(f"  these files hold no strength; the bundle's default is {bundle.strength.default:g}")
     if output.suffix.lower() == ".gguf":
         click.echo(f"  llama.cpp: --control-vector-scaled {output}:{bundle.strength.default:g}")
-    if done is None:
+    if converted is None:
         return
-    from edgesteer_converters.artifact import fact_lines as facts_told
+    from edgesteer_converters.artifact import fact_lines
 
-    for line in (*facts_told(bundle.training), *done.lines()):
+    for line in (*fact_lines(bundle.training), *converted.lines()):
         click.echo(line)

@@ -1,5 +1,4 @@
-"""`edgesteer demo`: what `make demo` runs. Three questions unsteered, with the constant bundle and
-with the PSR bundle, streamed; then the steering map of the last reply."""
+"""`edgesteer demo`, for `make demo`: three questions, unsteered and with the two bundles that ship."""
 
 from __future__ import annotations
 
@@ -22,13 +21,13 @@ WAYS = (("unsteered", None), ("constant bundle", "pirate-constant"), ("PSR bundl
 @max_tokens_option(48)
 @threads_option
 def command(max_tokens: int, n_threads: int | None) -> None:
-    """The tour: SmolLM2-135M-Instruct as it is, and as a pirate, by two bundles that ship with edgesteer."""
+    """Show SmolLM2-135M-Instruct unsteered, and as a pirate with the two bundles that ship with edgesteer."""
     from edgesteer.cli.opening import open_model, reply
     from edgesteer.report.terminal import show
 
     bundles = {name: load_bundle(name) for _, name in WAYS if name}
     llm = open_model("smollm2-135m-instruct", n_threads=n_threads)
-    shown = None
+    last = None
     for question in QUESTIONS:
         click.secho(f"\n{question}", bold=True)
         for title, name in WAYS:
@@ -41,12 +40,12 @@ def command(max_tokens: int, n_threads: int | None) -> None:
                     click.echo(piece, nl=False)
                     sys.stdout.flush()
             click.echo()
-            shown = steering_map
+            last = steering_map
     click.secho(
         "\nWhere the PSR acted on the last reply (its coefficient, summed over the blocks):\n", bold=True
     )
-    assert shown is not None
-    show(shown)
+    assert last is not None
+    show(last)
     click.echo(_LAST_LINES)
 
 

@@ -18,8 +18,8 @@ from edgesteer.cli.steering import bundle_path
 def command(model: str, bundle: str | None, n_threads: int | None, as_json: bool) -> None:
     """Prove what can be steered in MODEL with this llama.cpp, and that BUNDLE acts on it.
 
-    Nothing is assumed: a child process decodes a token, injects at every block and looks whether the
-    next block sees it. A llama.cpp that crashes on this processor is caught there.
+    A child process decodes a token, adds a probe at every block and checks whether the next block sees it. A
+    llama.cpp that crashes on this processor crashes only there.
 
     \b
     Examples:
@@ -45,8 +45,8 @@ def _print(report: dict[str, Any]) -> None:
 
     model, last = report["model"], report["blocks"] - 1
     lines = {
-        "model": f"{model['name']} ({model['architecture']}, {report['blocks']} blocks of width {model['n_embd']}, "
-        f"{model['file_type']})",
+        "model": f"{model['name']} ({model['architecture']}, {report['blocks']} blocks of width "
+        f"{model['n_embd']}, {model['file_type']})",
         "llama.cpp": f"decodes on this processor (llama-cpp-python {report['versions']['llama-cpp-python']})",
         "tap": {"native": "compiled (C)", "python": "Python (slower; built without a compiler)"}[
             report["tap"]

@@ -1,4 +1,4 @@
-"""`edgesteer eval`: bundles against the prompt they imitate, as a table. Parses, opens, prints; measures nothing."""
+"""`edgesteer eval`: bundles against the prompt they imitate, as a table."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from edgesteer.cli.options import (
     trait_option,
 )
 from edgesteer.cli.progress import bar
-from edgesteer.cli.steering import rows_of, sure_trait
+from edgesteer.cli.steering import require_trait, rows_of
 
 
 @click.command()
@@ -31,7 +31,7 @@ from edgesteer.cli.steering import rows_of, sure_trait
 @row_options
 @at_option("matched")
 @trait_option
-@questions_option("those that ship, which nothing was learnt from,")
+@questions_option("the held-out questions that ship")
 @count_option
 @sentiment_option
 @max_tokens_option(64)
@@ -53,11 +53,11 @@ def command(
 ) -> None:
     """Compare greedy replies of MODEL: unsteered, prompted with the trait, and steered, a row each.
 
-    All in nats a token, under the unsteered model. trait: how much more the trait's prompt expects the reply
-    than the plain one does. coherence: how unlikely the reply is to whichever of the two expects it more (lower:
-    more coherent). nll0: how unlikely it is without any prompt. Brackets are 95 % intervals over the questions.
-    +tokens is what the prompt adds to the context, beyond a system prompt of the template's own; "first" the
-    seconds to the first token.
+    Measures are in nats per token under the unsteered model. trait: how much likelier the reply is after the
+    trait's prompt than after the plain one. coherence: how unlikely the reply is after whichever of the two
+    makes it likelier (lower: more coherent). nll0: how unlikely it is without any prompt. Brackets are 95 %
+    intervals over the questions. +tokens: what the prompt adds to the context, beyond the template's default
+    system prompt. first: the time to the first token.
 
     \b
     Examples:
@@ -73,7 +73,7 @@ def command(
     from edgesteer.report.head_to_head import lines
 
     rows = rows_of(steer, ways, at == "coherent")
-    sentence = sure_trait(trait, rows)
+    sentence = require_trait(trait, rows)
     questions = questions_of(questions_file)
     chat = open_chat(model, rows, max_tokens, **options)
     with bar() as progress:

@@ -1,4 +1,4 @@
-"""Output files: what could not be written after minutes of work is refused before them; several files or none."""
+"""Output files: checked before minutes of work, and several of them written together or not at all."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def check_output(path: Path, force: bool) -> None:
     if path.is_file() and not force:
         raise OutputError(f"{path}: exists already, expected a new name; give another, or --force")
     if path.exists() and not path.is_file():
-        raise OutputError(f"{path}: is no ordinary file; give another name")
+        raise OutputError(f"{path}: is not a regular file, expected a new name; give another")
     folder = path.resolve().parent
     if not folder.is_dir():
         raise OutputError(f"{path}: no folder {folder}, expected an existing one; create it, or give another")
@@ -29,16 +29,17 @@ def check_output(path: Path, force: bool) -> None:
 
 
 def check_bundle_output(path: Path, force: bool, command: str) -> None:
-    """`check_output` for a command that writes bundles. UsageError for a name that promises something else."""
+    """`check_output` for a bundle. Raises UsageError for the suffix of another format."""
     check_output(path, force)
     if path.suffix.lower() in (".gguf", ".onnx", ".safetensors"):
         raise click.UsageError(
-            f"-o {path}: {command} writes bundles, NAME.steer; `edgesteer convert` turns them into other formats"
+            f"-o {path}: {command} writes bundles, NAME.steer; `edgesteer convert` turns them into other "
+            "formats"
         )
 
 
 def check_page(page: Path, option: str, force: bool, more: str = "") -> None:
-    """`check_output` for a page. UsageError for a name that is no page's: with --force, a slip of the hand would
+    """`check_output` for a page. Raises UsageError unless it ends in .html: with --force, a slip could
     otherwise replace a model."""
     if page.suffix.lower() not in (".html", ".htm"):
         raise click.UsageError(f"{option} {page}: expected NAME.html{more}")
@@ -46,15 +47,15 @@ def check_page(page: Path, option: str, force: bool, more: str = "") -> None:
 
 
 def page_and_numbers(page: Path, force: bool) -> Files:
-    """The page of `-o` and its JSON beside it. Raises UsageError and OutputError as `check_page`."""
+    """The page of `-o` and the JSON beside it. Raises UsageError and OutputError like `check_page`."""
     check_page(page, "-o", force, "; the numbers go to NAME.json beside it")
     data = page.with_suffix(".json")
     check_output(data, force)
     return page, data
 
 
-def figures_and_picture(output: Path, force: bool) -> Files:
-    """The JSON of `-o` and its picture, FILE.svg. Raises UsageError and OutputError as `check_page`."""
+def figures_and_charts(output: Path, force: bool) -> Files:
+    """The JSON of `-o` and the charts in FILE.svg. Raises UsageError and OutputError like `check_page`."""
     if output.suffix.lower() != ".json":
         raise click.UsageError(f"-o {output}: expected a name that ends in .json")
     files = output, output.with_suffix(".svg")
@@ -70,8 +71,7 @@ def write_page(files: Files, html: str, numbers: dict[str, Any], force: bool) ->
 
 
 def write_all(texts: Mapping[Path, str], force: bool) -> None:
-    """All of them; where one cannot be written, those that were not there before are not there afterwards either.
-    Raises OutputError."""
+    """Write all files; if one cannot be written, remove those that are new. Raises OutputError."""
     from edgesteer.bundle.container import write_file
 
     new = [file for file in texts if not file.exists()]

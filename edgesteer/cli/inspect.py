@@ -1,6 +1,6 @@
-"""`edgesteer inspect`: what a bundle or control vector says of itself, and what several do to one another.
+"""`edgesteer inspect`: the content of a bundle or control vector, and how several act together.
 
-Reads them and runs nothing, unless a model is given: then it measures how large they are on a real text.
+Runs nothing unless a model is given; then it measures how large the steering is on a text.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ if TYPE_CHECKING:
 
 QUESTION = "How do I make a good cup of tea?"
 REPLY_TOKENS = 24
-REPEAT_PENALTY = 1.1  # as `edgesteer run` has it, so that the reply is the one that it gives
+REPEAT_PENALTY = 1.1  # as in `edgesteer run`, so that the reply is the same
 KINDS = {"vector": "vector: the same on every token", "psr": "psr: a coefficient per token"}
 NORMS_PER_LINE = 6
 
 
 @click.command()
 @click.argument("bundles", metavar="BUNDLE...", nargs=-1, required=True)
-@model_option("Also measure how large they are on a text, on this model.")
+@model_option("Also measure how large they are on a text, with this model.")
 @click.option(
     "-p", "--prompt", metavar="TEXT", help="With --model: the prompt, instead of a built-in question."
 )
@@ -59,14 +59,14 @@ def command(
     extract: Path | None,
     force: bool,
 ) -> None:
-    """Show what a bundle or control vector holds, or what several do to one another.
+    """Show what a bundle or control vector holds, or how several act together.
 
-    BUNDLE is a .steer file or folder, a control-vector GGUF, or the name of a bundle that ships. Of several,
-    each as FILE[:STRENGTH], it shows how they act together at every block: norms, and the cosine of each
-    pair, which tells whether they work against each other or add much the same.
+    BUNDLE is a .steer file or folder, a control-vector GGUF, or the name of a bundle that ships. Several,
+    each as FILE[:STRENGTH], are compared at every block: norms, and the cosine of each pair, which shows
+    whether they work against each other or add much the same.
 
-    With --model, each as FILE[:STRENGTH], it also lets that model begin a reply (24 tokens, greedy) under them,
-    and shows how large the steering is against the residual stream at every block.
+    With --model, that model also begins a reply (24 tokens, greedy) steered by them, each as FILE[:STRENGTH],
+    and the size of the steering is shown against the residual stream at every block.
 
     \b
     Examples:
@@ -80,7 +80,7 @@ def command(
         raise click.UsageError("-p and -t are for --model MODEL")
     if prompt is not None and not prompt.strip():
         raise click.UsageError("give a prompt with -p TEXT, or leave it out for the built-in question")
-    alone = len(bundles) == 1 and model is None  # then a strength would change nothing, and is refused
+    alone = len(bundles) == 1 and model is None  # a strength would change nothing here, and is refused
     pairs = [(load_bundle(bundles[0]), 1.0)] if alone else load_steering(bundles)
     measured = None if model is None else measure(pairs, model, prompt, n_threads)
     if extract is not None:
@@ -111,7 +111,7 @@ def _show_together(pairs: Pairs, as_json: bool, measured: Measured | None) -> No
 
     doubts = check_together([bundle for bundle, _ in pairs])
     plan = SteeringPlan.of((bundle, strength, None) for bundle, strength in pairs)
-    for line in (*doubts, *(() if measured else beyond_range(plan))):  # steering the model has said so
+    for line in (*doubts, *(() if measured else beyond_range(plan))):  # steering the model has already warned
         note(line)
     facts, picture = [(facts_of(bundle), strength) for bundle, strength in pairs], interference(pairs)
     if as_json:
@@ -137,7 +137,7 @@ def _echo_measured(measured: Measured | None) -> None:
 
 
 def facts_of(bundle: Bundle) -> dict[str, Any]:
-    """The manifest's values, and what is computed from the members: norms [block -> L2 norm] and digest."""
+    """The manifest, and values computed from the members, among them norms (block -> L2 norm) and digest."""
     import numpy as np
 
     norms = {str(n): round(float(np.linalg.norm(bundle.directions[n])), 6) for n in bundle.layers}
@@ -151,7 +151,7 @@ def facts_of(bundle: Bundle) -> dict[str, Any]:
 
 
 def head(facts: dict[str, Any]) -> Iterator[str]:
-    """The lines that matter most."""
+    """The most important facts, as lines."""
     from edgesteer.bundle import spans
 
     strength = facts["strength"]
@@ -165,7 +165,7 @@ def head(facts: dict[str, Any]) -> Iterator[str]:
 
 
 def describe(facts: dict[str, Any]) -> Iterator[str]:
-    """The facts as lines for people; text from the file is made printable first."""
+    """The facts as lines; text from the file is made printable."""
     model = facts.get("model")
     yield from head(facts)
     if model:
@@ -201,7 +201,7 @@ def _norm_lines(norms: dict[str, float]) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class Measured:
-    """`reply` is the text of the tokens that follow the prompt in the report."""
+    """Norms on a prompt and the reply that followed it."""
 
     model: str
     prompt: str
@@ -224,8 +224,8 @@ class Measured:
 def measure(pairs: Pairs, model: str, prompt: str | None, n_threads: int | None) -> Measured:
     """Steer MODEL, let it begin a greedy reply, and measure over prompt and reply.
 
-    The prompt goes through the chat template where the model has one. The last token that is sampled
-    is never evaluated, so it is not measured. Raises ModelError, IncompatibleError, PlanError.
+    The prompt goes through the chat template if the model has one. The last sampled token is not evaluated,
+    so it is not measured. Raises ModelError, IncompatibleError, PlanError.
     """
     from edgesteer.cli.opening import open_model
 
@@ -248,5 +248,5 @@ def _begin_reply(llm: SteeredLlama, prompt: str) -> None:
     try:
         for _ in reply(llm, prompt, raw=raw, repeat_penalty=REPEAT_PENALTY, **greedy):
             pass
-    except (ModelError, ValueError) as error:  # more tokens than fit, or a template that refuses
+    except (ModelError, ValueError) as error:  # too many tokens, or a template that refuses the prompt
         raise PlanError(f"the prompt cannot be measured: {error}; give another with -p TEXT") from None

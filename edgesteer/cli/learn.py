@@ -1,4 +1,4 @@
-"""`edgesteer learn`: from one sentence to a bundle, on the quantized model; parses, opens and saves."""
+"""`edgesteer learn`: from one sentence to a bundle, on the quantized model."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     from edgesteer.learn import LearnSummary, Trainer
 
 AGAINST = ("A-Const", "S-PSR", "A-PSR")
-_METHODS = ("psr", "constant")  # learn.METHODS, which is not imported for a help text
-_OBJECTIVES = ("kl", "ll", "mse")  # learn.recipe.OBJECTIVES
+# As in edgesteer.learn, which is too slow to import for a help text.
+_METHODS, _OBJECTIVES = ("psr", "constant"), ("kl", "ll", "mse")
 _RECIPE = (
     *("method", "refine", "scope", "opposite", "emphasis", "coherence"),
     *("best_of", "max_tokens", "temperature", "seed"),
@@ -76,33 +76,34 @@ _RECIPE = (
     type=click.Choice(["response", "conversation"]),
     default="response",
     show_default=True,
-    help="Where to steer: the reply, or everything behind the system turn.",
+    help="Where to steer: the reply, or everything after the system turn.",
 )
 @click.option(
     "--questions",
     metavar="FILE|auto",
-    help='Training questions, one a line, or JSON Lines with "question" and optionally "reply"; auto: the '
-    "model writes them. The built-in ones without it.",
+    help='Training questions, one per line, or JSON Lines with "question" and optionally "reply"; auto: the '
+    "model writes them. Without it, the built-in ones.",
 )
 @click.option(
     "--best-of",
     type=click.IntRange(1, 64),
     default=1,
     show_default=True,
-    help="Replies to sample for each question; the best is learnt from.",
+    help="Replies to sample for each question; only the best is learnt from.",
 )
 @click.option(
     "--emphasis",
     type=click.Choice(["auto", "always", "never"]),
     default="auto",
     show_default=True,
-    help="Repeat the sentence behind each question when sampling; auto: where the system prompt has little "
+    help="Repeat the sentence after each question when sampling; auto: if the system prompt has little "
     "effect.",
 )
 @click.option(
     "--coherence",
     type=Finite(0, min_open=True),
-    help="Target for the default strength, nats a token (lower: more coherent); the prompt's own without it.",
+    help="Target for the default strength, in nats per token (lower: more coherent); without it, the "
+    "prompt's own.",
 )
 @click.option("--compare", is_flag=True, help="End with the head-to-head on held-out questions (minutes).")
 @count_option
@@ -111,7 +112,9 @@ _RECIPE = (
 @max_tokens_option(48)
 @temperature_option(0.7)
 @template_options
-@click.option("--replies", type=FILE, metavar="FILE", help="Write the replies learnt from, as JSON Lines.")
+@click.option(
+    "--replies", type=FILE, metavar="FILE", help="Write the replies that were learnt from, as JSON Lines."
+)
 @bundle_options
 @llama_options
 @json_option
@@ -135,9 +138,9 @@ def command(
 ) -> None:
     """Learn a steering bundle for MODEL from one sentence.
 
-    Sampled replies are kept in OUTPUT.part until the bundle is written, and with --refine each finished epoch
-    in OUTPUT.checkpoint (of the second training in OUTPUT.checkpoint-again): after Ctrl-C the same command
-    resumes from there. A checkpoint that other arguments left is replaced.
+    OUTPUT.part keeps sampled replies until the bundle is written; with --refine, OUTPUT.checkpoint keeps each
+    finished epoch (OUTPUT.checkpoint-again those of the second training). After Ctrl-C the same command
+    resumes from there. A checkpoint of other arguments is replaced.
 
     \b
     Examples:
@@ -151,14 +154,14 @@ def command(
     from edgesteer.cli.opening import open_for_scoring
     from edgesteer.learn import Recipe, learn, write_replies
 
-    # What can fail at once fails before the minutes of work.
+    # Whatever can be checked is checked before minutes of work.
     if (counts or sentiment) and not compare:
-        raise click.UsageError("--count and --sentiment belong to the head-to-head: add --compare")
+        raise click.UsageError("--count and --sentiment need --compare")
     check_bundle_output(output, force, "learn")
     if replies is not None:
         check_output(replies, force)
+    question_list = _questions(questions)
     recipe = Recipe(blocks=_blocks(blocks), **{key: options.pop(key) for key in _RECIPE})
-    asked = _questions(questions)
     part, checkpoint = (output.with_name(output.name + end) for end in (".part", ".checkpoint"))
     trainer = None if recipe.refine is None else _trainer(model, checkpoint, options.get("n_threads"))
     llm = open_for_scoring(model, recipe.max_tokens, **options)
@@ -167,7 +170,7 @@ def command(
             llm,
             trait,
             recipe,
-            questions=asked,
+            questions=question_list,
             name=name or output.stem,
             license=license,
             template=unescaped(template),
@@ -193,7 +196,7 @@ def command(
 
 
 def _trainer(model: str, checkpoint: Path, n_threads: int | None) -> Trainer:
-    """Of the `convert` extra; MissingExtra without it, before anything is learnt."""
+    """Raises MissingExtra, before anything is learnt, without the `convert` extra."""
     from edgesteer.cli.opening import default_threads
     from edgesteer_converters.train import trainer
 
@@ -212,18 +215,18 @@ def _blocks(text: str) -> str | int:
         return text
     if text.isdecimal():
         return int(text)
-    raise click.UsageError(f"--blocks {text}: expected all, one, or a block's number")
+    raise click.UsageError(f"--blocks {text}: expected all, one, or the number of a block")
 
 
-def _questions(given: str | None) -> str | list[Question] | None:
+def _questions(text: str | None) -> str | list[Question] | None:
     from edgesteer.generate import read_questions
 
-    return given if given in (None, "auto") else read_questions(path_of(str(given)))
+    return text if text in (None, "auto") else read_questions(path_of(str(text)))
 
 
 @contextlib.contextmanager
 def resume_hint(part: Path, checkpoint: Path) -> Iterator[None]:
-    """After Ctrl-C, say which files the same command resumes from."""
+    """After Ctrl-C, print which files the same command resumes from."""
     try:
         yield
     except KeyboardInterrupt:
@@ -247,12 +250,12 @@ def _refined(
 ) -> str:
     from edgesteer.bundle import spans
 
-    unit = "" if objective == "mse" else " nats a token"
+    unit = "" if objective == "mse" else " nats per token"
     text = f"{objective} {loss_before:.3f} to {loss_after:.3f}{unit}, {steps} steps"
     if own:
         text += "; on its own replies {loss_before:.3f} to {loss_after:.3f}, {steps} steps".format(**own)
     if dropped:
-        text += f"; dropped, since their gates never open: {spans(dropped)}"
+        text += f"; dropped blocks whose gates never open: {spans(dropped)}"
     trained, closed = ("none" if trait[k] is None else f"{trait[k]:.2f}" for k in ("trained", "closed"))
     text += f"; trait {trained} at equal coherence, {closed} without"
     return f"refined    {text}{'' if kept else ': the closed form is kept'}"
@@ -281,8 +284,8 @@ def _print(output: Path, summary: LearnSummary) -> None:
         )
     if summary.emphasised and steered.trait < prompted.trait:
         click.echo(
-            "this model hardly heeds the trait as a prompt: a higher strength gives more of it, and costs "
-            "coherence"
+            "the trait's prompt hardly acts on this model: a higher strength brings more of the trait, at "
+            "the cost of coherence"
         )
     if summary.table is not None:
         from edgesteer.report.head_to_head import lines

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from edgesteer.runtime import SteeredLlama
     from edgesteer.steering_map import SteeringMap
 
-# The page replays these multiples of the strengths given; the middle one is shown first.
+# The page has a run at each of these multiples of the given strengths; it opens with 1.
 _TIMES = (0.0, 0.5, 1.0, 1.5, 2.0)
 
 
@@ -38,11 +38,11 @@ _TIMES = (0.0, 0.5, 1.0, 1.5, 2.0)
 @raw_option
 @max_tokens_option(64)
 @scope_option
-@click.option("--numbers", is_flag=True, help="Print the coefficient behind every token.")
-@click.option("--blocks", is_flag=True, help="Show every block, not their sum alone.")
+@click.option("--numbers", is_flag=True, help="Print the coefficient under every token.")
+@click.option("--blocks", is_flag=True, help="Also show each block, not only their sum.")
 @click.option("--all-tokens", is_flag=True, help="Show the prompt's tokens too.")
 @html_option(
-    "Write a page too, on which a slider replays the reply at five strengths, 0 to 2 times as large."
+    "Also write a page, on which a slider replays the reply at five strengths, from 0 to twice the given one."
 )
 @force_option
 @reply_options
@@ -89,10 +89,11 @@ def command(
 
 
 def _recorded(llm: SteeredLlama, prompt: str, how: dict[str, Any]) -> SteeringMap:
-    """The map of the greedy reply under the plan in force."""
+    """The map of the greedy reply."""
     from edgesteer.cli.opening import reply
 
-    llm.reset()  # type: ignore[no-untyped-call]  # what a replay before left is computed anew, so that it is recorded
+    # Without KV of an earlier run, so that every token of the prompt is evaluated and recorded.
+    llm.reset()  # type: ignore[no-untyped-call]
     with llm.record() as steering_map:
         for _ in reply(llm, prompt, **how):
             pass
@@ -100,21 +101,21 @@ def _recorded(llm: SteeredLlama, prompt: str, how: dict[str, Any]) -> SteeringMa
 
 
 def _write_page(path: Path, llm: SteeredLlama, prompt: str, how: dict[str, Any], force: bool) -> SteeringMap:
-    """One recorded run for each of _TIMES; the one at the strengths given is returned."""
+    """Record a run for each of _TIMES, and return the map at the given strengths."""
     from edgesteer.bundle.container import write_file
     from edgesteer.report.map_page import Run, page
 
-    given, runs = llm.steering, []
+    plan, runs = llm.steering, []
     with bar() as progress:
-        for done, times in enumerate(_TIMES):
-            progress(f"{times:g} times", done / len(_TIMES))
-            plan = given * times
-            label = ", ".join(f"{term.bundle.name} {term.strength:g}" for term in plan.terms) or "unsteered"
-            with warnings.catch_warnings():  # that a replay leaves the evaluated range is the page's doing
+        for i, times in enumerate(_TIMES):
+            progress(f"{times:g} times", i / len(_TIMES))
+            terms = (plan * times).terms
+            label = ", ".join(f"{term.bundle.name} {term.strength:g}" for term in terms) or "unsteered"
+            with warnings.catch_warnings():  # it is the page, not the user, that leaves the evaluated range
                 warnings.simplefilter("ignore", EdgesteerWarning)
-                with llm.steered(plan):
+                with llm.steered(plan * times):
                     runs.append(Run(label, _recorded(llm, prompt, how)))
-    names = ", ".join(dict.fromkeys(term.bundle.name for term in given.terms)) or "unsteered"
+    names = ", ".join(dict.fromkeys(term.bundle.name for term in plan.terms)) or "unsteered"
     title = f"Steering map: {names} on {Path(llm.model_path).stem}"
     write_file(path, page(title, prompt, runs, _TIMES.index(1.0)).encode(), force)
     return runs[_TIMES.index(1.0)].map

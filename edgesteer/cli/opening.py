@@ -1,4 +1,4 @@
-"""Opening a model for a command, and streaming a reply. Between click's values and SteeredLlama."""
+"""Opens a model as a command's options say, and streams a reply."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ def open_model(
 
 
 def open_steered(model: str, scope: str | None, **options: Any) -> SteeredLlama:
-    """The model of a command with `steer_options` and `llama_options` (their values are `options`), steered
-    as they say. What is wrong with a bundle is said before the model is opened."""
+    """A steered model; `options` are the values of `steer_options` and `llama_options`. Bundles are read
+    first, so that a bad one is reported before the model is opened."""
     bundles = load_steering(**{key: options.pop(key) for key in STEER_KEYS})
     llm = open_model(model, **options)
     if bundles:
@@ -63,12 +63,12 @@ def open_steered(model: str, scope: str | None, **options: Any) -> SteeredLlama:
 
 
 def note(line: str) -> None:
-    """One line on stderr about something that works but may not be meant. stdout and --json stay as they are."""
+    """Print a line to stderr about something that works but may not be intended."""
     click.echo(f"edgesteer: note: {line}", err=True)
 
 
 def _note_interference(bundles: list[tuple[Bundle, float]], scope: str | None) -> None:
-    """At most one line for all that the bundles do to one another."""
+    """Print at most one line about how the bundles act together."""
     from edgesteer.interference import interference
 
     if notes := interference(bundles, scope).notes:
@@ -76,13 +76,13 @@ def _note_interference(bundles: list[tuple[Bundle, float]], scope: str | None) -
         note(f"{notes[0]}{more}; 'edgesteer inspect' with these files shows each block")
 
 
-# Sequences side by side; a prompt of usual length (question, trait's sentence, template around them) takes this.
+# Sequences side by side, and the tokens of a usual prompt: question, trait and template.
 _LANES, _PROMPT_TOKENS = 16, 160
 
 
 def open_for_scoring(model: str, max_tokens: int, n_ctx: int | None, **options: Any) -> SteeredLlama:
-    """The model of a command that asks many questions and scores whole replies: with lanes, and room for each
-    to hold a prompt and `max_tokens`. Longer prompts fit too, fewer at a time."""
+    """A model that answers many questions side by side, with room for a usual prompt and `max_tokens` each.
+    Of longer prompts, fewer fit at a time."""
     n_ctx = n_ctx or -(-_LANES * (_PROMPT_TOKENS + max_tokens) // 256) * 256
     return open_model(model, n_ctx=n_ctx, n_seq_max=_LANES, n_batch=512, **options)
 
@@ -90,7 +90,7 @@ def open_for_scoring(model: str, max_tokens: int, n_ctx: int | None, **options: 
 def open_chat(
     model: str, rows: Rows, max_tokens: int, template: str | None, stop: str | None, **options: Any
 ) -> Chat:
-    """`open_for_scoring`, with the template and stop given, or the first bundle's own."""
+    """`open_for_scoring` with --template and --stop, or those of the first bundle."""
     from edgesteer.generate import Chat
 
     first = rows[0][1][0][0]
@@ -99,38 +99,33 @@ def open_chat(
 
 
 def read_prompt(prompt: str | None) -> str:
-    """The prompt given, or standard input where it is no terminal. UsageError for an empty one."""
+    """`prompt`, or else stdin if it is not a terminal. Raises UsageError for an empty prompt."""
     if prompt is None and not sys.stdin.isatty():
         prompt = sys.stdin.buffer.read().decode("utf-8", errors="surrogateescape")
     if not prompt or not prompt.strip():
         raise click.UsageError("give a prompt with -p TEXT or on standard input")
-    if not _is_utf8(prompt):
+    if any("\ud800" <= letter <= "\udfff" for letter in prompt):  # bytes that were not UTF-8
         raise click.UsageError("the prompt is not UTF-8; convert it, for example with iconv")
     return prompt
-
-
-def _is_utf8(text: str) -> bool:
-    """Bytes that were not arrive as lone surrogates."""
-    return not any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
 def reply(
     llm: SteeredLlama, prompt: str, *, system: str | None = None, raw: bool = False, **sampling: Any
 ) -> Iterator[str]:
-    """The reply's text, piece by piece. raw: complete the prompt as it stands, without a template.
+    """The reply's text, piece by piece. raw: complete the prompt as it is, without a chat template.
 
-    Ends where the context is full. Raises ModelError for a prompt that the context cannot hold, or a model without
-    a chat template.
+    Ends when the context is full. Raises ModelError for a prompt that the context cannot hold, or a model
+    without a chat template.
     """
     begun = False
     try:
         for piece in _reply(llm, prompt, system, raw, sampling):
             begun = True
             yield piece
-    except ValueError as error:  # llama_cpp's, with the two numbers in it
+    except ValueError as error:  # from llama_cpp; its text has both numbers
         if "exceed context window" not in str(error):
             raise
-        if begun:  # llama_cpp counts with a context that llama.cpp has rounded up, eval with the one given
+        if begun:  # llama.cpp rounds n_ctx up; llama_cpp samples to there, but evaluates only to n_ctx
             return
         raise ModelError(
             f"the prompt is too long ({error}); shorten it or, for `run` and `map`, give a larger -c"

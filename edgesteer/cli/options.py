@@ -1,7 +1,7 @@
 """Options that several commands share: one spelling and one help text each.
 
-llama.cpp's own spellings (`--control-vector` and its kin, `-t`, `-c`, `-ngl`, `--temp`) mean here what they mean
-there. Importing this loads click and what is light; what the texts mean is for `cli.steering` to say.
+llama.cpp's spellings (`--control-vector` and its kin, `-t`, `-c`, `-ngl`, `--temp`) mean what they mean
+there. `cli.steering` reads the texts of `--steer` and `--way`. The only heavy import here is click.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from edgesteer.scope import SCOPES
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
-# Beyond these llama.cpp aborts, or the system kills the process, before anybody can say why.
+# Beyond these llama.cpp aborts, or the system kills the process, without a message.
 MOST_CONTEXT = 1 << 26
 MOST_THREADS = 1024
 
 
 def path_of(text: str | os.PathLike[str]) -> Path:
-    """An absolute path; `~` is the home folder. A later change of directory changes nothing."""
+    """An absolute path, with `~` expanded, so that a later change of directory does not matter."""
     return Path(os.path.expanduser(text)).absolute()
 
 
@@ -37,7 +37,7 @@ class FilePath(click.Path):
 
 
 class Finite(click.FloatRange):
-    """A range that holds no NaN and no infinity; without bounds, any finite number."""
+    """A range of finite numbers; without bounds, any finite number."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         number: float = super().convert(value, param, ctx)
@@ -50,7 +50,7 @@ FILE, FINITE = FilePath(), Finite()
 
 
 def together(*options: Decorator) -> Decorator:
-    """Several options as one decorator; in the help they stand in this order."""
+    """Several options as one decorator, in the order of the help."""
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
         for option in reversed(options):
@@ -61,12 +61,12 @@ def together(*options: Decorator) -> Decorator:
 
 
 def print_json(data: Any) -> None:
-    """Pretty JSON on stdout; NaN and infinity are refused, they are not JSON."""
+    """Print indented JSON. Raises ValueError for NaN and infinity, which are not JSON."""
     click.echo(json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False))
 
 
 def resolve_model(name_or_path: str) -> Path:
-    """The GGUF that MODEL means; fetches a registry model that is missing. Raises ModelError."""
+    """The GGUF of MODEL. Fetches a model of the registry if it is missing. Raises ModelError."""
     from edgesteer_models import resolve
 
     path = path_of(name_or_path)
@@ -74,18 +74,18 @@ def resolve_model(name_or_path: str) -> Path:
 
 
 def unescaped(text: str | None) -> str | None:
-    """A text as typed, with \\n made a line break."""
+    """`text` with \\n replaced by a line break."""
     return None if text is None else text.replace("\\n", "\n")
 
 
 # -- the model and how it runs
 
 model_argument: Decorator = click.argument("model", metavar="MODEL")
-"""MODEL: the path of a GGUF or a name of the registry; hand it to `resolve_model` once the usage is checked."""
+"""MODEL: a GGUF's path or a registry name. Pass it to `resolve_model` after the other options are checked."""
 
 
 def model_option(text: str) -> Decorator:
-    """Adds model (text or None) as an option; `text` says what the command needs it for."""
+    """Adds model (text or None); `text` says what the command needs it for."""
     return click.option("--model", metavar="MODEL", help=f"{text} A GGUF's path or registry name.")
 
 
@@ -115,8 +115,8 @@ steer_option: Decorator = click.option(
     "--steer",
     multiple=True,
     metavar="FILE[:STRENGTH]",
-    help="Bundle or control vector, or the name of a shipped bundle; repeatable, they add up. A number behind the "
-    "last colon is the strength, unless a file has the whole text as its name.",
+    help="Bundle or control vector, or the name of a bundle that ships; repeatable, they add up. A number "
+    "after the last colon is the strength, unless the whole text is the name of a file.",
 )
 steer_options: Decorator = together(
     steer_option,
@@ -149,8 +149,8 @@ row_options: Decorator = together(
         "ways",
         multiple=True,
         metavar="[NAME=]FILE[:STRENGTH][+...]",
-        help="A row of its own, repeatable: bundles as in --steer, with + between those that add up. A file that "
-        "exists is taken by its whole name, also with = or + in it. What --steer gives is one row, before these.",
+        help="A row of its own, repeatable: bundles as in --steer, with + between those that add up. The "
+        "name of an existing file may contain = and +. The bundles of --steer are one row, before these.",
     ),
 )
 """Adds steer and ways; pass them on to `steering.rows_of`."""
@@ -159,17 +159,17 @@ row_options: Decorator = together(
 def at_option(*more: str) -> Decorator:
     """Adds at: "default", "coherent", and `more` ("matched")."""
     matched = (
-        " matched: as given, and also what each row brings at the prompt's coherence on these very questions, read "
-        "from 0.7 and 1.4 times its strength (three times as long)."
+        " matched: as given, and also the figures of each row at the prompt's coherence on the same "
+        "questions, read from 0.7 and 1.4 times its strength (takes three times as long)."
     )
     return click.option(
         "--at",
         type=click.Choice(["default", "coherent", *more]),
         default="default",
         show_default=True,
-        help="The strengths. default: as given, or the bundles' own. coherent: for each row the largest in the range "
-        "of its files whose replies are as coherent as the prompted ones and do not loop, found on training questions "
-        f"(some minutes).{matched if more else ''}",
+        help="The strengths. default: as given, or the bundles' own. coherent: for each row the largest "
+        "strength in the range of its files at which replies to training questions are as coherent as "
+        f"prompted ones and do not loop (takes minutes).{matched if more else ''}",
     )
 
 
@@ -177,22 +177,22 @@ scope_option: Decorator = click.option(
     "--scope", type=click.Choice(SCOPES), help="Where steering acts, instead of the bundle's own scope."
 )
 trait_option: Decorator = click.option(
-    "--trait", metavar="TEXT", help="The trait as a system prompt; the first bundle's own without it."
+    "--trait", metavar="TEXT", help="The trait as a system prompt; without it, the first bundle's own."
 )
 
 
 # -- prompts and replies
 
-prompt_option: Decorator = click.option("-p", "--prompt", help="The prompt; standard input without it.")
+prompt_option: Decorator = click.option("-p", "--prompt", help="The prompt; without it, standard input.")
 system_option: Decorator = click.option("--system", help="A system message before the conversation.")
 raw_option: Decorator = click.option(
-    "--raw", is_flag=True, help="Complete the prompt as it stands, without the chat template."
+    "--raw", is_flag=True, help="Complete the prompt as it is, without the chat template."
 )
 template_option: Decorator = click.option(
     "--template",
     metavar="TEXT",
     help="For a model without a chat template, such as '{system}\\nQuestion: {question}\\nAnswer:'. A bundle "
-    "remembers the one that it was learnt with.",
+    "remembers the template that it was learnt with.",
 )
 template_options: Decorator = together(
     template_option,
@@ -202,13 +202,13 @@ template_options: Decorator = together(
 
 
 def questions_option(without: str) -> Decorator:
-    """Adds questions_file (Path or None); `without` says what is asked without it."""
+    """Adds questions_file (Path or None); `without` describes the questions that are used without it."""
     return click.option(
         "--questions",
         "questions_file",
         type=FILE,
         metavar="FILE",
-        help=f"Questions, one a line; {without} without it.",
+        help=f"Questions, one per line; without it, {without}.",
     )
 
 
@@ -232,7 +232,7 @@ def max_tokens_option(default: int) -> Decorator:
 
 
 def temperature_option(default: float) -> Decorator:
-    """Adds temperature; llama.cpp's `--temp` is the same option."""
+    """Adds temperature; `--temp` is llama.cpp's name for it."""
     return click.option(
         "--temperature",
         "--temp",
@@ -256,7 +256,7 @@ repeat_option: Decorator = click.option(
     type=Finite(0, min_open=True),
     default=1.1,
     show_default=True,
-    help="Against loops, which small models fall into when greedy; 1 is off.",
+    help="Penalty against the loops of small models when greedy; 1 is off.",
 )
 
 
@@ -290,8 +290,8 @@ count_option: Decorator = click.option(
     multiple=True,
     metavar="REGEX",
     callback=_checked_counts,
-    help="Count matches in the replies, whatever their case; repeatable. `pirate`, `sea` and `shakespeare` are "
-    "ready lists.",
+    help="Count matches in the replies, ignoring case; repeatable. `pirate`, `sea` and `shakespeare` are "
+    "built-in word lists.",
 )
 sentiment_option: Decorator = click.option(
     "--sentiment",
@@ -308,25 +308,25 @@ force_option: Decorator = click.option("--force", is_flag=True, help="Replace ex
 
 
 def output_option(metavar: str, text: str, required: bool = True) -> Decorator:
-    """Adds output (Path or None): what the command makes."""
+    """Adds output (Path or None)."""
     return click.option("-o", "--output", required=required, type=FILE, metavar=metavar, help=text)
 
 
 def html_option(text: str) -> Decorator:
-    """Adds html (Path or None), a page beside what goes to stdout; `text` says what is on it."""
+    """Adds html (Path or None), a page besides the output on stdout; `text` says what is on it."""
     return click.option("--html", type=FILE, metavar="FILE.html", help=text)
 
 
 bundle_options: Decorator = together(
-    click.option("--name", help="The bundle's name; the output's without it."),
+    click.option("--name", help="The bundle's name; without it, that of the file."),
     click.option("--license", default="unspecified", show_default=True, help="The bundle's license."),
     force_option,
 )
-"""Adds what every command takes that writes a bundle: name (text or None), license, force."""
+"""For commands that write a bundle: adds name (text or None), license, force."""
 
 sampling_options: Decorator = together(max_tokens_option(256), temperature_option(0.0), seed_option)
 """Adds max_tokens, temperature and seed."""
 
 reply_options: Decorator = together(repeat_option, steer_options, llama_options, json_option)
-"""Adds what every command takes that lets a model reply: repeat_penalty, as_json, and the values that
-`opening.open_steered` takes (those of `steer_options` and `llama_options`)."""
+"""For commands that generate replies: adds repeat_penalty, as_json, and what `opening.open_steered` takes
+(the values of `steer_options` and `llama_options`)."""

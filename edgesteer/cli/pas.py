@@ -1,4 +1,4 @@
-"""`edgesteer pas`: from a labelled multiple-choice file to a bundle. Parses, opens, saves; learns nothing."""
+"""`edgesteer pas`: from a labelled multiple-choice file to a bundle."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
     from edgesteer.learn.pas import Item, PasReport
     from edgesteer.runtime import SteeredLlama
 
-# As in learn.pas, which is too slow to import for a help text.
+# As in edgesteer.learn.pas, which is too slow to import for a help text.
 _FORMATS = ("plain", "bbq", "ethics", "truthfulqa", "persona", "sycophancy", "lsat")
 _VARIANTS = ("iPASwo", "iPASa", "PASf")
 _POSITIONS = ("last", "conversation", "all")
 
-# One item's prompt, with the default grid of 120 cells and the unsteered one side by side.
+# Room for one item's prompt with the default grid of 120 cells and the unsteered one side by side.
 _N_CTX, _LANES = 2048, 128
 
 
@@ -81,7 +81,7 @@ _N_CTX, _LANES = 2048, 128
     type=click.IntRange(0, 64),
     default=0,
     show_default=True,
-    help="Exemplars in front of every item, from training items answered wrong.",
+    help="Exemplars before every item, from training items answered wrong.",
 )
 @click.option(
     "--trials",
@@ -91,10 +91,10 @@ _N_CTX, _LANES = 2048, 128
     help="Seeds, each with its own split.",
 )
 @click.option(
-    "--shuffle-labels", is_flag=True, help="Test the search itself: targets at random, so expect no gain."
+    "--shuffle-labels", is_flag=True, help="Test the search itself: with random targets, expect no gain."
 )
 @seed_option
-@html_option("Write the report as one page too.")
+@html_option("Also write the report as a page.")
 @bundle_options
 @llama_options
 @json_option
@@ -119,8 +119,8 @@ def command(
     DATA is a JSONL, JSON, CSV or TSV file, or the name of a set that ships: agreement, helpfulness and
     sharing, in few words for small models; agreeableness, risk-taking, self-interest, optimism,
     helpful-yes-no; control. The items are split 60/20/20: the first part gives the vectors, from what the
-    model gets wrong; the second chooses block and strength; the third tests the result, once. Answers are
-    kept in OUTPUT.part until the bundle is written: after Ctrl-C the same command resumes from there.
+    model gets wrong; the second chooses block and strength; the third tests the result, once. OUTPUT.part
+    keeps the answers until the bundle is written: after Ctrl-C the same command resumes from there.
 
     \b
     Examples:
@@ -134,19 +134,19 @@ def command(
     from edgesteer.learn.part_file import PartFile
     from edgesteer.learn.pas import STRENGTHS, PasRecipe, pas
 
-    # What can be refused is refused before the minutes of work.
+    # Whatever can be checked is checked before minutes of work.
     check_bundle_output(output, force, "pas")
     if html is not None:
         check_page(html, "--html", force)
         if html.resolve() == output.resolve():
-            raise click.UsageError(f"--html {html}: that is the bundle's name, expected another")
+            raise click.UsageError(f"--html {html}: is the bundle's name, expected another")
     blocks, strengths = _blocks(options.pop("blocks")), _strengths(options.pop("strengths"))
     recipe = PasRecipe(blocks=blocks, strengths=strengths or STRENGTHS, **options)
     items = _items(data, layout)
     llm = _open(model, n_ctx, n_threads, n_gpu_layers, gate_engine)
     part = output.with_name(output.name + ".part")
     facts = {
-        "model": llm._identity(),
+        "model": llm.identity(),
         "llama-cpp-python": version("llama-cpp-python"),
         "threads": llm.n_threads,
         "context": [llm.n_seq_max, llm.n_ctx(), llm.n_batch],
@@ -181,7 +181,7 @@ def command(
 
 
 def _items(data: str, layout: str) -> list[Item]:
-    """Of a file, or of a shipped set if DATA has no ending and no file has that name."""
+    """The items of a file, or of a set that ships if DATA has no suffix and is not a file."""
     from edgesteer.learn.pas import read_items, set_path
 
     path = path_of(data)

@@ -1,4 +1,4 @@
-"""`edgesteer run`: one prompt, one reply, streamed; with --map, where steering acted."""
+"""`edgesteer run`: one prompt, one streamed reply; with --map, where steering acted."""
 
 from __future__ import annotations
 

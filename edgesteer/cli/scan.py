@@ -1,4 +1,4 @@
-"""`edgesteer scan`: the effect of each steered block alone, at equal norm. Parses, opens, prints; measures nothing."""
+"""`edgesteer scan`: the effect of each steered block alone, at equal norm."""
 
 from __future__ import annotations
 
@@ -52,17 +52,17 @@ def _sizes(context: click.Context, param: click.Parameter, text: str | None) -> 
     "--shares",
     callback=_sizes,
     metavar="LIST",
-    help="Norms to try as shares of the residual stream's; 0.025,0.05,0.1,0.2 without it.",
+    help="Norms to try, as shares of the residual stream's; without it, 0.025,0.05,0.1,0.2.",
 )
 @click.option(
     "--norms",
     callback=_sizes,
     metavar="LIST",
-    help="Norms to try instead, in the residual stream's own units.",
+    help="Norms to try instead, in the units of the residual stream.",
 )
 @questions_option("six of the training questions")
 @max_tokens_option(12)
-@html_option("Write the maps as one page too.")
+@html_option("Also write the maps as a page.")
 @force_option
 @template_options
 @llama_options
@@ -85,11 +85,11 @@ def command(
 ) -> None:
     """Map which blocks of MODEL are worth steering: each block of one bundle alone, at equal norms.
 
-    Two numbers a cell. trait: how much likelier, in nats a token, the steered model finds the replies that the
-    trait's prompt brought, without that prompt. KL: how far steering moves the next token's distribution on the
-    unsteered model's own replies. Strengths are set so that at every block what steering adds has the same norm on
-    average, gates included, and of the strength in --steer only the sign counts; it acts from the prompt's last
-    token on. Takes minutes: every question is read twice in every cell.
+    Each cell has two numbers. trait: how much likelier, in nats per token, the steered model finds replies to
+    the trait's prompt, without that prompt. KL: how far steering moves the next token's distribution on the
+    unsteered model's own replies. The strength of each block is set so that steering adds the same mean norm
+    everywhere, gates included; of the strength in --steer only the sign counts. It acts from the last token
+    of the prompt on. Takes minutes: every question is evaluated twice in every cell.
 
     \b
     Examples:
@@ -103,9 +103,9 @@ def command(
     from edgesteer.generate.chat import Chat
 
     if shares is not None and norms is not None:
-        raise click.UsageError("--shares and --norms say the same in other units; give one of them")
+        raise click.UsageError("--shares and --norms are two units for the same sizes; give one of them")
     if len(steer) != 1:
-        raise click.UsageError("give one bundle with --steer: a scan takes its blocks one by one")
+        raise click.UsageError("give exactly one --steer FILE: a scan tries the blocks of one bundle")
     if html is not None:
         check_page(html, "--html", force)
     sign = _sign(steer[0])
@@ -115,10 +115,10 @@ def command(
     llm = open_model(
         model, n_ctx=n_ctx or _N_CTX, n_seq_max=min(_LANES, n_ctx or _LANES), n_batch=512, **options
     )
-    check_model(bundle, llm.model_info)  # first: a template would be of no help to another model
+    check_model(bundle, llm.model_info)  # before Chat complains about a missing template
     chat = Chat(llm, text_of(template, bundle, "template"), text_of(stop, bundle, "stop"))
     with bar() as progress:
-        found = scan(
+        result = scan(
             chat,
             bundle,
             sentence,
@@ -130,13 +130,13 @@ def command(
             progress=progress,
         )
     if html is not None:
-        _write_page(html, found, force)
+        _write_page(html, result, force)
     if as_json:
-        print_json(found.to_json())
+        print_json(result.to_json())
     else:
         from edgesteer.report.scan import render_scan
 
-        click.echo(render_scan(found))
+        click.echo(render_scan(result))
 
 
 def _sign(steer: str) -> int:
@@ -146,8 +146,8 @@ def _sign(steer: str) -> int:
     return -1 if strength is not None and strength < 0 else 1
 
 
-def _write_page(path: Path, found: Scan, force: bool) -> None:
+def _write_page(path: Path, result: Scan, force: bool) -> None:
     from edgesteer.bundle.container import write_file
     from edgesteer.report.scan import page
 
-    write_file(path, page(found).encode(), force)
+    write_file(path, page(result).encode(), force)

@@ -1,6 +1,6 @@
-"""What `--steer`, `--way` and llama.cpp's spellings mean: from their text to bundles and strengths, and rows of them.
+"""The values of `--steer`, `--way` and llama.cpp's options as bundles, strengths and rows.
 
-In:  option values; files. Out: (bundle, strength) pairs; rows; what a bundle says about how it was learnt.
+In:  texts of options; files. Out: (bundle, strength) pairs; rows of them; how a bundle was learnt.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ STEER_KEYS = ("steer", "control_vector", "control_vector_scaled", "layer_range")
 def parse_steer(text: str, separators: Sequence[str | None] = (":",)) -> tuple[str, float | None]:
     """`FILE[:STRENGTH]` -> (file, strength or None).
 
-    Splits at the last separator (None: white space), and only if no file has the whole text as its name and the tail
-    is a number; the first separator that fits is taken. Raises PlanError for a number that is not finite.
+    Splits at the last separator (None: white space) if a number follows it and the whole text is not the name
+    of a file. The first separator that fits is taken. Raises PlanError for a number that is not finite.
     """
     if _exists(text):
         return text, None
@@ -48,8 +48,8 @@ def parse_steer(text: str, separators: Sequence[str | None] = (":",)) -> tuple[s
 def parse_way(text: str) -> tuple[str | None, list[tuple[str, float | None]]]:
     """`[NAME=]FILE[:STRENGTH][+...]` -> (name or None, [(file, strength or None)]).
 
-    Where a file has a name with `=` or `+` in it, the longest one that exists is taken, and the whole text first.
-    UsageError for an empty name or file.
+    Names of existing files may contain `=` and `+`; the longest such name is taken. Raises UsageError for an
+    empty name or file.
     """
     files = _split_sum(text)
     if _exists(parse_steer(files[0])[0]):
@@ -62,7 +62,7 @@ def parse_way(text: str) -> tuple[str | None, list[tuple[str, float | None]]]:
 
 
 def _split_sum(text: str) -> list[str]:
-    """At each `+`, but not inside the name of a file that exists, nor inside a number such as 1e+2 behind one."""
+    """Split at each `+` that is not part of an existing file's name or of its strength, such as 1e+2."""
     files, parts = [], text.split("+")
     while parts:
         joined = ["+".join(parts[:n]) for n in range(len(parts), 0, -1)]
@@ -86,14 +86,13 @@ def _exists(name: str) -> bool:
 
 
 def bundle_path(name: str) -> Path:
-    """The file of a bundle: a path, or the name of one that ships. Raises BundleError where there is neither."""
+    """The path of a bundle; `name` is a path or a bundle that ships. Raises BundleError if it is neither."""
     from edgesteer_models import resolve_bundle
 
     return resolve_bundle(path_of(name) if _exists(name) else name).absolute()
 
 
 def load_bundle(name: str) -> Bundle:
-    """Raises BundleError."""
     from edgesteer.bundle import load
 
     return load(bundle_path(name))
@@ -107,8 +106,8 @@ def load_steering(
 ) -> Pairs:
     """The values of `steer_options` as (bundle, strength) pairs, in the order given.
 
-    A bundle without a strength gets its own default, a control vector 1. The layer range holds for the
-    control vectors alone, as in llama.cpp. Raises BundleError and PlanError.
+    A bundle without a strength gets its default, a control vector 1. The layer range applies only to control
+    vectors, as in llama.cpp. Raises BundleError and PlanError.
     """
     pairs = _loaded(map(parse_steer, steer))
     vectors = [(name, 1.0) for text in control_vector for name in _split_list(text)]
@@ -123,8 +122,9 @@ def load_steering(
 def rows_of(steer: Sequence[str], ways: Sequence[str], find_strengths: bool = False) -> Rows:
     """The values of `row_options` as (name, pairs): all of --steer as one row, then one for each --way.
 
-    find_strengths: the command finds the strength of a row itself, and one given for a single bundle is refused; of
-    several bundles they are the proportions. UsageError also for no row, and for two of one name.
+    find_strengths: the command finds the strength of each row; several bundles of a row keep the proportions
+    of theirs, and a strength for a single bundle is refused. Raises UsageError for that, for no row, and for
+    two rows of one name.
     """
     from edgesteer.evaluate import labels
 
@@ -180,7 +180,7 @@ def _parse_scaled(item: str) -> tuple[str, float]:
 
 
 def _as_control_vector(bundle: Bundle, path: str, layer_range: tuple[int, int] | None) -> Bundle:
-    """What llama.cpp makes of the file: its directions in the range, on every token."""
+    """The bundle as llama.cpp reads it: its directions in the range, on every token."""
     from edgesteer.bundle import Bundle, encode_directions, spans
 
     start, end = layer_range or (bundle.layers[0], bundle.layers[-1])
@@ -199,16 +199,16 @@ def _as_control_vector(bundle: Bundle, path: str, layer_range: tuple[int, int] |
 
 @dataclass(frozen=True)
 class Dial:
-    """(bundle, strength) pairs in the order given; a bundle is known by the file it came from.
+    """(bundle, strength) pairs in the order given; a bundle is identified by its file.
 
-    A plan forgets what has strength 0. The dial remembers it, so that turning it up again brings it back.
+    Unlike a plan, a dial keeps bundles of strength 0, so that they can be turned up again.
     """
 
     pairs: tuple[tuple[Bundle, float], ...] = ()
 
     @classmethod
     def of(cls, pairs: Iterable[tuple[Bundle, float]]) -> Dial:
-        """A bundle that is named twice is one; its strengths add up, as in a plan."""
+        """The strengths of a bundle that occurs twice add up, as in a plan."""
         merged: list[tuple[Bundle, float]] = []
         for bundle, strength in pairs:
             at = next((i for i, (b, _) in enumerate(merged) if _same(b, bundle)), None)
@@ -219,12 +219,12 @@ class Dial:
         return cls(tuple(merged))
 
     def put(self, bundle: Bundle, strength: float) -> Dial:
-        """With `bundle` at `strength`, in place of whatever came from the same file."""
+        """A dial with `bundle` at `strength`, in place of bundles from the same file."""
         kept = [(b, s) for b, s in self.pairs if _file(b) != _file(bundle)]
         return Dial((*kept, (bundle, strength)))
 
     def at(self, strength: float) -> Dial:
-        """The same bundles, every strength set to `strength`."""
+        """A dial with every bundle at `strength`."""
         return Dial(tuple((bundle, strength) for bundle, _ in self.pairs))
 
 
@@ -233,7 +233,7 @@ def _file(bundle: Bundle) -> str:
 
 
 def _same(a: Bundle, b: Bundle) -> bool:
-    # A control vector cut to a layer range comes from the same file as the whole, and is another bundle.
+    # A control vector with a layer range is another bundle than the whole file.
     return (_file(a), a.layers, a.scope) == (_file(b), b.layers, b.scope)
 
 
@@ -241,14 +241,14 @@ def _same(a: Bundle, b: Bundle) -> bool:
 
 
 def trait_of(text: str | None, bundle: Bundle | None) -> str | None:
-    """The trait of `--trait`, or the bundle's own; None where neither says it. UsageError for an empty one."""
+    """`text` (of --trait), or the bundle's own trait, or None. Raises UsageError for an empty text."""
     if text is not None and not text.strip():
-        raise click.UsageError("--trait is empty; give a text, or leave it out for the bundle's own")
+        raise click.UsageError("--trait is empty; give a text, or omit it for the bundle's own")
     return _own(bundle, "trait") if text is None else text
 
 
-def sure_trait(text: str | None, rows: Rows) -> str:
-    """The trait of `--trait`, or of the first row's first bundle. UsageError where neither says it."""
+def require_trait(text: str | None, rows: Rows) -> str:
+    """`trait_of` the first row's first bundle. Raises UsageError if there is no trait."""
     first = rows[0][1][0][0]
     trait = trait_of(text, first)
     if trait is None:
@@ -257,11 +257,11 @@ def sure_trait(text: str | None, rows: Rows) -> str:
 
 
 def text_of(text: str | None, bundle: Bundle | None, key: str) -> str | None:
-    """The option's text, where \\n is a line break; else the bundle's own."""
+    """The option's text, with \\n as a line break, or the bundle's own."""
     return _own(bundle, key) if text is None else unescaped(text)
 
 
 def _own(bundle: Bundle | None, key: str) -> str | None:
-    """A text in the manifest's `training`; None where it is missing, blank, or no text."""
+    """A text in the manifest's `training`; None if it is missing, blank, or not text."""
     value = None if bundle is None else bundle.training.get(key)
     return value if isinstance(value, str) and value.strip() else None

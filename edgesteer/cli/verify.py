@@ -1,4 +1,4 @@
-"""`edgesteer verify`: every rule of the format, the gate's probe in ONNX Runtime included."""
+"""`edgesteer verify`: check bundles against the rules of the format, or against their source."""
 
 import sys
 from collections.abc import Callable
@@ -32,10 +32,10 @@ if TYPE_CHECKING:
     type=FILE,
     multiple=True,
     metavar="SOURCE",
-    help="The file (repeatable) that BUNDLE was converted from: does it still mean the same?",
+    help="The file (repeatable) that BUNDLE was converted from: do both act the same?",
 )
 @click.option(
-    "--from", "producer", type=click.Choice(PRODUCERS), help="What wrote SOURCE, where it does not tell."
+    "--from", "producer", type=click.Choice(PRODUCERS), help="What wrote SOURCE, if the file does not say."
 )
 @model_option("With --against: the model.")
 @choice_options
@@ -50,8 +50,9 @@ def command(
 ) -> None:
     """Check bundles against every rule of the format, or one against its source.
 
-    Goes through all of them; exit code 1 if any is refused. With --against it runs the model, steered by the
-    source in Torch and by the bundle here, and compares coefficients, block outputs and next-token distributions.
+    Checks all of them; the exit code is 1 if any is refused. With --against it runs the model twice, steered
+    by the source in Torch and by the bundle in llama.cpp, and compares coefficients, block outputs and
+    next-token distributions.
 
     \b
     Examples:

@@ -212,7 +212,7 @@ def _facts_of_replies(task: Task, asked: Sequence[Question], emphasis: bool) -> 
     llm, recipe = task.chat.llm, task.recipe
     names = ("opposite", "best_of", "max_tokens", "temperature", "seed")
     return {
-        "model": llm._identity(),
+        "model": llm.identity(),
         "trait": task.trait,
         "questions": [dataclasses.asdict(q) for q in asked],
         "template": [task.chat.template, task.chat.stop],

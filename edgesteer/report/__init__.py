@@ -1,4 +1,4 @@
-"""Pictures of what steering did: values in, text out. Nothing here runs a model or imports llama_cpp.
+"""Tables, maps, charts and pages: values in, text out. Nothing here runs a model or imports llama_cpp.
 
 cells        text as terminal cells: widths, line breaks, tables
 palette      numbers as signed intensity levels, colours and marks

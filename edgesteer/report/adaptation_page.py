@@ -1,7 +1,4 @@
-"""The adaptation chart as one HTML page: a radar of scores, the numbers behind them, and how each was measured.
-
-In:  an evaluate.adaptation.Adaptation. Out: a document as text; it needs no network.
-"""
+"""An adaptation as an HTML page: a radar of scores, their numbers, and how each was measured."""
 
 from __future__ import annotations
 
@@ -19,7 +16,7 @@ _NONE = "–"
 
 
 class Figure(NamedTuple):
-    """One number of every row: its axis, its name, and a cell for each row of the Adaptation."""
+    """One figure: its axis, its name, and a cell for each row of the Adaptation."""
 
     axis: str
     name: str
@@ -27,9 +24,9 @@ class Figure(NamedTuple):
 
 
 def page(title: str, adaptation: Adaptation) -> str:
-    """The document. Raises ValueError where nothing but the unadapted model was measured."""
+    """The document. Raises ValueError if only the unadapted model was measured."""
     rows = adaptation.rows
-    # Without the unadapted model, which is at the rim of every axis but the effect's.
+    # Without the unadapted model, which scores 1 on every axis but the effect.
     scored = [(label(row), row.scores) for row in rows if row.kind != UNADAPTED]
     return render(
         "adaptation",
@@ -55,7 +52,7 @@ def page(title: str, adaptation: Adaptation) -> str:
 
 
 def label(row: Adapted) -> str:
-    """A way's name, with its kind and strength where the name alone does not say them."""
+    """A row's name, with its kind and strength unless the name already says them."""
     more = _kind_and_strength(row)
     return f"{row.name} ({more})" if more else row.name
 
@@ -66,15 +63,19 @@ def _kind_and_strength(row: Adapted) -> str:
 
 
 def _trade_off(rows: Sequence[Adapted]) -> Drawing:
-    """What is changed besides, at the effect that it has."""
-    ordered = sorted(rows, key=lambda row: row.kind == UNADAPTED)  # so the colours are the radar's
+    """The effect against the change of unrelated text."""
+    ordered = sorted(
+        rows, key=lambda row: row.kind == UNADAPTED
+    )  # in the order, so in the colours, of the radar
     marks = [charts.Series(label(row), [(row.drift.kl.value, row.effect.trait.value)]) for row in ordered]
-    title = "Effect against what else is changed: up and left is best"
-    return charts.lines(title, "KL on unrelated text, nats a token", "trait, nats a token", [], marks=marks)
+    title = "Effect against side effect: up and left is best"
+    return charts.lines(
+        title, "KL on unrelated text, nats per token", "trait, nats per token", [], marks=marks
+    )
 
 
 def _numbers(rows: Sequence[Adapted]) -> Iterator[tuple[Cell, ...]]:
-    """A column for each way; each axis' score above its numbers."""
+    """A column for each row of the Adaptation; the score of each axis above its numbers."""
     every = figures(rows)
     each = [row.scores for row in rows]
     for axis in AXES:
@@ -100,10 +101,10 @@ def figures(rows: Sequence[Adapted]) -> list[Figure]:
         figure(
             "reversibility", "largest logit difference, KV kept", lambda r: _small(r.reversal.kept_difference)
         ),
-        figure("specificity", "KL on unrelated text, nats a token", lambda r: _estimate(r.drift.kl, 3)),
+        figure("specificity", "KL on unrelated text, nats per token", lambda r: _estimate(r.drift.kl, 3)),
         figure("specificity", "same most likely token", lambda r: f"{100 * r.drift.same_top:.1f} %"),
-        figure("effect", "trait, nats a token", lambda r: _estimate(r.effect.trait)),
-        figure("coherence", "coherence, nats a token", lambda r: _estimate(r.effect.coherence)),
+        figure("effect", "trait, nats per token", lambda r: _estimate(r.effect.trait)),
+        figure("coherence", "coherence, nats per token", lambda r: _estimate(r.effect.coherence)),
         figure("coherence", "distinct-2", lambda r: f"{r.effect.distinct2:.2f}"),
         figure("compute", "time to first token, ratio", lambda r: _ratio(r, "first_token_ratio")),
         figure("compute", "time per token, ratio", lambda r: _ratio(r, "token_ratio")),
@@ -159,4 +160,4 @@ def _passages(rows: Sequence[Adapted]) -> Drawing:
     titles = list(rows[0].drift.by_passage)
     adapted = [row for row in rows if row.kind != UNADAPTED]
     values = [[row.drift.by_passage.get(title) for title in titles] for row in adapted]
-    return charts.heat("KL in nats a token", [label(row) for row in adapted], titles, values)
+    return charts.heat("KL in nats per token", [label(row) for row in adapted], titles, values)

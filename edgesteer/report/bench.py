@@ -1,6 +1,6 @@
-"""What steering costs: the tables of `edgesteer bench` for a terminal, and its charts as one SVG file.
+"""The cost of steering: tables of `edgesteer bench` for a terminal, and its charts as one SVG file.
 
-In:  the bench's table, as `bench --json` prints it.
+In:  the JSON of `bench --json`. Out: text.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _RATIO = (
 
 
 def lines(table: Table, width: int) -> Iterator[str]:
-    """Every part that the table has, a blank line between them."""
+    """Every part of the table, with blank lines between them."""
     width = max(MIN_WIDTH, width)
     yield from _ways(table, width)
     for note in (_RATIO, *_few(table["settings"])):
@@ -64,12 +64,12 @@ def _ways(table: Table, width: int) -> Iterator[str]:
 
 
 def _few(settings: Table) -> Iterator[str]:
-    """What is to be said of a bench that took too little."""
+    """A remark if there were too few rounds or runs."""
     rounds, runs = settings["rounds"], settings["runs"]
     if rounds < _FEW_ROUNDS or runs < _FEW_RUNS:
         yield (
-            f"From {counted(settings)} the ratios scatter by several percent; the usual rounds and three "
-            "runs scatter less."
+            f"With {counted(settings)} the ratios scatter by several percent; the default rounds and runs "
+            "scatter less."
         )
 
 
@@ -89,7 +89,7 @@ def _files(table: Table, width: int) -> Iterator[str]:
 
 
 def _study(study: Table, width: int) -> Iterator[str]:
-    """One row a value of what was varied, one column a way: ratios. Unsteered, the time itself."""
+    """Ratios: a row for each value of x, a column for each way; for the unsteered model, the time."""
     yield from hanging("", f"time of a {study['timed']} as a ratio to unsteered, by {study['x']}", width)
     ways = study["ways"]
     plain, *steered = ways
@@ -123,8 +123,7 @@ def _prompt(part: Table, width: int) -> Iterator[str]:
         added = part["ways"]["prompt"]["context_tokens"]
         yield from hanging(
             "",
-            f"The prompt adds {added:z.0f} tokens because it takes the place of the system prompt that the "
-            "template puts where none is given.",
+            f"The prompt adds {added:z.0f} tokens because it replaces the template's default system prompt.",
             width,
         )
 
@@ -143,13 +142,11 @@ def _repeng(part: Table, width: int) -> Iterator[str]:
     yield from hanging("", f"replies that begin alike in both: {alike}", width)
     if part["without"]:
         names = ", ".join(part["without"])
-        yield from hanging(
-            "", f"not compared: {names}; repeng adds the same at every token, it has no gates", width
-        )
+        yield from hanging("", f"not compared: {names}; repeng has no gates", width)
 
 
 def milli(seconds: float | None) -> str:
-    """Milliseconds; empty where there is no number."""
+    """Milliseconds; empty for None."""
     return "" if seconds is None else f"{1e3 * seconds:.2f}"
 
 
@@ -160,7 +157,7 @@ def _ratio(value: float | None) -> str:
 # -- charts ----------------------------------------------------------------------------------------
 
 _MORE = "percent more time than unsteered"
-_NAME_PIXELS = 220.0  # pixels of the model's name in a title
+_NAME_PIXELS = 220.0  # of the model's name in a title
 
 
 def picture(table: Table) -> str:
@@ -184,7 +181,7 @@ def charts(table: Table) -> Iterator[Drawing]:
 
 
 def _how(table: Table) -> str:
-    """`SmolLM2 135M, 200 rounds, 3 runs, 2 threads`: without it nobody knows what the picture is of."""
+    """`SmolLM2 135M, 200 rounds, 3 runs, 2 threads`."""
     settings = table["settings"]
     threads = settings["n_threads"]
     name = shortened(table["model"]["name"], _NAME_PIXELS)
@@ -202,7 +199,7 @@ def _cost(title: str, ways: dict[str, Table]) -> Drawing:
 
 
 def _more(ratio: float) -> float:
-    """Percent beyond 1: of bars that all end near 1 nobody sees the difference."""
+    """Percent beyond 1: the ratios themselves would be bars of nearly the same length."""
     return 100 * (ratio - 1)
 
 
@@ -211,12 +208,12 @@ def _ratio_and_time(ratio: float, seconds: float) -> str:
 
 
 def _memory(ways: dict[str, Table], order: Iterable[str]) -> Drawing:
-    """order: of the bars above, so that a way keeps its colour."""
+    """order: the ways of the other charts, so that each keeps its colour."""
     rows = [
         Bar(way, row["peak"] / 1e6, note=f"{row['peak'] / 1e6:.0f} ({row['added'] / 1e6:+.1f})")
         for way, row in ((way, ways[way]) for way in order if way in ways)
     ]
-    return draw.bars("Most memory of a process that runs the model this way", "MB", rows)
+    return draw.bars("Peak memory of a process that runs the model this way", "MB", rows)
 
 
 def _study_chart(study: Table, log_x: bool) -> Drawing:
@@ -262,7 +259,7 @@ def _prompt_charts(ways: dict[str, Table]) -> Iterator[Drawing]:
         if row["kv_bytes"] is not None
     ]
     if rows:
-        yield draw.bars("Context that the way takes from every conversation", "KB in the KV cache", rows)
+        yield draw.bars("Context that each way takes up", "KB in the KV cache", rows)
 
 
 def _repeng_charts(part: Table) -> Iterator[Drawing]:

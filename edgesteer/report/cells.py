@@ -1,7 +1,6 @@
-"""Text as terminal cells: how wide it is, where lines may break, and tables.
+"""Text as terminal cells: its width, line breaks, and tables.
 
-Model output is untrusted: no control character, ANSI escape or direction override of a text leaves this
-module raw. Nothing here knows what the cells are about.
+Model output is untrusted: every control character, ANSI escape and direction override is made visible here.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ _ISOLATE, _END_ISOLATE = "\u2068", "\u2069"
 
 
 class Glyph(NamedTuple):
-    """What cannot be divided on the screen: a character and the zero-width ones upon it, or an escape."""
+    """A unit that a line break cannot divide: a character with its zero-width marks, or an escape."""
 
     text: str
     cells: int
@@ -28,7 +27,7 @@ class Glyph(NamedTuple):
 
 
 def cells(text: str) -> int:
-    """Terminal cells that visible `text` takes: the most that a terminal would give it."""
+    """The most terminal cells that `text` can take, made visible."""
     return sum(glyph.cells for glyph in glyphs([text]))
 
 
@@ -95,17 +94,17 @@ def _words(stream: Iterable[Glyph]) -> Iterator[list[Glyph]]:
 
 
 def is_right_to_left(text: str) -> bool:
-    """Whether a terminal that knows bidirectional text would turn some of it around."""
+    """Whether a terminal with bidirectional text would reorder some of it."""
     return any(unicodedata.bidirectional(char) in ("R", "AL", "AN") for char in text)
 
 
 def isolate(text: str) -> str:
-    """`text` between isolates if it runs right to left, so that its neighbours stay where they are."""
+    """`text` between isolates if it runs right to left, so that the text around it is not reordered."""
     return f"{_ISOLATE}{text}{_END_ISOLATE}" if is_right_to_left(text) else text
 
 
 def hanging(head: str, text: str, width: int) -> Iterator[str]:
-    """`head` and the wrapped text behind it, further lines indented; nothing in it drives the terminal."""
+    """`head` and then the text, made visible and wrapped, with further lines indented."""
     for i, line in enumerate(wrap(glyphs([text]), width - len(head))):
         shown = "".join(glyph.text for glyph in line).strip()
         yield f"{head if i == 0 else ' ' * len(head)}{isolate(shown)}"
@@ -132,11 +131,11 @@ def table(
     width: int | None = None,
     colored: bool = False,
 ) -> Iterator[str]:
-    """Every table for a terminal, a line for the head and for each row.
+    """A table for a terminal: a line for the head and for each row.
 
-    widths: cells of each column; without it, as many as its widest text needs. left: columns that are aligned
-    left, and cut where they are too long. gap: blanks between columns. most: cells of the first column at most.
-    width: cells of a line; where a table needs more, each row becomes a few lines of its own.
+    widths: cells of each column; without it, those of its widest text. left: columns that are aligned left,
+    and cut if they are too long. gap: blanks between columns. most: the most cells of the first column.
+    width: cells of a line; if the table needs more, each row becomes a few lines of its own.
     """
     shown = [[_printable_cell(cell) for cell in row] for row in (head, *rows)]
     sizes = list(widths) or [max(cells(row[i].text) for row in shown) for i in range(len(head))]
@@ -156,8 +155,8 @@ def _printable_cell(cell: str | Cell) -> Cell:
 
 
 def _aligned(cell: Cell, size: int, left: bool, colored: bool) -> str:
-    """The padded text; its colour reaches over the blanks before it, not over those behind."""
-    text = _cut(cell.text, size) if left else cell.text
+    """The padded text; its colour covers the blanks before it, not those after it."""
+    text = cut(cell.text, size) if left else cell.text
     body = text.rstrip(" ")
     before, behind = " " * (size - cells(text)), " " * (len(text) - len(body))
     shown = isolate(body) if left else before + isolate(body)
@@ -166,7 +165,8 @@ def _aligned(cell: Cell, size: int, left: bool, colored: bool) -> str:
     return shown + behind + (before if left else "")
 
 
-def _cut(text: str, size: int) -> str:
+def cut(text: str, size: int) -> str:
+    """Visible `text` in at most `size` cells, with "…" in place of what is cut off."""
     while cells(text) > size:
         text = text[: -2 if text.endswith("…") else -1] + "…"
     return text
@@ -180,12 +180,11 @@ def _stacked(head: Sequence[Cell], rows: Iterable[Sequence[Cell]], width: int) -
                 yield from hanging("  ", f"{name.text}: {cell.text}", width)
 
 
-# The widest that `number` gives.
-NUMBER = 7
+NUMBER = 7  # the most characters of `number`
 
 
 def number(value: float | None) -> str:
-    """Three digits in at most seven characters; "." where there is none."""
+    """Three digits in at most seven characters; "." for None."""
     if value is None:
         return "."
     text = f"{value:#.3g}".rstrip(".") if value else "0"
@@ -193,6 +192,6 @@ def number(value: float | None) -> str:
 
 
 def cosine(value: float | None) -> str:
-    """Two digits; "." where there is none."""
+    """Two digits; "." for None."""
     text = "." if value is None else f"{value:.2f}"
     return "0.00" if text == "-0.00" else text.replace("-", "−")

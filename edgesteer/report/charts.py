@@ -1,9 +1,9 @@
-"""The charts: lines, bars with intervals, radar, heat map. All of edgesteer's figures are drawn here.
+"""Charts: lines, bars with intervals, radar, heat map.
 
 In:  series of numbers and their labels. Out: a Drawing, for a template or, with `svg.standalone`, for a file.
 
-What has no number (None, NaN, infinity) is left out. Series differ in colour, dash and mark, so that paper
-shows which is which. Raises ValueError where there is nothing to draw.
+None, NaN and infinity are left out. Series differ in colour, dash and mark, so that they can be told apart in
+black and white. Raises ValueError if there is nothing to draw.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from edgesteer.report.svg import (
 
 _WIDTH = 640.0
 _TOP = 34.0  # under the title
-_LABEL = 220.0  # the widest label; what is longer is cut, and whole in the tooltip
+_LABEL = 220.0  # the widest label; longer ones are cut, with the whole in the tooltip
 
 
 class Series(NamedTuple):
@@ -44,7 +44,7 @@ class Series(NamedTuple):
 
 
 class Bar(NamedTuple):
-    """low, high: an interval around the value. note: text at the bar's end; its number without it."""
+    """low, high: an interval around the value. note: text at the end of the bar instead of its value."""
 
     label: str
     value: float | None
@@ -64,13 +64,13 @@ def lines(
     log_y: bool = False,
     x_ticks: Sequence[float] | None = None,
 ) -> Drawing:
-    """x, y: what the axes are. series: points joined in their order; marks: points alone."""
+    """x, y: the titles of the axes. series: points joined by lines; marks: points without lines."""
     every = [*series, *marks]
     left, bottom = 64.0, _TOP + 270
     right = _WIDTH - max(min(_LABEL, text_width(s.label)) + 28 for s in every) if every else _WIDTH
-    found = [point for s in every for point in s.points]
-    across = Axis.over([a for a, _ in found], left, right, log_x)
-    upward = Axis.over([b for _, b in found], bottom, _TOP, log_y)
+    points = [point for s in every for point in s.points]
+    across = Axis.over([a for a, _ in points], left, right, log_x)
+    upward = Axis.over([b for _, b in points], bottom, _TOP, log_y)
     parts = [*_grid(across, upward, x_ticks), *_axis_names(x, y, across, upward)]
     for i, each in enumerate(every):
         parts += _series(i, each, across, upward, joined=i < len(series))
@@ -120,7 +120,7 @@ def _key(i: int, text: str, x: float, y: float, joined: bool) -> Iterator[Markup
 
 
 def bars(title: str, unit: str, rows: Sequence[Bar]) -> Drawing:
-    """Horizontal bars from zero, each with its interval where it has one."""
+    """Horizontal bars from zero, with their intervals."""
     height, left = 26.0, max([60.0, *(min(_LABEL, text_width(bar.label)) + 16 for bar in rows)])
     ends = [v for bar in rows for v in (bar.value, bar.low, bar.high) if v is not None and math.isfinite(v)]
     if not ends:
@@ -163,9 +163,9 @@ def _whisker(a: float, b: float, y: float) -> str:
 
 
 def radar(title: str, axes: Sequence[str], series: Sequence[tuple[str, Sequence[float | None]]]) -> Drawing:
-    """values: 0 (centre) to 1 (rim) for each axis; None where not measured, and then no mark.
+    """series: (name, values); a value from 0 (centre) to 1 (rim) for each axis, or None, which has no mark.
 
-    Raises ValueError for fewer than three axes, or values that are not one for each axis in 0..1.
+    Raises ValueError for fewer than three axes, no series, or other values.
     """
     if len(axes) < 3 or not series:
         raise ValueError("radar: expected at least three axes and one series")
@@ -225,10 +225,8 @@ def heat(
     y: str = "",
     limit: float | None = None,
 ) -> Drawing:
-    """values[row][column], warm above zero and cold below. limit: what is full colour; None for the 95th
-    percentile of the magnitudes.
-
-    Raises ValueError for a table of another shape than the labels'.
+    """values[row][column]: warm above zero, cold below. limit: the value of full colour; if None, the 95th
+    percentile of the magnitudes. Raises ValueError if the values do not match the labels.
     """
     if not rows or not columns or len(values) != len(rows) or any(len(r) != len(columns) for r in values):
         raise ValueError(f"heat: expected {len(rows)} rows of {len(columns)} values, at least one of each")

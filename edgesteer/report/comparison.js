@@ -1,23 +1,24 @@
 "use strict";
 (() => {
-  const told = document.getElementById("told");
+  const readout = document.getElementById("readout");
   let here = null;
 
-  function tell(span) {
+  function select(span) {
     if (!span) return;
     if (here) here.classList.remove("here");
     here = span;
     here.classList.add("here");
     const by = here.closest(".tokens").getAttribute("aria-label");
-    told.textContent = `${by}, "${here.textContent}": trait ${here.dataset.t}, coherence ${here.dataset.c} (nats)`;
+    const numbers = `trait ${here.dataset.t}, coherence ${here.dataset.c} (nats)`;
+    readout.textContent = `${by}, "${here.textContent}": ${numbers}`;
   }
 
   const tokens = (box) => [...box.querySelectorAll("span[data-t]")];
 
-  document.addEventListener("mouseover", (event) => tell(event.target.closest("span[data-t]")));
+  document.addEventListener("mouseover", (event) => select(event.target.closest("span[data-t]")));
   document.addEventListener("focusin", (event) => {
     const box = event.target.closest(".tokens");
-    if (box && !box.contains(here)) tell(tokens(box)[0]);
+    if (box && !box.contains(here)) select(tokens(box)[0]);
   });
   document.addEventListener("keydown", (event) => {
     const box = event.target.closest(".tokens");
@@ -26,6 +27,6 @@
     event.preventDefault();
     const all = tokens(box), last = all.length - 1;
     const next = all.indexOf(here) + step;
-    tell(all[event.key === "Home" ? 0 : event.key === "End" ? last : Math.max(0, Math.min(last, next))]);
+    select(all[event.key === "Home" ? 0 : event.key === "End" ? last : Math.max(0, Math.min(last, next))]);
   });
 })();

@@ -1,7 +1,6 @@
-"""A comparison as one HTML page: figures, curves over strength, bars with intervals, costs, replies.
+"""A comparison as an HTML page: figures, curves over strength, bars with intervals, costs, replies.
 
-In:  an evaluate.Comparison. Out: a document that needs no network. All but the numbers of single tokens is
-there without a script.
+Only the numbers of single tokens need its script.
 """
 
 from __future__ import annotations
@@ -17,26 +16,27 @@ from edgesteer.report.html import Cell, render
 from edgesteer.report.palette import LEVELS, Scale
 from edgesteer.report.svg import Drawing
 
-# What a reader must know of each figure; the long form is generate.measures.
+# What each figure measures, and what it misses.
 _SEES = {
-    "trait": "How much likelier the trait's prompt makes each token, in nats. Sees whatever that prompt brings, "
-    "also its topic and length; does not see whether a person would notice.",
-    "coherence": "How surprising each token is to the unsteered model, prompted or not, whichever expects it more, "
-    "in nats; lower is more coherent. Does not see whether a reply is true or to the point; rewards loops.",
-    "nll0": "The same without any prompt: it also punishes the trait itself, so compare it at equal trait.",
-    "distinct-2": "Different pairs of tokens over all pairs: 1 repeats nothing. Sees the loops that coherence "
-    "rewards; does not see one thing said in ever new words.",
-    "counts": "Matches of a word list or expression. They count words, not sense: a style without its stock words "
-    "scores 0.",
-    "sentiment": "VADER's word list, -1 to 1. Does not see irony, or a mood without its words; English only.",
+    "trait": "How much likelier the trait's prompt makes each token, in nats. Includes whatever that prompt "
+    "brings, also its topic and length; does not show whether a person would notice.",
+    "coherence": "How surprising each token is to the unsteered model, prompted or not, whichever expects it "
+    "more, in nats; lower is more coherent. Does not show whether a reply is true or relevant; rewards "
+    "loops.",
+    "nll0": "The same without any prompt: it also penalizes the trait itself, so compare it at equal trait.",
+    "distinct-2": "Different pairs of tokens over all pairs: 1 repeats nothing. Shows the loops that "
+    "coherence rewards; does not show repetition in other words.",
+    "counts": "Matches of a word list or expression. Counts words, not meaning: a style without its stock "
+    "words scores 0.",
+    "sentiment": "VADER's word list, -1 to 1. Misses irony and moods without their words; English only.",
 }
 _SUMMARY = (
-    "", "strength", "trait", "minus prompt", "coherence", "minus prompt", "nll0", "distinct\N{NON-BREAKING HYPHEN}2",
-    "words",
+    "", "strength", "trait", "minus prompt", "coherence", "minus prompt", "nll0",
+    "distinct\N{NON-BREAKING HYPHEN}2", "words",
 )  # fmt: skip
 _UNITS = {
-    "trait": "nats a token, higher is more of the trait",
-    "coherence": "nats a token, lower is more coherent",
+    "trait": "nats per token, higher is more of the trait",
+    "coherence": "nats per token, lower is more coherent",
     "distinct2": "share of pairs, 1 repeats nothing",
     "sentiment": "-1 to 1",
 }
@@ -98,7 +98,7 @@ def page(comparison: Comparison) -> str:
 
 
 def label(method: Method) -> str:
-    """How a way is called: its bundle and what kind of bundle that is."""
+    """A way's name, and the kind of its bundle."""
     return f"{method.name} ({method.kind})" if method.steers else method.name
 
 
@@ -116,7 +116,7 @@ def _reply(comparison: Comparison, i: int, way: int, scale: Scale) -> Reply:
 
 
 def _measures(extras: list[str]) -> Iterator[tuple[str, str]]:
-    """What a reader must know of each figure that is on the page."""
+    """The explanation of each figure on the page."""
     shown = {"counts": set(extras) - {"sentiment"}, "sentiment": set(extras) & {"sentiment"}}
     return ((name, meaning) for name, meaning in _SEES.items() if shown.get(name, True))
 
@@ -149,8 +149,8 @@ def _curves(comparison: Comparison) -> Drawing | None:
     return _drawn(
         charts.lines,
         f"Trait against coherence over strength: {n} question{'s' * (n != 1)}, {n_tokens} tokens each",
-        "coherence, nats a token (left is more coherent)",
-        "trait, nats a token",
+        "coherence, nats per token (left is more coherent)",
+        "trait, nats per token",
         [_series(method) for method in comparison.methods if method.steers],
         marks=[_series(method) for method in comparison.methods if not method.steers],
     )
@@ -170,7 +170,7 @@ def _curve_rows(comparison: Comparison) -> Iterator[tuple[str, ...]]:
 
 
 def _bars(comparison: Comparison) -> Iterator[Drawing | None]:
-    # In the order of the curves, so in the same colours.
+    # In the order, so in the colours, of the curves.
     ordered = sorted(comparison, key=lambda pair: not pair[1].steers)
     for key in ("trait", "coherence", "distinct2", *extra(comparison.table)):
         rows = [_bar(label(method), row.estimates[key]) for row, method in ordered]
@@ -184,7 +184,7 @@ def _bar(name: str, one: Estimate) -> charts.Bar:
 
 
 def _drawn(draw: Callable[..., Drawing], *args: Any, **options: Any) -> Drawing | None:
-    """The chart; None where no reply has a number."""
+    """The chart, or None if there is nothing to draw."""
     try:
         return draw(*args, **options)
     except ValueError:
@@ -194,7 +194,8 @@ def _drawn(draw: Callable[..., Drawing], *args: Any, **options: Any) -> Drawing 
 # -- costs -----------------------------------------------------------------------------------------
 
 _COSTS = (
-    "", "context tokens", "to the first token", "each further token", "file", "KV cache saved against the prompt",
+    "", "context tokens", "to the first token", "each further token", "file",
+    "KV cache saved against the prompt",
 )  # fmt: skip
 
 
@@ -213,7 +214,7 @@ def _costs(comparison: Comparison) -> Iterator[tuple[str, ...]]:
 
 
 def _trait_cost(comparison: Comparison) -> str:
-    """What the prompt's sentence takes by itself."""
+    """The cost of the trait's sentence by itself."""
     n, per_token = comparison.sentence_tokens, comparison.kv_bytes_per_token
     cache = "" if per_token is None else f", {_bytes(n * per_token)} of KV cache in this model"
     return f"The trait's sentence alone is {n} tokens{cache}."
@@ -229,5 +230,5 @@ def _bytes(n: float) -> str:
 
 def _saved(prompt: float | None, own: float | None) -> str:
     if prompt is None or own is None:
-        return "the model does not say"
+        return "not known"
     return _bytes(prompt - own)

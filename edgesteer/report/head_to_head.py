@@ -1,4 +1,4 @@
-"""A head-to-head as text for a terminal, in at most 100 columns; and the notes that its page shares."""
+"""A head-to-head as tables of at most 100 columns for a terminal, and the notes that its page shares."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from collections.abc import Iterator
 
 from edgesteer.evaluate import Row, Table
 from edgesteer.evaluate.intervals import Estimate
+from edgesteer.report import cells
 from edgesteer.report.cells import table as columns
 
 _WIDTH = 100
-_NAME, _CELL = 18, 31  # columns of a way's name, of an estimate
+_NAME, _CELL = 18, 31  # columns of a row's name and of an estimate
 _HEAD = ("", "strength", " trait", "coherence", "nll0", "distinct-2", "words", "+tokens", "first")
 _WIDTHS = (_NAME, 8, 24, 9, 5, 10, 5, 7, 6)
 
-# Of an interval of 95 % each end is a share of this.
-_CAPPED = 0.025
+_CAPPED = 0.025  # the share of the resamples beyond either end of a 95 % interval
 
 
 def lines(table: Table) -> Iterator[str]:
@@ -29,7 +29,7 @@ def lines(table: Table) -> Iterator[str]:
         ]
         yield ""
         yield from columns(
-            ("", key, "minus prompt"), rows, widths=(_NAME, _CELL, _CELL), left=(0, 1, 2), gap=1
+            ("", _heading(key), "minus prompt"), rows, widths=(_NAME, _CELL, _CELL), left=(0, 1, 2), gap=1
         )
     if any(row.matched for row in table.rows):
         yield from _at_prompts_coherence(table)
@@ -53,21 +53,29 @@ def _figures(row: Row) -> tuple[str, ...]:
 
 
 def _at_prompts_coherence(table: Table) -> Iterator[str]:
-    """What each bundle brings at the prompt's coherence, and at which strength that is."""
+    """Each row's estimates at the prompt's coherence, and the strength that gives it."""
     prompt = table.rows[1]
     for key in ("trait", *extra(table)):
-        rows = [(prompt.name, _cell(prompt.estimates[key]), "", "")]
+        rows = [("", "at equal coherence", "", ""), (prompt.name, _cell(prompt.estimates[key]), "", "")]
         for row in table.rows:
             if (at := row.matched) is not None:
-                differs = _cell(at.minus_prompt[key])
-                rows.append((row.name, _cell(at.estimates[key]), differs, f"{at.strength:.3g}"))
-        head = ("", f"{key}, at equal coherence", "minus prompt", "strength")
+                difference = _cell(at.minus_prompt[key])
+                rows.append((row.name, _cell(at.estimates[key]), difference, f"{at.strength:.3g}"))
+        head = ("", _heading(key), "minus prompt", "strength")
         yield ""
         yield from columns(head, rows, widths=(_NAME, _CELL, _CELL, 8), left=(0, 1, 2), gap=1)
 
 
+def _heading(key: str) -> str:
+    """`key` in one column. Of a count, the name is shortened and not the measure behind it."""
+    for measure in (" per 100 words", " in replies"):
+        if key.endswith(measure):
+            return cells.cut(key.removesuffix(measure), _CELL - len(measure)) + measure
+    return key
+
+
 def extra(table: Table) -> list[str]:
-    """The estimates that only some tables have."""
+    """The keys of estimates that only some tables have."""
     always = ("trait", "coherence", "nll0", "distinct2", "words")
     return [key for key in table.rows[0].estimates if key not in always]
 
@@ -77,7 +85,7 @@ def _cell(estimate: Estimate) -> str:
 
 
 def notes(table: Table) -> list[str]:
-    """What the figures do not say: the questions first, then what is odd about a row."""
+    """The number of questions, and remarks on rows with unusual figures."""
     out = [f"{len(table.questions)} questions, greedy, at most {table.max_tokens} tokens."]
     for row in table.rows:
         if row.empty:
@@ -88,11 +96,12 @@ def notes(table: Table) -> list[str]:
             out.append(f"{row.name}: the highest strength of its range.")
         if (at := row.matched) and at.limited:
             out.append(
-                f"{row.name}: as coherent as the prompt at the highest strength asked; more might do too."
+                f"{row.name}: as coherent as the prompt at the highest strength tried; a higher one might be "
+                "too."
             )
         elif at and at.capped > _CAPPED:
             out.append(
                 f"{row.name}: in {at.capped:.0%} of the resamples as coherent as the prompt at the highest "
-                "strength asked; its intervals at equal coherence end too early."
+                "strength tried; its intervals at equal coherence may be too short."
             )
     return out

@@ -1,7 +1,7 @@
-"""HTML from Jinja templates: the one place where pages are rendered, and what every template may use.
+"""HTML from the Jinja templates in `templates/`, and the filters that they use.
 
-Templates lie in `templates/`; `page.html.jinja` is the frame of every page, `macros.html.jinja` holds the
-table. Texts of people and models are untrusted: what a template prints is made printable, then escaped.
+`page.html.jinja` is the frame of every page, `macros.html.jinja` has the table. Texts of people and models
+are untrusted: whatever a template prints is made printable, then escaped.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def render(template: str, **values: Any) -> str:
 
 @cache
 def environment() -> Environment:
-    """Where every template is compiled: with autoescape, and an undefined value is an error."""
+    """Jinja with autoescape, in which an undefined value is an error."""
     jinja = Environment(
         loader=PackageLoader("edgesteer.report"),
         autoescape=True,
@@ -49,14 +49,14 @@ def environment() -> Environment:
 
 
 def _printable(value: Any) -> Any:
-    """What a template prints: text with control characters spelled out, line breaks kept; the rest as it is."""
+    """Text with control characters made visible and line breaks kept; other values unchanged."""
     if not isinstance(value, str) or hasattr(value, "__html__"):
         return value
     return "\n".join(map(visible, value.split("\n")))
 
 
 def _text(value: str) -> str:
-    """Printable text; where it runs right to left, in an element that keeps its surroundings in order."""
+    """Printable text, in <bdi> if it runs right to left, so that the text around it is not reordered."""
     printable: str = _printable(value)
     return Markup("<bdi>{}</bdi>").format(printable) if is_right_to_left(printable) else printable
 
@@ -66,12 +66,12 @@ def _cell(value: str | Cell) -> Cell:
 
 
 def tint(share: float) -> str:
-    """The style of a background for a signed share -1..1: warm above zero, cold below, clear at it."""
+    """The CSS background of a share -1..1: warm above zero, cold below."""
     color = "--warm" if share > 0 else "--cold"
     return f"background: rgb(var({color}) / {min(1.0, abs(share)):.2f})"
 
 
 @cache
 def asset(name: str) -> Markup:
-    """A style sheet or script of this folder, to be embedded as it is."""
+    """A style sheet or script of this folder, to be embedded unescaped."""
     return Markup(resources.files("edgesteer.report").joinpath(name).read_text("utf-8"))

@@ -1,15 +1,21 @@
 "use strict";
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
-  const tokens = document.getElementById("tokens"), told = document.getElementById("told");
+  const tokens = document.getElementById("tokens"), readout = document.getElementById("readout");
   const heat = document.getElementById("heat"), slider = document.getElementById("strength");
   const height = 8, from = data.from;
   let run = data.runs[data.first], here = -1, block = 0;
 
-  const color = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim().split(" ").join(",");
+  const style = getComputedStyle(document.documentElement);
+  const color = (name) => style.getPropertyValue(name).trim().split(" ").join(",");
   const share = (value, limit) => limit ? Math.max(-1, Math.min(1, value / limit)) : 0;
-  const fill = (part) => `rgba(${color(part > 0 ? "--warm" : "--cold")},${(0.8 * Math.abs(part)).toFixed(3)})`;
-  const width = () => Math.max(2, Math.min(14, Math.floor((tokens.clientWidth - 40) / Math.max(1, run.pieces.length - from))));
+  const fill = (part) => {
+    return `rgba(${color(part > 0 ? "--warm" : "--cold")},${(0.8 * Math.abs(part)).toFixed(3)})`;
+  };
+  const width = () => {
+    const room = Math.floor((tokens.clientWidth - 40) / Math.max(1, run.pieces.length - from));
+    return Math.max(2, Math.min(14, room));
+  };
 
   function drawTokens() {
     tokens.replaceChildren();
@@ -40,7 +46,7 @@
     }
   }
 
-  function tell(i, row) {
+  function select(i, row) {
     if (i < 0 || i >= run.pieces.length) return;
     here = i;
     if (row !== undefined) block = row;
@@ -51,7 +57,7 @@
       .filter((pair) => pair[1]).sort((a, b) => Math.abs(b[1]) - Math.abs(a[1])).slice(0, 6);
     const at = row === undefined ? "" : ` Block ${data.layers[row]}: ${run.rows[row][i]}.`;
     const blocks = most.map((pair) => `${pair[0]}: ${pair[1]}`).join(", ");
-    told.textContent = `Token ${i} "${run.pieces[i]}": ${run.totals[i]} in all.${at}` +
+    readout.textContent = `Token ${i} "${run.pieces[i]}": ${run.totals[i]} in all.${at}` +
       (blocks ? ` Most at blocks ${blocks}.` : " Not steered.");
     drawHeat();
   }
@@ -59,7 +65,7 @@
   function show(number) {
     run = data.runs[number];
     here = -1;
-    told.textContent = "\u00a0";
+    readout.textContent = "\u00a0";
     const label = document.getElementById("label");
     if (label) label.textContent = run.label;
     drawTokens();
@@ -67,26 +73,28 @@
   }
 
   tokens.addEventListener("mouseover", (event) => {
-    if (event.target.dataset.i !== undefined) tell(Number(event.target.dataset.i));
+    if (event.target.dataset.i !== undefined) select(Number(event.target.dataset.i));
   });
   const within = (i, n) => Math.max(0, Math.min(n - 1, i));
-  const along = (key, step) => within(key === "Home" ? 0 : key === "End" ? Infinity : here + step, run.pieces.length);
+  const along = (key, step) => {
+    return within(key === "Home" ? 0 : key === "End" ? Infinity : here + step, run.pieces.length);
+  };
   tokens.addEventListener("keydown", (event) => {
     const step = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1, Home: 0, End: 0 }[event.key];
     if (step === undefined) return;
     event.preventDefault();
-    tell(along(event.key, step));
+    select(along(event.key, step));
   });
   heat.addEventListener("keydown", (event) => {
-    const [across, down] = { ArrowRight: [1, 0], ArrowLeft: [-1, 0], ArrowDown: [0, 1], ArrowUp: [0, -1], Home: [0, 0],
-      End: [0, 0] }[event.key] || [];
+    const [across, down] = { ArrowRight: [1, 0], ArrowLeft: [-1, 0], ArrowDown: [0, 1], ArrowUp: [0, -1],
+      Home: [0, 0], End: [0, 0] }[event.key] || [];
     if (across === undefined || !data.layers.length) return;
     event.preventDefault();
-    tell(along(event.key, across), within(block + down, data.layers.length));
+    select(along(event.key, across), within(block + down, data.layers.length));
   });
   heat.addEventListener("mousemove", (event) => {
     const row = Math.min(data.layers.length - 1, Math.max(0, Math.floor(event.offsetY / height)));
-    tell(from + Math.floor(event.offsetX / width()), row);
+    select(from + Math.floor(event.offsetX / width()), row);
   });
   if (slider) slider.addEventListener("input", () => show(Number(slider.value)));
   window.addEventListener("resize", drawHeat);

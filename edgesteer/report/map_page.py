@@ -1,8 +1,8 @@
-"""Steering maps as HTML: a page with a slider over recorded strengths, and the piece that a notebook shows.
+"""Steering maps as HTML: a page with a slider over recorded strengths, and a fragment for a notebook.
 
-The page holds the numbers as JSON and its script draws them; the run that is shown first is there without a
-script too. The notebook's piece is one <div> without a document, a script or an id around it; its colours are
-half transparent, so that it reads on a white and on a dark page.
+The page holds the numbers as JSON, and its script draws them; the first run is also there without a script.
+The fragment is one <div> without script or ids; its colours are half transparent, for white and for dark
+pages.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from edgesteer.steering_map import SteeringMap
 
 
 class Run(NamedTuple):
-    """label: what the run is called, such as its strength. map: what was recorded."""
+    """label: the run's name, such as its strength."""
 
     label: str
     map: SteeringMap
 
 
 class Token(NamedTuple):
-    """total: the coefficient summed over blocks; share: the same of full colour, -1 to 1."""
+    """total: the coefficient summed over blocks; share: its share of full colour, -1 to 1."""
 
     piece: str
     total: float
@@ -52,14 +52,14 @@ def _tokens(shown: SteeringMap, scale: Scale) -> list[Token]:
 
 
 def page(title: str, prompt: str, runs: Sequence[Run], first: int = 0) -> str:
-    """The document. runs: of one prompt, in the order of the slider; first: the one that is shown at first.
+    """The document. runs: of one prompt, in the order of the slider; first: the index of the one shown first.
 
     Raises ValueError for no runs.
     """
     if not runs:
         raise ValueError("map page: no runs, expected at least one")
     layers = sorted({layer for run in runs for layer in run.map.layers})
-    # The same scales for all runs, so that they can be compared.
+    # The same scales for all runs, to make them comparable.
     totals = Scale.of(np.concatenate([run.map.totals for run in runs]))
     cells = Scale.of(np.concatenate([run.map.coefficients.ravel() for run in runs]))
     data = {
@@ -82,13 +82,13 @@ def page(title: str, prompt: str, runs: Sequence[Run], first: int = 0) -> str:
 
 
 def _first_steered(runs: Sequence[Run]) -> int:
-    """The first token on which any run acts: the prompt before it is left out of the blocks. 0 where none does."""
+    """The first token that any run steers, or 0. The blocks leave out the tokens before it."""
     steered = [np.flatnonzero(run.map.coefficients.any(axis=1)) for run in runs]
     return int(min((tokens[0] for tokens in steered if len(tokens)), default=0))
 
 
 def _run(run: Run, layers: Sequence[int]) -> dict[str, Any]:
-    """rows: the tokens' values at each block, in three digits: a page of 300 tokens and 30 blocks stays small."""
+    """The run for the script. rows: the tokens' values at each block, in three digits for a small page."""
     columns = dict(zip(run.map.layers, run.map.coefficients.T, strict=True))
     zeros = np.zeros(len(run.map), dtype=np.float32)
     return {
@@ -105,16 +105,16 @@ def _three_digits(values: Any) -> list[float]:
     return [float(f"{value:.3g}") for value in values.tolist()]
 
 
-# -- the piece for a notebook ----------------------------------------------------------------------
+# -- the fragment for a notebook -------------------------------------------------------------------
 
 _WARM, _COLD, _OPAQUE = "214,102,26", "58,122,224", 0.75
-# A token is so many pixels wide, a block so many high; more cells would swell the notebook's file.
+# Pixels across for a token, downward for a block; and the most cells, which bound the notebook's size.
 _ACROSS, _DOWN, _MOST_CELLS = 6, 8, 60_000
 _LEFT, _TOP, _TICK = 30, 12, 10
 
 
 class Blocks(NamedTuple):
-    """n_shown: how many tokens, the last ones, are drawn."""
+    """n_shown: the number of tokens, the last ones, that are drawn."""
 
     title: str
     n_shown: int
@@ -122,7 +122,7 @@ class Blocks(NamedTuple):
 
 
 def fragment(shown: SteeringMap) -> str:
-    """The <div>: the tokens in colour, and the blocks below in an element that opens."""
+    """The <div>: the tokens in colour, and below them the blocks, folded."""
     totals = Scale.of(shown.totals)
     return render(
         "fragment",

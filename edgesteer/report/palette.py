@@ -1,7 +1,6 @@
-"""Numbers as intensity: a signed scale of a few levels, with terminal colours and marks for each.
+"""Numbers as intensity: values -> Scale -> signed levels -> terminal colours or marks.
 
-Knows how strong 'strong' is among given values, and 256-colour codes. Data flow: values -> Scale -> levels ->
-SGR codes or marks. Positive is warm, negative is blue: told apart by the colour-blind too, and by lightness.
+Positive is warm, negative is blue, which the colour-blind can distinguish too.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ import numpy.typing as npt
 LEVELS = 8
 _WARM = (52, 88, 124, 160, 166, 172, 208, 214)
 _COLD = (17, 18, 19, 25, 26, 32, 38, 45)
-_DARK_LEVELS = 5  # up to here white text is readable upon it, above black is
+_DARK_LEVELS = 5  # white text is readable on these, black text on higher ones
 _WHITE, _BLACK = 231, 16
 _POSITIVE_MARKS = "▁▂▃▄▅▆▇█"
 _NEGATIVE_MARKS = "---===≡≡"
@@ -26,7 +25,7 @@ DIM = "\x1b[2m"
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """Levels -8..8 of a value: `limit` and all beyond it is 8; 0 is what lies under a hundredth of it."""
+    """Levels -8..8: 8 from `limit` on, 0 below a hundredth of it."""
 
     limit: float
 
@@ -59,7 +58,7 @@ def color(level: int) -> int:
 
 
 def paint(text: str, level: int, dim: bool = False) -> str:
-    """`text` upon the level's colour; level 0 keeps the terminal's own colours."""
+    """`text` on the level's colour; level 0 keeps the terminal's own colours."""
     if level == 0:
         return f"{DIM}{text}{RESET}" if dim and text else text
     ink = _WHITE if abs(level) <= _DARK_LEVELS else _BLACK
@@ -67,7 +66,7 @@ def paint(text: str, level: int, dim: bool = False) -> str:
 
 
 def mark(level: int) -> str:
-    """One character for a level where there is no colour: a rising block, or minus strokes for negatives."""
+    """One character for a level without colour: a rising block, or strokes for negatives."""
     if level == 0:
         return " "
     return _POSITIVE_MARKS[level - 1] if level > 0 else _NEGATIVE_MARKS[-level - 1]
@@ -80,7 +79,7 @@ def number(value: float) -> str:
 
 
 def legend(scale: Scale, *, negative: bool, positive: bool, colored: bool) -> str:
-    """The scale from end to end, as it looks; a side on which no value lies is left out."""
+    """The scale from end to end; negative, positive: whether to show that side."""
     levels = list(range(1, LEVELS + 1))
 
     def ramp(signed: list[int]) -> str:
@@ -91,7 +90,7 @@ def legend(scale: Scale, *, negative: bool, positive: bool, colored: bool) -> st
 
 
 def half_blocks(upper: int, lower: int) -> str:
-    """One cell that shows two levels, one above the other, in colour."""
+    """One cell with two levels in colour, one above the other."""
     if upper == lower:
         return paint(" ", upper)
     if upper == 0:

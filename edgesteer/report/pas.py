@@ -1,6 +1,6 @@
-"""A PAS run for people: its heat map of blocks and strengths, and what it did to the test split.
+"""A PAS run as text for a terminal: the heat map of blocks and strengths, and the effect on the test split.
 
-In:  a PasReport. Out: lines of text without control characters of their own, in at most 100 columns.
+In:  a PasReport. Out: lines of at most 100 columns.
 """
 
 from __future__ import annotations
@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from edgesteer.report import cells, palette
+from edgesteer.report import cells
+from edgesteer.report.cells import Cell
 from edgesteer.report.palette import Scale
 
 if TYPE_CHECKING:
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
 
 MEASURES = {"accuracy": "accuracy", "balanced": "balanced accuracy"}
 
-_WIDTH, _CELL = 100, 6
+_WIDTH = 100
+_BLOCK, _CELL = 5, 5  # columns of a block's number, and of a cell at least
 
 
 def lines(report: PasReport, colored: bool) -> Iterator[str]:
@@ -40,38 +42,35 @@ def lines(report: PasReport, colored: bool) -> Iterator[str]:
 
 def heat_lines(grid: Grid, measure: str, colored: bool) -> Iterator[str]:
     """Validation gain over the unsteered model in points, blocks by strengths; `*` marks the best cell."""
-    base, heads = grid.unsteered[measure], [f"{strength:g}" for strength in grid.strengths]
+    base, best = grid.unsteered[measure], grid.best(measure)
     gains = 100 * (grid.values[measure] - base)
-    scale, texts = Scale(max(1.0, float(abs(gains).max()))), _texts(grid, measure)
-    width = max(_CELL, 1 + max(map(len, [*heads, *(text for row in texts for text in row)])))
+    scale = Scale(max(1.0, float(abs(gains).max())))
+    heads = [f"{strength:g}" for strength in grid.strengths]
+    rows = [[Cell(signed(gain), scale.level(gain)) for gain in row] for row in gains.tolist()]
+    i, j = grid.blocks.index(best.block), grid.strengths.index(best.strength)
+    rows[i][j] = rows[i][j]._replace(text=f"*{rows[i][j].text}")
+    width = max([_CELL, *map(len, heads), *(len(cell.text) for row in rows for cell in row)])
     yield (
         f"Validation {MEASURES[measure]}, points over the unsteered {100 * base:.1f} %: blocks downward, "
         "strengths across"
     )
-    columns = (_WIDTH - 6) // width
-    for first in range(0, len(heads), columns):
-        shown = range(first, min(first + columns, len(heads)))
-        yield "block " + "".join(f"{heads[j]:>{width}}" for j in shown)
-        for i, block in enumerate(grid.blocks):
-            padded = [(f"{texts[i][j]:>{width}}", scale.level(float(gains[i, j]))) for j in shown]
-            yield f"{block:>5} " + "".join(palette.paint(*one) if colored else one[0] for one in padded)
+    n = (_WIDTH - _BLOCK) // (1 + width)
+    for first in range(0, len(heads), n):
+        part = slice(first, first + n)
+        yield from cells.table(
+            ("block", *heads[part]),
+            [(str(block), *row[part]) for block, row in zip(grid.blocks, rows, strict=True)],
+            widths=(_BLOCK, *[width] * len(heads[part])),
+            left=(),
+            gap=1,
+            colored=colored,
+        )
 
 
-def _texts(grid: Grid, measure: str) -> list[list[str]]:
-    """The text of each cell [blocks, strengths]."""
-    best, base = grid.best(measure), grid.unsteered[measure]
-    return [
-        [
-            _gain(100 * (float(value) - base), (block, strength) == (best.block, best.strength))
-            for strength, value in zip(grid.strengths, values, strict=True)
-        ]
-        for block, values in zip(grid.blocks, grid.values[measure], strict=True)
-    ]
-
-
-def _gain(gain: float, chosen: bool) -> str:
+def signed(gain: float) -> str:
+    """A gain in points with its sign; a 0 has none."""
     text = f"{gain:+.1f}"
-    return ("*" if chosen else "") + ("0" if text in ("+0.0", "-0.0") else text)
+    return "0" if text in ("+0.0", "-0.0") else text
 
 
 def _data(report: PasReport, trial: Trial) -> Iterator[str]:
@@ -103,7 +102,7 @@ def _chosen(trial: Trial) -> Iterator[str]:
     elif trial.tested.balanced[2].high < 0:
         yield "on the test split it is worse than no steering"
     elif trial.tested.balanced[2].low <= 0:
-        yield "on the test split the gain cannot be told from zero"
+        yield "on the test split the gain is not distinguishable from zero"
 
 
 def _test(scores: Scores) -> Iterator[str]:
@@ -144,7 +143,7 @@ def _cost(report: PasReport) -> Iterator[str]:
         yield "free text  steering overflows"
     else:
         yield (
-            f"free text  {before:.2f} nats a token before, {after:.2f} after (unsteered model's surprise), "
+            f"free text  {before:.2f} nats per token before, {after:.2f} after, to the unsteered model; "
             f"distinct-2 {text.distinct2[0]:.2f}, {text.distinct2[1]:.2f}"
         )
         yield from cells.hanging(f'{"":11}"', f'{cells.visible(text.sample[2])[:150]}"', _WIDTH)

@@ -1,14 +1,11 @@
-"""A PAS run as one HTML page: heat maps by either measure, what it did to the test split, what it costs.
-
-In:  a PasReport. Out: a document as text.
-"""
+"""A PAS run as an HTML page: heat maps of both measures, the effect on the test split, and the costs."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from edgesteer.report.html import Cell, render, tint
-from edgesteer.report.pas import MEASURES, percent, points
+from edgesteer.report.pas import MEASURES, percent, points, signed
 
 if TYPE_CHECKING:
     from edgesteer.learn.pas.report import PasReport, Trial
@@ -18,7 +15,7 @@ Rows = list[tuple[str | Cell, ...]]
 
 
 def page(title: str, report: PasReport) -> str:
-    """The whole file."""
+    """The document."""
     first = report.trials[0]
     over_groups = first.tested.over_groups
     return render(
@@ -44,12 +41,12 @@ def _verdict(trial: Trial) -> str:
     if gain.high < 0:
         return f"{cell} On the test split it is worse than no steering."
     if gain.low <= 0:
-        return f"{cell} On the test split the gain cannot be told from zero."
+        return f"{cell} On the test split the gain is not distinguishable from zero."
     return f"{cell} Test balanced accuracy rises by {points(gain)} points."
 
 
 def _test(trial: Trial) -> Rows:
-    """Two rows for each chosen cell; often both measures choose the same one."""
+    """Two rows for each chosen cell; both measures often choose the same one."""
     rows: Rows = []
     for cell in dict.fromkeys(trial.choices.values()):
         by = [measure for measure, chosen in trial.choices.items() if chosen == cell]
@@ -82,7 +79,7 @@ def _heat(grid: Grid, measure: str) -> tuple[str, tuple[str, ...], Rows]:
     for block, row in zip(grid.blocks, gains.tolist(), strict=True):
         cells = [
             Cell(
-                f"{gain:+.1f}" if abs(gain) >= 0.05 else "0",
+                signed(gain),
                 kind="best" if (block, strength) == (best.block, best.strength) else "",
                 style=tint(0.75 * gain / most),
             )
@@ -114,7 +111,7 @@ def _costs(report: PasReport) -> Rows:
     before, after, _ = report.control.accuracy
     rows: Rows = [(f"{report.control.n} general questions", percent(before, ""), percent(after, ""))]
     for name, (unsteered, steered) in (
-        ("surprise of free text, nats a token", report.free_text.nll0),
+        ("surprise of free text, nats per token", report.free_text.nll0),
         ("its distinct-2", report.free_text.distinct2),
     ):
         rows.append((name, f"{unsteered:.2f}", "overflow" if steered is None else f"{steered:.2f}"))

@@ -1,7 +1,6 @@
-"""What a plan does at each block, as text for a terminal: interference between bundles, and norms.
+"""A plan at each block, as text for a terminal: interference between bundles, and norms.
 
-Where the environment decides (colour and width None) it is asked; otherwise values in, text out. Without colour
-the marks stay, so that a log or a pipe loses nothing.
+Marks repeat what colour shows, so that a log or a pipe loses nothing.
 """
 
 from __future__ import annotations
@@ -24,10 +23,11 @@ _COSINES = Scale(1.0)
 
 
 def render_interference(shown: Interference, *, width: int | None = None, color: bool | None = None) -> str:
-    """The table, the pairs and the notes, no line wider than `width` cells (at least 40; None: the terminal's).
+    """The table, the pairs and the notes, no line wider than `width` cells (at least 40; None: the
+    terminal's). color: None decides by `wants_color`.
 
-    What does not fit gives way: first the norms of the terms, then the pairs but for the lowest and the highest
-    cosine of a block. color: None decides by `wants_color`.
+    A table that is too wide leaves out first the norms of the terms, then all pairs but those with the lowest
+    and the highest cosine of a block.
     """
     width, colored = usable_width(width), wants_color(color)
     if not shown.terms:
@@ -41,7 +41,7 @@ def render_interference(shown: Interference, *, width: int | None = None, color:
 
 
 def label(term: int) -> str:
-    """A letter for a term: A, B, C; after Z and z they begin again."""
+    """The letter of a term: A to Z, a to z, and again from A."""
     return string.ascii_letters[(term + 26) % 52]
 
 
@@ -67,7 +67,7 @@ def _both(pair: tuple[int, int]) -> str:
 
 
 def _interference_table(shown: Interference, width: int, colored: bool) -> Iterator[str]:
-    """The fullest form that fits."""
+    """The most complete form that fits."""
     n_terms, n_pairs = len(shown.terms), len(shown.pairs)
     column = 1 + NUMBER
     norms = _BLOCK + column * (n_terms + 1 + n_pairs) <= width
@@ -118,9 +118,9 @@ def render_norms(
     width: int | None = None,
     color: bool | None = None,
 ) -> str:
-    """The table and what it says, no line wider than `width` cells (at least 40; None: the terminal's).
+    """The table and its legend, no line wider than `width` cells (at least 40; None: the terminal's).
 
-    about: (heading, text) pairs to stand above, such as the prompt. color: None decides by `wants_color`.
+    about: (heading, text) pairs to show first, such as the prompt. color: None decides by `wants_color`.
     """
     width, colored = usable_width(width), wants_color(color)
     parts = [
@@ -132,7 +132,7 @@ def render_norms(
 
 
 def _norm_table(report: NormReport, width: int, colored: bool) -> Iterator[str]:
-    """With a bar for each ratio where there is room."""
+    """With a bar for each ratio if there is room."""
     largest = report.largest[0] if report.largest else 0.0
     room = min(width - _BLOCK - 4 * (1 + NUMBER) - 2, _MOST_BAR)
     bar = room if room >= _LEAST_BAR else 0
@@ -161,7 +161,7 @@ def _norm_row(block: BlockNorms, largest: float, bar: int) -> tuple[str | Cell, 
 def _norm_legend(report: NormReport) -> str:
     rows = [block.rows for block in report.blocks]
     if not any(rows):
-        return f"Of {report.n_tokens} tokens no token is in scope, so there is nothing to measure."
+        return f"None of the {report.n_tokens} tokens is in scope, so there is nothing to measure."
     span = f"{min(rows)} to {max(rows)}" if len(set(rows)) > 1 else f"{rows[0]}"
     text = (
         f"Means over the {span} of {report.n_tokens} tokens in scope. h: the residual stream before steering "
@@ -169,8 +169,8 @@ def _norm_legend(report: NormReport) -> str:
     text += "at the block; u: what steering adds; ratio: |u| / |h|; cosine: of h and u."
     still = sum(rows) - sum(block.acting for block in report.blocks)
     if still:
-        text += f" Over all blocks u is 0 on {still / sum(rows):.0%} of the rows: gates that are closed."
+        text += f" Over all blocks u is 0 on {still / sum(rows):.0%} of the rows, where gates are closed."
     if report.largest and report.median is not None:
         ratio, layer = report.largest
         text += f" Largest ratio {number(ratio)} at block {layer}, median {number(report.median)}."
-    return f"{text} It tells the size of the steering, not whether the replies are good."
+    return f"{text} This is the size of the steering, not the quality of the replies."

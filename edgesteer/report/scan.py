@@ -1,7 +1,6 @@
 """A steerability scan as text for a terminal and as an HTML page: which blocks are worth steering.
 
-In:  a Scan. Out: text. Colour and width None are left to the environment; the numbers say all, colour repeats
-it.
+Colour only repeats what the numbers show.
 """
 
 from __future__ import annotations
@@ -23,12 +22,11 @@ from edgesteer.report.terminal import usable_width, wants_color
 _BLOCK, _CELL, _GAP = 5, 8, 3
 _NAMED = 5
 _MARKS = "*: its 95 % interval over the questions is above 0. "
-# Of the blocks; at or below this the others are hardly worth their place in the bundle.
-_FEW = 0.25
+_FEW = 0.25  # the share of the blocks that counts as "only" these
 
 
 class _Grid(NamedTuple):
-    """One measure: values float64 [blocks, sizes], the text of each cell, and what full colour is."""
+    """One measure: values float64 [blocks, sizes], the text of each cell, and the scale of its colours."""
 
     title: str
     values: F64
@@ -37,7 +35,7 @@ class _Grid(NamedTuple):
 
 
 def render_scan(scan: Scan, *, width: int | None = None, color: bool | None = None) -> str:
-    """The maps and what they say, no line wider than `width` cells (at least 40; None: the terminal's)."""
+    """The maps and a verdict, no line wider than `width` cells (at least 40; None: the terminal's)."""
     width, colored = usable_width(width), wants_color(color)
     parts = [
         [line for head, text in about(scan) for line in hanging(f"{head}  ", text, width)],
@@ -48,7 +46,7 @@ def render_scan(scan: Scan, *, width: int | None = None, color: bool | None = No
 
 
 def about(scan: Scan) -> Iterator[tuple[str, str]]:
-    """(heading, text) of what was measured on what."""
+    """(heading, text): what was measured, and on what."""
     yield "bundle", scan.name
     yield "model ", scan.model
     if scan.trait is not None:
@@ -57,22 +55,23 @@ def about(scan: Scan) -> Iterator[tuple[str, str]]:
     prompted = f", {scan.tokens[1]} of prompted ones" if scan.trait is not None else ""
     yield (
         "on    ",
-        f"{n} {'question' if n == 1 else 'questions'}, {scan.tokens[0]} tokens of unsteered replies{prompted}",
+        f"{n} question{'s' * (n != 1)}, {scan.tokens[0]} tokens of unsteered replies{prompted}",
     )
 
 
 def column(scan: Scan, size: float) -> str:
-    """How a column is called."""
+    """The heading of a column."""
     return f"{100 * size:g}%" if scan.unit == "share" else f"{size:g}"
 
 
 def legend(scan: Scan, marks: str = "") -> str:
-    """What the norms and the numbers are. marks: what more there is to say of the trait's cells."""
+    """The meaning of the norms and the numbers. marks: an addition about the trait's cells."""
     what = "strength × gate × direction" if scan.gated else "strength × direction"
     of = ", in % of the residual stream's there" if scan.unit == "share" else ""
     text = f"Each block alone. Norm: the mean norm of {what} on the unsteered replies{of}. "
     if scan.gain is not None:
-        text += f"Trait: how much likelier, in nats a token, the prompted replies get without their prompt. {marks}"
+        text += "Trait: how much likelier prompted replies get without their prompt, in nats per token. "
+        f"{marks}"
     text += "KL: how far the next token's distribution moves on the unsteered replies, in nats"
     text += f"; up to {palette.number(scan.noise)} is rounding" if scan.noise else ""
     text += f", and below {palette.number(scan.floor)} nothing is ranked." if scan.floor else "."
@@ -82,28 +81,28 @@ def legend(scan: Scan, marks: str = "") -> str:
 
 
 def verdict(scan: Scan) -> Iterator[str]:
-    """What the scan says, a paragraph each."""
+    """The conclusions, a paragraph each."""
     if len(scan.blocks) == 1:
         yield "The bundle steers one block: there is nothing to compare it with."
     yield from _by_trait(scan) if scan.gain is not None else _by_kl(scan)
     if scan.closed:
         yield (
-            f"No strength moves {blocks(scan.closed)}: nothing is added there on these replies (a gate that stays "
-            "closed, or a direction of zeros)."
+            f"No strength moves {blocks(scan.closed)}: nothing is added there on these replies (the gate "
+            "stays closed, or the direction is zero)."
         )
     if scan.overflowed:
-        yield f"{scan.overflowed} cells left float32 and show a dot: give smaller norms."
+        yield f"{scan.overflowed} cells overflowed and show a dot: give smaller norms."
 
 
 def _by_trait(scan: Scan) -> Iterator[str]:
     useful, n = scan.useful, len(scan.blocks)
     if len(scan.questions) < 4:
-        yield "Over so few questions the intervals say little: give more."
+        yield "The intervals of so few questions mean little: give more."
     yield from _left_out(scan)
     if not useful:
         yield (
-            "No block gains the trait alone at these norms: try larger ones, or more questions; or it takes all "
-            "blocks together."
+            "No block alone gains the trait at these norms: try larger ones, or more questions; or it takes "
+            "all blocks together."
         )
         return
     share = "Only " if n > 1 and len(useful) <= _FEW * n else ""
@@ -112,7 +111,7 @@ def _by_trait(scan: Scan) -> Iterator[str]:
     best = ", ".join(
         f"{u.block} ({fixed(u.gain)} at {column(scan, u.size)}, KL {fixed(u.kl)})" for u in useful[:_NAMED]
     )
-    yield f"Best for what they disturb (trait per root of KL, each at its best norm): {best}."
+    yield f"Best in proportion to what they disturb (trait per root of KL, each at its best norm): {best}."
 
 
 def _left_out(scan: Scan) -> Iterator[str]:
@@ -129,20 +128,21 @@ def _by_kl(scan: Scan) -> Iterator[str]:
     if movers:
         yield f"Blocks that move the model most, by KL at the largest norm: {movers}."
     elif scan.floor:
-        yield f"No block moves the model clearly at these norms: every KL is below {palette.number(scan.floor)}."
-    yield "Whether they move it towards the trait was not measured: the bundle names none; give --trait TEXT."
+        floor = palette.number(scan.floor)
+        yield f"No block clearly moves the model at these norms: every KL is below {floor}."
+    yield "Whether that is towards the trait was not measured: the bundle names none; give --trait TEXT."
 
 
-def blocks(found: Sequence[int]) -> str:
+def blocks(numbers: Sequence[int]) -> str:
     """`blocks 3-5, 9`."""
-    return f"{'block' if len(found) == 1 else 'blocks'} {spans(found)}"
+    return f"{'block' if len(numbers) == 1 else 'blocks'} {spans(numbers)}"
 
 
 # -- tables ----------------------------------------------------------------------------------------
 
 
 def _tables(scan: Scan, width: int, colored: bool) -> Iterator[list[str]]:
-    """Both measures side by side where they fit, else one below the other; wide ones in bands of columns."""
+    """Both measures side by side if they fit, else one below the other; wide ones in bands of columns."""
     grids = list(_grids(scan))
     n = len(scan.sizes)
     if _BLOCK + len(grids) * n * _CELL + (len(grids) - 1) * _GAP <= width:
@@ -169,7 +169,7 @@ def _grids(scan: Scan) -> Iterator[_Grid]:
 
 
 def trait_limit(gain: F64) -> float:
-    """What full colour is: the largest gain, so that overdoses, which lose much more, do not pale it."""
+    """Full colour: the largest gain, so that overdoses, whose losses are larger, do not make it pale."""
     known = _known(gain)
     return max([v for v in known if v > 0] or [-v for v in known] or [0.0])
 
@@ -179,12 +179,12 @@ def _known(values: F64) -> list[float]:
 
 
 def fixed(value: float, decimals: int = 3) -> str:
-    """One format for a whole column, with a true minus; a dot for what was not measured."""
+    """A number with a true minus; a dot if it was not measured."""
     return f"{value:z.{decimals}f}".replace("-", "−") if math.isfinite(value) else "."
 
 
 def _decimals(values: F64) -> int:
-    """Three, or as many as leave room for the largest in a cell, beside its mark and a blank."""
+    """Three, or as many as leave room for the largest value, a mark and a blank in a cell."""
     widest = max([len(fixed(v, 0)) for v in _known(values)] or [1])
     return max(0, min(3, _CELL - 3 - widest))
 
@@ -218,7 +218,7 @@ def _cell(grid: _Grid, i: int, j: int) -> Cell:
 
 
 def page(scan: Scan) -> str:
-    """The whole file."""
+    """The document."""
     numbers_head, numbers = _numbers(scan)
     return render(
         "scan",
@@ -227,7 +227,7 @@ def page(scan: Scan) -> str:
         verdict=list(verdict(scan)),
         trait_map=None
         if scan.gain is None
-        else _heat(scan, "Trait, nats a token", scan.gain, trait_limit(scan.gain)),
+        else _heat(scan, "Trait, nats per token", scan.gain, trait_limit(scan.gain)),
         kl_map=_heat(scan, "KL, nats", scan.kl),
         legend=legend(scan),
         useful=_rows(scan, scan.useful),
@@ -238,14 +238,14 @@ def page(scan: Scan) -> str:
 
 
 def _heat(scan: Scan, title: str, values: F64, limit: float | None = None) -> Drawing:
-    """Norms downward, the largest on top; blocks across."""
+    """Norms downward, the largest at the top; blocks across."""
     cells = [[float(v) if math.isfinite(v) else None for v in row] for row in values.T[::-1]]
     names = [column(scan, size) for size in reversed(scan.sizes)]
     return heat(title, names, [str(n) for n in scan.blocks], cells, x="block", y="norm", limit=limit)
 
 
 def _numbers(scan: Scan) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-    """Head and rows of every number, a row per block."""
+    """Head and rows of all numbers, a row per block."""
     measured = [(name, v) for name, v in (("trait", scan.gain), ("KL", scan.kl)) if v is not None]
     head = (
         "block",
@@ -278,6 +278,6 @@ def _rows(scan: Scan, useful: Sequence[Useful]) -> list[tuple[str, ...]]:
 
 
 def _strength_decimals(strengths: Sequence[float]) -> int:
-    """Three, or as many as the smallest needs: a strength is to be copied from here, and none is 0."""
+    """Three, or as many as the smallest strength needs: strengths are copied from here, and none is 0."""
     least = min((abs(v) for v in strengths if v), default=1.0)
     return max(3, 2 - math.floor(math.log10(least)))

@@ -1,7 +1,7 @@
-"""SVG primitives: elements, text, marks, number axes, and a drawing that stands in a page or in a file.
+"""SVG primitives: elements, text, marks, number axes, and a drawing for a page or a file.
 
-Every text is made printable and escaped here. Colours are CSS variables: `page.css` sets them for light, dark
-and print, `standalone` for black on white.
+Text is made printable and escaped. Colours are CSS variables: `page.css` sets them for light, dark and print,
+`standalone` for black on white.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _PAPER = ":root { --ink: #1b1b1f; --line: #d9d9d4; --dim: #55555b; --warm: 208 9
 _N_COLORS = 6
 _MARGIN = 16.0  # around the charts of a file
 _DASHES = ("none", "7 3", "2 3", "9 3 2 3", "4 2", "12 4")
-_WIDTH_OF_LETTER = 7.6  # of 13 px type: what the widest of the usual fonts take on average
+_WIDTH_OF_LETTER = 7.6  # the average of the widest common fonts at 13 px
 
 
 def color(i: int) -> str:
@@ -31,7 +31,7 @@ def dash(i: int) -> str:
 
 
 def element(tag: str, *inside: str, **attributes: object) -> Markup:
-    """An element; `inside` is text or elements, and `_` in an attribute's name stands for `-`."""
+    """An element. inside: text or elements. A `_` in the name of an attribute becomes `-`."""
     named = [(name.rstrip("_").replace("_", "-"), value) for name, value in attributes.items()]
     return Markup("<{0}{1}>{2}</{0}>").format(
         tag,
@@ -59,12 +59,12 @@ def tooltip(text: str) -> Markup:
 
 
 def text_width(text: str) -> float:
-    """About how many pixels `text` takes."""
+    """The approximate width of `text` in pixels."""
     return _WIDTH_OF_LETTER * len(visible(text))
 
 
 def shortened(text: str, pixels: float) -> str:
-    """`text`, or its beginning where it is wider than `pixels`."""
+    """`text`, cut to `pixels`."""
     shown, most = visible(text), max(2, int(pixels / _WIDTH_OF_LETTER))
     return shown if len(shown) <= most else shown[: most - 1] + "…"
 
@@ -89,10 +89,7 @@ def path(points: Iterable[tuple[float, float]]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Drawing:
-    """One chart: a template prints it as an `<svg>` element. The title is drawn, and read out to those who cannot see.
-
-    width, height: in pixels.
-    """
+    """One chart, which a template prints as an `<svg>` element. width, height: in pixels."""
 
     title: str
     width: float
@@ -103,7 +100,7 @@ class Drawing:
         return self.svg()
 
     def svg(self, **place: float) -> Markup:
-        """The element; place: x and y of it inside another."""
+        """The element. place: its x and y inside another."""
         return _svg(
             self.width, self.height, label(0, 15, self.title, kind="title"), *self.parts,
             class_="chart", role="img", aria_label=self.title, **place,
@@ -118,10 +115,7 @@ def _svg(width: float, height: float, *inside: Markup, **attributes: object) -> 
 
 
 def standalone(drawings: Sequence[Drawing]) -> str:
-    """An SVG file of these drawings, one below the other: black on white, with its styles inside.
-
-    Raises ValueError for none.
-    """
+    """An SVG file of these drawings, one below the other, black on white. Raises ValueError for none."""
     if not drawings:
         raise ValueError("chart: nothing to draw, expected at least one chart")
     placed, top = [], _MARGIN
@@ -137,7 +131,7 @@ def standalone(drawings: Sequence[Drawing]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """Numbers to pixels. low, high: the ends, in numbers; start, end: in pixels."""
+    """A scale from numbers (low to high) to pixels (start to end)."""
 
     low: float
     high: float
@@ -147,14 +141,14 @@ class Axis:
 
     @classmethod
     def over(cls, values: Iterable[float], start: float, end: float, log: bool = False) -> Axis:
-        """Room for all values that are numbers; on a logarithmic axis for those above zero.
+        """An axis for all finite values; a logarithmic axis for those above zero.
 
-        Raises ValueError where there are none.
+        Raises ValueError if there are none.
         """
-        found = [v for v in values if math.isfinite(v) and (v > 0 or not log)]
-        if not found:
+        known = [v for v in values if math.isfinite(v) and (v > 0 or not log)]
+        if not known:
             raise ValueError("chart: nothing to draw, expected at least one finite number")
-        low, high = min(found), max(found)
+        low, high = min(known), max(known)
         if log:
             return cls(low / 1.15, high * 1.15, start, end, True)
         room = 0.06 * (high - low) or 0.5 * abs(high) or 1.0
@@ -180,10 +174,10 @@ class Axis:
     def _log_ticks(self) -> list[float]:
         decades = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
         for steps in ((1,), (1, 2, 5), (1, 1.5, 2, 3, 4, 5, 6, 8)):
-            found = [s * 10.0**d for d in decades for s in steps if self.low <= s * 10.0**d <= self.high]
-            if len(found) >= 3:
-                return found
-        return found
+            ticks = [s * 10.0**d for d in decades for s in steps if self.low <= s * 10.0**d <= self.high]
+            if len(ticks) >= 3:
+                break
+        return ticks
 
 
 def _round_step(least: float) -> float:
@@ -192,5 +186,5 @@ def _round_step(least: float) -> float:
 
 
 def short(value: float) -> str:
-    """A tick's number."""
+    """A number for a tick: four digits, a true minus."""
     return f"{value:.4g}".replace("-", "−")

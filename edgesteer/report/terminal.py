@@ -1,7 +1,6 @@
-"""A steering map as text for a terminal: the tokens by how strongly each was steered, and a grid of blocks.
+"""A steering map as text for a terminal: each token by how strongly it was steered, and a grid of blocks.
 
-Colour and width None are left to the environment. Without colour, marks under the text carry the same levels,
-so that a log or a pipe loses nothing.
+Without colour, marks under the text show the same levels, so that a log or a pipe loses nothing.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ MIN_WIDTH = 40
 def wants_color(
     choice: bool | None = None, stream: TextIO | None = None, environ: Mapping[str, str] | None = None
 ) -> bool:
-    """Whether to colour: `choice` if made; else on a terminal that is not dumb, and not under NO_COLOR."""
+    """`choice`; if None, whether the stream is a terminal that is not dumb, without NO_COLOR."""
     if choice is not None:
         return choice
     env = os.environ if environ is None else environ
@@ -39,7 +38,7 @@ def wants_color(
 
 
 def usable_width(width: int | None) -> int:
-    """`width` in cells, the terminal's for None, but at least MIN_WIDTH."""
+    """`width`, or the terminal's if None, but at least MIN_WIDTH."""
     return max(MIN_WIDTH, shutil.get_terminal_size().columns if width is None else width)
 
 
@@ -55,7 +54,7 @@ def render(
     """The map as text, no line wider than `width` cells (at least 40; None: the terminal's).
 
     color: None decides by `wants_color`. numbers: the coefficient under each token. heat: a grid of blocks
-    and tokens below. reply_only: leave the prompt out; else it stands dimmed before the reply.
+    and tokens below. reply_only: leave the prompt out; else it is shown dimmed before the reply.
     """
     width = usable_width(width)
     colored = wants_color(color)
@@ -71,7 +70,7 @@ def render(
 def show(
     steering_map: SteeringMap, *, numbers: bool = False, heat: bool = False, reply_only: bool = True
 ) -> None:
-    """Print the map to standard output, as wide and as colourful as that allows."""
+    """Print the map to standard output, in its width, and in colour if it is a terminal."""
     print(render(steering_map, numbers=numbers, heat=heat, reply_only=reply_only))
 
 
@@ -97,7 +96,7 @@ def _sections(shown: SteeringMap) -> Iterator[tuple[str, _Section]]:
 
 
 def token_lines(shown: SteeringMap, width: int, colored: bool, numbers: bool) -> list[str]:
-    """The text of the tokens, prompt before reply, each on lines of its own."""
+    """The tokens' text: the prompt, then the reply on lines of its own."""
     sections = list(_sections(shown))
     lines: list[str] = []
     for name, section in sections:
@@ -110,7 +109,7 @@ def token_lines(shown: SteeringMap, width: int, colored: bool, numbers: bool) ->
 
 
 def _segments(line: list[Glyph]) -> list[tuple[int, str, int]]:
-    """What one line holds of each token: the token, its text, its cells."""
+    """The part of each token on one line: the token's index, its text, its cells."""
     groups = ((token, list(group)) for token, group in groupby(line, key=lambda glyph: glyph.token))
     return [(token, "".join(g.text for g in group), sum(g.cells for g in group)) for token, group in groups]
 
@@ -120,7 +119,7 @@ def _color_lines(section: _Section, width: int) -> list[str]:
 
 
 def _color_line(section: _Section, segments: list[tuple[int, str, int]]) -> str:
-    """One line in colour; its right-to-left stretch is isolated whole, so that it reads as it should."""
+    """One line in colour; its right-to-left stretch is isolated as a whole, which keeps its order."""
     texts = [section.paint(text, token) for token, text, _ in segments]
     turned = [i for i, (_, text, _) in enumerate(segments) if is_right_to_left(text)]
     if not turned:
@@ -130,7 +129,7 @@ def _color_line(section: _Section, segments: list[tuple[int, str, int]]) -> str:
 
 
 def _marked_lines(section: _Section, width: int) -> list[str]:
-    """Pairs of lines: text, and the mark of each token under its cells."""
+    """Pairs of lines: text, and under it the mark of each token."""
     lines = []
     for line in wrap(glyphs(section.pieces), width):
         segments = _segments(line)
@@ -142,7 +141,7 @@ def _marked_lines(section: _Section, width: int) -> list[str]:
 
 
 def _number_lines(section: _Section, width: int, colored: bool) -> list[str]:
-    """Pairs of lines: tokens in columns, and the coefficient of each beneath."""
+    """Pairs of lines: tokens in columns, and under each its coefficient."""
     rows = [("", "")]
     used = 0
     for column, cells, label in _columns(section, width, colored):
@@ -158,7 +157,7 @@ def _number_lines(section: _Section, width: int, colored: bool) -> list[str]:
 
 
 def _columns(section: _Section, width: int, colored: bool) -> Iterator[tuple[str, int, str]]:
-    """Each token's text, cells and coefficient; one too long for a line goes on in further columns."""
+    """Each token's text, cells and coefficient; a token too long for a line takes further columns."""
     for token, piece in enumerate(section.pieces):
         label = palette.number(float(section.totals[token]))
         flat = [glyph._replace(ends_line=False) for glyph in glyphs([piece])]
@@ -169,7 +168,7 @@ def _columns(section: _Section, width: int, colored: bool) -> Iterator[tuple[str
 
 
 def legend_lines(shown: SteeringMap, width: int, colored: bool) -> list[str]:
-    """The scale, the range, and what the number means."""
+    """The scale, the range, and the meaning of the numbers."""
     totals = shown.totals
     ends = {"negative": bool((totals < 0).any()), "positive": bool((totals > 0).any())}
     low, mean, high = (palette.number(float(f(totals))) for f in (np.min, np.mean, np.max))
@@ -193,7 +192,7 @@ _TICK = 10
 
 
 def heat_lines(shown: SteeringMap, width: int, colored: bool) -> list[str]:
-    """Title, then as many bands of columns as `width` demands, each under a ruler of token numbers."""
+    """A title, then as many bands of columns as `width` requires, each under a ruler of token numbers."""
     if not shown.layers:
         return ["no steered blocks"]
     scale = Scale.of(shown.coefficients)
@@ -218,7 +217,7 @@ def _title(shown: SteeringMap, scale: Scale, width: int, colored: bool) -> list[
 
 
 def _ruler(start: int, n: int, n_prompt: int) -> str:
-    """Token numbers at every tenth column, where they fit, and the place where the reply begins."""
+    """Token numbers at every tenth column where they fit, and a mark where the reply begins."""
     cells = [" "] * n
     for tick in range(-(-start // _TICK) * _TICK, start + n, _TICK):
         text = str(tick)

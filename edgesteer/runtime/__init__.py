@@ -1,4 +1,5 @@
-"""The only room that knows llama.cpp: SteeredLlama, the sequences of its context, slots, gates, tap and sentinel."""
+"""The only room that knows llama.cpp: SteeredLlama, the sequences of its context, slots, gates, tap and
+sentinel."""
 
 from edgesteer.runtime.lanes import Lanes
 from edgesteer.runtime.llama import SteeredLlama

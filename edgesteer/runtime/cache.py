@@ -23,6 +23,7 @@ from edgesteer.errors import EdgesteerWarning, StateError
 from edgesteer.runtime.kv import Hashes
 from edgesteer.runtime.session import Session
 from edgesteer.runtime.state import Stamp
+from edgesteer.text import one_line
 
 
 class Reusing(Protocol):
@@ -96,11 +97,11 @@ class SteeredCache(BaseLlamaCache):
 
     def _open(self) -> Reusing:
         llama = self._llama()
-        assert llama is not None, "a cache is asked by its model"
+        assert llama is not None, "only its model uses a cache"
         return llama
 
     def _miss(self, reason: str) -> KeyError:
-        text = " ".join(reason.split())
+        text = one_line(reason, None)
         warnings.warn(f"prompt cache: an entry is not used: {text}", EdgesteerWarning, stacklevel=4)
         return KeyError(text)
 

@@ -61,8 +61,8 @@ def capture(
 ) -> dict[int, F32]:
     """{block: float32 [len(tokens), n_embd]}, before what `replace` puts there. Clears the context.
 
-    Raises PlanError for no tokens or more than the context holds, a block that does not exist, or activations of
-    another shape.
+    Raises PlanError for no tokens or more than the context holds, a block that does not exist, or activations
+    of another shape.
     """
     session, tokens, forced = llm._session, list(tokens), replace or {}
     blocks = sorted(range(session.n_layer) if layers is None else set(layers))

@@ -51,7 +51,8 @@ def examine(model: str, bundle: str | None = None, n_threads: int = 1) -> dict[s
 def _died(model: str, number: int) -> str:
     name = signal.Signals(number).name if number in {s.value for s in signal.Signals} else f"signal {number}"
     return (
-        f"{model}: llama.cpp died with {name} on this {platform.machine()} processor, expected one token; rebuild it: "
+        f"{model}: llama.cpp died with {name} on this {platform.machine()} processor, expected one token; "
+        "rebuild it: "
         'CMAKE_ARGS="-DGGML_NATIVE=OFF" pip install --no-cache-dir --force-reinstall llama-cpp-python'
     )
 

@@ -1,4 +1,5 @@
-"""What a model file says of itself, read once when it is opened: what happens to the file later changes nothing."""
+"""What a model file says of itself, read once when it is opened: what happens to the file later changes
+nothing."""
 
 from __future__ import annotations
 
@@ -14,14 +15,16 @@ _SAMPLES, _SAMPLE_BYTES = 64, 4096
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """content: names the file by its size, its header and 64 samples of its weights (0.3 MB, however large it is)."""
+    """content: names the file by its size, its header and 64 samples of its weights (0.3 MB, however large it
+    is)."""
 
     _info: ModelInfo | ModelError
     content: bytes
 
     @classmethod
     def read(cls, path: str) -> ModelFacts:
-        """Facts that a file lacks are an error when they are asked for: without steering they are not needed."""
+        """Facts that a file lacks are an error when they are asked for: without steering they are not
+        needed."""
         try:
             info: ModelInfo | ModelError = read_model_info(path)
         except ModelError as error:
@@ -40,7 +43,8 @@ class ModelFacts:
         return "unknown" if isinstance(self._info, ModelError) else self._info.architecture
 
     def identity(self, *settings: object) -> str:
-        """Names the file, and whatever else makes the same tokens give other numbers (LoRA, RoPE settings)."""
+        """Names the file, and whatever else makes the same tokens give other numbers (LoRA, RoPE
+        settings)."""
         return hashlib.blake2b(repr(settings).encode() + self.content, digest_size=16).hexdigest()
 
 

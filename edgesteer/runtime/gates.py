@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from edgesteer.bundle import Bundle, probe_gate, read_gate_gguf
+from edgesteer.bundle import Bundle, evaluate_gate, probe_gate, read_gate_gguf
 from edgesteer.errors import BundleError, PlanError
 from edgesteer.runtime.native import DenseGate, OrtGate, available
 from edgesteer.runtime.tap import F32, Gate
+from edgesteer.text import one_line
 
 
 class PythonOrtGate:
@@ -33,7 +34,7 @@ class PythonOrtGate:
         try:
             self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # ONNX Runtime's own classes share no public base
-            reason = " ".join(str(error).split())
+            reason = one_line(error, None)
             raise BundleError(
                 f"{what}: ONNX Runtime refuses gate.onnx: {reason}; learn the bundle again"
             ) from None
@@ -57,10 +58,7 @@ class NumpyGate:
         self._weights = weights
 
     def coefficient(self, layer: int, activation: F32) -> F32:
-        signal = activation
-        for weight, bias in self._weights[layer]:
-            signal = np.maximum(signal @ weight + bias, np.float32(0))
-        return signal[:, 0]
+        return evaluate_gate(self._weights[layer], activation)
 
     def error(self) -> str:
         return str(getattr(self, "raised", ""))
@@ -97,7 +95,8 @@ def _ort_gate(bundle: Bundle, n_layer: int, what: str) -> Gate:
 def _native_gate(bundle: Bundle, n_layer: int, what: str) -> Gate:
     if bundle.gate_gguf is None:
         raise BundleError(
-            f"{what}: found no gate.gguf, expected one for gate_engine='native'; use gate_engine='onnxruntime'"
+            f"{what}: found no gate.gguf, expected one for gate_engine='native'; "
+            "use gate_engine='onnxruntime'"
         )
     weights = read_gate_gguf(bundle.gate_gguf, bundle.layers, bundle.n_embd, f"{what}: gate.gguf")
     return DenseGate(weights, n_layer, bundle.n_embd) if available() else NumpyGate(weights)

@@ -1,12 +1,13 @@
 """What the tap does for several plans at once. Pure.
 
 In:  the plans of the sequences that share a context.
-Out: operations in columns, the union of the plans' terms; for each plan a table of strengths by column and scope.
+Out: operations in columns, the union of the plans' terms; for each plan a table of strengths by column and
+     scope.
 
-Each row of a batch gets the sum that its own plan gives alone, in the same order and so in the same bits: equal
-terms share a column, and columns come in the terms' canonical order. Where the plans differ, no block's constants
-can stay in a control-vector slot, which knows one vector for all rows: each plan's slot vector is then a column of
-its own, added with strength 1, which gives the bits of the slot.
+Each row of a batch gets the sum that its own plan gives alone, in the same order and so in the same bits:
+equal terms share a column, and columns come in the terms' canonical order. Where the plans differ, no block's
+constants can stay in a control-vector slot, which knows one vector for all rows: each plan's slot vector is
+then a column of its own, added with strength 1, which gives the bits of the slot.
 """
 
 from __future__ import annotations
@@ -42,7 +43,8 @@ class JointPlan:
 
     @classmethod
     def of(cls, plans: Iterable[SteeringPlan]) -> JointPlan:
-        """Plans may repeat; ones without an intervention force the others out of the slots and leave no column."""
+        """Plans may repeat; ones without an intervention force the others out of the slots and leave no
+        column."""
         distinct = {plan.fingerprint: plan for plan in plans}
         return cls(tuple(distinct.values()))
 
@@ -79,7 +81,8 @@ class JointPlan:
 
     @cached_property
     def content(self) -> tuple[object, ...]:
-        """What acts where: joint plans of equal content differ in strengths, and in the slots' values, alone."""
+        """What acts where: joint plans of equal content differ in strengths, and in the slots' values,
+        alone."""
         signs = (0 if column.term is None else column.term.sign for column in self._columns.values())
         return (*zip(self._columns, signs, strict=True), tuple(sorted(self.slots)))
 
@@ -110,7 +113,8 @@ class JointPlan:
         return out
 
     def strengths(self, plan: SteeringPlan) -> F32:
-        """float32 [columns, 8]: the strengths that a plan among these has for each combination of scope bits."""
+        """float32 [columns, 8]: the strengths that a plan among these has for each combination of scope
+        bits."""
         return self._tables[plan.fingerprint]
 
 

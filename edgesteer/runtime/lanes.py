@@ -3,8 +3,8 @@
 In:  a SteeredLlama with room for them (`n_seq_max`); for each lane its prompt, then tokens.
 Out: logits of the rows fed; where asked for, the residual stream of every row.
 
-What the prompts have in common is computed once. The lanes own the context while they last: it is empty before and
-after.
+What the prompts have in common is computed once. The lanes own the context while they last: it is empty
+before and after.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ class Lanes:
 
     prompts: token ids of each, not empty; all but each one's last token is evaluated on entering.
     layers: blocks whose output is kept, for `seen`. since: the first position of which it is, or each lane's.
-    plans: what steers each lane from its prompt's last token on; what stands in front of that is then shared, and
-        not steered. None: what steers the model, everywhere.
-    recurring: whether what the prompts leave in the context is kept for the next lanes with the same prompts, unless
-        it is steered, or looked at.
-    Raises PlanError for more lanes than `llm.n_seq_max`, for more tokens than the context holds, and for another
-    number of sinces or plans than there are lanes.
+    plans: what steers each lane from its prompt's last token on; what stands in front of that is then shared,
+        and not steered. None: what steers the model, everywhere.
+    recurring: whether what the prompts leave in the context is kept for the next lanes with the same prompts,
+        unless it is steered, or looked at.
+    Raises PlanError for more lanes than `llm.n_seq_max`, for more tokens than the context holds, and for
+    another number of sinces or plans than there are lanes.
     """
 
     def __init__(
@@ -88,8 +88,8 @@ class Lanes:
         self._sequences.__exit__()
 
     def seen(self, lane: int) -> F32:
-        """float32 [len(layers), tokens, n_embd]: the residual stream after each of `layers`, plan included, at
-        the lane's positions from its `since` on."""
+        """float32 [len(layers), tokens, n_embd]: the residual stream after each of `layers`, plan included,
+        at the lane's positions from its `since` on."""
         none = np.empty((len(self.layers), 0, self._session.n_embd), dtype=np.float32)
         return np.concatenate([none, *self._seen[lane]], axis=1)
 
@@ -110,20 +110,17 @@ class Lanes:
         The logits, float32 [n_vocab], are valid until the next row is asked for. Nothing is evaluated
         before the first.
         """
-        rows = [
-            row
+        rows = self._sequences.rows(
+            (self._lanes[i], tokens, None if forced is None else self._fitting(i, tokens, forced[i]))
             for i, tokens in parts.items()
-            for row in self._rows(i, tokens, None if forced is None else forced[i])
-        ]
+        )
         kept = self.layers if any(map(self._is_kept, rows)) else ()
         for decoded in self._sequences.decoded(rows, wanted=wanted, layers=kept, lenient=lenient):
             self._keep(decoded)
             if decoded.logits is not None:
                 yield from zip((row.sequence.number for row in decoded.rows), decoded.logits, strict=True)
 
-    def run(
-        self, parts: Mapping[int, abc.Sequence[int]], *, forced: Mapping[int, F32] | None = None
-    ) -> None:
+    def run(self, parts: Mapping[int, abc.Sequence[int]], *, forced: Mapping[int, F32] | None = None) -> None:
         """`feed` for what it leaves in the lanes, without logits."""
         for _ in self.feed(parts, forced=forced, wanted=False):
             pass
@@ -132,11 +129,11 @@ class Lanes:
         """Give a lane's part of the context back."""
         self._sequences.drop(self._lanes[lane])
 
-    def _rows(self, i: int, tokens: abc.Sequence[int], forced: F32 | None) -> list[Row]:
+    def _fitting(self, lane: int, tokens: abc.Sequence[int], forced: F32) -> F32:
         expected = (len(self.layers), len(tokens), self._session.n_embd)
-        if forced is not None and forced.shape != expected:
-            raise PlanError(f"lane {i}: activations have shape {forced.shape}, expected {expected}")
-        return self._sequences.rows(self._lanes[i], tokens, forced)
+        if forced.shape != expected:
+            raise PlanError(f"lane {lane}: activations have shape {forced.shape}, expected {expected}")
+        return forced
 
     # -- the prompts' heads -----------------------------------------------------------------------
 
@@ -163,8 +160,8 @@ class Lanes:
             self._share_prompts()
 
     def _untouched(self) -> bool:
-        """Whether nothing steers the prompts' heads, and nobody looks at them. Where a template opens the reply early
-        (with thoughts), scope `response` begins in the head."""
+        """Whether nothing steers the prompts' heads, and nobody looks at them. Where a template opens the
+        reply early (with thoughts), scope `response` begins in the head."""
         sinces = zip(self._since, self._prompts, strict=True)
         if self.layers and any(since < len(p) - 1 for since, p in sinces):
             return False

@@ -112,7 +112,8 @@ def check_version() -> None:
     if not all(fits[sign](_numbers(version)) for sign, version in bounds):
         warnings.warn(
             f"llama-cpp-python {llama_cpp.__version__}: edgesteer was tested with "
-            f"{' and '.join(sign + version for sign, version in bounds)}; steering may fail, or act otherwise",
+            f"{' and '.join(sign + version for sign, version in bounds)}; "
+            "steering may fail, or act otherwise",
             EdgesteerWarning,
             stacklevel=3,
         )

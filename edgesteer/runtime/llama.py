@@ -63,7 +63,8 @@ _open: weakref.WeakSet[SteeredLlama] = weakref.WeakSet()
 
 @atexit.register
 def _close_open() -> None:
-    """Free contexts while llama_cpp is still whole: at the interpreter's end its __del__ would fail loudly."""
+    """Free contexts while llama_cpp is still whole: at the interpreter's end its __del__ would fail
+    loudly."""
     for llm in list(_open):
         llm.close()
 
@@ -114,7 +115,11 @@ class SteeredContext(internals.LlamaContext):
         self.session.decode_batch(batch, super().decode)
 
     def decode_rows(
-        self, rows: Rows, batch: internals.LlamaBatch, capture: Blocks | None = None, replace: Blocks | None = None
+        self,
+        rows: Rows,
+        batch: internals.LlamaBatch,
+        capture: Blocks | None = None,
+        replace: Blocks | None = None,
     ) -> None:
         """`Session.decode` of rows that `batch` was filled with."""
         plain = super().decode
@@ -170,7 +175,8 @@ class SteeredLlama(llama_cpp.Llama):
         self._open_session()
 
     def _check_adapter(self, reason: Callable[[], str]) -> None:
-        """llama_cpp takes the null pointer of a refused LoRA for an adapter, and the next decode ends the process."""
+        """llama_cpp takes the null pointer of a refused LoRA for an adapter, and the next decode ends the
+        process."""
         if self.lora_path is None or self._lora_adapter:
             return
         self._lora_adapter = None  # or closing would free it
@@ -248,7 +254,8 @@ class SteeredLlama(llama_cpp.Llama):
             other.__init__(**arguments)  # type: ignore[misc]
         except BaseException:
             other.close()
-            model.close()  # type: ignore[no-untyped-call]  # where it was refused before it took the model over
+            # where it was refused before it took the model over
+            model.close()  # type: ignore[no-untyped-call]
             raise
         return other
 
@@ -281,20 +288,21 @@ class SteeredLlama(llama_cpp.Llama):
     ) -> None:
         """Replace the plan. In the middle of a stream it acts from the next token on.
 
-        source: a path, a Bundle, a plan, a (path or Bundle, strength) pair, or a list of paths, Bundles and pairs,
-            which add up. For a dial, llm.steer(llm.steering * 0.8).
-        strength: multiplies the coefficient; None takes each bundle's default. 0 is no intervention. A pair's own
-            strength comes before it.
+        source: a path, a Bundle, a plan, a (path or Bundle, strength) pair, or a list of paths, Bundles and
+            pairs, which add up. For a dial, llm.steer(llm.steering * 0.8).
+        strength: multiplies the coefficient; None takes each bundle's default. 0 is no intervention. A pair's
+            own strength comes before it.
         scope: "all", "conversation" or "response"; None takes each bundle's own.
-        keep_kv: what the context holds was computed under the plan before, and by default is computed anew where the
-            new plan would have acted otherwise. True reuses it all the same: faster, but the result mixes both plans;
-            `kv_record()` shows where.
+        keep_kv: what the context holds was computed under the plan before, and by default is computed anew
+            where the new plan would have acted otherwise. True reuses it all the same: faster, but the result
+            mixes both plans; `kv_record()` shows where.
 
         Warns (EdgesteerWarning) of a strength outside the range in which a bundle was evaluated.
-        Raises BundleError, PlanError (also for a strength or scope that a plan has already), IncompatibleError or
-        SteeringUnavailable, and then leaves the plan as it was.
+        Raises BundleError, PlanError (also for a strength or scope that a plan has already),
+        IncompatibleError or SteeringUnavailable, and then leaves the plan as it was.
         """
         plan = self._plan_of(source, strength, scope)
+        self._prove([plan])
         for message in beyond_range(plan):
             warnings.warn(message, EdgesteerWarning, stacklevel=2)
         self._set_plan(plan, keep_kv)
@@ -335,14 +343,16 @@ class SteeredLlama(llama_cpp.Llama):
         return source
 
     def _set_plan(self, plan: SteeringPlan, keep_kv: bool = False) -> None:
-        self._prove([plan])
+        if self._session.in_use:
+            raise PlanError("sequences are open in this context: steer each of them, or close them first")
         self._session.set_plans({self._session.main: plan})
         self._session.main.kv.kept = self.n_tokens if keep_kv else 0
 
     def _prove(self, plans: Iterable[SteeringPlan]) -> None:
         """Before plans are put in force: their bundles belong to this model, and it can be steered.
 
-        Raises IncompatibleError or SteeringUnavailable; warns of a bundle that was made for another base model.
+        Raises IncompatibleError or SteeringUnavailable; warns of a bundle that was made for another base
+        model.
         """
         known = {term.key for term in self.steering.terms}
         terms = {term.key: term for plan in plans for term in plan.terms}
@@ -372,8 +382,8 @@ class SteeredLlama(llama_cpp.Llama):
         memory = llama_h.llama_get_memory(self.ctx)
         if not memory or self.n_vocab() == 0:
             raise SteeringUnavailable(
-                f"{self.model_path}: this model has no memory of earlier tokens (an encoder), expected a decoder; "
-                "it cannot be steered"
+                f"{self.model_path}: this model has no memory of earlier tokens (an encoder), "
+                "expected a decoder; it cannot be steered"
             )
         # Where one token more cannot be taken back, or has no room, the context is put aside.
         aside = self.n_tokens and (self._cannot_rewind or self.n_tokens >= self.n_ctx())
@@ -507,8 +517,8 @@ class SteeredLlama(llama_cpp.Llama):
 
     def forced(self, tokens: Sequence[int], activations: Mapping[int, F32]) -> dict[int, F32]:
         """Teacher forcing: at each block N given, capture the rows that arrive, then put activations[N]
-        (float32 [len(tokens), n_embd]) in their place, so that the next block sees those. Returns what arrived;
-        clears the KV."""
+        (float32 [len(tokens), n_embd]) in their place, so that the next block sees those. Returns what
+        arrived; clears the KV."""
         return capture.capture(self, tokens, activations, replace=activations)
 
     def norms(self, tokens: Sequence[int], *, prompt_len: int | None = None) -> NormReport:
@@ -555,7 +565,7 @@ class SteeredLlama(llama_cpp.Llama):
     def save_state(self) -> Any:
         """llama_cpp.Llama.save_state, with a record of what steered each position."""
         held: Any = super().save_state()
-        state.stamp(held, self._session.main.kv, self._identity())
+        state.stamp(held, self._session.main.kv, self.identity())
         return held
 
     def load_state(self, held: Any) -> None:
@@ -585,9 +595,9 @@ class SteeredLlama(llama_cpp.Llama):
             main.kv.kept = min(mark.kept, n)
 
     def _check_state(self, held: Any) -> state.Stamp | None:
-        return state.checked(held, self._identity(), len(self.input_ids), self.scores.shape)
+        return state.checked(held, self.identity(), len(self.input_ids), self.scores.shape)
 
-    def _identity(self) -> str:
+    def identity(self) -> str:
         """Names what makes the same tokens give the same numbers: the file, LoRA, RoPE settings."""
         c = self.context_params
         rope = (c.rope_scaling_type, c.rope_freq_base, c.rope_freq_scale, c.yarn_ext_factor)
@@ -602,4 +612,5 @@ class SteeredLlama(llama_cpp.Llama):
     def __setstate__(self, state: dict[str, Any]) -> None:
         """The model opened anew under the same plan; what the context held is not pickled."""
         self.__init__(**state["options"])  # type: ignore[misc]
+        self._prove([state["plan"]])
         self._set_plan(state["plan"])

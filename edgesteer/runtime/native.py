@@ -18,6 +18,7 @@ from edgesteer.bundle import fold_layer
 from edgesteer.errors import BundleError, TapError
 from edgesteer.runtime import library
 from edgesteer.runtime.tap import F32, Announcement, TapOperation, failure
+from edgesteer.text import one_line
 
 _ABI = 5
 _p, _i32, _i64 = ctypes.c_void_p, ctypes.c_int32, ctypes.c_int64
@@ -198,7 +199,7 @@ class NativeTap:
     def _prepared(self, batch: Announcement) -> tuple[Any, ...]:
         """A pointer to the C struct, and what it points into."""
         capture, replace = self._pointers(batch.capture), self._pointers(batch.replace)
-        said = _Announcement(
+        announcement = _Announcement(
             batch.rows,
             batch.wants_logits.ctypes.data,
             batch.strength.ctypes.data,
@@ -209,7 +210,7 @@ class NativeTap:
             0 if batch.sources is None else batch.sources.offset,
             batch.overflowed.ctypes.data,
         )
-        return ctypes.byref(said), said, capture, replace
+        return ctypes.byref(announcement), announcement, capture, replace
 
     def finish(self) -> None:
         self._batch = None
@@ -318,7 +319,7 @@ class OrtGate(_CGate):
                 _ort_api_base(), model, len(model), n_layer, n_embd, error, len(error)
             )
         if not self._handle:
-            reason = " ".join(error.value.decode("utf-8", "replace").split())
+            reason = one_line(error.value.decode("utf-8", "replace"), None)
             raise BundleError(
                 f"{what}: ONNX Runtime refuses gate.onnx: {reason}; convert or learn the bundle again"
             )
@@ -352,4 +353,4 @@ class OrtGate(_CGate):
 
     def error(self) -> str:
         text: bytes = self._lib.es_ort_gate_error(self._handle)
-        return " ".join(text.decode("utf-8", "replace").split())
+        return one_line(text.decode("utf-8", "replace"), None)

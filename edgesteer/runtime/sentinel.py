@@ -37,15 +37,16 @@ class Steerable:
 
     def require(self, architecture: str, tap: set[int], slots: set[int]) -> None:
         """Raise SteeringUnavailable unless every block asked for is proven."""
-        for asked, proven, what in (
+        for wanted, proven, what in (
             (tap, self.tap, "per-token steering"),
             (slots, self.slots, "a control vector"),
         ):
-            missing = sorted(asked - proven)
+            missing = sorted(wanted - proven)
             if missing:
                 raise SteeringUnavailable(
-                    f"architecture {architecture}: {what} has no effect at block {spans(missing)}, expected it "
-                    f"at each of {len(asked)}; {self._why(proven)}; 'edgesteer doctor' shows what can be steered"
+                    f"architecture {architecture}: {what} has no effect at block {spans(missing)}, "
+                    f"expected it at each of {len(wanted)}; {self._why(proven)}; "
+                    "'edgesteer doctor' shows what can be steered"
                 )
 
     def _why(self, proven: frozenset[int]) -> str:

@@ -1,7 +1,8 @@
 """A sequence of tokens in a context: its plan, which of its tokens are in scope, what steered each position.
 
 In:  tokens as they are evaluated, and the length of the prompt among them; a plan.
-Out: scope bits for rows about to be decoded; a record of the interventions behind the KV; recordings for people.
+Out: scope bits for rows about to be decoded; a record of the interventions behind the KV; recordings for
+     people.
 
 Knows no llama.cpp: `Session` decodes, and keeps the sequences of one context apart by their numbers.
 """
@@ -23,8 +24,8 @@ from edgesteer.scope import BIT, Bits, Tokens, Turns, next_bits, scope_bits
 class Recorded:
     """The rows of one decode that belong to one sequence.
 
-    tokens, positions: intc [rows]. by_term: float32 [terms, rows, n_layer], strength times coefficient, 0 out of
-    scope; the terms, and `layers`, the blocks steered, are those of the sequence's plan at that moment.
+    tokens, positions: intc [rows]. by_term: float32 [terms, rows, n_layer], strength times coefficient, 0 out
+    of scope; the terms, and `layers`, the blocks steered, are those of the sequence's plan at that moment.
     """
 
     tokens: Tokens

@@ -3,15 +3,15 @@
 In:  a SteeredLlama with room for them (`n_seq_max`); for each sequence tokens, bit by bit.
 Out: logits of the rows fed; where asked for, the residual stream of rows.
 
-What a sequence gets does not depend on the plans of the others, bit for bit; and on which others share its batches
-only as far as an unsteered model's arithmetic does.
+What a sequence gets does not depend on the plans of the others, bit for bit; and on which others share its
+batches only as far as an unsteered model's arithmetic does.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections import abc
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 import llama_cpp.llama_cpp as llama_h
@@ -31,7 +31,8 @@ _LOGITS_ROWS = 64
 
 
 class Row(NamedTuple):
-    """One token of a sequence about to be decoded. forced: float32 [blocks, n_embd], put in place of what arrives."""
+    """One token of a sequence about to be decoded. forced: float32 [blocks, n_embd], put in place of what
+    arrives."""
 
     sequence: Sequence
     token: int
@@ -41,8 +42,8 @@ class Row(NamedTuple):
 
 
 class Decoded(NamedTuple):
-    """What one decode gave. logits: float32 [rows, n_vocab], None where nobody wanted them; NaN in rows of sequences
-    that overflowed. seen: by block float32 [rows, n_embd], the residual stream, plan included."""
+    """What one decode gave. logits: float32 [rows, n_vocab], None where nobody wanted them; NaN in rows of
+    sequences that overflowed. seen: by block float32 [rows, n_embd], the residual stream, plan included."""
 
     rows: abc.Sequence[Row]
     logits: F32 | None
@@ -76,7 +77,8 @@ class Sequences:
     def open(self, plan: SteeringPlan | None = None, prompt_len: int | None = None) -> Sequence:
         """A sequence without tokens. plan: by default the one that steers the model.
 
-        prompt_len: scope `response` begins at the last token of so long a prompt; by default each feed is a prompt.
+        prompt_len: scope `response` begins at the last token of so long a prompt; by default each feed is a
+            prompt.
         Raises what `llm.steer` raises.
         """
         return self.open_all([(self._llm.steering if plan is None else plan, prompt_len)])[0]
@@ -87,7 +89,8 @@ class Sequences:
         return self._session.open(each)
 
     def fork(self, source: Sequence, plan: SteeringPlan | None = None) -> Sequence:
-        """A sequence that holds what `source` holds, in the same cells, and goes on under `plan`, or the same."""
+        """A sequence that holds what `source` holds, in the same cells, and goes on under `plan`, or the
+        same."""
         target = self.open(source.plan if plan is None else plan, source.prompt_len)
         self.copy(source, target)
         return target
@@ -119,18 +122,33 @@ class Sequences:
         """Append tokens to sequences; for each row fed, in order, its sequence and its logits.
 
         wanted: False computes no logits and yields nothing.
-        The logits, float32 [n_vocab], are valid until the next row is asked for. Nothing is evaluated before the
-        first.
-        Raises SteeringOverflow with the numbers of the sequences that overflowed: these are dropped, and the others
-        hold what was decoded.
+        The logits, float32 [n_vocab], are valid until the next row is asked for. Nothing is evaluated before
+        the first.
+        Raises SteeringOverflow with the numbers of the sequences that overflowed: these are dropped, and the
+        others hold what was decoded.
         """
-        rows = [row for sequence, tokens in parts.items() for row in self.rows(sequence, tokens)]
+        rows = self.rows([(sequence, tokens, None) for sequence, tokens in parts.items()])
         for done in self.decoded(rows, wanted=wanted):
             if done.logits is not None:
                 yield from zip((row.sequence for row in done.rows), done.logits, strict=True)
 
-    def rows(self, sequence: Sequence, tokens: abc.Sequence[int], forced: F32 | None = None) -> list[Row]:
-        """Rows for tokens behind those that the sequence holds. forced: float32 [blocks, tokens, n_embd]."""
+    def rows(self, parts: Iterable[tuple[Sequence, abc.Sequence[int], F32 | None]]) -> list[Row]:
+        """Announce tokens behind those that each sequence holds; to be decoded next, in this order.
+
+        Each part may come with float32 [blocks, tokens, n_embd] to be put in place of what arrives.
+        Raises PlanError for more tokens than the context holds; then none are announced.
+        """
+        rows: list[Row] = []
+        try:
+            for sequence, tokens, forced in parts:
+                rows += self._announced(sequence, tokens, forced)
+        except BaseException:
+            for row in rows:
+                row.sequence.truncate(row.position)
+            raise
+        return rows
+
+    def _announced(self, sequence: Sequence, tokens: abc.Sequence[int], forced: F32 | None) -> list[Row]:
         start = sequence.n
         if (end := start + len(tokens)) > self._llm.n_ctx():
             raise PlanError(f"sequence: {end} tokens, expected at most {self._llm.n_ctx()} (n_ctx)")
@@ -142,7 +160,12 @@ class Sequences:
         ]
 
     def decoded(
-        self, rows: abc.Sequence[Row], *, wanted: bool = True, layers: abc.Sequence[int] = (), lenient: bool = False
+        self,
+        rows: abc.Sequence[Row],
+        *,
+        wanted: bool = True,
+        layers: abc.Sequence[int] = (),
+        lenient: bool = False,
     ) -> Iterator[Decoded]:
         """Decode rows, a batch at a time.
 

@@ -4,8 +4,8 @@ In:  rows of several sequences, each under its own plan; what to capture or repl
 Out: an announcement to the tap before the decode, a checked status and logits after, and in each sequence the
      record of what was applied.
 
-Owns the tap, the slots and the gates. It knows the context only by its pointer, so that no reference leads back to
-the model.
+Owns the tap, the slots and the gates. It knows the context only by its pointer, so that no reference leads
+back to the model.
 """
 
 from __future__ import annotations
@@ -98,7 +98,8 @@ class Session:
         return bool(self._opened)
 
     def open(self, each: abc.Sequence[tuple[SteeringPlan, int | None]]) -> list[Sequence]:
-        """A new sequence without tokens for each plan and prompt length. The main one holds nothing meanwhile.
+        """A new sequence without tokens for each plan and prompt length. The main one holds nothing
+        meanwhile.
 
         Raises PlanError where the context has no room for as many, and what `set_plans` raises.
         """
@@ -132,6 +133,8 @@ class Session:
         self._remove(sequence)
         if self._opened.get(sequence.number) is sequence:
             del self._opened[sequence.number]
+            if not self._opened:
+                self._put_in_force()
 
     def clear(self) -> None:
         """Give up everything that was opened, and clear the context's memory with its data."""
@@ -157,14 +160,16 @@ class Session:
 
     def _put_in_force(self) -> None:
         joint = JointPlan.of(sequence.plan for sequence in self._present)
-        if joint.content == self._joint.content:  # a turn of the dial: strengths are said with each batch
+        if joint.content == self._joint.content:  # a turn of the dial: strengths go with each batch
             self.slots.set(joint.slots)
         else:
             if self.steerable is not None:
                 tapped = {op.layer for op in joint.operations}
                 self.steerable.require(self._architecture, tapped, set(joint.slots))
             operations = [
-                TapOperation(op.layer, op.term, op.direction, None if op.gate is None else self._gate(op.gate))
+                TapOperation(
+                    op.layer, op.term, op.direction, None if op.gate is None else self._gate(op.gate)
+                )
                 for op in joint.operations
             ]
             self.slots.set(joint.slots)
@@ -183,15 +188,15 @@ class Session:
     def decode_batch(self, batch: Any, run: Callable[[Any], None]) -> None:
         """Decode a batch that llama_cpp filled; `run` is its own decode, which releases the GIL.
 
-        Rows that the main sequence expects are its next ones; any other sequence's, or text that nobody announced
-        (llama_cpp's embed), are prompts of their own under the main plan.
+        Rows that the main sequence expects are its next ones; any other sequence's, or text that nobody
+        announced (llama_cpp's embed), are prompts of their own under the main plan.
         Raises TapError also where sequences are open: their cells are not llama_cpp's to write.
         """
         with self._one_decode():
             if self.in_use:
                 raise TapError(
-                    f"{len(self._opened)} sequences are open in this context, expected none; close them before "
-                    "using the SteeredLlama itself"
+                    f"{len(self._opened)} sequences are open in this context, expected none; "
+                    "close them before using the SteeredLlama itself"
                 )
             raw, main = batch.batch, self.main
             steered = main.plan or main.recorders
@@ -204,16 +209,20 @@ class Session:
                 main.kv.note(raw.pos[0], 0, raw.n_tokens)
 
     def decode(
-        self, rows: Rows, run: Callable[[], None], capture: Blocks | None = None, replace: Blocks | None = None
+        self,
+        rows: Rows,
+        run: Callable[[], None],
+        capture: Blocks | None = None,
+        replace: Blocks | None = None,
     ) -> None:
         """Decode rows of sequences, each under its plan; `run` does it, and releases the GIL.
 
         capture, replace: by block float32 [rows, n_embd]; filled with the residual stream, plan included,
             respectively put in its place.
 
-        Raises SteeringOverflow with `sequences`, the numbers of those that overflowed: these are dropped from the
-        context, and the other rows are what they would have been. Any other error leaves every sequence as it was
-        before, or empty where its memory cannot go back.
+        Raises SteeringOverflow with `sequences`, the numbers of those that overflowed: these are dropped from
+        the context, and the other rows are what they would have been. Any other error leaves every sequence
+        as it was before, or empty where its memory cannot go back.
         """
         with self._one_decode():
             try:
@@ -228,8 +237,8 @@ class Session:
     def _one_decode(self) -> Iterator[None]:
         if not self._decoding.acquire(blocking=False):
             raise TapError(
-                "two threads decode in one SteeredLlama at once, expected one at a time; give each thread one "
-                "of its own with sibling(), which shares the weights"
+                "two threads decode in one SteeredLlama at once, expected one at a time; "
+                "give each thread one of its own with sibling(), which shares the weights"
             )
         try:
             yield
@@ -257,11 +266,11 @@ class Session:
         key = plan.fingerprint, bits
         if key not in self._one_row:
             row = np.array([bits], dtype=np.uint8)
-            said = None
+            announcement = None
             if self._joint.operations:
                 strength = np.ascontiguousarray(self._joint.strengths(plan)[:, row])
-                said = Announcement(np.ones(1, dtype=np.int8), strength)
-            self._one_row[key] = said, int(plan.applied(row)[0])
+                announcement = Announcement(np.ones(1, dtype=np.int8), strength)
+            self._one_row[key] = announcement, int(plan.applied(row)[0])
         return self._one_row[key]
 
     def _rows_of(self, raw: Any) -> Rows:
@@ -283,8 +292,8 @@ class Session:
         return Rows(texts, owner.astype(np.intc), tokens, positions, wants, bits)
 
     def apart(self, number: int = 0, plan: SteeringPlan | None = None) -> Sequence:
-        """A sequence for one pass under the main plan (or another that acts nowhere else), recorded like the main
-        one; nothing of it is remembered."""
+        """A sequence for one pass under the main plan (or another that acts nowhere else), recorded like the
+        main one; nothing of it is remembered."""
         sequence = Sequence(number, self.n_ctx, self.turns, self.main.plan if plan is None else plan)
         sequence.recorders = self.main.recorders if plan is None else []
         return sequence
@@ -294,7 +303,9 @@ class Session:
         apart = self.apart(plan=SteeringPlan())
         one = np.ones(1, dtype=np.int8)
         at = np.array([position], dtype=np.intc)
-        return Rows((apart,), np.zeros(1, np.intc), np.array([token], np.intc), at, one, np.zeros(1, np.uint8))
+        return Rows(
+            (apart,), np.zeros(1, np.intc), np.array([token], np.intc), at, one, np.zeros(1, np.uint8)
+        )
 
     def _decode(self, rows: Rows, run: Callable[[], None], capture: Blocks, replace: Blocks) -> None:
         recorded = any(sequence.recorders for sequence in rows.sequences)
@@ -302,8 +313,10 @@ class Session:
         if self._joint.operations or capture or replace:
             strength = self._strengths(rows)
             record = np.zeros((len(strength), len(rows), self.n_layer), np.float32) if recorded else None
-            said = Announcement(rows.wants_logits, strength, record, capture, replace, self.slots.sources)
-            self._around(said, run, rows.sequences, rows.owner)
+            announcement = Announcement(
+                rows.wants_logits, strength, record, capture, replace, self.slots.sources
+            )
+            self._around(announcement, run, rows.sequences, rows.owner)
         else:
             record = None
             run()
@@ -325,12 +338,12 @@ class Session:
 
     def _around(
         self,
-        said: Announcement,
+        announcement: Announcement,
         run: Callable[[], None],
         sequences: abc.Sequence[Sequence],
         owner: Tokens | None = None,
     ) -> None:
-        self.tap.announce(said)
+        self.tap.announce(announcement)
         try:
             run()
         except BaseException:
@@ -340,15 +353,16 @@ class Session:
         try:
             self.tap.finish()
         except SteeringOverflow as error:
-            rows = np.flatnonzero(said.overflowed)
-            said.overflowed[:] = 0
+            rows = np.flatnonzero(announcement.overflowed)
+            announcement.overflowed[:] = 0
             lost = [0] if owner is None else np.unique(owner[rows])
             self._overflow([sequences[i] for i in lost], str(error))
 
     # -- recordings -------------------------------------------------------------------------------
 
     def _record(self, rows: Rows, coefficients: F32 | None) -> None:
-        """coefficients: float32 [columns, rows, n_layer] as the tap filled it in, None where it was not asked."""
+        """coefficients: float32 [columns, rows, n_layer] as the tap filled it in, None where it was not
+        asked."""
         for i, sequence in enumerate(rows.sequences):
             if not sequence.recorders:
                 continue
@@ -358,7 +372,9 @@ class Session:
             for recorder in sequence.recorders:
                 recorder.append(recorded)
 
-    def _by_term(self, plan: SteeringPlan, bits: Bits, here: npt.NDArray[np.intp], coefficients: F32 | None) -> F32:
+    def _by_term(
+        self, plan: SteeringPlan, bits: Bits, here: npt.NDArray[np.intp], coefficients: F32 | None
+    ) -> F32:
         """float32 [terms, rows, n_layer]: strength times coefficient."""
         strength = plan.row_strengths(bits)
         out = np.zeros((*strength.shape, self.n_layer), dtype=np.float32)
@@ -366,7 +382,8 @@ class Session:
             for i, column in enumerate(self._joint.columns_of(plan)):
                 if column is not None:
                     out[i] = coefficients[column, here] * strength[i][:, None]
-        for layer in plan.slots:  # what stands in a slot, or would if no other plan were here, has coefficient 1
+        # What stands in a slot, or would if no other plan were here, has coefficient 1.
+        for layer in plan.slots:
             for i, term in enumerate(plan.terms):
                 if layer in term.layers:
                     out[i, :, layer] = strength[i]
@@ -384,7 +401,8 @@ class Session:
         return any(math.isfinite(x) for x in pointer[: min(self._n_vocab, _LOGITS_LOOKED_AT)])
 
     def _check_logits(self, rows: Rows) -> None:
-        """Inf or NaN that arose after the last steered row, or in a slot, shows in each sequence's last logits."""
+        """Inf or NaN that arose after the last steered row, or in a slot, shows in each sequence's last
+        logits."""
         lost = []
         for i, sequence in enumerate(rows.sequences):
             wanted = np.flatnonzero((rows.owner == i) & (rows.wants_logits != 0))

@@ -22,8 +22,8 @@ VERSION = 2
 
 @dataclass(frozen=True)
 class Stamp:
-    """model: see `ModelFacts.identity`; crc: CRC-32 of llama.cpp's bytes; applied: uint64 [n_tokens]; kept: as
-    in KvRecord."""
+    """model: see `ModelFacts.identity`; crc: CRC-32 of llama.cpp's bytes; applied: uint64 [n_tokens]; kept:
+    as in KvRecord."""
 
     version: int
     model: str

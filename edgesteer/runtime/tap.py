@@ -70,8 +70,8 @@ class Announcement:
     replace: Mapping[int, F32] = field(default_factory=dict)
     sources: Sources | None = None
     overflowed: npt.NDArray[np.int8] = field(init=False)
-    """int8 [rows]: set to 1 where steering would have made a row Inf or NaN, or so large that a later sum may. The
-    row stays as it came in, in this block and in those above."""
+    """int8 [rows]: set to 1 where steering would have made a row Inf or NaN, or so large that a later sum
+    may. The row stays as it came in, in this block and in those above."""
     prepared: Any = None  # a tap's own form of it, kept so that the same can be announced again for nothing
 
     def __post_init__(self) -> None:
@@ -109,11 +109,12 @@ def failure(code: int, layer: int, found: int, expected: int, detail: str = "") 
     at = f"block {layer}"
     if code == 5:
         return SteeringOverflow(
-            f"{at}: steering made the activation Inf or NaN (or nearly so) at row {found}, expected finite values; "
-            "what its sequence held was dropped; use a smaller strength"
+            f"{at}: steering made the activation Inf or NaN (or nearly so) at row {found}, "
+            "expected finite values; what its sequence held was dropped; use a smaller strength"
         )
     text = {
-        1: f"{at}: a decode reached the tap without passing through SteeredLlama; use its methods, or clear the plan",
+        1: f"{at}: a decode reached the tap without passing through SteeredLlama; "
+        "use its methods, or clear the plan",
         2: f"{at}: found {found} rows in l_out, expected {expected}; "
         + (
             "this model's graph names no such tensor"

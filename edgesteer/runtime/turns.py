@@ -95,15 +95,15 @@ class _Template:
         return common if self._tells(common) else ()
 
     def _opening_after(self, user: str) -> Ids:
-        asked = self._tokens(self._render(("user", user), prompt=True))
-        shared = len(_start(asked, self._tokens(self._render(("user", user)))))
-        question, told = self._history(user)
-        if not told:  # the template shows no reply that it did not write itself
-            return asked[shared:] if shared else ()
-        if shared == len(asked) or told[:shared] != asked[:shared]:  # no generation prompt to compare
-            return told[question:]
+        prompt = self._tokens(self._render(("user", user), prompt=True))
+        shared = len(_start(prompt, self._tokens(self._render(("user", user)))))
+        question, history = self._history(user)
+        if not history:  # the template shows no reply that it did not write itself
+            return prompt[shared:] if shared else ()
+        if shared == len(prompt) or history[:shared] != prompt[:shared]:  # no generation prompt to compare
+            return history[question:]
         # History may leave out what the prompt begins for the model, such as its thoughts.
-        return _start(told[shared:], asked[shared:]) or told[shared:]
+        return _start(history[shared:], prompt[shared:]) or history[shared:]
 
     def _history(self, user: str) -> tuple[int, Ids]:
         """(tokens up to the question's end, all tokens before its reply); no tokens without a reply."""
@@ -111,8 +111,8 @@ class _Template:
         if not all(reply in text and user in text for text, reply in texts):
             return 0, ()
         before = [self._up_to(text, text.rfind(reply)) for text, reply in texts]
-        told = texts[0][0]
-        return len(self._up_to(told, told.index(user) + len(user))), reduce(_start, before)
+        first = texts[0][0]
+        return len(self._up_to(first, first.index(user) + len(user))), reduce(_start, before)
 
     def _history_text(self, user: str, reply: str) -> str:
         """A reply with the next question behind it: of the last reply some templates show more."""
@@ -121,11 +121,11 @@ class _Template:
 
     def system(self, ends: Any) -> Ids:
         """What opens a system turn; empty where the template puts the system's words elsewhere."""
-        told = self._render(("system", _SYSTEM), ("user", _USERS[0]))
-        _, found, after = told.partition(_SYSTEM)
+        chat = self._render(("system", _SYSTEM), ("user", _USERS[0]))
+        _, marker, after = chat.partition(_SYSTEM)
         between, _, _ = after.partition(_USERS[0])
-        if not found or not any(ends(t) for t in self._tokens(between)):
+        if not marker or not any(ends(t) for t in self._tokens(between)):
             return ()
         if self._bos not in after:  # where it opens the user's turn too, it is part of the marker
-            told = told.removeprefix(self._bos)
-        return self._up_to(told, told.index(_SYSTEM))
+            chat = chat.removeprefix(self._bos)
+        return self._up_to(chat, chat.index(_SYSTEM))

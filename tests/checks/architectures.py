@@ -91,7 +91,7 @@ def check(write: bool) -> int:
     if write:
         PAGE.write_text(wanted, "utf-8")
     stale = not PAGE.exists() or PAGE.read_text("utf-8") != wanted
-    print("docs/architectures.md: " + ("differs from what is found" if stale else "up to date"))
+    print("docs/architectures.md: " + ("out of date; run it with --write" if stale else "up to date"))
     return stale
 
 

@@ -52,30 +52,30 @@ def page() -> str:
 
 
 def table_complaints() -> list[str]:
-    """Where the lazy table of commands and the commands themselves do not agree."""
+    """Complaints about commands that COMMANDS lists but that are missing or have no example."""
     context = click.Context(main)
-    found = []
+    complaints = []
     for name in COMMANDS:
         command = main.get_command(context, name)
         if command is None:
-            found.append(f"edgesteer/cli/{name}.py: has no command for `edgesteer {name}`")
+            complaints.append(f"edgesteer/cli/{name}.py: has no command for `edgesteer {name}`")
         elif name not in HIDDEN and "Example" not in (command.help or "") + (command.epilog or ""):
-            found.append(f"edgesteer/cli/{name}.py: help has no Example")
-    return found
+            complaints.append(f"edgesteer/cli/{name}.py: help has no Example")
+    return complaints
 
 
 def check(write: bool) -> int:
-    found = table_complaints()
+    complaints = table_complaints()
     wanted = page()
     if write:
         PAGE.parent.mkdir(exist_ok=True)
         PAGE.write_text(wanted, "utf-8")
     elif not PAGE.exists() or PAGE.read_text("utf-8") != wanted:
-        found.append("docs/cli.md: differs from the commands' help; run `make fix`")
-    for line in found:
+        complaints.append("docs/cli.md: differs from the commands' help; run `make fix`")
+    for line in complaints:
         print(line, file=sys.stderr)
-    print(f"help text: {len(found)} complaint(s)" if found else "help text: up to date")
-    return bool(found)
+    print(f"help text: {len(complaints)} complaint(s)" if complaints else "help text: up to date")
+    return bool(complaints)
 
 
 if __name__ == "__main__":

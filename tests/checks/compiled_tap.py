@@ -1,4 +1,4 @@
-"""Fails unless the compiled tap is there, is built for the stable ABI, and is the one the runtime takes."""
+"""Fails unless the compiled tap exists, is built for the stable ABI, and is the one that the runtime uses."""
 
 import importlib
 import sys

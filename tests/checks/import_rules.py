@@ -2,8 +2,8 @@
 
 The rooms stand on FLOORS. A room imports from its own floor and from those below it: at module level, inside
 a function and for type checking alike, without exceptions. No modules import each other in a circle. Besides:
-torch stays in the converters; heavy packages are imported where they are used; llama.cpp's private and C names
-stay in the runtime; click, the converters and the models are the command line's.
+torch stays in the converters; heavy packages are imported where they are used; llama.cpp's private and C
+names stay in the runtime; click, the converters and the models are the command line's.
 """
 
 import ast
@@ -185,7 +185,7 @@ def check_tree(root: Path = ROOT) -> list[str]:
 
 
 def circles(graph: Mapping[str, set[str]]) -> list[list[str]]:
-    """The groups of modules that reach each other. In: module -> modules that it imports; others are ignored."""
+    """The groups of modules that import each other in a circle. imports: module -> modules."""
     reached: dict[str, set[str]] = {}
     for start in graph:
         seen: set[str] = set()
@@ -206,7 +206,9 @@ def circles(graph: Mapping[str, set[str]]) -> list[list[str]]:
 def check_loaded() -> list[str]:
     """What a fresh interpreter has loaded after `import edgesteer` although it must not."""
     code = f"import sys, edgesteer; print(*[name for name in {NOT_AT_IMPORT!r} if name in sys.modules])"
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False
+    )
     if result.returncode:
         return [f"import edgesteer fails: {result.stderr.strip().splitlines()[-1]}"]
     return [f"import edgesteer loads {name}" for name in result.stdout.split()]

@@ -1,13 +1,13 @@
 """README.md, CHANGELOG.md and docs/*.md hold true: what they name exists. Run by `make check`.
 
-    links                  the file is there, and the heading if one is named
-    ```python              compiles; what it imports from edgesteer, and the methods and keywords it uses, are there
-    ```sh, `$ ...`, `...`  `edgesteer COMMAND` parses, with its options, choices and arguments; `make TARGET` exists
+    links                  the file exists, and the heading if one is named
+    ```python              compiles; its imports from edgesteer, methods and keywords exist
+    ```sh, `$ ...`, `...`  `edgesteer COMMAND` parses with its options and arguments; `make TARGET` exists
     `--option`             some command has it
-    shape                  lines of at most 110 columns, README of at most 150 lines, each page says whom it is for
+    shape                  lines of at most 110 columns, a README of at most 150; a page says whom it is for
 
-Prose is not judged, and figures are not: those have tests of their own. The log and the changelog may name options that
-were removed. Generated pages are checked for links and width; other checks keep them up to date.
+Neither prose nor figures are checked; figures have tests of their own. The log and the changelog may name
+options that were removed. Generated pages are checked only for links and width.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ def _python(body: str) -> Iterator[str]:
 
 
 def _has(owner: type, name: str) -> bool:
-    """Of the class, or set on its instances as the class says: annotated, or a field."""
+    """Whether the class has the attribute, or declares it for its instances."""
     return hasattr(owner, name) or any(
         name in vars(base).get("__annotations__", {}) for base in owner.__mro__
     )
@@ -223,7 +223,7 @@ def _command(words: list[str], whole: bool) -> Iterator[str]:
         return
     if isinstance(command, click.Group) or {"-h", "--help"} & set(words):
         return
-    context = click.Context(command, info_name=name)
+    context = click.Context(command, info_name=name, **main.context_settings)
     try:
         values, extra, _ = command.make_parser(context).parse_args(list(words))
     except click.UsageError as error:
@@ -245,7 +245,7 @@ def _command(words: list[str], whole: bool) -> Iterator[str]:
 
 
 def _every_option() -> set[str]:
-    found = {"--help", "--version"}
+    options = {"--help", "--version"}
     groups: list[click.Group] = [main]
     while groups:
         group = groups.pop()
@@ -254,8 +254,8 @@ def _every_option() -> set[str]:
             if isinstance(command, click.Group):
                 groups.append(command)
             for parameter in command.params if command else ():
-                found.update([*parameter.opts, *parameter.secondary_opts])
-    return found
+                options.update([*parameter.opts, *parameter.secondary_opts])
+    return options
 
 
 # ---- everything ------------------------------------------------------------------------------------------
@@ -267,20 +267,20 @@ def check(root: Path = ROOT) -> list[str]:
     missing = [f"{page.relative_to(root)}: missing" for page in pages if not page.exists()]
     if missing:
         return missing
-    found = [
+    complaints = [
         f"{page.relative_to(root)}: {text}"
         for page in pages
         for text in dict.fromkeys([*check_shape(page), *check_page(page)])
     ]
-    found += [f"docs/{page.name}: {text}" for page in pages[2:] for text in check_opening(page)]
+    complaints += [f"docs/{page.name}: {text}" for page in pages[2:] for text in check_opening(page)]
     readme = pages[0].read_text("utf-8")
-    found += [
+    complaints += [
         f"README.md: does not link to docs/{page.name}"
         for page in pages[2:]
         if f"](docs/{page.name}" not in readme
     ]
     written = "".join(page.read_text("utf-8") for page in pages if page.name not in GENERATED | PAST)
-    return found + [
+    return complaints + [
         f"README and docs: do not mention `edgesteer {name}`"
         for name in COMMANDS
         if name not in HIDDEN and not re.search(rf"edgesteer {name}\b", written)
@@ -288,11 +288,11 @@ def check(root: Path = ROOT) -> list[str]:
 
 
 def run() -> int:
-    found = check()
-    for line in found:
+    complaints = check()
+    for line in complaints:
         print(line, file=sys.stderr)
-    print(f"README and docs: {len(found)} complaint(s)" if found else "README and docs: hold true")
-    return bool(found)
+    print(f"README and docs: {len(complaints)} complaint(s)" if complaints else "README and docs: hold true")
+    return bool(complaints)
 
 
 if __name__ == "__main__":

@@ -48,7 +48,8 @@ def test_a_forbidden_import_is_found(module: str, source: str) -> None:
         ),
         (
             "edgesteer.learn.x",
-            "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import onnx\n    import edgesteer.bundle",
+            "from typing import TYPE_CHECKING\n"
+            "if TYPE_CHECKING:\n    import onnx\n    import edgesteer.bundle",
         ),
         ("edgesteer.learn.x", "from edgesteer.evaluate import intervals"),
         ("edgesteer.report.x", "from edgesteer.learn import learn"),

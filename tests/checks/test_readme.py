@@ -48,7 +48,8 @@ def test_a_page_that_names_what_is_there_passes(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text(
         "# One heading\n[it](#one-heading) [self](page.md) [web](https://example.org/x)\n"
-        "`edgesteer run`, `edgesteer map MODEL --html x.html`, `--steer FILE[:STRENGTH]`, `make test`, `f(x)`\n"
+        "`edgesteer run`, `edgesteer map MODEL --html x.html`, `--steer FILE[:STRENGTH]`, `make test`, "
+        "`f(x)`\n"
         f"```python\n{CONSTANT}llm.steer('a.steer', strength=2)\nllm.create_completion('x')\n```\n"
         "```sh\nmake test PYTEST_ARGS=-x\nedgesteer models list --json  # all of them\nls --nothing\n"
         "printf 'a: b' | edgesteer run m.gguf --steer a.steer:1.5 < prompt.txt > reply.txt\n```\n"

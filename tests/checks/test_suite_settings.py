@@ -58,7 +58,9 @@ def test_a_third_partys_warning_fails_no_test(category: type[Warning]) -> None:
     warn_from("transformers.somewhere", category)
 
 
-@pytest.mark.parametrize("module", ["edgesteer.plan", "edgesteer_converters.tensors", "edgesteer_models", "tests.x"])
+@pytest.mark.parametrize(
+    "module", ["edgesteer.plan", "edgesteer_converters.tensors", "edgesteer_models", "tests.x"]
+)
 @pytest.mark.parametrize("category", [UserWarning, DeprecationWarning, FutureWarning, RuntimeWarning])
 def test_a_warning_that_our_code_gives_or_causes_fails_a_test(module: str, category: type[Warning]) -> None:
     with pytest.raises(category, match="old"):
@@ -70,7 +72,7 @@ def test_our_warning_fails_a_test_wherever_it_points() -> None:
         warn_from("transformers.somewhere", EdgesteerWarning)
 
 
-PROPERTY = '''
+PROPERTY = """
 import os
 from hypothesis import given, strategies as st
 
@@ -78,18 +80,22 @@ from hypothesis import given, strategies as st
 def test_drawn(n):
     with open(os.environ["LOG"], "a") as file:
         print(n, file=file)
-'''
+"""
 
 
 @pytest.mark.parametrize(("profile", "same"), [("ci", True), ("fuzz", False)])
-def test_property_tests_repeat_themselves_except_when_fuzzing(tmp_path: Path, profile: str, same: bool) -> None:
+def test_property_tests_repeat_themselves_except_when_fuzzing(
+    tmp_path: Path, profile: str, same: bool
+) -> None:
     (tmp_path / "conftest.py").write_text((ROOT / "tests" / "conftest.py").read_text("utf-8"))
     (tmp_path / "test_drawn.py").write_text(PROPERTY)
     (tmp_path / "pytest.ini").write_text("[pytest]\n")
     words = [sys.executable, "-m", "pytest", "-q", f"--hypothesis-profile={profile}"]
-    drawn = []
+    examples = []
     for turn in range(2):
         log = tmp_path / f"{turn}.log"
-        subprocess.run(words, cwd=tmp_path, env={**os.environ, "LOG": str(log)}, capture_output=True, check=True)
-        drawn.append(log.read_text())
-    assert (drawn[0] == drawn[1]) is same
+        subprocess.run(
+            words, cwd=tmp_path, env={**os.environ, "LOG": str(log)}, capture_output=True, check=True
+        )
+        examples.append(log.read_text())
+    assert (examples[0] == examples[1]) is same

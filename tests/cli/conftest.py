@@ -9,7 +9,7 @@ import pytest
 
 from edgesteer.bundle import Bundle, ModelInfo, StrengthRange, encode_directions, save
 from edgesteer.cli import main
-from tests.cli.support import Run, drawn_bundle
+from tests.cli.support import Run, random_bundle
 
 WIDTH = 8
 
@@ -64,5 +64,5 @@ def tiny(model: Callable[[str], Path]) -> Path:
 
 @pytest.fixture
 def steer(tiny: Path, tmp_path: Path) -> Path:
-    """A bundle for it whose trait is known."""
-    return drawn_bundle(tiny, tmp_path / "drawn.steer", trait="Talk like a pirate.")
+    """A bundle for `tiny` with a trait."""
+    return random_bundle(tiny, tmp_path / "drawn.steer", trait="Talk like a pirate.")

@@ -15,15 +15,15 @@ Run = Callable[..., click.testing.Result]
 NAME = "a bundle with a very long name"
 
 
-def drawn_bundle(model: Path, path: Path, gated: bool = False, **training: str) -> Path:
+def random_bundle(model: Path, path: Path, gated: bool = False, **training: str) -> Path:
     """A random constant for block 1 of `model`, or a PSR. training: the manifest's."""
     info = read_model_info(str(model))
-    drawn = np.random.default_rng(0).standard_normal(info.n_embd).astype(np.float32)
+    direction = np.random.default_rng(0).standard_normal(info.n_embd).astype(np.float32)
     bundle = Bundle.build(
         name=f"{NAME} {path.stem}",
-        directions={1: drawn},
+        directions={1: direction},
         model=info,
-        gate={1: [(drawn[:, None], np.ones(1, np.float32))]} if gated else None,
+        gate={1: [(direction[:, None], np.ones(1, np.float32))]} if gated else None,
         strength=StrengthRange(1.0, 0.0, 2.0),
         training=training,
     )

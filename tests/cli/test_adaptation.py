@@ -8,7 +8,7 @@ from pathlib import Path
 import click.testing
 import pytest
 
-from tests.cli.support import NAME, Run, drawn_bundle, refused
+from tests.cli.support import NAME, Run, random_bundle, refused
 from tests.lora import write_lora
 from tests.report.html_pages import self_contained
 from tests.tiny import tiny_model
@@ -20,9 +20,9 @@ def measure(run: Run, tiny: Path, steer: Path) -> Run:
 
     def call(*args: object, model: object = tiny) -> click.testing.Result:
         given = () if {"--steer", "--way"} & {*args} else ("--steer", steer)
-        asked = () if "--questions" in args else ("--questions", "questions.txt")
+        questions = () if "--questions" in args else ("--questions", "questions.txt")
         page = () if "-o" in args else ("-o", "out.html")
-        return run("adaptation", model, *given, *asked, *page, "-n", 3, "-t", 1, "-c", 1024, *args)
+        return run("adaptation", model, *given, *questions, *page, "-n", 3, "-t", 1, "-c", 1024, *args)
 
     return call
 
@@ -81,7 +81,7 @@ def test_an_existing_output_stays(measure: Run, name: str) -> None:
 def test_without_a_bundle_or_a_trait_it_says_what_to_give(
     measure: Run, run: Run, tiny: Path, tmp_path: Path
 ) -> None:
-    mute = drawn_bundle(tiny, tmp_path / "mute.steer")
+    mute = random_bundle(tiny, tmp_path / "mute.steer")
     refused(measure("--steer", mute), "give --trait TEXT", code=2)
     refused(run("adaptation", tiny, "-o", "out.html"), "--steer", "--way", code=2)
 
@@ -92,7 +92,7 @@ def test_an_adapter_or_a_bundle_that_does_not_fit_is_one_line(
     wide = tiny_model("llama", tmp_path, n_embd=128)
     cut = write_lora(tmp_path / "cut.gguf", tiny)
     cut.write_bytes(cut.read_bytes()[:-40])
-    other = drawn_bundle(wide, tmp_path / "wide.steer", trait="Arr.")
+    other = random_bundle(wide, tmp_path / "wide.steer", trait="Arr.")
     for args, text in (
         (("--lora", "missing.gguf"), "missing.gguf"),
         (("--lora", "questions.txt"), "questions.txt"),

@@ -1,4 +1,4 @@
-"""`edgesteer bench` on a tiny random model: its tables, its two files, and what is refused before anything is timed."""
+"""`edgesteer bench` on a tiny random model: its tables, its two files, and what is refused at once."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from edgesteer.bundle import encode_directions, load, read_model_info
-from tests.cli.support import Run, drawn_bundle, refused
+from tests.cli.support import Run, random_bundle, refused
 from tests.tiny import CHATML, write_tiny
 
 QUICK = ("--rounds", 5, "--prefills", 1, "--runs", 1, "-t", 1)
@@ -34,15 +34,17 @@ def test_json_has_a_study_for_each_name_and_no_more(bench: Run) -> None:
     assert list(json.loads(result.stdout)["scale"]) == ["blocks", "batch"]
 
 
-def test_the_prompt_stands_beside_the_bundle_that_replaces_it(bench: Run, tiny: Path, tmp_path: Path) -> None:
-    steer = drawn_bundle(tiny, tmp_path / "drawn.steer", trait="Talk like a pirate.")
-    told = json.loads(bench("--way", steer, "--against", "prompt", "--json").stdout)["against"]["prompt"]
-    ways = told["ways"]
-    assert told["trait"] == "Talk like a pirate."
-    assert not told["replaces_default"]
+def test_the_prompt_is_compared_with_the_bundle_that_replaces_it(
+    bench: Run, tiny: Path, tmp_path: Path
+) -> None:
+    steer = random_bundle(tiny, tmp_path / "drawn.steer", trait="Talk like a pirate.")
+    data = json.loads(bench("--way", steer, "--against", "prompt", "--json").stdout)["against"]["prompt"]
+    ways = data["ways"]
+    assert data["trait"] == "Talk like a pirate."
+    assert not data["replaces_default"]
     name = load(steer).name
     assert list(ways) == ["unsteered", "prompt", name]
-    assert ways["prompt"]["context_tokens"] >= told["trait_tokens"] > 0 == ways[name]["context_tokens"]
+    assert ways["prompt"]["context_tokens"] >= data["trait_tokens"] > 0 == ways[name]["context_tokens"]
     assert ways["prompt"]["kv_bytes"] > 0 == ways[name]["kv_bytes"]
     assert ways[name]["artifact_bytes"] == steer.stat().st_size
     for row in ways.values():
@@ -59,17 +61,17 @@ def test_a_template_that_brings_a_prompt_of_its_own_is_held_against_an_empty_one
     monkeypatch.setattr("edgesteer.evaluate.bench.costs.peaks", lambda *_: {})
     result = run("bench", path, *QUICK, "--against", "prompt", "--trait", "Arr.", "--json")
     assert result.exit_code == 0, result.stderr
-    told = json.loads(result.stdout)["against"]["prompt"]
+    data = json.loads(result.stdout)["against"]["prompt"]
     assert (
-        told["ways"]["empty system prompt"]["context_tokens"]
+        data["ways"]["empty system prompt"]["context_tokens"]
         < 0
-        == told["ways"]["unsteered"]["context_tokens"]
+        == data["ways"]["unsteered"]["context_tokens"]
     )
-    assert told["replaces_default"]
+    assert data["replaces_default"]
 
 
 def test_a_bare_control_vector_is_timed_as_well(run: Run, tiny: Path, tmp_path: Path) -> None:
-    """And its memory measured, in processes that run nothing of the working directory."""
+    """The memory is measured in processes that import nothing from the working directory."""
     width = read_model_info(str(tiny)).n_embd
     data = encode_directions({1: np.full(width, 0.01, np.float32)}, "llama")
     (tmp_path / "bare.gguf").write_bytes(data)
@@ -103,9 +105,9 @@ def test_the_files_hold_the_figures_and_a_picture(bench: Run, tmp_path: Path) ->
     first = panels[0].attrib["aria-label"]
     for part in (table["model"]["name"][:20], "5 rounds", "1 run,", "1 thread"):
         assert part in first
-    told = " ".join(result.stdout.split())
-    assert "median over the rounds" in told
-    assert "scatter" in told
+    text = " ".join(result.stdout.split())
+    assert "median over the rounds" in text
+    assert "scatter" in text
 
 
 @pytest.mark.parametrize("name", ["cost.json", "cost.svg"])
@@ -162,7 +164,7 @@ def test_a_bundle_for_another_model_is_refused(run: Run, tiny: Path, bundle_file
 
 
 def test_a_psr_has_no_counterpart_in_repeng(run: Run, tiny: Path, tmp_path: Path) -> None:
-    psr = drawn_bundle(tiny, tmp_path / "gated.steer", gated=True)
+    psr = random_bundle(tiny, tmp_path / "gated.steer", gated=True)
     refused(run("bench", tiny, "--way", psr, "--against", "repeng"), "PSR", code=2)
 
 

@@ -1,4 +1,4 @@
-"""`edgesteer chat`: turns on a stand-in for the model, then typed as a user types it, in a pipe and on a terminal."""
+"""`edgesteer chat`: turns on a stand-in for the model, then as a user types it, in a pipe and a terminal."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class StandIn:
     def __init__(self) -> None:
         self.steering = SteeringPlan()
         self.before: Callable[[int], None] = lambda _: None
-        self.asked: list[list[dict[str, str]]] = []
+        self.requests: list[list[dict[str, str]]] = []
 
     def n_ctx(self) -> int:
         return 64
@@ -62,7 +62,7 @@ class StandIn:
         steering_map.fill(range(n), range(n), [b"a"] * n, [1], values)
 
     def create_chat_completion(self, messages: list[dict[str, str]], stream: bool, **_: Any) -> Iterator[Any]:
-        self.asked.append(list(messages))
+        self.requests.append(list(messages))
         self.before(0)
         for i, word in enumerate(messages[-1]["content"].upper().split(), 1):
             yield {"choices": [{"delta": {"content": f"{word} "}, "finish_reason": None}]}
@@ -92,7 +92,7 @@ class Chat:
         return out, err
 
     def failed(self, text: str) -> str:
-        """stderr of an input that fails: one printable line, and nothing said."""
+        """stderr of an input that fails: one printable line, and no reply."""
         before = self.session.screen.failures
         _, err = self.say(text)
         assert self.session.screen.failures == before + 1
@@ -114,19 +114,19 @@ def chat(capsys: pytest.CaptureFixture[str]) -> Chat:
 def test_each_turn_sees_the_ones_before_and_the_system_message(chat: Chat) -> None:
     assert chat.say("hi you")[0] == "HI YOU \n"
     assert chat.say("and now")[0] == "\nAND NOW \n"
-    assert [m["content"] for m in chat.llm.asked[-1]] == ["be brief", "hi you", "HI YOU ", "and now"]
+    assert [m["content"] for m in chat.llm.requests[-1]] == ["be brief", "hi you", "HI YOU ", "and now"]
     chat.say("/reset")
     chat.say("//off")
-    assert [m["content"] for m in chat.llm.asked[-1]] == ["be brief", "/off"]
+    assert [m["content"] for m in chat.llm.requests[-1]] == ["be brief", "/off"]
 
 
 def test_json_is_an_object_a_line(capsys: pytest.CaptureFixture[str]) -> None:
     chat = Chat(capsys, as_json=True)
-    told = json.loads(chat.say("hi")[0])
+    data = json.loads(chat.say("hi")[0])
     plan = chat.llm.steering
-    assert told["reply"] == "HI "
-    assert told["steering"] == {"plan": repr(plan), "fingerprint": plan.fingerprint}
-    assert (told["tokens"], told["finish_reason"]) == (3, "stop")
+    assert data["reply"] == "HI "
+    assert data["steering"] == {"plan": repr(plan), "fingerprint": plan.fingerprint}
+    assert (data["tokens"], data["finish_reason"]) == (3, "stop")
     assert chat.say("/map")[0] == chat.say("/help")[0] == ""
 
 
@@ -208,8 +208,8 @@ def test_a_full_context_drops_the_oldest_with_a_note(chat: Chat) -> None:
         out, err = chat.say(f"{i} b c d e")
         assert out.endswith(f"{i} B C D E \n")
     assert "full" in err
-    assert chat.llm.asked[-1][0] == {"role": "system", "content": "be brief"}
-    assert sum(len(m["content"].split()) for m in chat.llm.asked[-1]) <= 40
+    assert chat.llm.requests[-1][0] == {"role": "system", "content": "be brief"}
+    assert sum(len(m["content"].split()) for m in chat.llm.requests[-1]) <= 40
     assert len(chat.history) == 5
     assert "-c" in chat.failed("word " * 50)
     assert len(chat.history) == 5
@@ -263,7 +263,7 @@ def test_the_map_is_of_the_last_reply(chat: Chat, bundle_file: Path) -> None:
 
 
 def typing(*events: str | type[BaseException], half: bool = False) -> Any:
-    """What `converse_with_person` takes: inputs, and Ctrl-C as an exception, after which a new reading begins."""
+    """The inputs of `converse_with_person`, and Ctrl-C as an exception, after which reading begins anew."""
     coming = iter(events)
 
     def start() -> Iterator[str]:
@@ -301,7 +301,9 @@ def steer_file(model: Model, tmp_path: Path) -> Path:
     return tmp_path / "my p.steer"
 
 
-def test_a_pipe_gets_replies_alone_and_is_taken_up_again(run: Run, tiny: Path, steer_file: Path) -> None:
+def test_a_pipe_gets_only_replies_and_a_conversation_can_be_resumed(
+    run: Run, tiny: Path, steer_file: Path
+) -> None:
     say = "hi\n/steer my p.steer 2\nhi \\\nagain\n/map\n/strength 0\nhi\n/save c.json\n"
     done = run("chat", tiny, "-t", 1, "-n", 6, "--json", input=say)
     assert done.exit_code == 0, done.stderr
@@ -395,7 +397,7 @@ class Terminal:
         os.write(self.master, text)
 
     def hears(self, text: bytes) -> None:
-        """Waits until stderr holds `text`, which is then done with."""
+        """Wait until stderr has `text`, and drop the output up to its end."""
         while text not in self._told:
             self._told += _some(self.child.stderr)
         self._told = self._told.partition(text)[2]
@@ -410,9 +412,9 @@ class Terminal:
 
 def _some(stream: Any) -> bytes:
     assert select.select([stream], [], [], 60)[0], "the chat is silent"
-    found: bytes = os.read(stream.fileno(), 65536)
-    assert found, "the chat has ended"
-    return found
+    output: bytes = os.read(stream.fileno(), 65536)
+    assert output, "the chat has ended"
+    return output
 
 
 def test_a_person_stops_replies_and_leaves(model: Model, tmp_path: Path) -> None:

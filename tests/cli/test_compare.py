@@ -1,4 +1,4 @@
-"""`edgesteer compare` on a tiny random model: two files or none, and what is refused before the model is read."""
+"""`edgesteer compare` on a tiny random model: two files or none, and what is refused at once."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import click.testing
 import pytest
 
 from edgesteer.cli.files import write_all
-from tests.cli.support import NAME, Run, drawn_bundle, refused
+from tests.cli.support import NAME, Run, random_bundle, refused
 from tests.report.html_pages import self_contained
 
 SUITE = {
@@ -29,9 +29,9 @@ def compare(run: Run, tiny: Path, steer: Path) -> Run:
     def call(*args: object, suite: dict[str, Any] | None = None) -> click.testing.Result:
         Path("mine.json").write_text(json.dumps(suite or SUITE))
         given = () if {"--steer", "--way"} & {*args} else ("--steer", steer)
-        asked = () if "--suite" in args else ("--suite", "mine.json")
+        suite = () if "--suite" in args else ("--suite", "mine.json")
         page = () if "-o" in args else ("-o", "out.html")
-        return run("compare", tiny, *given, *asked, *page, "-t", 1, "-c", 1024, *args)
+        return run("compare", tiny, *given, *suite, *page, "-t", 1, "-c", 1024, *args)
 
     return call
 
@@ -41,7 +41,7 @@ def files() -> list[str]:
 
 
 def test_it_writes_the_page_and_the_numbers(compare: Run, tiny: Path, steer: Path) -> None:
-    other = drawn_bundle(tiny, steer.with_name("other.steer"), trait="Another.")
+    other = random_bundle(tiny, steer.with_name("other.steer"), trait="Another.")
     result = compare("--way", steer, "--way", f"{other}:0.5")
     assert result.exit_code == 0, result.stderr
     assert result.stdout.splitlines()[-1] == f"{Path.cwd() / 'out.html'}, {Path.cwd() / 'out.json'}"
@@ -69,7 +69,7 @@ def test_what_is_typed_goes_before_a_shipped_suite(compare: Run) -> None:
 
 
 def test_the_suites_trait_goes_before_the_bundles(compare: Run, tiny: Path, tmp_path: Path) -> None:
-    mute = drawn_bundle(tiny, tmp_path / "mute.steer")
+    mute = random_bundle(tiny, tmp_path / "mute.steer")
     refused(compare("--steer", mute), "give --trait TEXT", code=2)
     result = compare("--steer", mute, "--json", "-o", "a.html", suite={**SUITE, "trait": "Sing."})
     assert result.exit_code == 0, result.stderr

@@ -126,7 +126,7 @@ def test_any_other_strength_is_refused(text: str) -> None:
         ('"', ('"', None)),
     ],
 )
-def test_a_file_may_hold_spaces_and_a_number_behind_it_is_the_strength(
+def test_a_file_name_may_hold_spaces_and_a_number_after_it_is_the_strength(
     text: str, expected: tuple[str, float | None]
 ) -> None:
     name, strength = parse_steer(text, (None, ":"))
@@ -156,7 +156,7 @@ def test_what_was_typed_never_drives_the_terminal(text: str) -> None:
 # -- lines
 
 
-def said(data: bytes, complaints: list[str] | None = None) -> list[str]:
+def lines_of(data: bytes, complaints: list[str] | None = None) -> list[str]:
     return list(inputs(piped(BytesIO(data), ([] if complaints is None else complaints).append)))
 
 
@@ -175,13 +175,13 @@ def said(data: bytes, complaints: list[str] | None = None) -> list[str]:
     ],
 )
 def test_lines_become_inputs(data: bytes, expected: list[str]) -> None:
-    assert said(data) == expected
+    assert lines_of(data) == expected
 
 
 @pytest.mark.parametrize("bad", [b"\xff\xfe", b"\xed\xa0\x80", b"x" * (MAX_LINE * 2 + 5)])
 def test_a_line_that_is_no_text_is_left_out_with_a_complaint(bad: bytes) -> None:
     complaints: list[str] = []
-    assert said(b"a\n" + bad + b"\nb\n", complaints) == ["a", "b"]
+    assert lines_of(b"a\n" + bad + b"\nb\n", complaints) == ["a", "b"]
     assert len(complaints) == 1
 
 
@@ -215,42 +215,42 @@ def talk(n: int, system: str | None = "s") -> Conversation:
 
 
 def test_the_oldest_exchanges_go_and_the_system_message_stays() -> None:
-    told = talk(5)
-    assert told.fit("new", words, room=8, reserve=2) == 3
-    shown = told.messages("new")
+    conversation = talk(5)
+    assert conversation.fit("new", words, room=8, reserve=2) == 3
+    shown = conversation.messages("new")
     assert [m["content"] for m in shown] == ["s", "q3", "a3", "q4", "a4", "new"]
     assert [m["role"] for m in shown] == ["system", "user", "assistant", "user", "assistant", "user"]
-    assert told.fit("new", words, room=8, reserve=2) == 0
-    assert len(told.exchanges) == 5, "what the model no longer sees is still saved"
+    assert conversation.fit("new", words, room=8, reserve=2) == 0
+    assert len(conversation.exchanges) == 5, "what the model no longer sees is still saved"
 
 
 @given(n=st.integers(0, 12), room=st.integers(1, 40), reserve=st.integers(0, 10))
 def test_what_fits_is_dropped_as_little_as_can_be(n: int, room: int, reserve: int) -> None:
-    told = talk(n)
-    if words(told.messages("new", n)) >= room:
-        if words(told.messages("new")) + reserve > room:
+    conversation = talk(n)
+    if words(conversation.messages("new", n)) >= room:
+        if words(conversation.messages("new")) + reserve > room:
             with pytest.raises(InputError, match="-c"):
-                told.fit("new", words, room, reserve)
-        assert told.dropped == 0
+                conversation.fit("new", words, room, reserve)
+        assert conversation.dropped == 0
         return
-    told.fit("new", words, room, reserve)
-    assert words(told.messages("new")) < room or reserve == 0
-    if told.dropped:
-        assert words(told.messages("new", told.dropped - 1)) + reserve > room
+    conversation.fit("new", words, room, reserve)
+    assert words(conversation.messages("new")) < room or reserve == 0
+    if conversation.dropped:
+        assert words(conversation.messages("new", conversation.dropped - 1)) + reserve > room
 
 
 def test_reset_keeps_the_system_message() -> None:
-    told = talk(3)
-    told.fit("new", words, room=5, reserve=1)
-    told.reset()
-    assert told == Conversation("s")
-    assert [m["role"] for m in told.messages("x")] == ["system", "user"]
+    conversation = talk(3)
+    conversation.fit("new", words, room=5, reserve=1)
+    conversation.reset()
+    assert conversation == Conversation("s")
+    assert [m["role"] for m in conversation.messages("x")] == ["system", "user"]
 
 
 @given(CONVERSATIONS)
-def test_write_read_write_gives_the_same_bytes(told: Conversation) -> None:
-    data = told.to_bytes("m.gguf")
-    assert parse_conversation(data, "c") == told
+def test_write_read_write_gives_the_same_bytes(conversation: Conversation) -> None:
+    data = conversation.to_bytes("m.gguf")
+    assert parse_conversation(data, "c") == conversation
     assert parse_conversation(data, "c").to_bytes("m.gguf") == data
 
 
@@ -260,7 +260,7 @@ def test_a_file_without_facts_is_taken_up(tmp_path: Path) -> None:
     assert load_conversation(tmp_path / "c.json") == Conversation(None, [Exchange("hi", "ho", None)])
 
 
-def test_save_replaces_nothing_unless_asked_and_leaves_nothing_half_done(tmp_path: Path) -> None:
+def test_save_replaces_a_file_only_with_force_and_writes_whole_files(tmp_path: Path) -> None:
     path = tmp_path / "c.json"
     talk(1).save(path, "m", force=False)
     before = path.read_bytes()
@@ -320,9 +320,9 @@ CHANGES: list[Callable[[dict[str, Any]], Any]] = [
 
 
 def refused(path: Path) -> None:
-    with pytest.raises(InputError) as told:
+    with pytest.raises(InputError) as error:
         load_conversation(path)
-    line = str(told.value)
+    line = str(error.value)
     assert line.isprintable()
     assert len(line) < 500
     assert path.name in line

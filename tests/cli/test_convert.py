@@ -98,12 +98,17 @@ BAD: dict[str, tuple[Callable[[Path, int], object], tuple[str, ...], tuple[str, 
     "wrong rank": (lambda p, d: torch.save(torch.ones(2, 2, d), p), (*PLAIN, "--block", "1"), ("[2, 2,",)),
     "wrong dtype": (lambda p, d: torch.save(torch.ones(d).int(), p), (*PLAIN, "--block", "1"), ("int32",)),
     "wrong width": (lambda p, d: torch.save(torch.ones(d + 1), p), (*PLAIN, "--block", "1"), ("n_embd",)),
-    "block out of range": (lambda p, d: torch.save(torch.ones(d), p), (*PLAIN, "--block", "99"), ("block 99",)),
+    "block out of range": (
+        lambda p, d: torch.save(torch.ones(d), p), (*PLAIN, "--block", "99"), ("block 99",),
+    ),
     "NaN": (lambda p, d: torch.save(torch.full((d,), np.nan), p), (*PLAIN, "--block", "1"), ("NaN",)),
     "several candidates": (
-        lambda p, d: torch.save({"a": torch.ones(d), "b": torch.ones(d)}, p), (*PLAIN, "--block", "1"), ("--tensor",),
+        lambda p, d: torch.save({"a": torch.ones(d), "b": torch.ones(d)}, p), (*PLAIN, "--block", "1"),
+        ("--tensor",),
     ),
-    "no --from": (lambda p, d: torch.save(torch.ones(d), p), ("--model", "m.gguf", "--block", "1"), ("--from",)),
+    "no --from": (
+        lambda p, d: torch.save(torch.ones(d), p), ("--model", "m.gguf", "--block", "1"), ("--from",),
+    ),
     "another model": (
         lambda p, d: torch.save({"direction.1": torch.ones(d + 8), "gate.1.0.weight": torch.ones(1, d + 8),
                                  "gate.1.0.bias": torch.ones(1)}, p),
@@ -114,15 +119,15 @@ BAD: dict[str, tuple[Callable[[Path, int], object], tuple[str, ...], tuple[str, 
 
 @pytest.mark.parametrize("case", BAD)
 def test_bad_input_is_one_line_and_nothing_is_written(run: Run, here: Path, case: str) -> None:
-    write, options, said = BAD[case]
+    write, options, message = BAD[case]
     write(here / "bad.pt", read_model_info(here / "m.gguf").n_embd)
     before = sorted(p.name for p in here.iterdir())
-    refused(run("convert", "bad.pt", *options, "-o", "out.steer"), "bad.pt", *said)
+    refused(run("convert", "bad.pt", *options, "-o", "out.steer"), "bad.pt", *message)
     assert sorted(p.name for p in here.iterdir()) == before
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (("v.npy", "--from", "plain", "--block", "1", "-o", "o.steer"), "--model MODEL is needed"),
         (("v.npy", "-o", "o.bin", *PLAIN), "expected a name that ends in"),
@@ -131,10 +136,10 @@ def test_bad_input_is_one_line_and_nothing_is_written(run: Run, here: Path, case
         (("v.npy", "--from", "nobody", "-o", "o.steer"), "is not one of"),
     ],
 )
-def test_wrong_usage(run: Run, here: Path, words: tuple[str, ...], said: str) -> None:
+def test_wrong_usage(run: Run, here: Path, words: tuple[str, ...], message: str) -> None:
     result = run("convert", *words)
     assert result.exit_code == 2
-    assert said in result.stderr
+    assert message in result.stderr
     assert not (here / "o.steer").exists()
 
 
@@ -147,7 +152,7 @@ def test_what_exists_is_not_replaced(run: Run, here: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (("--weights", "fp32"), ("--weights",)),
         (
@@ -157,11 +162,11 @@ def test_what_exists_is_not_replaced(run: Run, here: Path) -> None:
     ],
 )
 def test_options_that_a_bundle_has_no_use_for_are_refused(
-    run: Run, here: Path, words: tuple[str, ...], said: tuple[str, ...]
+    run: Run, here: Path, words: tuple[str, ...], message: tuple[str, ...]
 ) -> None:
     result = run("convert", "pirate", "-o", "p.gguf", *words)
     assert result.exit_code == 2
-    assert all(word in result.stderr for word in said)
+    assert all(word in result.stderr for word in message)
     assert "--force" not in result.stderr
     assert not (here / "p.gguf").exists()
 
@@ -174,7 +179,7 @@ def test_options_of_a_comparison_need_one(run: Run, here: Path) -> None:
 
 
 @pytest.mark.parametrize("output", ["v.steer", "v.gguf"])
-def test_what_was_understood_of_a_file_is_told(run: Run, here: Path, output: str) -> None:
+def test_the_reading_of_a_file_is_reported(run: Run, here: Path, output: str) -> None:
     words = ("convert", "v.npy", *PLAIN, "--block", "2", "--site", "block_input", "--force", "-o", output)
     made = run(*words)
     assert made.exit_code == 0, made.stderr
@@ -187,7 +192,7 @@ def test_what_was_understood_of_a_file_is_told(run: Run, here: Path, output: str
     assert facts["norm"]["max"] > 0
 
 
-def test_what_was_left_out_is_told(run: Run, here: Path) -> None:
+def test_dropped_blocks_are_reported(run: Run, here: Path) -> None:
     words = ("convert", "net.pt", "--model", "m.gguf", "--blocks", "2-2", "--no-parity", "-o", "n.steer")
     made = run(*words, "-t", "1")
     assert made.exit_code == 0, made.stderr

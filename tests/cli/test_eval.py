@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import click.testing
 import pytest
 
-from tests.cli.support import Run, drawn_bundle, refused
+from tests.cli.support import Run, random_bundle, refused
 
 
 @pytest.fixture
@@ -65,17 +67,28 @@ def test_matched_shows_each_row_at_the_prompts_coherence(evaluate: Run, steer: P
     lines = result.stdout.splitlines()
     assert max(map(len, lines)) <= 100
     for key in ("trait", "e per 100 words", "e in replies"):
-        begun = next(i for i, line in enumerate(lines) if line.strip().startswith(f"{key}, at equal"))
-        assert [bool(line) for line in lines[begun : begun + 5]] == [True, True, True, True, False]
+        begun = next(
+            i
+            for i, (head, below) in enumerate(pairwise(lines))
+            if head.strip().startswith(key) and below.strip() == "at equal coherence"
+        )
+        assert [bool(line) for line in lines[begun : begun + 6]] == [*[True] * 5, False]
     rows = json.loads(evaluate(*again, "--json").stdout)["rows"]
     assert [row["matched"] is None for row in rows] == [True, True, False, False]
     assert rows[2]["matched"] != rows[3]["matched"]  # each has a curve of its own
 
 
+def test_the_heading_of_a_long_count_keeps_its_measure(evaluate: Run, steer: Path) -> None:
+    result = evaluate("--steer", steer, "--at", "matched", "--count", "arr|matey|parrot|treasure|ship")
+    headings = [line.strip() for line in result.stdout.splitlines() if "minus prompt" in line]
+    for measure in ("per 100 words", "in replies"):
+        assert sum(re.match(rf"arr\|mat.*… {measure} ", heading) is not None for heading in headings) == 2
+
+
 def test_a_strength_that_changes_nothing_says_that_more_might_do_too(evaluate: Run, steer: Path) -> None:
     result = evaluate("--steer", f"{steer}:0.000001", "--at", "matched")
     assert result.exit_code == 0, result.stderr
-    assert "as coherent as the prompt at the highest strength asked; more might do too" in " ".join(
+    assert "as coherent as the prompt at the highest strength tried; a higher one might be too" in " ".join(
         result.stdout.split()
     )
 
@@ -84,7 +97,7 @@ def test_template_and_stop_are_the_bundles_own_unless_given(
     evaluate: Run, tiny: Path, tmp_path: Path
 ) -> None:
     template = "{system}\nQ: {question}\nA:"
-    own = drawn_bundle(tiny, tmp_path / "own.steer", trait="Arr.", template=template, stop="e")
+    own = random_bundle(tiny, tmp_path / "own.steer", trait="Arr.", template=template, stop="e")
     replies = [
         json.loads(evaluate("--steer", own, "--json", *more).stdout)["rows"][0]["replies"]
         for more in ((), ("--template", template.replace("\n", "\\n"), "--stop", "e"), ("--stop", "~~~~"))
@@ -119,7 +132,7 @@ def test_a_strength_and_one_that_is_found_contradict(evaluate: Run, steer: Path)
 
 
 def test_a_bundle_that_names_no_trait_needs_one(evaluate: Run, tiny: Path, tmp_path: Path) -> None:
-    mute = drawn_bundle(tiny, tmp_path / "mute.steer")
+    mute = random_bundle(tiny, tmp_path / "mute.steer")
     refused(evaluate("--steer", mute), "give --trait TEXT", code=2)
     assert evaluate("--steer", mute, "--trait", "Arr.").exit_code == 0
 

@@ -28,14 +28,14 @@ def steer_file(model: Model, tmp_path: Path) -> Path:
     return tmp_path / "p.steer"
 
 
-def test_json_tells_the_report_beside_the_facts(run: Run, steer_file: Path, on: tuple[object, ...]) -> None:
+def test_json_has_the_report_and_the_facts(run: Run, steer_file: Path, on: tuple[object, ...]) -> None:
     result = run("inspect", f"{steer_file}:0.5", *on, "-p", "the ship", "--json")
     assert (result.exit_code, result.stderr) == (0, "")
-    told = json.loads(result.stdout)
+    data = json.loads(result.stdout)
     facts = json.loads(run("inspect", steer_file, "--json").stdout)
-    assert {key: told[key] for key in facts} == facts
-    assert told["strength_given"] == 0.5
-    report = told["norm_report"]
+    assert {key: data[key] for key in facts} == facts
+    assert data["strength_given"] == 0.5
+    report = data["norm_report"]
     assert (report["prompt"], bool(report["reply"])) == ("the ship", True)
     assert [block["block"] for block in report["blocks"]] == [1, 3]
     assert {block["rows"] for block in report["blocks"]} == {24}  # the prompt's last token, and 23 behind it
@@ -45,8 +45,8 @@ def test_json_tells_the_report_beside_the_facts(run: Run, steer_file: Path, on: 
 
 def test_the_strength_given_is_the_one_measured(run: Run, steer_file: Path, on: tuple[object, ...]) -> None:
     def first(text: str, *more: object) -> dict[str, float]:
-        told = json.loads(run("inspect", text, *more, *on, "--json").stdout)
-        return dict(told["norm_report"]["blocks"][0])
+        data = json.loads(run("inspect", text, *more, *on, "--json").stdout)
+        return dict(data["norm_report"]["blocks"][0])
 
     bundle = vector(Path(str(on[1])), [1], seed=4)
     save(bundle, steer_file.parent / "v.steer")
@@ -62,10 +62,10 @@ def test_for_people_it_follows_what_the_bundle_holds(
     run: Run, steer_file: Path, on: tuple[object, ...], monkeypatch: pytest.MonkeyPatch, columns: str
 ) -> None:
     monkeypatch.setenv("COLUMNS", columns)
-    told, alone = run("inspect", steer_file, *on), run("inspect", steer_file)
-    assert (told.exit_code, told.stderr) == (0, "")
-    assert told.stdout.startswith(alone.stdout)
-    report = told.stdout.removeprefix(alone.stdout)
+    measured, alone = run("inspect", steer_file, *on), run("inspect", steer_file)
+    assert (measured.exit_code, measured.stderr) == (0, "")
+    assert measured.stdout.startswith(alone.stdout)
+    report = measured.stdout.removeprefix(alone.stdout)
     lines = report.split("\n")
     assert all(visible(line) == line and len(line) <= int(columns) for line in lines)
     for text in ("prompt", "reply", "ratio", "cosine", "24 of", "Largest ratio"):
@@ -74,10 +74,10 @@ def test_for_people_it_follows_what_the_bundle_holds(
 
 def test_several_bundles_are_measured_together(run: Run, steer_file: Path, on: tuple[object, ...]) -> None:
     save(vector(Path(str(on[1])), [2], seed=4), steer_file.parent / "v.steer")
-    told = json.loads(run("inspect", steer_file, "v.steer", *on, "--json").stdout)
-    assert [b["block"] for b in told["interference"]["blocks"]] == [1, 2, 3]
-    rows = {block["block"]: block["rows"] for block in told["norm_report"]["blocks"]}
-    assert rows[1] == rows[3] == 24 < rows[2] == told["norm_report"]["tokens"]
+    data = json.loads(run("inspect", steer_file, "v.steer", *on, "--json").stdout)
+    assert [b["block"] for b in data["interference"]["blocks"]] == [1, 2, 3]
+    rows = {block["block"]: block["rows"] for block in data["norm_report"]["blocks"]}
+    assert rows[1] == rows[3] == 24 < rows[2] == data["norm_report"]["tokens"]
     shown = run("inspect", steer_file, "v.steer", *on).stdout
     assert shown.index("joint") < shown.index("ratio")
 
@@ -125,7 +125,7 @@ def test_wrong_usage(run: Run, steer_file: Path, options: tuple[object, ...]) ->
 
 
 @pytest.mark.parametrize("n", [1, 2])
-def test_a_strength_beyond_its_range_is_said_once(
+def test_a_strength_beyond_its_range_is_reported_once(
     run: Run, steer_file: Path, on: tuple[object, ...], n: int
 ) -> None:
     info = read_model_info(Path(str(on[1])))

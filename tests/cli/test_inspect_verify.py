@@ -1,4 +1,4 @@
-"""`edgesteer inspect` and `edgesteer verify`: they say what the bundle room says, and change nothing."""
+"""`edgesteer inspect` and `edgesteer verify`: what they report, and that they change nothing."""
 
 import json
 from collections.abc import Callable
@@ -76,10 +76,10 @@ def test_text_from_a_bundle_cannot_drive_the_terminal(run: Run, tmp_path: Path) 
 def test_several_bundles_show_how_they_act_together(run: Run, bundle_file: Path, vector_file: Path) -> None:
     result = run("inspect", f"{bundle_file}:2", f"{vector_file}:-0.5", "--json")
     assert (result.exit_code, result.stderr) == (0, "")
-    told = json.loads(result.stdout)
-    assert [facts["strength_given"] for facts in told["bundles"]] == [2.0, -0.5]
-    assert {facts["digest"] for facts in told["bundles"]} == {load(bundle_file).digest}
-    blocks = told["interference"]["blocks"]
+    data = json.loads(result.stdout)
+    assert [facts["strength_given"] for facts in data["bundles"]] == [2.0, -0.5]
+    assert {facts["digest"] for facts in data["bundles"]} == {load(bundle_file).digest}
+    blocks = data["interference"]["blocks"]
     assert [block["block"] for block in blocks] == [1, 2, 5]
     for block in blocks:
         assert block["norms"] == pytest.approx({"0": 2 * block["block"], "1": block["block"] / 2})

@@ -1,4 +1,4 @@
-"""The shell itself: exit codes, one line per failure, and nothing imported that was not asked for."""
+"""The shell itself: exit codes, one line per failure, and nothing imported that is not needed."""
 
 import subprocess
 import sys
@@ -51,7 +51,7 @@ def test_a_failure_is_one_line_on_stderr(error: BaseException, code: int) -> Non
     assert all(word in result.stderr for word in str(error).split())
 
 
-def test_a_bug_shows_its_traceback_when_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bug_shows_its_traceback_in_debug_mode(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EDGESTEER_DEBUG", "1")
     error = RuntimeError("a bug")
     assert run_raising(raiser(error)).exception is error

@@ -30,7 +30,7 @@ def written(path: Path, items: list[Item]) -> None:
 
 @pytest.fixture
 def here(run: Run, model: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The working folder: a model, and files of items good and bad. What surrounds a run is brief."""
+    """The working folder: a model, and files of items good and bad. The rest of a run is short."""
     monkeypatch.setattr(edgesteer.learn.pas, "pas", partial(edgesteer.learn.pas.pas, **BRIEF))
     (tmp_path / "m.gguf").symlink_to(model("llama"))
     written(tmp_path / "quiz.jsonl", quiz(20, (2, 3)))

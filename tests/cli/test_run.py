@@ -209,7 +209,7 @@ def test_numbers_that_would_end_the_process_or_mean_nothing_are_wrong_usage(
 def test_a_page_replaces_nothing_that_is_no_page_even_by_force(
     run: Run, tiny: Path, steer_file: Path, name: str
 ) -> None:
-    """A slip of the hand must not cost a model."""
+    """A typing error must not overwrite a model."""
     Path(name).write_text("mine")
     words = ("map", tiny, "--steer", steer_file, "-p", "x", "--html", name, "--force")
     refused(run(*words), "expected NAME.html", code=2)
@@ -220,7 +220,7 @@ def test_a_page_replaces_nothing_that_is_no_page_even_by_force(
 def test_what_is_no_ordinary_file_is_not_written_over(run: Run, tiny: Path, steer_file: Path) -> None:
     os.mkfifo("pipe.html")
     words = ("map", tiny, "--steer", steer_file, "-p", "x", "--html", "pipe.html", "--force")
-    refused(run(*words), "pipe.html", "no ordinary file")
+    refused(run(*words), "pipe.html", "not a regular file")
 
 
 @pytest.mark.parametrize("command", ["run", "map"])

@@ -1,4 +1,4 @@
-"""`edgesteer scan` as a user types it, on a tiny model: what is said where, what is written, what is refused."""
+"""`edgesteer scan` on a tiny random model: its output, its page, and what is refused."""
 
 from __future__ import annotations
 
@@ -49,9 +49,9 @@ def test_it_prints_a_row_for_each_block_and_nothing_on_stderr(run: Run, here: Pa
 
 def test_json_is_the_scan_and_the_same_in_every_run(run: Run, here: Path) -> None:
     done = scanned(run, "--json", "--norms", "3,1")
-    told = json.loads(done.stdout)
-    assert (told["unit"], told["sizes"], told["trait"]) == ("norm", [1.0, 3.0], "Talk like a pirate.")
-    assert told["questions"] == ["Why is it so?", "What is a key?"]
+    data = json.loads(done.stdout)
+    assert (data["unit"], data["sizes"], data["trait"]) == ("norm", [1.0, 3.0], "Talk like a pirate.")
+    assert data["questions"] == ["Why is it so?", "What is a key?"]
     assert scanned(run, "--json", "--norms", "1,3").stdout == done.stdout
 
 
@@ -125,7 +125,7 @@ def test_an_existing_page_is_refused_before_anything_is_opened(run: Run, here: P
     assert "old.html: exists already" in done.stderr
 
 
-def test_another_models_bundle_is_refused_before_a_template_is_asked_for(run: Run, here: Path) -> None:
+def test_another_models_bundle_is_refused_before_a_missing_template(run: Run, here: Path) -> None:
     write_tiny(here / "bare.gguf", "llama", chat_template=None)
     for steer, message in (("other.steer", "architecture"), ("one.steer", "--template")):
         done = run("scan", "bare.gguf", "--steer", steer, "-t", 1)

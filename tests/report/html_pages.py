@@ -9,7 +9,7 @@ from edgesteer.text import visible
 _VOID = {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr"}
 FETCHING = {"src", "href", "srcset", "action", "data", "poster", "background", "formaction"}
 
-_NAMESPACE = "http://www.w3.org/2000/svg"  # a chart's: the name of a language, which nobody fetches
+_NAMESPACE = "http://www.w3.org/2000/svg"  # names SVG; it is not fetched
 
 
 # Texts that would break a page, or drive a terminal, that took them as they are.
@@ -32,8 +32,7 @@ NASTY = [
 
 
 class Page(HTMLParser):
-    """tags: (name, attributes) in order; texts: the text inside each kind of tag. A chart's own titles, which are
-    its tooltips, are called "svg title"."""
+    """tags: (name, attributes) in order; texts: the text inside each tag, "svg title" for tooltips."""
 
     def __init__(self, html: str) -> None:
         super().__init__(convert_charrefs=True)
@@ -68,11 +67,11 @@ class Page(HTMLParser):
 
 
 def self_contained(html: str) -> Page:
-    """The page, once it is sure that it opens without a network and carries nobody's script."""
+    """The page, after checking that it opens without a network and has no foreign script."""
     page = Page(html)
-    told = html.lower().replace(f'xmlns="{_NAMESPACE}"', "")
+    text = html.lower().replace(f'xmlns="{_NAMESPACE}"', "")
     for word in ("http://", "https://", "<script src", "@import", "url(", "javascript:"):
-        assert word not in told, word
+        assert word not in text, word
     for _, attributes in page.tags:
         assert not FETCHING & attributes.keys(), attributes
         assert not [name for name in attributes if name.startswith("on")], attributes

@@ -1,4 +1,4 @@
-"""The adaptation page: self-contained, whatever the texts; its scores are those of the rows, and nothing is made up."""
+"""The adaptation page: self-contained whatever the texts, with the scores and numbers of the rows."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ def a_row(name: str, kind: str = "constant", example: str = "Arr.", strength: fl
 BASE = dataclasses.replace(a_row("unadapted", "unadapted", strength=None), data=None)
 
 
-def found(*rows: Adapted, trait: str = "Arr.", question: str = "Why?") -> Adaptation:
+def an_adaptation(*rows: Adapted, trait: str = "Arr.", question: str = "Why?") -> Adaptation:
     return Adaptation("m.gguf", trait, (question,), 8, (BASE, *rows))
 
 
 def test_hostile_texts_stay_text() -> None:
     rows = [a_row(text or "empty", example=text) for text in NASTY]
     for text in NASTY:
-        shown = self_contained(page(f"Adaptation {text}", found(*rows, trait=text, question=text)))
+        shown = self_contained(page(f"Adaptation {text}", an_adaptation(*rows, trait=text, question=text)))
         assert {tag for tag, _ in shown.tags}.isdisjoint({"script", "img", "b"})
         assert shown.texts["q"] == [printable(text)]
     heads = " ".join(shown.texts["th"])
@@ -60,7 +60,7 @@ def test_hostile_texts_stay_text() -> None:
 
 def test_every_score_and_every_number_is_in_the_table() -> None:
     rows = [a_row("first"), dataclasses.replace(a_row("second"), reversal=Reversal(False, 2.5, 1.0, None, 7))]
-    shown = self_contained(page("A", found(*rows)))
+    shown = self_contained(page("A", an_adaptation(*rows)))
     cells = shown.texts["td"]
     for row in rows:
         for score in row.scores.values():
@@ -78,24 +78,24 @@ def test_every_score_and_every_number_is_in_the_table() -> None:
 
 def test_the_radar_has_a_mark_for_each_number_and_none_for_what_is_missing() -> None:
     def marks(row: Adapted) -> list[str]:
-        shown = self_contained(page("A", found(row)))
-        return [told for told in shown.texts["svg title"] if told.startswith(f"{label(row)}: ")]
+        shown = self_contained(page("A", an_adaptation(row)))
+        return [text for text in shown.texts["svg title"] if text.startswith(f"{label(row)}: ")]
 
     whole, partial = a_row("one"), dataclasses.replace(a_row("one"), speed=None, data=None)
     missing = [marks(row) for row in (whole, partial)]
-    assert sum(any(axis.name in told for axis in AXES) for told in missing[0]) == len(AXES)
-    assert not [told for told in missing[1] if "compute" in told or "data" in told]
-    html = page("A", found(partial))
-    assert "Without a mark" in html
+    assert sum(any(axis.name in text for axis in AXES) for text in missing[0]) == len(AXES)
+    assert not [text for text in missing[1] if "compute" in text or "data" in text]
+    html = page("A", an_adaptation(partial))
+    assert "Not measured, so without a mark" in html
     assert "compute, data" in html
-    assert "Without a mark" not in page("A", found(whole))
+    assert "Not measured, so without a mark" not in page("A", an_adaptation(whole))
 
 
 def test_what_is_no_number_is_left_out() -> None:
     nothing = Estimate(math.nan, math.nan, math.nan)
     row = dataclasses.replace(a_row("mute"), effect=Effect(nothing, nothing, math.nan, 0.0, 0.8, ""))
-    shown = self_contained(page("A", found(row)))
-    assert not [told for told in shown.texts["text"] if "nan" in told]
+    shown = self_contained(page("A", an_adaptation(row)))
+    assert not [text for text in shown.texts["text"] if "nan" in text]
 
 
 def test_a_label_says_what_the_name_does_not() -> None:
@@ -106,4 +106,4 @@ def test_a_label_says_what_the_name_does_not() -> None:
 
 def test_without_any_adaptation_there_is_nothing_to_draw() -> None:
     with pytest.raises(ValueError, match="radar"):
-        page("A", found())
+        page("A", an_adaptation())

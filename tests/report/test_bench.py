@@ -13,7 +13,8 @@ from edgesteer.report.cells import cells
 def a_table(rounds: int = 200, runs: int = 3, threads: int = 2, name: str = "Small <1>") -> dict[str, Any]:
     row = {"seconds": 0.01, "ratio": 1.01, "ratio_range": [1.0, 1.02]}
     return {
-        "token": {"unsteered": row}, "prefill": {"unsteered": row}, "strength_change": {}, "load": {}, "memory": {},
+        "token": {"unsteered": row}, "prefill": {"unsteered": row}, "strength_change": {}, "load": {},
+        "memory": {},
         "model": {"name": name}, "settings": {"rounds": rounds, "runs": runs, "n_threads": threads},
     }  # fmt: skip
 
@@ -27,18 +28,18 @@ def beside(replaces: bool) -> dict[str, Any]:
     return {"against": {"prompt": prompt}}
 
 
-def said(table: dict[str, Any], width: int = 200) -> str:
+def text_of(table: dict[str, Any], width: int = 200) -> str:
     shown = list(lines(table, width))
     assert max(map(cells, shown)) <= width
     return " ".join(" ".join(shown).split())
 
 
 @pytest.mark.parametrize("width", [MIN_WIDTH, 80, 200])
-def test_how_a_ratio_is_made_is_told_and_that_few_scatter(width: int) -> None:
+def test_ratios_are_explained_and_few_rounds_are_remarked_on(width: int) -> None:
     for rounds, runs, few in ((50, 2, False), (49, 2, True), (50, 1, True), (5, 1, True)):
-        told = said(a_table(rounds, runs), width)
-        assert "median over the rounds" in told
-        assert ("scatter" in told) == few
+        text = text_of(a_table(rounds, runs), width)
+        assert "median over the rounds" in text
+        assert ("scatter" in text) == few
 
 
 def test_the_picture_says_of_what_it_is() -> None:
@@ -48,6 +49,6 @@ def test_the_picture_says_of_what_it_is() -> None:
     assert len(long) < 84  # what fits 640 pixels
 
 
-def test_a_prompt_in_the_place_of_the_templates_own_is_told() -> None:
-    assert "takes the place" in said(a_table() | beside(True))
-    assert "takes the place" not in said(a_table() | beside(False))
+def test_a_prompt_that_replaces_the_templates_default_is_remarked_on() -> None:
+    assert "replaces the template's default" in text_of(a_table() | beside(True))
+    assert "replaces the template's default" not in text_of(a_table() | beside(False))

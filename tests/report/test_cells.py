@@ -1,4 +1,4 @@
-"""A table for a terminal: in columns where it fits, every text whole where it does not, and none drives it."""
+"""A table for a terminal: in columns if it fits, with whole texts if not; no text drives the terminal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Charts: what is given is drawn, what is no number is not, and no label becomes markup."""
+"""Charts: every number is drawn, missing ones are left out, and no label becomes markup."""
 
 import math
 from xml.etree import ElementTree
@@ -33,10 +33,10 @@ def charts(name: str) -> list[Drawing]:
 
 @pytest.mark.parametrize("svg", charts(HOSTILE))
 def test_labels_are_text(svg):
-    found = parsed(svg)
-    assert not list(found.iter(SPACE + "script"))
+    drawing = parsed(svg)
+    assert not list(drawing.iter(SPACE + "script"))
     assert "\x1b" not in svg.svg()
-    assert found.get("role") == "img"
+    assert drawing.get("role") == "img"
 
 
 def test_every_point_has_a_mark_and_a_tooltip():
@@ -101,12 +101,12 @@ def test_an_interval_and_a_bar_lie_where_their_numbers_do():
 
 def test_a_file_of_several_charts_holds_them_all_below_each_other():
     several = charts("a")
-    found = ElementTree.fromstring(standalone(several))
-    inner = [child for child in found if child.tag == SPACE + "svg"]
+    outer = ElementTree.fromstring(standalone(several))
+    inner = [child for child in outer if child.tag == SPACE + "svg"]
     assert len(inner) == len(several)
     heights = [float(child.get("y")) for child in inner]
     assert heights == sorted(set(heights))
-    assert float(found.get("height")) > heights[-1]
+    assert float(outer.get("height")) > heights[-1]
 
 
 def test_a_long_label_stays_inside():

@@ -1,4 +1,4 @@
-"""The comparison's page: self-contained whatever was said, every reply and figure on it, small enough to send."""
+"""The comparison's page: self-contained whatever the replies, complete, and small enough to send."""
 
 from __future__ import annotations
 
@@ -24,25 +24,25 @@ texts = st.one_of(st.sampled_from(NASTY), st.text(max_size=20))
 KINDS = ("unsteered", "prompt", "constant", "S-PSR", "A-PSR")
 
 
-def spoken(rng: np.random.Generator, n: int) -> ScoredTokens:
+def scored_tokens(rng: np.random.Generator, n: int) -> ScoredTokens:
     prompted, plain = -rng.exponential(size=(2, n))
     return ScoredTokens(tuple(range(n)), tuple(prompted.tolist()), tuple(plain.tolist()))
 
 
-def answers(name: str, said: list[list[str]], rng: np.random.Generator, **more: Any) -> Answers:
-    each = [spoken(rng, len(pieces)) for pieces in said]
+def answers(name: str, replies: list[list[str]], rng: np.random.Generator, **more: Any) -> Answers:
+    each = [scored_tokens(rng, len(pieces)) for pieces in replies]
     means = [
         tuple(float(np.mean(values)) if values else float("nan") for values in of)
         for of in ([s.trait for s in each], [s.coherence for s in each])
     ]
     scores = Scores(*means, means[1], tuple(1.0 if s.tokens else float("nan") for s in each), tuple(each))
     strength = None if name in KINDS[:2] else 1.5
-    told = {"strength": strength, "dose": None, "context_tokens": 0.0, "sentiments": None, **more}
-    return Answers(name=name, replies=tuple("".join(pieces) for pieces in said), scores=scores, **told)
+    options = {"strength": strength, "dose": None, "context_tokens": 0.0, "sentiments": None, **more}
+    return Answers(name=name, replies=tuple("".join(pieces) for pieces in replies), scores=scores, **options)
 
 
 def a_comparison(
-    said: list[list[str]] | None = None,
+    replies: list[list[str]] | None = None,
     *,
     n_ways: int = 5,
     questions: tuple[str, ...] | None = None,
@@ -54,8 +54,8 @@ def a_comparison(
     **more: Any,
 ) -> Comparison:
     rng = np.random.default_rng(0)
-    said = [["Arr", ", ", "matey"], ["The", " sea"]] if said is None else said
-    rows = rows_of([answers(name, said, rng, **more) for name in names[:n_ways]], counts, 1)
+    replies = [["Arr", ", ", "matey"], ["The", " sea"]] if replies is None else replies
+    rows = rows_of([answers(name, replies, rng, **more) for name in names[:n_ways]], counts, 1)
     points = (Point(0.0, 0.1, 0.5, 1.0), Point(1.5, 0.4, 0.7, 0.9)) if curve is None else curve
     seconds = 0.01 if timed else None
     methods = tuple(
@@ -65,48 +65,50 @@ def a_comparison(
             Cost(17.0 * (kind == "prompt"), seconds, seconds, 1000 * i, 400.0 * (kind == "prompt")),
             8 * (kind == "prompt"),
             points if i > 1 else points[:1],
-            tuple(map(tuple, said)),
+            tuple(map(tuple, replies)),
         )
         for i, (name, kind) in enumerate(zip(names[:n_ways], KINDS, strict=False))
     )
-    asked = questions or tuple(f"Question {i}?" for i in range(len(said)))
-    table = Table(trait, asked, 64, rows)
+    questions = questions or tuple(f"Question {i}?" for i in range(len(replies)))
+    table = Table(trait, questions, 64, rows)
     model = ModelInfo("llama", "Tiny", 8, 4, "Q4_1")
-    return Comparison("suite", model, table, methods, tuple(range(len(said))), 32, 3, 400.0)
+    return Comparison("suite", model, table, methods, tuple(range(len(replies))), 32, 3, 400.0)
 
 
-def said_on(shown: Page) -> list[str]:
+def pieces_on(shown: Page) -> list[str]:
     """The tokens in order."""
-    found = zip(
+    spans = zip(
         (attributes for name, attributes in shown.tags if name == "span"),
         shown.texts.get("span", []),
         strict=True,
     )
-    return [text for attributes, text in found if "data-t" in attributes]
+    return [text for attributes, text in spans if "data-t" in attributes]
 
 
 @quick
 @given(texts, texts, texts, st.lists(texts, min_size=1, max_size=4))
-def test_a_page_is_self_contained_whatever_it_is_told(
+def test_a_page_is_self_contained_whatever_the_texts(
     question: str, trait: str, name: str, pieces: list[str]
 ) -> None:
     names = ("unsteered", "prompt", name or "x")
-    told = a_comparison([pieces], n_ways=3, questions=(question,), trait=trait, names=names, counts=())
-    shown = self_contained(page(told))
+    comparison = a_comparison([pieces], n_ways=3, questions=(question,), trait=trait, names=names, counts=())
+    shown = self_contained(page(comparison))
     assert [tag for tag, _ in shown.tags if tag in ("img", "iframe", "object")] == []
     assert len(shown.named("script")) == 1
-    assert said_on(shown) == [visible(piece) for piece in pieces] * 3
+    assert pieces_on(shown) == [visible(piece) for piece in pieces] * 3
     assert shown.texts["h3"] == [f"1. {printable(question)}"]
 
 
-def test_every_reply_stands_beside_the_others_with_its_own_scores() -> None:
-    told = a_comparison()
-    shown = self_contained(page(told))
+def test_every_reply_is_shown_with_its_own_scores() -> None:
+    comparison = a_comparison()
+    shown = self_contained(page(comparison))
     groups = [attributes for attributes in shown.named("div") if attributes.get("class") == "tokens"]
-    assert [group["aria-label"] for group in groups] == [label(method) for method in told.methods] * 2
+    assert [group["aria-label"] for group in groups] == [label(method) for method in comparison.methods] * 2
     assert {group["tabindex"] for group in groups} == {"0"}
     spans = [attributes for attributes in shown.named("span") if "data-t" in attributes]
-    scores = [score for i in range(2) for row in told.table.rows for score in row.scores.by_token[i].trait]
+    scores = [
+        score for i in range(2) for row in comparison.table.rows for score in row.scores.by_token[i].trait
+    ]
     assert [float(span["data-t"] or "") for span in spans] == pytest.approx(scores, abs=0.006)
     for span, score in zip(spans, scores, strict=True):
         kind = span.get("class") or ""
@@ -114,11 +116,11 @@ def test_every_reply_stands_beside_the_others_with_its_own_scores() -> None:
 
 
 def test_a_way_is_called_by_its_bundle_and_kind_and_can_be_hidden() -> None:
-    told = a_comparison(names=("unsteered", "prompt", "a", "b", "c"))
-    assert [label(method) for method in told.methods] == [
+    comparison = a_comparison(names=("unsteered", "prompt", "a", "b", "c"))
+    assert [label(method) for method in comparison.methods] == [
         "unsteered", "prompt", "a (constant)", "b (S-PSR)", "c (A-PSR)",
     ]  # fmt: skip
-    html = page(told)
+    html = page(comparison)
     boxes = [attributes["id"] for attributes in self_contained(html).named("input")]
     assert boxes == [f"way{i}" for i in range(5)]
     for i in range(5):
@@ -126,7 +128,7 @@ def test_a_way_is_called_by_its_bundle_and_kind_and_can_be_hidden() -> None:
         assert html.count(f'class="reply way{i}"') == 2
 
 
-def test_costs_are_told_and_what_is_not_known_is_not_made_up() -> None:
+def test_costs_are_shown_and_unknown_ones_are_marked() -> None:
     html = page(a_comparison())
     shown = self_contained(html)
     cells = shown.texts["td"]
@@ -136,25 +138,25 @@ def test_costs_are_told_and_what_is_not_known_is_not_made_up() -> None:
     assert cells.count("400 bytes") == 4  # every way but the prompt saves what the prompt takes
     assert cells.count("10.0 ms") == 10
     assert self_contained(page(a_comparison(timed=False))).texts["td"].count("not measured") == 10
-    told = a_comparison()
+    comparison = a_comparison()
     silent = tuple(
         dataclasses.replace(method, cost=dataclasses.replace(method.cost, kv_bytes=None))
-        for method in told.methods
+        for method in comparison.methods
     )
-    unknown = page(dataclasses.replace(told, methods=silent, kv_bytes_per_token=None))
-    assert unknown.count("the model does not say") == 5
+    unknown = page(dataclasses.replace(comparison, methods=silent, kv_bytes_per_token=None))
+    assert unknown.count("not known") == 5
 
 
 def test_charts_are_there_for_each_figure() -> None:
-    said = [["Arr"], ["Aye"]]
+    replies = [["Arr"], ["Aye"]]
     charts = {
         (): 4,
         ("e",): 6,
         ("e", "a"): 8,
     }
     for counts, n in charts.items():
-        assert len(self_contained(page(a_comparison(said, counts=counts))).named("svg")) == n
-    moods = a_comparison(said, counts=(), sentiments=(0.5, -0.5))
+        assert len(self_contained(page(a_comparison(replies, counts=counts))).named("svg")) == n
+    moods = a_comparison(replies, counts=(), sentiments=(0.5, -0.5))
     assert len(self_contained(page(moods)).named("svg")) == 5
 
 
@@ -166,13 +168,13 @@ def test_an_overflow_is_in_the_numbers_and_not_in_the_curve() -> None:
     assert self_contained(page(a_comparison(curve=nothing)))
 
 
-def test_replies_of_nothing_leave_a_page() -> None:
+def test_empty_replies_still_make_a_page() -> None:
     shown = self_contained(page(a_comparison([[], []], counts=())))
-    assert shown.texts["em"] == ["nothing"] * 10
-    assert said_on(shown) == []
+    assert shown.texts["em"] == ["empty"] * 10
+    assert pieces_on(shown) == []
 
 
-def test_notes_of_a_found_strength_are_told() -> None:
+def test_notes_on_the_strength_are_shown() -> None:
     dose = Dose(1.5, False, False, 0.5, 0.9, (Point(1.5, 0.1, 0.6, 1.0),))
     assert "no strength was as coherent" in page(a_comparison(dose=dose))
 
@@ -192,5 +194,5 @@ def test_what_is_explained_is_what_is_measured() -> None:
 
 
 def test_twenty_four_questions_in_five_ways_stay_below_a_megabyte() -> None:
-    said = [[f" word{j}" for j in range(64)] for _ in range(24)]
-    assert len(page(a_comparison(said)).encode()) < 1_000_000
+    replies = [[f" word{j}" for j in range(64)] for _ in range(24)]
+    assert len(page(a_comparison(replies)).encode()) < 1_000_000

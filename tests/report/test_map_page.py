@@ -1,4 +1,4 @@
-"""A map as a page and in a notebook: self-contained and small, whatever the texts; its numbers are the map's."""
+"""A map as a page and in a notebook: self-contained and small whatever the texts, with the map's numbers."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def a_map(pieces: tuple[str, ...], blocks: int = 3, seed: int = 0, n_prompt: int
     )
 
 
-def told(html: str) -> dict:
+def data_of(html: str) -> dict:
     shown = self_contained(html)
     data = [text for text in shown.texts["script"] if text.startswith("{")]
     assert len(data) == 1
@@ -39,7 +39,7 @@ def test_the_page_holds_every_run_and_no_markup_of_the_texts() -> None:
     for text in NASTY:
         runs = [Run(f"{text} {i}", a_map(pieces, seed=i)) for i in range(3)]
         html = page(f"Map of {text}", text, runs, first=2)
-        shown, data = self_contained(html), told(html)
+        shown, data = self_contained(html), data_of(html)
         assert {tag for tag, _ in shown.tags}.isdisjoint({"img", "b"})
         assert len(shown.named("script")) == 2
         assert shown.texts["blockquote"] == [printable(text)]
@@ -50,7 +50,7 @@ def test_the_page_holds_every_run_and_no_markup_of_the_texts() -> None:
 
 def test_the_numbers_are_the_maps() -> None:
     runs = [Run(str(i), a_map(("a", "b\n", "c"), seed=i)) for i in range(5)]
-    data = told(page("m", "p", runs, first=2))
+    data = data_of(page("m", "p", runs, first=2))
     assert (data["layers"], data["first"]) == ([2, 3, 4], 2)
     for run, one in zip(data["runs"], runs, strict=True):
         assert (run["prompt"], run["breaks"]) == (1, [False, True, False])
@@ -67,7 +67,7 @@ def test_the_first_run_is_there_without_a_script() -> None:
 
 def test_a_run_that_steers_nothing_has_zeros() -> None:
     none = SteeringMap((1, 2), ("a", "b"), (0, 1), 0, (), np.zeros((2, 0), dtype=np.float32))
-    data = told(page("m", "p", [Run("0", none), Run("1", a_map(("a", "b")))]))
+    data = data_of(page("m", "p", [Run("0", none), Run("1", a_map(("a", "b")))]))
     assert data["runs"][0]["rows"] == [[0, 0]] * 3
 
 
@@ -85,7 +85,7 @@ def test_one_run_has_no_slider_and_none_is_refused() -> None:
 
 def test_an_empty_reply_is_shown() -> None:
     empty = SteeringMap((), (), (), 0, (1,), np.zeros((0, 1), dtype=np.float32))
-    assert told(page("m", "", [Run("1", empty)]))["runs"][0]["pieces"] == []
+    assert data_of(page("m", "", [Run("1", empty)]))["runs"][0]["pieces"] == []
 
 
 def test_the_blocks_begin_at_the_first_token_that_any_run_steers():
@@ -101,7 +101,7 @@ def test_the_blocks_begin_at_the_first_token_that_any_run_steers():
 
 
 def read(shown: SteeringMap) -> Page:
-    """The fragment, once it is sure that it needs nothing and disturbs nothing around it."""
+    """The fragment, after checking that it needs nothing and affects nothing around it."""
     html = shown._repr_html_()
     page = Page(html)
     assert html.startswith("<div")
@@ -144,7 +144,7 @@ def test_a_token_tells_its_total_and_its_sign() -> None:
     assert "opacity" in styles[0]
     assert not any("opacity" in style for style in styles[1:])
     colors = [re.search(r"background:([^;]+)", style) for style in styles]
-    assert len({found[1] for found in colors if found}) == 3
+    assert len({color[1] for color in colors if color}) == 3
 
 
 RUN = re.compile(r"M(\d+) (\d+)h(\d+)v1h-(\d+)z")
@@ -154,17 +154,17 @@ def test_the_blocks_are_drawn_cell_by_cell() -> None:
     shown = a_map(tuple("word" for _ in range(40)), blocks=7, seed=3)
     scale = Scale.of(shown.coefficients)
     wanted = [[scale.level(value) for value in row] for row in shown.coefficients.T.tolist()]
-    drawn = np.zeros((7, 40), dtype=int)
+    painted = np.zeros((7, 40), dtype=int)
     opacity = {}
     for i, path in enumerate(read(shown).named("path"), start=1):
         opacity[i] = path["fill"]
         for x, row, width, back in RUN.findall(path["d"] or ""):
             assert width == back
-            assert not drawn[int(row), int(x) : int(x) + int(width)].any()
-            drawn[int(row), int(x) : int(x) + int(width)] = i
-    levels = {i: {wanted[r][t] for r, t in zip(*np.where(drawn == i), strict=True)} for i in opacity}
-    assert all(len(found) == 1 for found in levels.values())
-    assert (np.array(wanted)[drawn == 0] == 0).all()
+            assert not painted[int(row), int(x) : int(x) + int(width)].any()
+            painted[int(row), int(x) : int(x) + int(width)] = i
+    levels = {i: {wanted[r][t] for r, t in zip(*np.where(painted == i), strict=True)} for i in opacity}
+    assert all(len(each) == 1 for each in levels.values())
+    assert (np.array(wanted)[painted == 0] == 0).all()
     assert len(set(opacity.values())) == len(opacity) <= 2 * LEVELS
 
 

@@ -20,11 +20,11 @@ from tests.report.test_map_page import a_map
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium to drive the page with")
 
-# Presses keys on what has the focus, and writes down what a person would then read.
+# Presses keys on the focused element, and notes the text that is then shown.
 _DRIVER = """
 window.onerror = (message) => { document.title = "ERROR " + message; };
-const told = [], tokens = document.getElementById("tokens"), slider = document.getElementById("strength");
-const note = (what) => told.push([what, document.getElementById("told").textContent,
+const states = [], tokens = document.getElementById("tokens"), slider = document.getElementById("strength");
+const note = (what) => states.push([what, document.getElementById("readout").textContent,
   [...tokens.querySelectorAll("span.here")].map((span) => span.textContent),
   [...tokens.querySelectorAll("span")].map((span) => span.textContent),
   document.getElementById("label").textContent]);
@@ -43,7 +43,7 @@ document.getElementById("heat").focus();
 for (const key of CELLS) press(key);
 const out = document.createElement("pre");
 out.id = "out";
-out.textContent = JSON.stringify(told);
+out.textContent = JSON.stringify(states);
 document.body.append(out);
 """
 CELLS = ["ArrowUp", "ArrowDown", "ArrowLeft", "ArrowDown", "ArrowDown", "Home", "End", "Tab"]
@@ -52,27 +52,29 @@ WORDS = ("one", "two", "three")
 
 
 def driven(html: str, folder: Path) -> list[list[Any]]:
-    """What the page showed after each key."""
+    """The state of the page after each key."""
     script = _DRIVER.replace("KEYS", json.dumps(KEYS)).replace("CELLS", json.dumps(CELLS))
     file = folder / "map.html"
     file.write_text(html.replace("</body>", f"<script>{script}</script></body>"), "utf-8")
-    options = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
-               "--disable-component-update", "--disable-sync", f"--user-data-dir={folder / 'profile'}"]  # fmt: skip
+    options = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-sync",
+               "--disable-background-networking", "--disable-component-update",
+               f"--user-data-dir={folder / 'profile'}"]  # fmt: skip
     done = subprocess.run(
         [str(CHROMIUM), *options, "--dump-dom", file.as_uri()],
         capture_output=True, text=True, encoding="utf-8", timeout=120, check=True,
     )  # fmt: skip
-    found = re.search(r'<pre id="out">(.*?)</pre>', done.stdout, re.DOTALL)
-    assert found, done.stdout[-2000:]
+    out = re.search(r'<pre id="out">(.*?)</pre>', done.stdout, re.DOTALL)
+    assert out, done.stdout[-2000:]
     assert "<title>ERROR" not in done.stdout
-    told: list[list[Any]] = json.loads(unescape(found[1]))
-    return told
+    states: list[list[Any]] = json.loads(unescape(out[1]))
+    return states
 
 
 def test_the_keyboard_walks_along_the_tokens_and_changes_the_strength(tmp_path: Path) -> None:
     runs = [Run("pirate 1", a_map(WORDS)), Run("pirate <2>", a_map(tuple(NASTY), seed=1))]
-    start, *told = driven(page("m", "p", runs), tmp_path)
-    keys, (slid, end), cells = told[: len(KEYS)], told[len(KEYS) : len(KEYS) + 2], told[len(KEYS) + 2 :]
+    start, *states = driven(page("m", "p", runs), tmp_path)
+    n = len(KEYS)
+    keys, (slid, end), cells = states[:n], states[n : n + 2], states[n + 2 :]
     assert start[2:] == [[], list(WORDS), "pirate 1"]
     assert [key[2] for key in keys] == [[WORDS[i]] for i in (0, 1, 2, 2, 1, 0, 0, 0)]
     for key in keys:

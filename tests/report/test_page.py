@@ -1,4 +1,4 @@
-"""What every page shares: nothing in a text becomes markup or drives a reader, whichever template prints it."""
+"""All pages: nothing in a text becomes markup or reorders the text around it, in any template."""
 
 from __future__ import annotations
 
@@ -43,7 +43,9 @@ def test_a_table_shows_its_texts_as_text(row: list[str], note: str) -> None:
 
 
 def test_a_table_has_a_cell_for_each_column_and_heads_for_readers() -> None:
-    page = Page(table("what", ("", "a", "b"), [("one", "1", "2"), ("two", Cell("3", kind="best"), "4")], "heat"))
+    page = Page(
+        table("what", ("", "a", "b"), [("one", "1", "2"), ("two", Cell("3", kind="best"), "4")], "heat")
+    )
     assert page.texts["caption"] == ["what"]
     assert [one["scope"] for one in page.named("th")] == ["col"] * 3 + ["row"] * 2
     assert page.texts["td"] == ["1", "2", "3", "4"]

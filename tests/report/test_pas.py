@@ -68,7 +68,7 @@ def test_colour_changes_no_character(report: PasReport) -> None:
 
 
 def heat(report: PasReport) -> list[list[str]]:
-    """The rows of cells, each behind its block's number, and the head rows behind "block"."""
+    """The rows of cells, each after its block's number, and the head rows after "block"."""
     grid = report.trials[0].grid
     first, *rest = heat_lines(grid, report.trials[0].by, False)
     assert "points over the unsteered" in first
@@ -151,7 +151,7 @@ def test_a_vector_that_moved_nothing_is_not_praised() -> None:
 
 @pytest.mark.parametrize(
     ("low", "high", "excerpt"),
-    [(-0.3, -0.1, "worse"), (-0.1, 0.2, "cannot be told from zero"), (0.1, 0.3, None)],
+    [(-0.3, -0.1, "worse"), (-0.1, 0.2, "not distinguishable"), (0.1, 0.3, None)],
 )
 def test_the_verdict_is_the_intervals(low: float, high: float, excerpt: str | None) -> None:
     report = a_report()
@@ -161,7 +161,7 @@ def test_the_verdict_is_the_intervals(low: float, high: float, excerpt: str | No
     one = dataclasses.replace(trial, test=dict.fromkeys(MEASURES, tested))
     report = dataclasses.replace(report, trials=(one,))
     for text in ("\n".join(lines(report, False)), page("x", report)):
-        assert [word for word in ("worse", "cannot be told from zero") if word in text] == [excerpt] * (
+        assert [word for word in ("worse", "not distinguishable") if word in text] == [excerpt] * (
             excerpt is not None
         )
         assert ("rises by" in text) == (excerpt is None and text.startswith("<"))

@@ -42,7 +42,7 @@ def made(directions: dict[int, list[float]], name: str = "b") -> Bundle:
 
 @settings(deadline=None, max_examples=40)
 @given(pictures(), st.integers(1, 130), st.booleans())
-def test_no_line_is_wider_than_asked_and_nothing_drives_the_terminal(
+def test_no_line_exceeds_the_width_and_nothing_drives_the_terminal(
     shown: Interference, width: int, color: bool
 ) -> None:
     text = ISOLATES.sub("", SGR.sub("", render_interference(shown, width=width, color=color)))
@@ -136,7 +136,7 @@ def reports(draw: st.DrawFn) -> NormReport:
 
 @settings(deadline=None, max_examples=30)
 @given(reports(), TEXTS, st.sampled_from([1, 40, 41, 47, 80, 130]), st.booleans())
-def test_no_line_of_norms_is_wider_than_asked_and_nothing_drives_the_terminal(
+def test_no_line_of_norms_exceeds_the_width_and_nothing_drives_the_terminal(
     report: NormReport, text: str, width: int, color: bool
 ) -> None:
     shown = render_norms(report, about=[("reply", text)], width=width, color=color)
@@ -203,5 +203,5 @@ def test_the_legend_tells_rows_largest_and_median() -> None:
 @pytest.mark.parametrize("blocks", [(), (BlockNorms(3, 0, 0, None, None, None, None),)])
 def test_without_rows_in_scope_it_says_so(blocks: tuple[BlockNorms, ...]) -> None:
     text = " ".join(render_norms(NormReport(9, blocks), width=40, color=False).split())
-    assert "no token is in scope" in text
+    assert "tokens is in scope" in text
     assert "Largest" not in text

@@ -1,4 +1,4 @@
-"""A scan on the screen and on a page: every number is there, nothing is wider than asked, no text is markup."""
+"""A scan on a terminal and on a page: all numbers, within the width, and no text becomes markup."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def a_scan(blocks: int = 28, sizes: int = 4, trait: str | None = "Talk.", **chan
 @pytest.mark.parametrize("width", [1, 40, 72, 80, 200])
 @pytest.mark.parametrize(("blocks", "sizes"), [(1, 1), (28, 4), (126, 16)])
 @pytest.mark.parametrize("trait", [None, "Talk like a pirate."])
-def test_no_line_is_wider_than_asked(width: int, blocks: int, sizes: int, trait: str | None) -> None:
+def test_no_line_exceeds_the_width(width: int, blocks: int, sizes: int, trait: str | None) -> None:
     shown = a_scan(blocks, sizes, trait)
     if shown.gain is not None:
         shown = a_scan(blocks, sizes, trait, gain=shown.gain * 300)
@@ -59,13 +59,13 @@ def test_no_line_is_wider_than_asked(width: int, blocks: int, sizes: int, trait:
     assert not SGR.search(plain)
 
 
-def test_no_color_holds_where_nobody_chooses(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_color_is_the_default_under_no_color(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_COLOR", "1")
     assert not SGR.search(render_scan(a_scan()))
 
 
-def rows_of(told: str) -> list[str]:
-    return [line for line in told.splitlines() if re.match(r" +\d+ ", line)]
+def rows_of(text: str) -> list[str]:
+    return [line for line in text.splitlines() if re.match(r" +\d+ ", line)]
 
 
 def test_every_block_has_its_numbers_and_its_marks() -> None:
@@ -78,7 +78,7 @@ def test_every_block_has_its_numbers_and_its_marks() -> None:
         assert row.count("*") == (shown.low[i] > 0).sum()
 
 
-def test_what_was_not_measured_is_a_dot_and_is_told() -> None:
+def test_what_was_not_measured_is_a_dot_and_is_explained() -> None:
     shown = a_scan(3, 2)
     for array in (shown.kl, shown.gain, shown.low, shown.high):
         assert array is not None
@@ -86,53 +86,53 @@ def test_what_was_not_measured_is_a_dot_and_is_told() -> None:
     shown = a_scan(
         3, 2, kl=shown.kl, gain=shown.gain, low=shown.low, high=shown.high, closed=(2,), overflowed=2
     )
-    told = " ".join(render_scan(shown, width=80, color=False).split())
+    text = " ".join(render_scan(shown, width=80, color=False).split())
     assert rows_of(render_scan(shown, width=80))[1].split() == ["2", ".", ".", ".", "."]
-    assert "block 2" in told
-    assert "smaller norms" in told
+    assert "block 2" in text
+    assert "smaller norms" in text
     assert self_contained(page(shown)).texts["h1"] == ["Steerability scan: pirate"]
 
 
-def told(shown: Scan) -> str:
+def rendered(shown: Scan) -> str:
     return " ".join(render_scan(shown, width=200, color=False).split())
 
 
-def test_how_many_blocks_are_useful_is_said_and_which() -> None:
+def test_the_verdict_counts_and_names_the_useful_blocks() -> None:
     none = np.full((28, 4), -1.0)
     few = none.copy()
     few[[4, 5, 6, 20]] = 1.0
-    assert "No block" in told(a_scan(low=none))
-    assert "Only 4 of 28 blocks" in told(a_scan(low=few, gain=few))
-    assert "blocks 5-7, 21" in told(a_scan(low=few, gain=few))
-    many = told(a_scan(low=-none, gain=-none))
+    assert "No block" in rendered(a_scan(low=none))
+    assert "Only 4 of 28 blocks" in rendered(a_scan(low=few, gain=few))
+    assert "blocks 5-7, 21" in rendered(a_scan(low=few, gain=few))
+    many = rendered(a_scan(low=-none, gain=-none))
     assert "28 of 28 blocks" in many
     assert "Only" not in many
 
 
-def test_one_block_and_few_questions_are_said() -> None:
-    one = told(a_scan(1, 4, low=np.ones((1, 4)), gain=np.ones((1, 4)), questions=("Why?",)))
+def test_one_block_and_few_questions_are_remarked_on() -> None:
+    one = rendered(a_scan(1, 4, low=np.ones((1, 4)), gain=np.ones((1, 4)), questions=("Why?",)))
     assert "nothing to compare" in one
     assert "few questions" in one
     assert "1 question," in one
 
 
 def test_without_a_trait_it_says_how_to_get_it() -> None:
-    shown = told(a_scan(trait=None))
+    shown = rendered(a_scan(trait=None))
     assert "--trait" in shown
     assert "Trait:" not in shown
 
 
-def test_another_scope_of_the_bundle_is_said() -> None:
-    assert "conversation" in told(a_scan(scope="conversation"))
-    assert "as the bundle says" not in told(a_scan())
+def test_another_scope_of_the_bundle_is_remarked_on() -> None:
+    assert "conversation" in rendered(a_scan(scope="conversation"))
+    assert "as the bundle says" not in rendered(a_scan())
 
 
 @pytest.mark.parametrize("nasty", NASTY)
 def test_texts_are_shown_and_drive_nothing(nasty: str) -> None:
     shown = a_scan(2, 2, trait=nasty or "x", name=nasty, model=nasty, questions=(nasty, "Why?"))
-    found = self_contained(page(shown))
-    assert [tag for tag, _ in found.tags if tag in ("script", "img", "image", "use")] == []
-    assert found.texts["h1"] == [visible(f"Steerability scan: {nasty}")]
+    html = self_contained(page(shown))
+    assert [tag for tag, _ in html.tags if tag in ("script", "img", "image", "use")] == []
+    assert html.texts["h1"] == [visible(f"Steerability scan: {nasty}")]
     plain = render_scan(shown, width=60, color=False)
     assert max(map(cells, plain.splitlines())) <= 60
     assert not re.search("[\x00-\x09\x0b-\x1f\x7f\u202e]", plain)
@@ -150,26 +150,26 @@ def paragraphs(shown: Scan) -> str:
 
 
 def test_terminal_and_page_name_the_model_and_the_page_the_colours() -> None:
-    assert "small.gguf" in told(a_scan())
+    assert "small.gguf" in rendered(a_scan())
     assert "small.gguf" in paragraphs(a_scan())
-    assert "blue: less than before" in paragraphs(a_scan())
+    assert "blue: less." in paragraphs(a_scan())
     assert "blue" not in paragraphs(a_scan(trait=None))  # KL has no sign
 
 
-def test_what_may_be_rounding_is_left_out_of_the_ranking_and_told() -> None:
+def test_what_may_be_rounding_is_left_out_of_the_ranking_and_reported() -> None:
     ones, kl = np.ones((3, 2)), np.array([[0.1, 0.2], [0.1, 0.5], [0.2, 0.29]])
     some = a_scan(3, 2, gain=ones, low=ones, high=ones, kl=kl, noise=0.1)
     assert some.unclear == 5
-    for text in (told(some), paragraphs(some)):
+    for text in (rendered(some), paragraphs(some)):
         assert "5 cells that gain the trait" in text
         assert "1 of 3 blocks gains the trait alone: block 2" in text
-    assert "Left out" not in told(a_scan(3, 2, gain=ones, low=ones, high=ones, kl=kl, noise=0.0))
-    assert "No block moves" in told(a_scan(3, 2, trait=None, kl=kl, noise=1.0))
+    assert "Left out" not in rendered(a_scan(3, 2, gain=ones, low=ones, high=ones, kl=kl, noise=0.0))
+    assert "No block clearly moves" in rendered(a_scan(3, 2, trait=None, kl=kl, noise=1.0))
 
 
 def test_the_warning_about_few_questions_stands_before_the_ranking() -> None:
     ones = np.ones((28, 4))
-    for text in (told, paragraphs):
+    for text in (rendered, paragraphs):
         few = text(a_scan(gain=ones, low=ones, questions=("Why?",)))
         assert few.index("few questions") < few.index("28 of 28")
 

@@ -1,4 +1,4 @@
-"""What the terminal shows: every character once, in order, within the width, and nothing a model could inject."""
+"""A map on a terminal: every character once, in order, within the width, and nothing a model could inject."""
 
 import io
 import re
@@ -98,7 +98,7 @@ def test_numbers_keep_every_character_too(steering_map: SteeringMap, width: int)
 
 
 @given(maps(), widths, st.booleans(), st.booleans(), st.booleans())
-def test_no_line_is_wider_than_asked(
+def test_no_line_exceeds_the_width(
     steering_map: SteeringMap, width: int, colored: bool, numbered: bool, reply_only: bool
 ) -> None:
     text = render(

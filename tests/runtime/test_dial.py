@@ -1,4 +1,5 @@
-"""The dial: a change of strength is exact, reserves nothing, warns beyond the evaluated range, leaks nothing."""
+"""The dial: a change of strength is exact, reserves nothing, warns beyond the evaluated range, leaks
+nothing."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Heads: lanes that begin with what prompts left in the context before give the same bits as those that evaluate them,
-and nothing is taken that was steered, or that belongs to another group."""
+"""Heads: lanes that begin with what prompts left in the context before give the same bits as those that
+evaluate them, and nothing is taken that was steered, or that belongs to another group."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ Model = Callable[[str], Path]
 
 
 def begun(llm: SteeredLlama, prompts: Sequence[Sequence[int]], heads: Heads | None = None) -> list[F32]:
-    """Logits [n_vocab] behind each prompt, then behind one token more. heads: instead of the context's own."""
+    """Logits [n_vocab] behind each prompt, then behind one token more. heads: instead of the context's
+    own."""
     llm._heads = llm._heads if heads is None else heads
     out: list[F32] = []
     with Lanes(llm, prompts, recurring=True) as lanes:
@@ -104,7 +105,8 @@ def test_heads_that_somebody_looks_at_are_evaluated(model: Model) -> None:
 
 @pytest.mark.parametrize("family", ["chatml", "deepseek", "qwen3"])
 def test_a_plan_changed_in_between_acts_as_on_a_context_of_its_own(family: str, tmp_path: Path) -> None:
-    """Also where the template opens the reply within the prompt, so that scope `response` begins in its head."""
+    """Also where the template opens the reply within the prompt, so that scope `response` begins in its
+    head."""
     form = FAMILIES[family]
     path = tiny_model("llama", tmp_path, chat_template=form.template, specials=form.specials)
     plan = vector(path, scope="response")

@@ -32,7 +32,7 @@ from tests.runtime.support import OPTIONS, TEXT, logits, plain, psr, steered, to
 Model = Callable[[str], Path]
 
 
-# -- the record -----------------------------------------------------------------------------------------------
+# -- the record ----------------------------------------------------------------------------------
 
 
 def test_a_prefix_is_reusable_up_to_the_first_position_made_otherwise() -> None:
@@ -227,6 +227,7 @@ def _machine(path: Path) -> type[Reuse]:
 
 
 # mamba's memory cannot rewind, gemma3 has a sliding window.
+@pytest.mark.hypothesis
 @pytest.mark.parametrize("arch", ["llama", "gemma3", "mamba"])
 def test_reuse_is_as_good_as_recomputing(model: Model, arch: str) -> None:
     run_state_machine_as_test(
@@ -235,7 +236,7 @@ def test_reuse_is_as_good_as_recomputing(model: Model, arch: str) -> None:
     )  # fmt: skip
 
 
-# -- an unsteered prefix, a stream, kept KV --------------------------------------------------------------------
+# -- an unsteered prefix, a stream, kept KV ------------------------------------------------------
 
 
 def _evaluated(llm: SteeredLlama, tokens: list[int]) -> int:
@@ -317,7 +318,7 @@ def test_a_chat_goes_on_where_it_was_and_after_off_is_the_original(model: Model)
     assert got["choices"] == wanted["choices"]  # type: ignore[index]
 
 
-# -- states and caches -----------------------------------------------------------------------------------------
+# -- states and caches ---------------------------------------------------------------------------
 
 
 def _state(llm: SteeredLlama, n: int = 12) -> Any:

@@ -95,7 +95,10 @@ def test_equal_plans_are_one_plan(model: Model, kind: Kind, scope: str) -> None:
     """Constants stand in slots where all lanes have one plan, and in the tap where one has another."""
     path = model("llama")
     llm = opened(path)
-    prompts, more = [tokens_of(llm)[:1]] * 4, tokens_of(llm)[4:7]  # nothing is shared, so nothing is left unsteered
+    prompts, more = (
+        [tokens_of(llm)[:1]] * 4,
+        tokens_of(llm)[4:7],
+    )  # nothing is shared, so nothing is left unsteered
     llm.steer([(kind(path, scope=scope), 1.0), (vector(path, [1, 2], scope=scope, seed=5), 0.7)])
     expected = fed(llm, prompts, more, None)
     assert same(fed(llm, prompts, more, [llm.steering] * 4), expected)
@@ -206,7 +209,10 @@ def test_an_overflow_of_one_lane_leaves_the_others_as_they_would_have_been(model
     lenient, expected = fed(llm, prompts, [], too_much, lenient=True), fed(llm, prompts, [], nothing)
     assert np.isnan(lenient[lane]).all()
     assert all(np.array_equal(lenient[i], expected[i]) for i in range(4) if i != lane)
-    assert all(np.isfinite(rows).all() == (i != lane) for i, rows in enumerate(fed(llm, prompts, more, too_much, True)))
+    assert all(
+        np.isfinite(rows).all() == (i != lane)
+        for i, rows in enumerate(fed(llm, prompts, more, too_much, True))
+    )
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ZeroDivisionError])

@@ -1,4 +1,5 @@
-"""llm.norms on tiny models: what it measures is what the plan does, wherever and however the plan is applied."""
+"""llm.norms on tiny models: what it measures is what the plan does, wherever and however the plan is
+applied."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
-"""Law 10: what a sequence gets does not depend on the plans of those beside it, nor on their coming and going.
+"""Law 10: what a sequence gets does not depend on the plans of those beside it, nor on their coming and
+going.
 
-A random script opens, feeds, steers, forks, drops and overflows up to six sequences of one context. Each sequence is
-then compared with itself: beside the same others without plans, bit for bit on any model; and alone, bit for bit where
-an unsteered model does not tell the two apart, else to rounding.
+A random script opens, feeds, steers, forks, drops and overflows up to six sequences of one context. Each
+sequence is then compared with itself: beside the same others without plans, bit for bit on any model; and
+alone, bit for bit where an unsteered model does not tell the two apart, else to rounding.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ OPTIONS: dict[str, Any] = {"n_ctx": 512, "n_threads": 1, "n_threads_batch": 1, "
 
 @dataclass(frozen=True)
 class Step:
-    """verb: open, feed, steer, fork, drop or overflow. who: which of the sequences there are, several for a feed.
+    """verb: open, feed, steer, fork, drop or overflow. who: which of the sequences there are, several for a
+    feed.
     what: which plan, or how many tokens each."""
 
     verb: str
@@ -49,8 +51,15 @@ class Outcome:
 
 places = st.integers(0, N - 1)
 STEPS = st.one_of(
-    st.builds(Step, st.just("feed"), st.lists(places, min_size=1, max_size=N, unique=True).map(tuple), st.integers(1, 5)),
-    st.builds(Step, st.sampled_from(["open", "steer", "steer", "fork"]), st.tuples(places), st.integers(0, 5)),
+    st.builds(
+        Step,
+        st.just("feed"),
+        st.lists(places, min_size=1, max_size=N, unique=True).map(tuple),
+        st.integers(1, 5),
+    ),
+    st.builds(
+        Step, st.sampled_from(["open", "steer", "steer", "fork"]), st.tuples(places), st.integers(0, 5)
+    ),
     st.builds(Step, st.sampled_from(["drop", "overflow"]), st.tuples(places)),
 )
 SCRIPTS = st.lists(STEPS, min_size=4, max_size=14)
@@ -60,7 +69,13 @@ def plans_for(path: Path) -> list[SteeringPlan]:
     """Slots, gates, all scopes; terms in common, with both signs; two constants in one block."""
     one, other = vector(path, seed=1, size=0.3), vector(path, [1, 2], scope="response", seed=2, size=0.3)
     gated, third = psr(path, seed=3, size=0.3), vector(path, [2, 3], seed=4, size=0.3)
-    chosen = [[], [(one, 1.0)], [(one, -0.7), (third, 0.9)], [(gated, 1.0), (other, 0.5)], [(gated, -0.4), (one, 1.0)]]
+    chosen = [
+        [],
+        [(one, 1.0)],
+        [(one, -0.7), (third, 0.9)],
+        [(gated, 1.0), (other, 0.5)],
+        [(gated, -0.4), (one, 1.0)],
+    ]
     plans = [SteeringPlan.of([(bundle, strength, None) for bundle, strength in each]) for each in chosen]
     return [*plans, plans[3] + plans[1]]
 
@@ -131,13 +146,14 @@ class Script:
             self.out[name_of[sequence]].rows.append(logits.copy())
 
     def overflow(self, step: Step) -> None:
-        """All are fed, and one is steered out of float32: it is gone afterwards, here and where it has no plan."""
+        """All are fed, and one is steered out of float32: it is gone afterwards, here and where it has no
+        plan."""
         name = self._name(step.who[0])
         if name is None or any(s.n >= len(self.tokens) for s in self.live.values()):
             return
         self.plan_of[name] = self.plans[1] * 1e38
         self.sequences.steer(self.live[name], self.acting(name))
-        rows = [row for s in self.live.values() for row in self.sequences.rows(s, [self.tokens[s.n]])]
+        rows = self.sequences.rows([(s, [self.tokens[s.n]], None) for s in self.live.values()])
         name_of = {s: n for n, s in self.live.items()}
         for decoded in self.sequences.decoded(rows, lenient=True):
             for row, logits in zip(decoded.rows, decoded.logits, strict=True):
@@ -183,7 +199,9 @@ def lineage(steps: list[Step], name: int) -> frozenset[int]:
 
 
 def same(a: Outcome, b: Outcome) -> bool:
-    return len(a.rows) == len(b.rows) and all(np.array_equal(x, y) for x, y in zip(a.rows, b.rows, strict=True))
+    return len(a.rows) == len(b.rows) and all(
+        np.array_equal(x, y) for x, y in zip(a.rows, b.rows, strict=True)
+    )
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -200,7 +218,9 @@ def test_the_plans_of_others_change_nothing(tiny: Any, steps: list[Step]) -> Non
 
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=SCRIPTS, who=places)
-def test_an_overflow_leaves_the_others_as_they_would_have_been(tiny: Any, steps: list[Step], who: int) -> None:
+def test_an_overflow_leaves_the_others_as_they_would_have_been(
+    tiny: Any, steps: list[Step], who: int
+) -> None:
     llm, plans = tiny
     steps = [step for step in steps if step.verb not in ("fork", "overflow")]
     steps += [Step("feed", tuple(range(N)), 1), Step("overflow", (who,)), Step("feed", tuple(range(N)), 2)]
@@ -348,8 +368,25 @@ def test_more_sequences_than_the_context_holds_are_refused(tiny: Any) -> None:
         sequences.drop(opened[2])
         assert sequences.open(plans[1]).number == 2
         with pytest.raises(PlanError, match=r"513 tokens, expected at most 512 \(n_ctx\)"):
-            list(sequences.feed({opened[0]: [3] * 513}))
-        list(sequences.feed({opened[0]: [3] * 2}))
+            list(sequences.feed({opened[1]: [3] * 2, opened[0]: [3] * 513}))
+        assert (opened[0].n, opened[1].n) == (0, 0), "nothing is held that was not decoded"
+        list(sequences.feed({opened[0]: [3] * 2, opened[1]: [3] * 2}))
+
+
+def test_once_all_are_closed_the_model_is_steered_as_before(tiny: Any) -> None:
+    llm, plans = tiny
+    tokens = tokens_of(llm)
+    llm.steer(plans[3])
+    llm.eval(tokens)
+    expected = _last(llm)
+    with Sequences(llm) as sequences:
+        only = sequences.open(plans[2])
+        list(sequences.feed({only: tokens[:3]}))
+        sequences.drop(only)
+        llm.reset()
+        llm.eval(tokens)
+        assert np.array_equal(_last(llm), expected)
+    llm.clear_steering()
 
 
 def test_the_model_itself_waits_until_the_sequences_are_closed(tiny: Any, model: Model) -> None:
@@ -360,6 +397,8 @@ def test_the_model_itself_waits_until_the_sequences_are_closed(tiny: Any, model:
         list(sequences.feed({sequences.open(plans[1]): tokens[:4]}))
         with pytest.raises(TapError, match="sequences are open in this context"):
             llm.eval(tokens)
+        with pytest.raises(PlanError, match="sequences are open in this context"):
+            llm.steer(plans[1])
     assert llm.steering == plans[3]
     llm.clear_steering()
     llm.eval(tokens)

@@ -1,4 +1,5 @@
-"""Several contexts on the same weights, and several models in one process: in threads, apart, and freed once."""
+"""Several contexts on the same weights, and several models in one process: in threads, apart, and freed
+once."""
 
 from __future__ import annotations
 
@@ -207,7 +208,8 @@ def test_an_error_in_one_does_not_touch_the_other(parent: SteeredLlama, model: M
 
 
 def test_models_opened_in_threads_at_the_same_time(model: Model) -> None:
-    """llama.cpp's log and ONNX Runtime's environment are one for the process; each here loads its own weights."""
+    """llama.cpp's log and ONNX Runtime's environment are one for the process; each here loads its own
+    weights."""
     path = model("qwen2")
 
     def opening(seed: int) -> F32:
@@ -515,6 +517,7 @@ def test_garbage_is_closed(model: Model, tmp_path: Path, freed: list[int], lora:
     b.steer(psr(model("llama")))
     address, weights = a._model.weights.model, a._model.weights
     a.friend, b.friend = b, a  # a cycle, whose parts are finalized in any order
+    gc.collect()  # what other tests left
     freed.clear()
     del a, b
     gc.collect()

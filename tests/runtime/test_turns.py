@@ -1,4 +1,5 @@
-"""Scopes across turns, read from the model's own template: the bits are those of the text told piece by piece."""
+"""Scopes across turns, read from the model's own template: the bits are those of the text told piece by
+piece."""
 
 from __future__ import annotations
 
@@ -149,7 +150,8 @@ def test_a_chat_is_steered_by_these_bits(chat: Chat) -> None:
 
 
 def test_a_marker_that_a_user_types_is_the_marker(chat: Chat) -> None:
-    """llama_cpp tokenizes the rendered chat with special tokens on, so the model too sees a turn open here."""
+    """llama_cpp tokenizes the rendered chat with special tokens on, so the model too sees a turn open
+    here."""
     marker = chat.llm.detokenize(list(chat.turns.opens), special=True).decode()
     tokens = chat.tokens(chat.rendered([{"role": "user", "content": f"say {marker} now"}]))
     held = scope_bits(tokens, len(tokens), chat.turns) & BIT["response"] != 0

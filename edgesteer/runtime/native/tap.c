@@ -66,8 +66,8 @@ void es_tap_model(es_tap *tap, int32_t n_layer, int32_t n_embd) {
 
 int es_tap_plan(es_tap *tap, const es_op *ops, int32_t n_ops, int32_t n_terms) {
     for (int32_t i = 0; i < n_ops; ++i) {
-        bool fits = ops[i].layer >= 0 && ops[i].layer < tap->n_layer && ops[i].term >= 0 && ops[i].term < n_terms;
-        if (!fits) return ES_SHAPE;
+        bool layer = ops[i].layer >= 0 && ops[i].layer < tap->n_layer;
+        if (!layer || ops[i].term < 0 || ops[i].term >= n_terms) return ES_SHAPE;
     }
     es_op *own = malloc(sizeof *own * (size_t)(n_ops ? n_ops : 1));
     int32_t *first = calloc((size_t)tap->n_layer + 1, sizeof *first);
@@ -231,8 +231,8 @@ static span rows_in_scope(const es_tap *tap, int32_t layer, int32_t rows) {
     return s;
 }
 
-/* One call a gate, over all rows, in scope or not: how a matrix product rounds may depend on how many rows it has,
- * and what one sequence gets must not depend on the plans of the others. */
+/* One call a gate, over all rows, in scope or not: how a matrix product rounds may depend on how many rows it
+ * has, and what one sequence gets must not depend on the plans of the others. */
 static bool evaluate_gates(es_tap *tap, int32_t layer, int32_t rows) {
     int32_t first = tap->first_op[layer];
     for (int32_t i = first; i < tap->first_op[layer + 1]; ++i) {
@@ -291,12 +291,16 @@ static void steer(es_tap *tap, void *tensor, int32_t layer, int32_t rows) {
 static void capture(es_tap *tap, const void *tensor, int32_t rows, float *out) {
     size_t n = (size_t)tap->n_embd, row_bytes = n * sizeof(float);
     tap->ggml.tensor_get(tensor, tap->h, 0, (size_t)rows * row_bytes);
-    for (int32_t r = 0; r < rows; ++r) memcpy(out + (size_t)tap->row_of[r] * n, tap->h + (size_t)r * n, row_bytes);
+    for (int32_t r = 0; r < rows; ++r) {
+        memcpy(out + (size_t)tap->row_of[r] * n, tap->h + (size_t)r * n, row_bytes);
+    }
 }
 
 static void replace(es_tap *tap, void *tensor, int32_t rows, const float *in) {
     size_t n = (size_t)tap->n_embd, row_bytes = n * sizeof(float);
-    for (int32_t r = 0; r < rows; ++r) memcpy(tap->h + (size_t)r * n, in + (size_t)tap->row_of[r] * n, row_bytes);
+    for (int32_t r = 0; r < rows; ++r) {
+        memcpy(tap->h + (size_t)r * n, in + (size_t)tap->row_of[r] * n, row_bytes);
+    }
     tap->ggml.tensor_set(tensor, tap->h, 0, (size_t)rows * row_bytes);
 }
 
@@ -329,7 +333,9 @@ bool es_tap_callback(void *tensor, bool ask, void *user_data) {
         latch(tap, ES_UNANNOUNCED, layer, 0, 0, -1);
         return false;
     }
-    if (tap->batch.source) memcpy(&tap->batch.source[layer], (const char *)tensor + tap->batch.source_at, sizeof(void *));
+    if (tap->batch.source) {
+        memcpy(&tap->batch.source[layer], (const char *)tensor + tap->batch.source_at, sizeof(void *));
+    }
     if (layer == 0) open_ubatch(tap, tensor);
     return sound(tap) && tap->rows > 0 && wanted(tap, layer);
 }
