@@ -226,7 +226,7 @@ def test_parity_fails_where_the_source_is_another(gguf: Path, info: ModelInfo, t
             against(bundle, Artifact("psr", changed, artifact.gate), gguf, 1)
         assert "\n" not in str(refused.value)
     fewer = {1: artifact.directions[1]}
-    with pytest.raises(BundleError, match="the source has not"):
+    with pytest.raises(BundleError, match="the source lacks"):
         against(bundle, Artifact("psr", fewer, {1: artifact.gate[1]}), gguf, 1)  # type: ignore[index]
     with pytest.raises(BundleError, match="the source's kind"):
         against(bundle, Artifact("plain", artifact.directions), gguf, 1)
