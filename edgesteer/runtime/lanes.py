@@ -78,7 +78,7 @@ class Lanes:
             self._lanes = self._sequences.open_all([(plan, len(p)) for p in self._prompts])
             self._begin()
             if self._plans is not None:
-                self._sequences.steer_all(dict(zip(self._lanes, self._plans, strict=True)))
+                self.steer(self._plans)
         except BaseException:
             self._sequences.__exit__()
             raise
@@ -124,6 +124,10 @@ class Lanes:
         """`feed` for what it leaves in the lanes, without logits."""
         for _ in self.feed(parts, forced=forced, wanted=False):
             pass
+
+    def steer(self, plans: abc.Sequence[SteeringPlan]) -> None:
+        """Put each lane under another plan, from the next token on. Raises what `llm.steer` raises."""
+        self._sequences.steer_all(dict(zip(self._lanes, plans, strict=True)))
 
     def drop(self, lane: int) -> None:
         """Give a lane's part of the context back."""

@@ -170,7 +170,7 @@ def _side_by_side(ways: Sequence[State], n: int, rounds: int, progress: Done) ->
 
 def _step_after(way: State, lanes: Lanes, n: int) -> float:
     """Seconds of a lane's token, after another one under the same plan."""
-    way.ready()
+    lanes.steer([way.plan or SteeringPlan()] * n)
     _step(lanes, n, 5)
     return timed(lambda: _step(lanes, n, 7)) / n
 
