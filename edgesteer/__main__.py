@@ -1,4 +1,5 @@
-"""`python -m edgesteer` and the `edgesteer` script: Ctrl-C is exit code 130, also while the modules are imported."""
+"""`python -m edgesteer` and the `edgesteer` script: Ctrl-C is exit code 130, also while the modules are
+imported."""
 
 import sys
 

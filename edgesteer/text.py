@@ -24,7 +24,8 @@ def visible(text: str, keep: str = "") -> str:
 
 
 def one_line(text: object, longest: int | None = 160) -> str:
-    """`text` as part of a message: printable, on one line, at most `longest` characters of it and then "..."."""
+    """`text` as part of a message: printable, on one line, at most `longest` characters of it and then
+    "..."."""
     line = " ".join(str(text).split())
     shown = "".join(char if char.isprintable() else _spelled(char) for char in line[:longest])
     return shown if longest is None or len(line) <= longest else f"{shown}..."

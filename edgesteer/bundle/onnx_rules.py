@@ -16,8 +16,8 @@ from edgesteer.bundle.refusal import refusal
 MAX_GATE_BYTES = 64 * 2**20
 OPSET, MAX_IR_VERSION = 17, 10
 OPERATORS = frozenset(
-    ["Gather", "MatMul", "Gemm", "Add", "Mul", "Relu", "LeakyRelu", "Sigmoid", "Tanh", "Erf", "Div", "Squeeze",
-     "Unsqueeze", "Reshape", "Cast", "Constant", "Identity", "DequantizeLinear"]
+    ["Gather", "MatMul", "Gemm", "Add", "Mul", "Relu", "LeakyRelu", "Sigmoid", "Tanh", "Erf", "Div",
+     "Squeeze", "Unsqueeze", "Reshape", "Cast", "Constant", "Identity", "DequantizeLinear"]
 )  # fmt: skip
 _FLOAT, _INT64 = 1, 7
 _PLAIN = (1, 2, 3, 4, 6, 7, 8)  # attribute types: float, int, string, tensor; lists of the first three

@@ -138,7 +138,8 @@ def test_a_shape_that_is_a_constant_is_followed(raw: bool) -> None:
 
 
 def test_a_division_of_integers() -> None:
-    """The least int64 by -1, behind values that only the run knows, is a fatal signal in ONNX Runtime 1.31."""
+    """The least int64 by -1, behind values that only the run knows, is a fatal signal in ONNX Runtime
+    1.31."""
     nodes = [COLUMN, node("Mul", "layer zero", "nothing"), node("Add", "nothing minus", "by")]
     nodes += [
         node("Div", "least by", "q"),

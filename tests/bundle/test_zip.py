@@ -1,4 +1,5 @@
-"""A bundle's ZIP: the same bytes every time, and read only where every field of every record tells the truth."""
+"""A bundle's ZIP: the same bytes every time, and read only where every field of every record tells the
+truth."""
 
 from __future__ import annotations
 

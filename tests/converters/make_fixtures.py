@@ -2,8 +2,8 @@
 
     python -m tests.converters.make_fixtures          (needs torch, transformers, repeng, steering-vectors)
 
-The model is a random Llama of 4 blocks and width 16. What must come out is computed here from forward hooks on
-its blocks, never from a producer's numbering: a reader that is off by one block is seen.
+The model is a random Llama of 4 blocks and width 16. What must come out is computed here from forward hooks
+on its blocks, never from a producer's numbering: a reader that is off by one block is seen.
 """
 
 from __future__ import annotations
@@ -54,7 +54,8 @@ def tiny_llama() -> Any:
 
 
 def block_outputs(model: Any, text: str) -> np.ndarray:
-    """[n_layer + 1, n_embd]: the outputs of the blocks at the last token, by hooks, and that of the final norm."""
+    """[n_layer + 1, n_embd]: the outputs of the blocks at the last token, by hooks, and that of the final
+    norm."""
     import torch
 
     seen: list[np.ndarray] = []

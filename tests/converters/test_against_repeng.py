@@ -1,4 +1,5 @@
-"""edgesteer beside repeng: the same vector on the same prompts gives the same replies, and every ratio is there.
+"""edgesteer beside repeng: the same vector on the same prompts gives the same replies, and every ratio is
+there.
 
 With the real repeng where it is installed, and with a stand-in of the part that is used.
 """

@@ -1,4 +1,5 @@
-"""Modules become gates that ONNX Runtime runs as Torch does, by the format's rules, one block's work a call."""
+"""Modules become gates that ONNX Runtime runs as Torch does, by the format's rules, one block's work a
+call."""
 
 from __future__ import annotations
 

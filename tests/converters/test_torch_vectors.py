@@ -1,6 +1,7 @@
 """Vectors that the producers' own packages trained: what comes out is what hooks on the blocks saw.
 
-The fixtures are written by `make_fixtures.py`; where the packages are installed, they are written anew as well.
+The fixtures are written by `make_fixtures.py`; where the packages are installed, they are written anew as
+well.
 """
 
 from __future__ import annotations

@@ -58,7 +58,8 @@ def kl(p: torch.Tensor, q: torch.Tensor) -> float:
     return float((p.exp() * (p - q)).sum(-1).mean())
 
 
-# --- the network -------------------------------------------------------------------------------------------------
+# --- the network
+# -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("hidden", [(), (5,)])
@@ -94,7 +95,8 @@ def test_a_random_start_is_open_and_the_same_for_its_seed() -> None:
     assert (PsrNetwork.random(WIDTH, [1]).coefficient(1, torch.randn(50, WIDTH)) > 0).float().mean() > 0.9
 
 
-# --- the objectives ----------------------------------------------------------------------------------------------
+# --- the objectives
+# ----------------------------------------------------------------------------------------------
 
 
 def test_kl_is_exact_with_all_tokens_and_a_lower_bound_with_the_top() -> None:
@@ -199,7 +201,8 @@ def test_the_mean_coefficient_is_over_positions_in_scope(llama: TorchModel) -> N
     assert one.measure(one.examples)[1][1] == pytest.approx(np.mean(seen), rel=1e-4)
 
 
-# --- the loop ----------------------------------------------------------------------------------------------------
+# --- the loop
+# ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("objective", ["kl", "ll", "mse"])
@@ -334,7 +337,8 @@ def test_a_file_that_is_no_checkpoint_is_refused_before_anything_is_learnt(
 def test_learns_trainer_replaces_another_trainings_checkpoint_and_keeps_its_own(
     llama_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The bundle is not saved yet when the training ends: only its caller knows when the checkpoint has served."""
+    """The bundle is not saved yet when the training ends: only its caller knows when the checkpoint has
+    served."""
     monkeypatch.setitem(DEFAULTS["ll"], "epochs", 1)
     file, how = (
         tmp_path / "t.pt",
@@ -451,7 +455,8 @@ def test_the_manifest_keeps_a_thinned_curve_with_both_ends(steps: int) -> None:
     assert "seconds" not in facts
 
 
-# --- the door ----------------------------------------------------------------------------------------------------
+# --- the door
+# ----------------------------------------------------------------------------------------------------
 
 
 def test_fits_come_back_with_a_mean_coefficient_of_one_and_the_same_steering(llama: TorchModel) -> None:

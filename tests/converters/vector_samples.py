@@ -38,7 +38,8 @@ def same(found: Mapping[int, np.ndarray], wanted: Mapping[int, np.ndarray]) -> N
 def write_gguf(
     path: Path, tensors: Mapping[Any, np.ndarray], count: int, signed: bool = False, **keys: str
 ) -> Path:
-    """As the gguf package writes it for repeng and jukofyork (u32 count) or llama.cpp (i32), in this order."""
+    """As the gguf package writes it for repeng and jukofyork (u32 count) or llama.cpp (i32), in this
+    order."""
     writer = gguf.GGUFWriter(path, "controlvector")
     writer.add_string("controlvector.model_hint", "llama")
     (writer.add_int32 if signed else writer.add_uint32)("controlvector.layer_count", count)

@@ -1,4 +1,5 @@
-"""The adaptation chart's laws on a tiny random model: what does nothing changes nothing; scores follow the numbers."""
+"""The adaptation chart's laws on a tiny random model: what does nothing changes nothing; scores follow the
+numbers."""
 
 from __future__ import annotations
 

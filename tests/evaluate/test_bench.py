@@ -1,4 +1,5 @@
-"""The bench's table: every way is there, ratios are ratios, plans are those named. No time is held to anything."""
+"""The bench's table: every way is there, ratios are ratios, plans are those named. No time is held to
+anything."""
 
 from __future__ import annotations
 

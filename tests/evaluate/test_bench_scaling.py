@@ -1,4 +1,5 @@
-"""The scaling studies: what was settings is what was steered, and every point is a ratio to the same context unsteered."""
+"""The scaling studies: what was settings is what was steered, and every point is a ratio to the same context
+unsteered."""
 
 from __future__ import annotations
 

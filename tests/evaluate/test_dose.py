@@ -74,7 +74,8 @@ LAWS: dict[str, Callable[[float], float]] = {
 def test_what_the_unsteered_model_keeps_is_reached(
     law: str, unsteered: float, room: float, scan: int, steps: int, hi: float
 ) -> None:
-    """Whatever steering does: strength 0 is in the range, and on the target, or off it by rounding, is kept."""
+    """Whatever steering does: strength 0 is in the range, and on the target, or off it by rounding, is
+    kept."""
     found = dose(
         FakeChat(lambda s: unsteered + LAWS[law](s)), unsteered + room, hi=hi, scan=scan, steps=steps
     )
@@ -145,7 +146,8 @@ def test_of_a_plan_the_strength_is_a_multiple() -> None:
 
 @pytest.mark.parametrize(("target", "beyond"), [(3.5, 2), (1.9, 2), (9.0, 2), (3.5, 1), (3.5, 0)])
 def test_where_the_range_is_too_low_it_looks_beyond(target: float, beyond: int) -> None:
-    """Coherence is the strength: the boundary is the target, the range ends at 2, what is tried at 2, 3 and 4.5."""
+    """Coherence is the strength: the boundary is the target, the range ends at 2, what is tried at 2, 3 and
+    4.5."""
     found = dose(FakeChat(lambda s: s), target, hi=2.0, beyond=beyond, steps=5)
     top = 2.0 * 1.5**beyond
     assert found.reached
@@ -236,7 +238,8 @@ def test_one_unlucky_strength_does_not_end_the_search() -> None:
 
 
 def test_where_a_strength_seemed_to_do_and_did_not_it_looks_below_that_again() -> None:
-    """Measured at 2, 1, 1.5 and 1.75; then 1.5 no longer passes, and the way from 1 to there has not been looked at."""
+    """Measured at 2, 1, 1.5 and 1.75; then 1.5 no longer passes, and the way from 1 to there has not been
+    looked at."""
     chat = FakeChat({2.0: 1.1, 1.0: 0.82, 1.5: 0.9, 1.75: 1.3}.get)  # type: ignore[arg-type]
     with pytest.raises(TypeError):  # 1.25 is asked for, of which this chat knows nothing
         dose(chat, 0.92, hi=2.0, scan=2, steps=2)

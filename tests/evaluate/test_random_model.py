@@ -1,4 +1,5 @@
-"""Random models of any width: llama.cpp loads them, the same seed gives the same bytes, no part of a file is left."""
+"""Random models of any width: llama.cpp loads them, the same seed gives the same bytes, no part of a file is
+left."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""The suite of six traits: each is measured by something that exists, and the page is made of what was found."""
+"""The suite of six traits: each is measured by something that exists, and the page is made of what was
+found."""
 
 from __future__ import annotations
 

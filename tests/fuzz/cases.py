@@ -22,7 +22,8 @@ MODEL_GGUF = "model GGUF"
 
 @dataclass(frozen=True)
 class Case:
-    """A mutated file: `content` is bytes, or for a bundle's directory what is in it (None: a folder there)."""
+    """A mutated file: `content` is bytes, or for a bundle's directory what is in it (None: a folder
+    there)."""
 
     number: int
     depth: str

@@ -1,8 +1,8 @@
 """What must hold for any file whatever: it is read, or refused in one line that names it.
 
-In: a Case and an empty folder. Out: which stage decided, as text to be counted; or BrokenLaw. A mutant that is
-read must also survive writing and reading, mean the same to a second reader, and have a gate that answers or
-is refused.
+In: a Case and an empty folder. Out: which stage decided, as text to be counted; or BrokenLaw. A mutant that
+is read must also survive writing and reading, mean the same to a second reader, and have a gate that answers
+or is refused.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ def check(case: Case, folder: Path) -> str:
     """The stage that decided about the case.
 
     Raises:
-        BrokenLaw: another exception than a refusal, a refusal that does not say which file, a file that is read
-            but not written back, or too much memory or time.
+        BrokenLaw: another exception than a refusal, a refusal that does not say which file, a file that is
+            read but not written back, or too much memory or time.
     """
     path = case.write(folder)
     memory, seconds = _peak(), time.process_time()

