@@ -100,20 +100,19 @@ _F32 = 0  # ggml_type
 
 
 @cache
-def check_version() -> None:
+def check_version(installed: str = llama_cpp.__version__) -> None:
     """Warn, once, where llama-cpp-python is none of the versions that the package's metadata asks for."""
     try:
         wanted = [r for r in requires("edgesteer") or [] if r.startswith("llama-cpp-python")]
     except PackageNotFoundError:  # a source tree on the path
         return
     bounds = re.findall(r"(>=|<|==)\s*([0-9.]+)", wanted[0]) if wanted else []
-    mine = _numbers(llama_cpp.__version__)
+    mine = _numbers(installed)
     fits = {"<": mine.__lt__, ">=": mine.__ge__, "==": mine.__eq__}
     if not all(fits[sign](_numbers(version)) for sign, version in bounds):
+        tested = ", ".join(sign + version for sign, version in bounds)
         warnings.warn(
-            f"llama-cpp-python {llama_cpp.__version__}: edgesteer was tested with "
-            f"{' and '.join(sign + version for sign, version in bounds)}; "
-            "steering may fail, or act otherwise",
+            f"llama-cpp-python {installed}: edgesteer was tested with {tested}; steering may fail or act otherwise",
             EdgesteerWarning,
             stacklevel=3,
         )

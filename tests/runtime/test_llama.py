@@ -21,6 +21,7 @@ from edgesteer import (
     SteeringOverflow,
 )
 from edgesteer.bundle import Bundle, StrengthRange, read_model_info, save
+from edgesteer.runtime import library
 from tests.lora import write_lora
 from tests.runtime.support import OPTIONS, TEXT, close, logits, plain, psr, steered, tokens_of, vector
 
@@ -419,3 +420,10 @@ def test_a_model_under_a_lora_adapter_is_steered_as_any_other(model: Model, tmp_
         assert not np.array_equal(logits(llm, [5, 6, 7]), before)
     assert np.array_equal(logits(llm, [5, 6, 7]), before)
     llm.close()
+
+
+@pytest.mark.parametrize("version", ["0.3.35", "0.3.37", "0.4.0", "1.0"])
+def test_a_llama_cpp_python_that_was_not_tested_is_warned_of(version: str) -> None:
+    with pytest.warns(EdgesteerWarning, match=rf"llama-cpp-python {version}: edgesteer was tested with .*>=0\.3"):
+        library.check_version(version)
+    library.check_version(llama_cpp.__version__)
