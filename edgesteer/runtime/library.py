@@ -112,7 +112,8 @@ def check_version(installed: str = llama_cpp.__version__) -> None:
     if not all(fits[sign](_numbers(version)) for sign, version in bounds):
         tested = ", ".join(sign + version for sign, version in bounds)
         warnings.warn(
-            f"llama-cpp-python {installed}: edgesteer was tested with {tested}; steering may fail or act otherwise",
+            f"llama-cpp-python {installed}: edgesteer was tested with {tested}; "
+            "steering may fail or act otherwise",
             EdgesteerWarning,
             stacklevel=3,
         )
