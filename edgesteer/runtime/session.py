@@ -309,23 +309,30 @@ class Session:
 
     def _decode(self, rows: Rows, run: Callable[[], None], capture: Blocks, replace: Blocks) -> None:
         recorded = any(sequence.recorders for sequence in rows.sequences)
-        strength = None
+        overflow: SteeringOverflow | None = None
         if self._joint.operations or capture or replace:
             strength = self._strengths(rows)
             record = np.zeros((len(strength), len(rows), self.n_layer), np.float32) if recorded else None
             announcement = Announcement(
                 rows.wants_logits, strength, record, capture, replace, self.slots.sources
             )
-            self._around(announcement, run, rows.sequences, rows.owner)
+            try:
+                self._around(announcement, run, rows.sequences, rows.owner)
+            except SteeringOverflow as error:
+                overflow = error  # the other sequences were decoded
         else:
             record = None
             run()
+        lost = () if overflow is None else overflow.sequences
+        going_on = [(i, sequence) for i, sequence in enumerate(rows.sequences) if sequence.number not in lost]
         if recorded:
-            self._record(rows, record)
-        for i, sequence in enumerate(rows.sequences):
+            self._record(rows, record, going_on)
+        for i, sequence in going_on:
             here = np.flatnonzero(rows.owner == i)
             sequence.kv.note(int(rows.positions[here[0]]), sequence.plan.applied(rows.bits[here]), len(here))
-        self._check_logits(rows)
+        self._check_logits(rows, going_on)
+        if overflow is not None:
+            raise overflow
 
     def _strengths(self, rows: Rows) -> F32:
         """float32 [columns, rows]."""
@@ -360,10 +367,12 @@ class Session:
 
     # -- recordings -------------------------------------------------------------------------------
 
-    def _record(self, rows: Rows, coefficients: F32 | None) -> None:
+    def _record(
+        self, rows: Rows, coefficients: F32 | None, sequences: Iterable[tuple[int, Sequence]]
+    ) -> None:
         """coefficients: float32 [columns, rows, n_layer] as the tap filled it in, None where it was not
         asked."""
-        for i, sequence in enumerate(rows.sequences):
+        for i, sequence in sequences:
             if not sequence.recorders:
                 continue
             here = np.flatnonzero(rows.owner == i)
@@ -400,11 +409,11 @@ class Session:
         # them. Reading them all would cost more than the steering.
         return any(math.isfinite(x) for x in pointer[: min(self._n_vocab, _LOGITS_LOOKED_AT)])
 
-    def _check_logits(self, rows: Rows) -> None:
+    def _check_logits(self, rows: Rows, sequences: Iterable[tuple[int, Sequence]]) -> None:
         """Inf or NaN that arose after the last steered row, or in a slot, shows in each sequence's last
         logits."""
         lost = []
-        for i, sequence in enumerate(rows.sequences):
+        for i, sequence in sequences:
             wanted = np.flatnonzero((rows.owner == i) & (rows.wants_logits != 0))
             if sequence.plan and wanted.size and not self._finite(int(wanted[-1])):
                 lost.append(sequence)

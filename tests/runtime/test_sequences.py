@@ -419,4 +419,6 @@ def test_an_overflow_names_its_sequences(tiny: Any) -> None:
             list(sequences.feed({a: tokens[:4], b: tokens[:4]}))
         assert caught.value.sequences == (b.number,)
         assert (a.n, b.n) == (4, 0)
+        bits = a.bits(slice(0, 4))
+        assert np.array_equal(a.kv.applied[:4], a.plan.applied(bits)), "what was decoded is recorded"
         list(sequences.feed({a: tokens[4:6]}))
