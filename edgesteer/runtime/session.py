@@ -356,12 +356,15 @@ class Session:
         except BaseException:
             with contextlib.suppress(Exception):
                 self.tap.finish()
+            announcement.overflowed[:] = 0  # the same may be announced again
             raise
         try:
             self.tap.finish()
-        except SteeringOverflow as error:
+        except BaseException as error:
             rows = np.flatnonzero(announcement.overflowed)
             announcement.overflowed[:] = 0
+            if not isinstance(error, SteeringOverflow):
+                raise
             lost = [0] if owner is None else np.unique(owner[rows])
             self._overflow([sequences[i] for i in lost], str(error))
 

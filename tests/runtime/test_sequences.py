@@ -359,6 +359,23 @@ def test_a_failing_decode_leaves_every_sequence_as_it_was(model: Model) -> None:
     assert all(np.array_equal(x, y) for x, y in zip(fed(True), fed(False), strict=True))
 
 
+def test_an_overflow_beside_another_error_is_seen_again(model: Model) -> None:
+    """The announcement of a single row is kept: what an earlier decode noted in it must not stay."""
+    path = model("llama")
+    llm = SteeredLlama(path, **OPTIONS)
+    llm.steer([(vector(path, [1], scope="response", seed=5), 1e38), (psr(path, [2], seed=6), 1.0)])
+    gates = {key: Failing(gate) for key, gate in llm._session._gates.items()}
+    llm._session._gates.update(gates)
+    plan = llm.steering
+    llm.clear_steering()
+    llm.steer(plan)
+    for fails in (True, False):
+        for gate in gates.values():
+            gate.fails = fails
+        with pytest.raises(TapError if fails else SteeringOverflow):
+            llm.eval([3])
+
+
 def test_more_sequences_than_the_context_holds_are_refused(tiny: Any) -> None:
     llm, plans = tiny
     with Sequences(llm) as sequences:
