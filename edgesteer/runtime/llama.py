@@ -423,6 +423,7 @@ class SteeredLlama(llama_cpp.Llama):
         """
         tokens = list(tokens)
         session, end = self._session, self.n_tokens + len(tokens)
+        session.require_free()
         if end > len(self.input_ids):
             raise ValueError(f"Requested tokens ({end}) exceed context window of {len(self.input_ids)}")
         session.main.tokens = self.input_ids  # llama_cpp replaces the array when it loads a state
@@ -440,12 +441,18 @@ class SteeredLlama(llama_cpp.Llama):
 
     def embed(self, *args: Any, **kwargs: Any) -> Any:
         """llama_cpp.Llama.embed, each text steered as a prompt of its own."""
+        self._session.require_free()
         self._session.main.forget()  # llama_cpp clears the memory for each batch of texts
         try:
             return super().embed(*args, **kwargs)
         except BaseException:  # texts before the failing one have replaced what the context held
             self._empty()
             raise
+
+    def reset(self) -> None:
+        """llama_cpp.Llama.reset, which clears a recurrent model's memory."""
+        self._session.require_free()
+        super().reset()  # type: ignore[no-untyped-call]
 
     def generate(self, tokens: Sequence[int], *args: Any, **kwargs: Any) -> Generator[int, Any, None]:
         """llama_cpp.Llama.generate; scopes are counted from this prompt, and KV is reused only
@@ -497,7 +504,7 @@ class SteeredLlama(llama_cpp.Llama):
 
     def _empty(self) -> None:
         self._session.clear()
-        self.reset()  # type: ignore[no-untyped-call]
+        self.reset()
 
     def _lost(self) -> None:
         """The context's memory was cleared."""
@@ -564,6 +571,7 @@ class SteeredLlama(llama_cpp.Llama):
 
     def save_state(self) -> Any:
         """llama_cpp.Llama.save_state, with a record of what steered each position."""
+        self._session.require_free()
         held: Any = super().save_state()
         state.stamp(held, self._session.main.kv, self.identity())
         return held
@@ -575,6 +583,7 @@ class SteeredLlama(llama_cpp.Llama):
         Raises StateError for what is no state, or damaged, or of another model; the context is then as it
         was, or empty if llama.cpp itself refused the bytes.
         """
+        self._session.require_free()
         mark = self._check_state(held)
         held, n = copy.copy(held), held.n_tokens
         held.input_ids = np.concatenate([held.input_ids[:n], np.zeros(self.n_ctx() - n, dtype=np.intc)])

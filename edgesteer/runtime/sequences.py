@@ -59,13 +59,15 @@ class Sequences:
                 ...
             b = sequences.fork(a, other_plan)
 
-    Raises PlanError for more sequences than `llm.n_seq_max`, and for more tokens than the context holds.
+    Raises PlanError for more sequences than `llm.n_seq_max`, for more tokens than the context holds, and for
+    a sequence that was closed; TapError where other sequences are open.
     """
 
     def __init__(self, llm: SteeredLlama) -> None:
         self._llm, self._session = llm, llm._session
 
     def __enter__(self) -> Self:
+        self._session.require_free()
         self._llm._empty()
         with contextlib.suppress(SteeringUnavailable):  # refused when a plan asks for it
             self._llm.steerable()  # which decodes, so that no sequence may be open
@@ -91,6 +93,7 @@ class Sequences:
     def fork(self, source: Sequence, plan: SteeringPlan | None = None) -> Sequence:
         """A sequence that holds what `source` holds, in the same cells, and goes on under `plan`, or the
         same."""
+        self._session.require_open((source,))
         target = self.open(source.plan if plan is None else plan, source.prompt_len)
         self.copy(source, target)
         return target
@@ -105,11 +108,12 @@ class Sequences:
 
     def steer_all(self, plans: Mapping[Sequence, SteeringPlan]) -> None:
         """`steer` for several at once, or for none."""
+        self._session.require_open(plans)
         self._llm._prove(plans.values())
         self._session.set_plans(plans)
 
     def drop(self, sequence: Sequence) -> None:
-        """Give a sequence's part of the context back."""
+        """Give a sequence's part of the context back. Nothing happens to one that was closed."""
         self._session.close(sequence)
 
     def empty(self) -> None:
@@ -149,6 +153,7 @@ class Sequences:
         return rows
 
     def _announced(self, sequence: Sequence, tokens: abc.Sequence[int], forced: F32 | None) -> list[Row]:
+        self._session.require_open((sequence,))
         start = sequence.n
         if (end := start + len(tokens)) > self._llm.n_ctx():
             raise PlanError(f"sequence: {end} tokens, expected at most {self._llm.n_ctx()} (n_ctx)")
@@ -197,6 +202,7 @@ class Sequences:
 
     def _decode(self, rows: abc.Sequence[Row], wanted: bool, layers: abc.Sequence[int]) -> dict[int, F32]:
         """By block float32 [rows, n_embd]."""
+        self._session.require_open({row.sequence for row in rows})
         self._fill_batch(rows, wanted)
         seen = {n: np.empty((len(rows), self._session.n_embd), dtype=np.float32) for n in layers}
         self._llm._ctx.decode_rows(_as_rows(rows, wanted), self._llm._batch, seen, _stacked(layers, rows))

@@ -97,6 +97,20 @@ class Session:
         """Whether sequences are open: then the context is theirs, and not llama_cpp's."""
         return bool(self._opened)
 
+    def require_free(self) -> None:
+        """Raise TapError where sequences are open: the context's cells are not llama_cpp's to change."""
+        if self.in_use:
+            raise TapError(
+                f"{len(self._opened)} sequences are open in this context, expected none; "
+                "close them before using the SteeredLlama itself"
+            )
+
+    def require_open(self, sequences: Iterable[Sequence]) -> None:
+        """Raise PlanError for one that was closed: its number may be another's by now."""
+        for sequence in sequences:
+            if self._opened.get(sequence.number) is not sequence:
+                raise PlanError(f"sequence {sequence.number} is closed, expected an open one; open another")
+
     def open(self, each: abc.Sequence[tuple[SteeringPlan, int | None]]) -> list[Sequence]:
         """A new sequence without tokens for each plan and prompt length. The main one holds nothing
         meanwhile.
@@ -124,17 +138,21 @@ class Session:
 
     def fork(self, source: Sequence, target: Sequence) -> None:
         """Let `target` hold what `source` holds: the cells are shared, the record is copied."""
+        self.require_open((source, target))
+        if source is target:
+            return
         self._remove(target)
         llama_h.llama_memory_seq_cp(self._memory, source.number, target.number, -1, -1)
         target.copy_of(source)
 
     def close(self, sequence: Sequence) -> None:
-        """Give up an opened sequence and its part of the context."""
+        """Give up an opened sequence and its part of the context; one that was closed stays closed."""
+        if self._opened.get(sequence.number) is not sequence:
+            return
         self._remove(sequence)
-        if self._opened.get(sequence.number) is sequence:
-            del self._opened[sequence.number]
-            if not self._opened:
-                self._put_in_force()
+        del self._opened[sequence.number]
+        if not self._opened:
+            self._put_in_force()
 
     def clear(self) -> None:
         """Give up everything that was opened, and clear the context's memory with its data."""
@@ -193,11 +211,7 @@ class Session:
         Raises TapError also where sequences are open: their cells are not llama_cpp's to write.
         """
         with self._one_decode():
-            if self.in_use:
-                raise TapError(
-                    f"{len(self._opened)} sequences are open in this context, expected none; "
-                    "close them before using the SteeredLlama itself"
-                )
+            self.require_free()
             raw, main = batch.batch, self.main
             steered = main.plan or main.recorders
             if raw.n_tokens == 1 and not main.recorders and main.expects_one(raw.pos[0], raw.token[0]):

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from edgesteer import PlanError, SteeredLlama, SteeringOverflow, TapError
 from edgesteer.plan import SteeringPlan
-from edgesteer.runtime import Sequences
+from edgesteer.runtime import Lanes, Sequences
 from tests.runtime.support import F32, close, plain, psr, tokens_of, vector
 
 Model = Callable[[str], Path]
@@ -406,17 +406,54 @@ def test_once_all_are_closed_the_model_is_steered_as_before(tiny: Any) -> None:
     llm.clear_steering()
 
 
+def test_a_closed_sequence_does_nothing_to_the_one_that_has_its_number(tiny: Any) -> None:
+    llm, plans = tiny
+    tokens = tokens_of(llm)
+
+    def fed(closed_is_used: bool) -> list[F32]:
+        with Sequences(llm) as sequences:
+            a, closed = sequences.open(plans[1]), sequences.open(plans[1])
+            sequences.drop(closed)
+            b = sequences.open(plans[1])
+            assert b.number == closed.number
+            list(sequences.feed({a: tokens[:4], b: tokens[:4]}))
+            if closed_is_used:
+                sequences.drop(closed)
+                for use in (
+                    lambda: list(sequences.feed({closed: tokens[:4]})),
+                    lambda: sequences.steer(closed, plans[2]),
+                    lambda: sequences.copy(a, closed),
+                    lambda: sequences.fork(closed),
+                ):
+                    with pytest.raises(PlanError, match="sequence 1 is closed, expected an open one"):
+                        use()
+                sequences.copy(b, b)
+            return [logits.copy() for _, logits in sequences.feed({b: tokens[4:6]})]
+
+    assert all(np.array_equal(x, y) for x, y in zip(fed(True), fed(False), strict=True))
+
+
 def test_the_model_itself_waits_until_the_sequences_are_closed(tiny: Any, model: Model) -> None:
     llm, plans = tiny
     tokens, original = tokens_of(llm), plain(model("llama"), n_ctx=512, n_threads=1, logits_all=False)
     llm.steer(plans[3])
     with Sequences(llm) as sequences:
-        list(sequences.feed({sequences.open(plans[1]): tokens[:4]}))
-        with pytest.raises(TapError, match="sequences are open in this context"):
-            llm.eval(tokens)
+        a = sequences.open(plans[1])
+        list(sequences.feed({a: tokens[:4]}))
+        for use in (llm.eval, llm.capture, llm.embed, lambda _: llm.reset(), lambda _: llm.save_state()):
+            with pytest.raises(TapError, match="sequences are open in this context"):
+                use(tokens)
+        with pytest.raises(TapError, match="sequences are open in this context"), Lanes(llm, [tokens]):
+            pass
+        after = [logits.copy() for _, logits in sequences.feed({a: tokens[4:6]})]
         with pytest.raises(PlanError, match="sequences are open in this context"):
             llm.steer(plans[1])
     assert llm.steering == plans[3]
+    with Sequences(llm) as sequences:
+        a = sequences.open(plans[1])
+        list(sequences.feed({a: tokens[:4]}))
+        untouched = [logits.copy() for _, logits in sequences.feed({a: tokens[4:6]})]
+    assert all(np.array_equal(x, y) for x, y in zip(after, untouched, strict=True))
     llm.clear_steering()
     llm.eval(tokens)
     original.eval(tokens)
