@@ -10,6 +10,7 @@ batches only as far as an unsteered model's arithmetic does.
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections import abc
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, NamedTuple, Self
@@ -184,7 +185,7 @@ class Sequences:
         next_row = 0
         try:
             while next_row < len(rows):
-                part = rows[next_row : next_row + step]
+                part = self._batch(rows[next_row : next_row + step])
                 next_row += len(part)
                 sent = [j for j, row in enumerate(part) if row.sequence.number not in lost]
                 seen: dict[int, F32] = {}
@@ -199,6 +200,21 @@ class Sequences:
         finally:
             for row in rows[next_row:]:  # announced, and not decoded
                 row.sequence.truncate(row.position)
+
+    def _batch(self, rows: abc.Sequence[Row]) -> abc.Sequence[Row]:
+        """The first of these rows that llama.cpp computes in this order.
+
+        For recurrent memory it cuts a batch into ubatches of equally many rows of each sequence, and the tap
+        would take some rows for others: so one sequence's rows, or equally many of several in one ubatch.
+        """
+        if not self._llm._cannot_rewind:
+            return rows
+        runs = [len(list(run)) for _, run in itertools.groupby(rows, key=lambda row: row.sequence)]
+        n, room = runs[0], llama_h.llama_n_ubatch(self._llm.ctx)
+        fitting = [length >= n for length in runs]
+        several = fitting.index(False) if False in fitting else len(runs)
+        longer = next((i + 1 for i, length in enumerate(runs) if length > n), several)
+        return rows[: n * max(1, min(several, longer, room // n))]
 
     def _decode(self, rows: abc.Sequence[Row], wanted: bool, layers: abc.Sequence[int]) -> dict[int, F32]:
         """By block float32 [rows, n_embd]."""

@@ -301,6 +301,36 @@ def test_on_the_real_model_too(smollm2: Path, engine: str) -> None:
     assert len({outcome.rows[-1].tobytes() for outcome in together.values()}) == 4
 
 
+@pytest.mark.parametrize("arch", ["mamba", "mamba2", "rwkv7", "jamba", "granitehybrid", "lfm2"])
+@pytest.mark.parametrize("lengths", [(5, 3, 3), (3, 3, 4), (1, 9, 2), (4, 4, 4)])
+def test_recurrent_memory_keeps_the_rows_of_sequences_apart(
+    model: Model, arch: str, lengths: tuple[int, ...]
+) -> None:
+    """llama.cpp computes such a batch in another order than that of its rows."""
+    path = model(arch)
+    llm = SteeredLlama(path, n_seq_max=3, **{**OPTIONS, "n_ubatch": 8})
+    tokens, last = tokens_of(llm), llm.model_info.n_layer - 1
+    each = [NOTHING, *(SteeringPlan.of([(vector(path, seed=s, size=0.5), 1.0, None)]) for s in (1, 2))]
+
+    def fed(which: tuple[int, ...]) -> list[tuple[F32, F32]]:
+        with Sequences(llm) as sequences:
+            opened = [sequences.open(each[i]) for i in which]
+            parts = [(s, tokens[i : i + lengths[i]], None) for s, i in zip(opened, which, strict=True)]
+            out: list[tuple[Any, F32, F32]] = []
+            for done in sequences.decoded(sequences.rows(parts), layers=[last]):
+                assert done.logits is not None
+                for j, row in enumerate(done.rows):
+                    out.append((row.sequence, done.logits[j].copy(), done.seen[last][j]))
+            assert [s for s, *_ in out] == [s for s, part, _ in parts for _ in part]
+            own = [[row[1:] for row in out if row[0] is s] for s in opened]
+            return [(np.array([x for x, _ in rows]), np.array([h for _, h in rows])) for rows in own]
+
+    for i, (logits, seen) in enumerate(fed((0, 1, 2))):
+        ((alone, seen_alone),) = fed((i,))
+        assert close(logits, alone, 1e-3)
+        assert close(seen, seen_alone, 1e-3)
+
+
 # -- forks, and what the main sequence sees --------------------------------------------------------------
 
 
