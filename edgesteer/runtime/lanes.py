@@ -114,7 +114,7 @@ class Lanes:
             (self._lanes[i], tokens, None if forced is None else self._fitting(i, tokens, forced[i]))
             for i, tokens in parts.items()
         )
-        kept = self.layers if any(map(self._is_kept, rows)) else ()
+        kept = self.layers if forced is not None or any(map(self._is_kept, rows)) else ()
         for decoded in self._sequences.decoded(rows, wanted=wanted, layers=kept, lenient=lenient):
             self._keep(decoded)
             if decoded.logits is not None:

@@ -43,8 +43,9 @@ class Row(NamedTuple):
 
 
 class Decoded(NamedTuple):
-    """What one decode gave. logits: float32 [rows, n_vocab], None where nobody wanted them; NaN in rows of
-    sequences that overflowed. seen: by block float32 [rows, n_embd], the residual stream, plan included."""
+    """What one decode gave. logits: float32 [rows, n_vocab], None where nobody wanted them. seen: by block
+    float32 [rows, n_embd], the residual stream, plan included. Both are NaN in rows of sequences that
+    overflowed."""
 
     rows: abc.Sequence[Row]
     logits: F32 | None
@@ -140,13 +141,15 @@ class Sequences:
     def rows(self, parts: Iterable[tuple[Sequence, abc.Sequence[int], F32 | None]]) -> list[Row]:
         """Announce tokens behind those that each sequence holds; to be decoded next, in this order.
 
-        Each part may come with float32 [blocks, tokens, n_embd] to be put in place of what arrives.
+        Each part, or none, may come with float32 [blocks, tokens, n_embd] to be put in place of what arrives.
         Raises PlanError for more tokens than the context holds; then none are announced.
         """
         rows: list[Row] = []
         try:
             for sequence, tokens, forced in parts:
                 rows += self._announced(sequence, tokens, forced)
+            if len({row.forced is None for row in rows}) > 1:
+                raise PlanError("sequences: activations for some of them, expected for all or for none")
         except BaseException:
             for row in rows:
                 row.sequence.truncate(row.position)
@@ -188,14 +191,16 @@ class Sequences:
                 part = self._batch(rows[next_row : next_row + step])
                 next_row += len(part)
                 sent = [j for j, row in enumerate(part) if row.sequence.number not in lost]
-                seen: dict[int, F32] = {}
+                seen = {n: np.empty((len(sent), self._session.n_embd), dtype=np.float32) for n in layers}
                 try:
                     if sent:
-                        seen = self._decode([part[j] for j in sent], all_wanted, layers)
+                        self._decode([part[j] for j in sent], all_wanted, seen)
                 except SteeringOverflow as error:
                     if not lenient:
                         raise
                     lost.update(error.sequences)
+                if lost:
+                    seen = {n: _spread(h, part, sent, lost) for n, h in seen.items()}
                 yield Decoded(part, self._logits(part, sent, lost) if wanted else None, seen)
         finally:
             for row in rows[next_row:]:  # announced, and not decoded
@@ -216,13 +221,12 @@ class Sequences:
         longer = next((i + 1 for i, length in enumerate(runs) if length > n), several)
         return rows[: n * max(1, min(several, longer, room // n))]
 
-    def _decode(self, rows: abc.Sequence[Row], wanted: bool, layers: abc.Sequence[int]) -> dict[int, F32]:
-        """By block float32 [rows, n_embd]."""
+    def _decode(self, rows: abc.Sequence[Row], wanted: bool, seen: dict[int, F32]) -> None:
+        """seen: by block float32 [rows, n_embd], filled."""
         self._session.require_open({row.sequence for row in rows})
         self._fill_batch(rows, wanted)
-        seen = {n: np.empty((len(rows), self._session.n_embd), dtype=np.float32) for n in layers}
-        self._llm._ctx.decode_rows(_as_rows(rows, wanted), self._llm._batch, seen, _stacked(layers, rows))
-        return seen
+        replaced = _stacked(tuple(seen), rows)
+        self._llm._ctx.decode_rows(_as_rows(rows, wanted), self._llm._batch, seen, replaced)
 
     def _logits(self, part: abc.Sequence[Row], sent: abc.Sequence[int], lost: set[int]) -> F32:
         """float32 [rows, n_vocab]. sent: which of the rows were in the batch."""
@@ -257,6 +261,15 @@ def _as_rows(rows: abc.Sequence[Row], wanted: bool) -> Rows:
         np.full(len(rows), wanted, dtype=np.int8),
         np.array([row.bits for row in rows], dtype=np.uint8),
     )
+
+
+def _spread(h: F32, part: abc.Sequence[Row], sent: abc.Sequence[int], lost: set[int]) -> F32:
+    """float32 [rows, n_embd] of all rows from those of the rows sent; NaN in those of lost sequences."""
+    out = np.full((len(part), h.shape[1]), np.nan, dtype=np.float32)
+    for place, j in enumerate(sent):
+        if part[j].sequence.number not in lost:
+            out[j] = h[place]
+    return out
 
 
 def _stacked(layers: abc.Sequence[int], rows: abc.Sequence[Row]) -> dict[int, F32]:

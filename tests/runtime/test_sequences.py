@@ -414,6 +414,9 @@ def test_more_sequences_than_the_context_holds_are_refused(tiny: Any) -> None:
             sequences.open(plans[0])
         sequences.drop(opened[2])
         assert sequences.open(plans[1]).number == 2
+        forced = np.zeros((1, 2, llm.n_embd()), np.float32)
+        with pytest.raises(PlanError, match="activations for some of them, expected for all or for none"):
+            sequences.rows([(opened[0], [3] * 2, forced), (opened[1], [3] * 2, None)])
         with pytest.raises(PlanError, match=r"513 tokens, expected at most 512 \(n_ctx\)"):
             list(sequences.feed({opened[1]: [3] * 2, opened[0]: [3] * 513}))
         assert (opened[0].n, opened[1].n) == (0, 0), "nothing is held that was not decoded"
