@@ -453,6 +453,8 @@ class Session:
         else:
             for sequence in lost:
                 self._remove(sequence)
+        for sequence in lost:
+            sequence.overflowed = True
         raise SteeringOverflow(message, tuple(sequence.number for sequence in lost))
 
     def _take_back(self, rows: Rows) -> None:

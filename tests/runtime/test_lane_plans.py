@@ -225,8 +225,11 @@ def test_beside_an_overflow_the_others_are_seen(model: Model) -> None:
 
     def seen(plans: list[SteeringPlan]) -> list[F32]:
         with Lanes(llm, prompts, layers, plans=plans) as lanes:
-            for more in (prompts, [tokens[5:7]] * 3):
-                list(lanes.feed({i: p[-1:] for i, p in enumerate(more)}, lenient=True))
+            list(lanes.feed({i: p[-1:] for i, p in enumerate(prompts)}, lenient=True))
+            if plans[1]:
+                with pytest.raises(PlanError, match="lane 1: it overflowed"):
+                    list(lanes.feed(dict.fromkeys(range(3), tokens[5:7])))
+            list(lanes.feed(dict.fromkeys((0, 2), tokens[5:7]), lenient=True))
             return [lanes.seen(i) for i in range(3)]
 
     together, expected = seen(plans), seen([plans[0], SteeringPlan(), plans[2]])
