@@ -346,7 +346,10 @@ class Session:
             sequence.kv.note(int(rows.positions[here[0]]), sequence.plan.applied(rows.bits[here]), len(here))
         self._check_logits(rows, going_on)
         if overflow is not None:
-            raise overflow
+            try:
+                raise overflow
+            finally:
+                overflow = None  # its traceback holds this frame
 
     def _strengths(self, rows: Rows) -> F32:
         """float32 [columns, rows]."""

@@ -348,6 +348,24 @@ def test_a_fork_carries_the_record_and_may_go_on_under_another_plan(tiny: Any) -
     assert marks[0][6] == marks[0][5] != marks[1][6] == marks[1][7]
 
 
+@pytest.mark.parametrize("leave", ["drop", "steer"])
+def test_a_constant_that_overflows_unseen_poisons_nobody(tiny: Any, model: Model, leave: str) -> None:
+    """Without logits to look at, an overflow must be seen before it reaches the memory."""
+    llm, _ = tiny
+    tokens = tokens_of(llm)
+    plan = SteeringPlan.of([(vector(model("llama"), seed=1, size=3.0), 3e38, None)])
+    with Sequences(llm) as sequences:
+        a = sequences.open(plan)
+        with pytest.raises(SteeringOverflow):
+            list(sequences.feed({a: tokens[:20]}, wanted=False))
+        if leave == "drop":
+            sequences.drop(a)
+        else:
+            sequences.steer(a, NOTHING)
+        b = sequences.open(NOTHING)
+        assert all(np.isfinite(logits).all() for _, logits in sequences.feed({b: tokens[:3]}))
+
+
 class Failing:
     """A gate in Python that fails when it is told to."""
 
