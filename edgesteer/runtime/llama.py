@@ -370,7 +370,7 @@ class SteeredLlama(llama_cpp.Llama):
                     f"{self.model_path}: it is not known what can be steered, and sequences are open; "
                     "steer the model, or look at 'edgesteer doctor', before they are"
                 )
-            with self._one_token() as one_token:
+            with self._session.between_decodes(), self._one_token() as one_token:
                 self._session.steerable = sentinel.prove(
                     one_token, self._session.slots, self._session.n_layer, self._session.n_embd
                 )

@@ -84,6 +84,8 @@ class Session:
         self._one_row: dict[tuple[str, int], tuple[Announcement | None, int]] = {}
         self._gates: dict[bytes, Gate] = {}
         self._decoding = threading.Lock()
+        self._using = threading.RLock()  # held while decoding, and while what a decode reads is changed
+        self._inside = False  # a decode: for the thread that holds the lock
 
     # -- sequences and their plans ----------------------------------------------------------------
 
@@ -166,15 +168,16 @@ class Session:
 
         Raises SteeringUnavailable where a plan cannot act, BundleError where a gate cannot be evaluated.
         """
-        before = {sequence: sequence.plan for sequence in plans}
-        try:
-            for sequence, plan in plans.items():
-                sequence.plan = plan
-            self._put_in_force()
-        except BaseException:
-            for sequence, plan in before.items():
-                sequence.plan = plan
-            raise
+        with self.between_decodes():
+            before = {sequence: sequence.plan for sequence in plans}
+            try:
+                for sequence, plan in plans.items():
+                    sequence.plan = plan
+                self._put_in_force()
+            except BaseException:
+                for sequence, plan in before.items():
+                    sequence.plan = plan
+                raise
 
     def _put_in_force(self) -> None:
         joint = JointPlan.of(sequence.plan for sequence in self._present)
@@ -255,9 +258,22 @@ class Session:
                 "give each thread one of its own with sibling(), which shares the weights"
             )
         try:
-            yield
+            with self._using:
+                self._inside = True
+                try:
+                    yield
+                finally:
+                    self._inside = False
         finally:
             self._decoding.release()
+
+    @contextlib.contextmanager
+    def between_decodes(self) -> Iterator[None]:
+        """Wait for another thread's decode to end, and keep the next one waiting."""
+        with self._using:
+            if self._inside:
+                raise TapError("a plan is changed inside a decode, expected between decodes; do it afterwards")
+            yield
 
     def _decode_one(self, position: int, batch: Any, run: Callable[[Any], None]) -> None:
         """The general path for one row of the main sequence, without an array made on the way."""

@@ -8,6 +8,8 @@ alone, bit for bit where an unsteered model does not tell the two apart, else to
 
 from __future__ import annotations
 
+import itertools
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -422,6 +424,52 @@ def test_an_overflow_beside_another_error_is_seen_again(model: Model) -> None:
             gate.fails = fails
         with pytest.raises(TapError if fails else SteeringOverflow):
             llm.eval([3])
+
+
+def test_a_plan_changes_between_decodes_also_from_another_thread(model: Model) -> None:
+    path = model("llama")
+    llm, plans = SteeredLlama(path, **OPTIONS), plans_for(path)
+    text, done, errors = tokens_of(llm, n=20) * 20, threading.Event(), []
+
+    def turn() -> None:
+        try:
+            for plan in itertools.cycle(plans):
+                llm.steer(plan)
+                if done.is_set():
+                    return
+        except Exception as error:
+            errors.append(error)
+
+    llm.steer(plans[1])
+    turning = threading.Thread(target=turn)
+    turning.start()
+    try:
+        for _ in range(60):
+            llm.reset()
+            llm.eval(text)
+    finally:
+        done.set()
+        turning.join()
+    assert not errors
+
+
+def test_a_plan_is_not_changed_inside_a_decode(model: Model) -> None:
+    path = model("llama")
+    llm = SteeredLlama(path, **OPTIONS)
+    llm.steer(psr(path))
+    plan = llm.steering
+
+    class Changing(Failing):
+        def coefficient(self, layer: int, activation: F32) -> F32:
+            llm.clear_steering()
+            return np.ones(len(activation), np.float32)
+
+    llm._session._gates.update({key: Changing(gate) for key, gate in llm._session._gates.items()})
+    llm.clear_steering()
+    llm.steer(plan)
+    with pytest.raises(TapError, match="a plan is changed inside a decode"):
+        llm.eval([3])
+    assert llm.steering == plan
 
 
 def test_more_sequences_than_the_context_holds_are_refused(tiny: Any) -> None:
