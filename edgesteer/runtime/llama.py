@@ -418,8 +418,8 @@ class SteeredLlama(llama_cpp.Llama):
         prompt_len: tokens of the prompt, counted from position 0; scope `response` begins at its
         last. By default a call's last token ends a prompt: the last of several, or a single one.
 
-        Raises SteeringOverflow (the context is then empty), TapError (it is as before), or ValueError
-        for more tokens than the context holds.
+        Raises SteeringOverflow (the context is then empty), TapError (it is as before, or empty where its
+        memory cannot go back), or ValueError for more tokens than the context holds.
         """
         tokens = list(tokens)
         session, end = self._session, self.n_tokens + len(tokens)
@@ -434,7 +434,7 @@ class SteeredLlama(llama_cpp.Llama):
             self._lost()
             raise
         except BaseException:
-            if self._cannot_rewind:  # what the failed batch left in the memory cannot be taken out
+            if not session.rewind(0, self.n_tokens):  # what the failed batch left cannot be taken out
                 session.forget()
                 self._lost()
             raise
@@ -486,12 +486,9 @@ class SteeredLlama(llama_cpp.Llama):
 
     def _within_window(self, position: int) -> int:
         """`position`, or 0 where a sliding window has dropped what the next token there must see."""
-        window = llama_h.llama_model_n_swa(self.model)
-        memory = llama_h.llama_get_memory(self.ctx)
-        if position >= self.n_tokens or not window or not memory:
+        if position >= self.n_tokens or not llama_h.llama_get_memory(self.ctx):
             return position
-        first = llama_h.llama_memory_seq_pos_min(memory, 0)
-        return position if first <= max(0, position - window) else 0
+        return position if self._session.holds_window(0, position) else 0
 
     @property
     def _cannot_rewind(self) -> bool:

@@ -480,9 +480,25 @@ class Session:
         """Take the rows of a failed decode out of the context again."""
         for i, sequence in enumerate(rows.sequences):
             first = int(rows.positions[np.flatnonzero(rows.owner == i)[0]])
-            if self._memory and not llama_h.llama_memory_seq_rm(self._memory, sequence.number, first, -1):
-                self._remove(sequence)  # a recurrent memory cannot go back
+            if not self.rewind(sequence.number, first):
+                self._remove(sequence)
             sequence.truncate(first)
+
+    def rewind(self, number: int, position: int) -> bool:
+        """Take a sequence's positions from `position` on out of the memory. False where it cannot go on from
+        there: a recurrent memory holds its last state alone, a sliding window may have dropped what comes
+        before."""
+        if not self._memory:
+            return True
+        removed = llama_h.llama_memory_seq_rm(self._memory, number, position, -1)
+        return bool(removed) and self.holds_window(number, position)
+
+    def holds_window(self, number: int, position: int) -> bool:
+        """Whether the memory still has what a sliding window must see from `position`."""
+        window = llama_h.llama_model_n_swa(llama_h.llama_get_model(self.context))
+        if not window or not position:
+            return True
+        return 0 <= llama_h.llama_memory_seq_pos_min(self._memory, number) <= max(0, position - window)
 
     @property
     def _memory(self) -> Any:

@@ -409,6 +409,34 @@ def test_a_failing_decode_leaves_every_sequence_as_it_was(model: Model) -> None:
     assert all(np.array_equal(x, y) for x, y in zip(fed(True), fed(False), strict=True))
 
 
+def test_what_a_sliding_window_dropped_in_a_failed_decode_is_not_taken_for_held(model: Model) -> None:
+    """In several ubatches it may drop what comes before them."""
+    path = model("gemma3")
+    sizes = {"n_ctx": 1024, "n_batch": 512, "n_ubatch": 32, "swa_full": False}
+    llm = SteeredLlama(path, n_seq_max=2, **{**OPTIONS, **sizes})
+    tokens = tokens_of(llm) * 20
+    llm.steer(psr(path, scope="response"))
+    gates = {key: Failing(gate) for key, gate in llm._session._gates.items()}
+    llm._session._gates.update(gates)
+    plan = llm.steering
+    llm.clear_steering()
+    for n, held in ((20, 300), (300, 0)):
+        for gate in gates.values():
+            gate.fails = True
+        with Sequences(llm) as sequences:
+            a = sequences.open(plan, prompt_len=300 + n)
+            list(sequences.feed({a: tokens[:300]}, wanted=False))
+            with pytest.raises(TapError, match="the gate failed"):
+                list(sequences.feed({a: tokens[:n]}, wanted=False))
+            assert a.n == held
+        llm.steer(plan)
+        llm.eval(tokens[:300], prompt_len=300 + n)
+        with pytest.raises(TapError, match="the gate failed"):
+            llm.eval(tokens[:n], prompt_len=300 + n)
+        assert llm.n_tokens == held
+        llm.clear_steering()
+
+
 def test_an_overflow_beside_another_error_is_seen_again(model: Model) -> None:
     """The announcement of a single row is kept: what an earlier decode noted in it must not stay."""
     path = model("llama")
