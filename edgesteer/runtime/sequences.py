@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 # Rows whose logits llama.cpp must hold at once: with a vocabulary of 262144 each takes 1 MB.
 _LOGITS_ROWS = 64
+_NO_ROOM = "llama_decode returned 1"  # as llama_cpp says it
 
 
 class Row(NamedTuple):
@@ -226,7 +227,15 @@ class Sequences:
         self._session.require_open({row.sequence for row in rows})
         self._fill_batch(rows, wanted)
         replaced = _stacked(tuple(seen), rows)
-        self._llm._ctx.decode_rows(_as_rows(rows, wanted), self._llm._batch, seen, replaced)
+        try:
+            self._llm._ctx.decode_rows(_as_rows(rows, wanted), self._llm._batch, seen, replaced)
+        except RuntimeError as error:
+            if str(error) != _NO_ROOM:
+                raise
+            raise PlanError(
+                f"sequences: no room for {len(rows)} more tokens among {self._llm.n_ctx()} (n_ctx), which they "
+                "share; drop a sequence, or open the model with a larger n_ctx"
+            ) from None
 
     def _logits(self, part: abc.Sequence[Row], sent: abc.Sequence[int], lost: set[int]) -> F32:
         """float32 [rows, n_vocab]. sent: which of the rows were in the batch."""

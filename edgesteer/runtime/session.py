@@ -272,7 +272,9 @@ class Session:
         """Wait for another thread's decode to end, and keep the next one waiting."""
         with self._using:
             if self._inside:
-                raise TapError("a plan is changed inside a decode, expected between decodes; do it afterwards")
+                raise TapError(
+                    "a plan is changed inside a decode, expected between decodes; do it afterwards"
+                )
             yield
 
     def _decode_one(self, position: int, batch: Any, run: Callable[[Any], None]) -> None:
@@ -498,7 +500,8 @@ class Session:
         window = llama_h.llama_model_n_swa(llama_h.llama_get_model(self.context))
         if not window or not position:
             return True
-        return 0 <= llama_h.llama_memory_seq_pos_min(self._memory, number) <= max(0, position - window)
+        first: int = llama_h.llama_memory_seq_pos_min(self._memory, number)
+        return 0 <= first <= max(0, position - window)
 
     @property
     def _memory(self) -> Any:

@@ -533,6 +533,22 @@ def test_once_all_are_closed_the_model_is_steered_as_before(tiny: Any) -> None:
     llm.clear_steering()
 
 
+def test_sequences_that_together_need_more_than_the_context_are_refused(tiny: Any) -> None:
+    llm, plans = tiny
+
+    def fed(too_much: bool) -> list[F32]:
+        with Sequences(llm) as sequences:
+            a, b = sequences.open(plans[1]), sequences.open(plans[2])
+            list(sequences.feed({a: [3] * 400, b: [3] * 64}, wanted=False))
+            if too_much:
+                with pytest.raises(PlanError, match=r"no room for 64 more tokens among 512 \(n_ctx\)"):
+                    list(sequences.feed({b: [5] * 64}))
+                assert (a.n, b.n) == (400, 64)
+            return [logits.copy() for _, logits in sequences.feed({a: [7], b: [7]})]
+
+    assert all(np.array_equal(x, y) for x, y in zip(fed(True), fed(False), strict=True))
+
+
 def test_a_closed_sequence_does_nothing_to_the_one_that_has_its_number(tiny: Any) -> None:
     llm, plans = tiny
     tokens = tokens_of(llm)
