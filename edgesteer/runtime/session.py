@@ -497,7 +497,7 @@ class Session:
 
     def holds_window(self, number: int, position: int) -> bool:
         """Whether the memory still has what a sliding window must see from `position`."""
-        window = llama_h.llama_model_n_swa(llama_h.llama_get_model(self.context))
+        window: int = llama_h.llama_model_n_swa(llama_h.llama_get_model(self.context))
         if not window or not position:
             return True
         first: int = llama_h.llama_memory_seq_pos_min(self._memory, number)
