@@ -27,6 +27,9 @@ from edgesteer.scope import BIT, SCOPES
 
 F32 = npt.NDArray[np.float32]
 
+# A slot's sums are not looked at: constants that could overflow one are left to the tap, which checks each row.
+_SLOT_MOST = 2.0**100
+
 # Strengths are decimal: 0.1 + 0.2 - 0.3 is meant to be zero.
 _ZERO = 1e-9
 
@@ -196,16 +199,19 @@ class SteeringPlan:
 
     @cached_property
     def slots(self) -> Mapping[int, F32]:
-        """Block -> float32 [n_embd] for the control-vector slot: where all act everywhere, ungated.
+        """Block -> float32 [n_embd] for the control-vector slot: where all act everywhere, ungated, and far
+        from overflow.
 
         Summed in float64 and rounded once; a single term gives the bits of float32(strength) * v.
         """
         out: dict[int, F32] = {}
-        with np.errstate(over="ignore"):  # the runtime sees and reports an overflow
+        with np.errstate(over="ignore", invalid="ignore"):
             for layer in self.layers:
                 here = [t for _, t in self._at(layer)]
                 if all(t.constant and t.scope == "all" for t in here):
-                    out[layer] = _scaled_sum([(t.strength, t.bundle.directions[layer]) for t in here])
+                    vector = _scaled_sum([(t.strength, t.bundle.directions[layer]) for t in here])
+                    if np.abs(vector).max() < _SLOT_MOST:
+                        out[layer] = vector
         return out
 
     @cached_property

@@ -93,7 +93,7 @@ def _recorded(llm: SteeredLlama, prompt: str, how: dict[str, Any]) -> SteeringMa
     from edgesteer.cli.opening import reply
 
     # Without KV of an earlier run, so that every token of the prompt is evaluated and recorded.
-    llm.reset()  # type: ignore[no-untyped-call]
+    llm.reset()
     with llm.record() as steering_map:
         for _ in reply(llm, prompt, **how):
             pass

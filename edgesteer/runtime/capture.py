@@ -65,6 +65,7 @@ def capture(
     of another shape.
     """
     session, tokens, forced = llm._session, list(tokens), replace or {}
+    session.require_free()
     blocks = sorted(range(session.n_layer) if layers is None else set(layers))
     _check(llm, tokens, blocks, forced)
     out = {n: np.full((len(tokens), session.n_embd), np.nan, dtype=np.float32) for n in blocks}

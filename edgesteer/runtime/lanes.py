@@ -107,14 +107,17 @@ class Lanes:
             block, once that is written down: teacher forcing.
         wanted: False computes no logits and yields nothing.
         lenient: a lane that overflows has NaN as its logits from there on, instead of SteeringOverflow.
+        Raises PlanError for a lane that overflowed before: it holds nothing any more.
         The logits, float32 [n_vocab], are valid until the next row is asked for. Nothing is evaluated
         before the first.
         """
+        if lost := [i for i in parts if self._lanes[i].overflowed]:
+            raise PlanError(f"lane {lost[0]}: it overflowed, expected one that still holds its prompt")
         rows = self._sequences.rows(
             (self._lanes[i], tokens, None if forced is None else self._fitting(i, tokens, forced[i]))
             for i, tokens in parts.items()
         )
-        kept = self.layers if any(map(self._is_kept, rows)) else ()
+        kept = self.layers if forced is not None or any(map(self._is_kept, rows)) else ()
         for decoded in self._sequences.decoded(rows, wanted=wanted, layers=kept, lenient=lenient):
             self._keep(decoded)
             if decoded.logits is not None:

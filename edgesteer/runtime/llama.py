@@ -370,7 +370,7 @@ class SteeredLlama(llama_cpp.Llama):
                     f"{self.model_path}: it is not known what can be steered, and sequences are open; "
                     "steer the model, or look at 'edgesteer doctor', before they are"
                 )
-            with self._one_token() as one_token:
+            with self._session.between_decodes(), self._one_token() as one_token:
                 self._session.steerable = sentinel.prove(
                     one_token, self._session.slots, self._session.n_layer, self._session.n_embd
                 )
@@ -418,11 +418,12 @@ class SteeredLlama(llama_cpp.Llama):
         prompt_len: tokens of the prompt, counted from position 0; scope `response` begins at its
         last. By default a call's last token ends a prompt: the last of several, or a single one.
 
-        Raises SteeringOverflow (the context is then empty), TapError (it is as before), or ValueError
-        for more tokens than the context holds.
+        Raises SteeringOverflow (the context is then empty), TapError (it is as before, or empty where its
+        memory cannot go back), or ValueError for more tokens than the context holds.
         """
         tokens = list(tokens)
         session, end = self._session, self.n_tokens + len(tokens)
+        session.require_free()
         if end > len(self.input_ids):
             raise ValueError(f"Requested tokens ({end}) exceed context window of {len(self.input_ids)}")
         session.main.tokens = self.input_ids  # llama_cpp replaces the array when it loads a state
@@ -433,19 +434,25 @@ class SteeredLlama(llama_cpp.Llama):
             self._lost()
             raise
         except BaseException:
-            if self._cannot_rewind:  # what the failed batch left in the memory cannot be taken out
+            if not session.rewind(0, self.n_tokens):  # what the failed batch left cannot be taken out
                 session.forget()
                 self._lost()
             raise
 
     def embed(self, *args: Any, **kwargs: Any) -> Any:
         """llama_cpp.Llama.embed, each text steered as a prompt of its own."""
+        self._session.require_free()
         self._session.main.forget()  # llama_cpp clears the memory for each batch of texts
         try:
             return super().embed(*args, **kwargs)
         except BaseException:  # texts before the failing one have replaced what the context held
             self._empty()
             raise
+
+    def reset(self) -> None:
+        """llama_cpp.Llama.reset, which clears a recurrent model's memory."""
+        self._session.require_free()
+        super().reset()  # type: ignore[no-untyped-call]
 
     def generate(self, tokens: Sequence[int], *args: Any, **kwargs: Any) -> Generator[int, Any, None]:
         """llama_cpp.Llama.generate; scopes are counted from this prompt, and KV is reused only
@@ -479,12 +486,9 @@ class SteeredLlama(llama_cpp.Llama):
 
     def _within_window(self, position: int) -> int:
         """`position`, or 0 where a sliding window has dropped what the next token there must see."""
-        window = llama_h.llama_model_n_swa(self.model)
-        memory = llama_h.llama_get_memory(self.ctx)
-        if position >= self.n_tokens or not window or not memory:
+        if position >= self.n_tokens or not llama_h.llama_get_memory(self.ctx):
             return position
-        first = llama_h.llama_memory_seq_pos_min(memory, 0)
-        return position if first <= max(0, position - window) else 0
+        return position if self._session.holds_window(0, position) else 0
 
     @property
     def _cannot_rewind(self) -> bool:
@@ -497,7 +501,7 @@ class SteeredLlama(llama_cpp.Llama):
 
     def _empty(self) -> None:
         self._session.clear()
-        self.reset()  # type: ignore[no-untyped-call]
+        self.reset()
 
     def _lost(self) -> None:
         """The context's memory was cleared."""
@@ -564,6 +568,7 @@ class SteeredLlama(llama_cpp.Llama):
 
     def save_state(self) -> Any:
         """llama_cpp.Llama.save_state, with a record of what steered each position."""
+        self._session.require_free()
         held: Any = super().save_state()
         state.stamp(held, self._session.main.kv, self.identity())
         return held
@@ -575,6 +580,7 @@ class SteeredLlama(llama_cpp.Llama):
         Raises StateError for what is no state, or damaged, or of another model; the context is then as it
         was, or empty if llama.cpp itself refused the bytes.
         """
+        self._session.require_free()
         mark = self._check_state(held)
         held, n = copy.copy(held), held.n_tokens
         held.input_ids = np.concatenate([held.input_ids[:n], np.zeros(self.n_ctx() - n, dtype=np.intc)])

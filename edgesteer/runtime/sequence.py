@@ -55,6 +55,7 @@ class Sequence:
         self.recorders: list[list[Recorded]] = []
         self.kv = KvRecord(n_ctx)
         self.tokens: Tokens = np.zeros(n_ctx, dtype=np.intc)
+        self.overflowed = False  # what it held was dropped
         self.n = 0  # positions with a token, those about to be evaluated among them
         self._bits = np.zeros(n_ctx, dtype=np.uint8)
         self._counted: tuple[int, int | None] = (0, None)  # positions with bits, under this prompt length

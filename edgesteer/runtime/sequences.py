@@ -10,6 +10,7 @@ batches only as far as an unsteered model's arithmetic does.
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections import abc
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, NamedTuple, Self
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 # Rows whose logits llama.cpp must hold at once: with a vocabulary of 262144 each takes 1 MB.
 _LOGITS_ROWS = 64
+_NO_ROOM = "llama_decode returned 1"  # as llama_cpp says it
 
 
 class Row(NamedTuple):
@@ -42,8 +44,9 @@ class Row(NamedTuple):
 
 
 class Decoded(NamedTuple):
-    """What one decode gave. logits: float32 [rows, n_vocab], None where nobody wanted them; NaN in rows of
-    sequences that overflowed. seen: by block float32 [rows, n_embd], the residual stream, plan included."""
+    """What one decode gave. logits: float32 [rows, n_vocab], None where nobody wanted them. seen: by block
+    float32 [rows, n_embd], the residual stream, plan included. Both are NaN in rows of sequences that
+    overflowed."""
 
     rows: abc.Sequence[Row]
     logits: F32 | None
@@ -59,13 +62,15 @@ class Sequences:
                 ...
             b = sequences.fork(a, other_plan)
 
-    Raises PlanError for more sequences than `llm.n_seq_max`, and for more tokens than the context holds.
+    Raises PlanError for more sequences than `llm.n_seq_max`, for more tokens than the context holds, and for
+    a sequence that was closed; TapError where other sequences are open.
     """
 
     def __init__(self, llm: SteeredLlama) -> None:
         self._llm, self._session = llm, llm._session
 
     def __enter__(self) -> Self:
+        self._session.require_free()
         self._llm._empty()
         with contextlib.suppress(SteeringUnavailable):  # refused when a plan asks for it
             self._llm.steerable()  # which decodes, so that no sequence may be open
@@ -91,6 +96,7 @@ class Sequences:
     def fork(self, source: Sequence, plan: SteeringPlan | None = None) -> Sequence:
         """A sequence that holds what `source` holds, in the same cells, and goes on under `plan`, or the
         same."""
+        self._session.require_open((source,))
         target = self.open(source.plan if plan is None else plan, source.prompt_len)
         self.copy(source, target)
         return target
@@ -105,11 +111,12 @@ class Sequences:
 
     def steer_all(self, plans: Mapping[Sequence, SteeringPlan]) -> None:
         """`steer` for several at once, or for none."""
+        self._session.require_open(plans)
         self._llm._prove(plans.values())
         self._session.set_plans(plans)
 
     def drop(self, sequence: Sequence) -> None:
-        """Give a sequence's part of the context back."""
+        """Give a sequence's part of the context back. Nothing happens to one that was closed."""
         self._session.close(sequence)
 
     def empty(self) -> None:
@@ -135,13 +142,15 @@ class Sequences:
     def rows(self, parts: Iterable[tuple[Sequence, abc.Sequence[int], F32 | None]]) -> list[Row]:
         """Announce tokens behind those that each sequence holds; to be decoded next, in this order.
 
-        Each part may come with float32 [blocks, tokens, n_embd] to be put in place of what arrives.
+        Each part, or none, may come with float32 [blocks, tokens, n_embd] to be put in place of what arrives.
         Raises PlanError for more tokens than the context holds; then none are announced.
         """
         rows: list[Row] = []
         try:
             for sequence, tokens, forced in parts:
                 rows += self._announced(sequence, tokens, forced)
+            if len({row.forced is None for row in rows}) > 1:
+                raise PlanError("sequences: activations for some of them, expected for all or for none")
         except BaseException:
             for row in rows:
                 row.sequence.truncate(row.position)
@@ -149,6 +158,7 @@ class Sequences:
         return rows
 
     def _announced(self, sequence: Sequence, tokens: abc.Sequence[int], forced: F32 | None) -> list[Row]:
+        self._session.require_open((sequence,))
         start = sequence.n
         if (end := start + len(tokens)) > self._llm.n_ctx():
             raise PlanError(f"sequence: {end} tokens, expected at most {self._llm.n_ctx()} (n_ctx)")
@@ -179,28 +189,53 @@ class Sequences:
         next_row = 0
         try:
             while next_row < len(rows):
-                part = rows[next_row : next_row + step]
+                part = self._batch(rows[next_row : next_row + step])
                 next_row += len(part)
                 sent = [j for j, row in enumerate(part) if row.sequence.number not in lost]
-                seen: dict[int, F32] = {}
+                seen = {n: np.empty((len(sent), self._session.n_embd), dtype=np.float32) for n in layers}
                 try:
                     if sent:
-                        seen = self._decode([part[j] for j in sent], all_wanted, layers)
+                        self._decode([part[j] for j in sent], all_wanted, seen)
                 except SteeringOverflow as error:
                     if not lenient:
                         raise
                     lost.update(error.sequences)
+                if lost:
+                    seen = {n: _spread(h, part, sent, lost) for n, h in seen.items()}
                 yield Decoded(part, self._logits(part, sent, lost) if wanted else None, seen)
         finally:
             for row in rows[next_row:]:  # announced, and not decoded
                 row.sequence.truncate(row.position)
 
-    def _decode(self, rows: abc.Sequence[Row], wanted: bool, layers: abc.Sequence[int]) -> dict[int, F32]:
-        """By block float32 [rows, n_embd]."""
+    def _batch(self, rows: abc.Sequence[Row]) -> abc.Sequence[Row]:
+        """The first of these rows that llama.cpp computes in this order.
+
+        For recurrent memory it cuts a batch into ubatches of equally many rows of each sequence, and the tap
+        would take some rows for others: so one sequence's rows, or equally many of several in one ubatch.
+        """
+        if not self._llm._cannot_rewind:
+            return rows
+        runs = [len(list(run)) for _, run in itertools.groupby(rows, key=lambda row: row.sequence)]
+        n, room = runs[0], llama_h.llama_n_ubatch(self._llm.ctx)
+        fitting = [length >= n for length in runs]
+        several = fitting.index(False) if False in fitting else len(runs)
+        longer = next((i + 1 for i, length in enumerate(runs) if length > n), several)
+        return rows[: n * max(1, min(several, longer, room // n))]
+
+    def _decode(self, rows: abc.Sequence[Row], wanted: bool, seen: dict[int, F32]) -> None:
+        """seen: by block float32 [rows, n_embd], filled."""
+        self._session.require_open({row.sequence for row in rows})
         self._fill_batch(rows, wanted)
-        seen = {n: np.empty((len(rows), self._session.n_embd), dtype=np.float32) for n in layers}
-        self._llm._ctx.decode_rows(_as_rows(rows, wanted), self._llm._batch, seen, _stacked(layers, rows))
-        return seen
+        replaced = _stacked(tuple(seen), rows)
+        try:
+            self._llm._ctx.decode_rows(_as_rows(rows, wanted), self._llm._batch, seen, replaced)
+        except RuntimeError as error:
+            if str(error) != _NO_ROOM:
+                raise
+            raise PlanError(
+                f"sequences: no room for {len(rows)} more tokens among {self._llm.n_ctx()} (n_ctx), which they "
+                "share; drop a sequence, or open the model with a larger n_ctx"
+            ) from None
 
     def _logits(self, part: abc.Sequence[Row], sent: abc.Sequence[int], lost: set[int]) -> F32:
         """float32 [rows, n_vocab]. sent: which of the rows were in the batch."""
@@ -235,6 +270,15 @@ def _as_rows(rows: abc.Sequence[Row], wanted: bool) -> Rows:
         np.full(len(rows), wanted, dtype=np.int8),
         np.array([row.bits for row in rows], dtype=np.uint8),
     )
+
+
+def _spread(h: F32, part: abc.Sequence[Row], sent: abc.Sequence[int], lost: set[int]) -> F32:
+    """float32 [rows, n_embd] of all rows from those of the rows sent; NaN in those of lost sequences."""
+    out = np.full((len(part), h.shape[1]), np.nan, dtype=np.float32)
+    for place, j in enumerate(sent):
+        if part[j].sequence.number not in lost:
+            out[j] = h[place]
+    return out
 
 
 def _stacked(layers: abc.Sequence[int], rows: abc.Sequence[Row]) -> dict[int, F32]:

@@ -84,6 +84,8 @@ class Session:
         self._one_row: dict[tuple[str, int], tuple[Announcement | None, int]] = {}
         self._gates: dict[bytes, Gate] = {}
         self._decoding = threading.Lock()
+        self._using = threading.RLock()  # held while decoding, and while what a decode reads is changed
+        self._inside = False  # a decode: for the thread that holds the lock
 
     # -- sequences and their plans ----------------------------------------------------------------
 
@@ -96,6 +98,20 @@ class Session:
     def in_use(self) -> bool:
         """Whether sequences are open: then the context is theirs, and not llama_cpp's."""
         return bool(self._opened)
+
+    def require_free(self) -> None:
+        """Raise TapError where sequences are open: the context's cells are not llama_cpp's to change."""
+        if self.in_use:
+            raise TapError(
+                f"{len(self._opened)} sequences are open in this context, expected none; "
+                "close them before using the SteeredLlama itself"
+            )
+
+    def require_open(self, sequences: Iterable[Sequence]) -> None:
+        """Raise PlanError for one that was closed: its number may be another's by now."""
+        for sequence in sequences:
+            if self._opened.get(sequence.number) is not sequence:
+                raise PlanError(f"sequence {sequence.number} is closed, expected an open one; open another")
 
     def open(self, each: abc.Sequence[tuple[SteeringPlan, int | None]]) -> list[Sequence]:
         """A new sequence without tokens for each plan and prompt length. The main one holds nothing
@@ -124,17 +140,21 @@ class Session:
 
     def fork(self, source: Sequence, target: Sequence) -> None:
         """Let `target` hold what `source` holds: the cells are shared, the record is copied."""
+        self.require_open((source, target))
+        if source is target:
+            return
         self._remove(target)
         llama_h.llama_memory_seq_cp(self._memory, source.number, target.number, -1, -1)
         target.copy_of(source)
 
     def close(self, sequence: Sequence) -> None:
-        """Give up an opened sequence and its part of the context."""
+        """Give up an opened sequence and its part of the context; one that was closed stays closed."""
+        if self._opened.get(sequence.number) is not sequence:
+            return
         self._remove(sequence)
-        if self._opened.get(sequence.number) is sequence:
-            del self._opened[sequence.number]
-            if not self._opened:
-                self._put_in_force()
+        del self._opened[sequence.number]
+        if not self._opened:
+            self._put_in_force()
 
     def clear(self) -> None:
         """Give up everything that was opened, and clear the context's memory with its data."""
@@ -148,15 +168,16 @@ class Session:
 
         Raises SteeringUnavailable where a plan cannot act, BundleError where a gate cannot be evaluated.
         """
-        before = {sequence: sequence.plan for sequence in plans}
-        try:
-            for sequence, plan in plans.items():
-                sequence.plan = plan
-            self._put_in_force()
-        except BaseException:
-            for sequence, plan in before.items():
-                sequence.plan = plan
-            raise
+        with self.between_decodes():
+            before = {sequence: sequence.plan for sequence in plans}
+            try:
+                for sequence, plan in plans.items():
+                    sequence.plan = plan
+                self._put_in_force()
+            except BaseException:
+                for sequence, plan in before.items():
+                    sequence.plan = plan
+                raise
 
     def _put_in_force(self) -> None:
         joint = JointPlan.of(sequence.plan for sequence in self._present)
@@ -193,11 +214,7 @@ class Session:
         Raises TapError also where sequences are open: their cells are not llama_cpp's to write.
         """
         with self._one_decode():
-            if self.in_use:
-                raise TapError(
-                    f"{len(self._opened)} sequences are open in this context, expected none; "
-                    "close them before using the SteeredLlama itself"
-                )
+            self.require_free()
             raw, main = batch.batch, self.main
             steered = main.plan or main.recorders
             if raw.n_tokens == 1 and not main.recorders and main.expects_one(raw.pos[0], raw.token[0]):
@@ -241,9 +258,24 @@ class Session:
                 "give each thread one of its own with sibling(), which shares the weights"
             )
         try:
-            yield
+            with self._using:
+                self._inside = True
+                try:
+                    yield
+                finally:
+                    self._inside = False
         finally:
             self._decoding.release()
+
+    @contextlib.contextmanager
+    def between_decodes(self) -> Iterator[None]:
+        """Wait for another thread's decode to end, and keep the next one waiting."""
+        with self._using:
+            if self._inside:
+                raise TapError(
+                    "a plan is changed inside a decode, expected between decodes; do it afterwards"
+                )
+            yield
 
     def _decode_one(self, position: int, batch: Any, run: Callable[[Any], None]) -> None:
         """The general path for one row of the main sequence, without an array made on the way."""
@@ -309,23 +341,33 @@ class Session:
 
     def _decode(self, rows: Rows, run: Callable[[], None], capture: Blocks, replace: Blocks) -> None:
         recorded = any(sequence.recorders for sequence in rows.sequences)
-        strength = None
+        overflow: SteeringOverflow | None = None
         if self._joint.operations or capture or replace:
             strength = self._strengths(rows)
             record = np.zeros((len(strength), len(rows), self.n_layer), np.float32) if recorded else None
             announcement = Announcement(
                 rows.wants_logits, strength, record, capture, replace, self.slots.sources
             )
-            self._around(announcement, run, rows.sequences, rows.owner)
+            try:
+                self._around(announcement, run, rows.sequences, rows.owner)
+            except SteeringOverflow as error:
+                overflow = error  # the other sequences were decoded
         else:
             record = None
             run()
+        lost = () if overflow is None else overflow.sequences
+        going_on = [(i, sequence) for i, sequence in enumerate(rows.sequences) if sequence.number not in lost]
         if recorded:
-            self._record(rows, record)
-        for i, sequence in enumerate(rows.sequences):
+            self._record(rows, record, going_on)
+        for i, sequence in going_on:
             here = np.flatnonzero(rows.owner == i)
             sequence.kv.note(int(rows.positions[here[0]]), sequence.plan.applied(rows.bits[here]), len(here))
-        self._check_logits(rows)
+        self._check_logits(rows, going_on)
+        if overflow is not None:
+            try:
+                raise overflow
+            finally:
+                overflow = None  # its traceback holds this frame
 
     def _strengths(self, rows: Rows) -> F32:
         """float32 [columns, rows]."""
@@ -349,21 +391,26 @@ class Session:
         except BaseException:
             with contextlib.suppress(Exception):
                 self.tap.finish()
+            announcement.overflowed[:] = 0  # the same may be announced again
             raise
         try:
             self.tap.finish()
-        except SteeringOverflow as error:
+        except BaseException as error:
             rows = np.flatnonzero(announcement.overflowed)
             announcement.overflowed[:] = 0
+            if not isinstance(error, SteeringOverflow):
+                raise
             lost = [0] if owner is None else np.unique(owner[rows])
             self._overflow([sequences[i] for i in lost], str(error))
 
     # -- recordings -------------------------------------------------------------------------------
 
-    def _record(self, rows: Rows, coefficients: F32 | None) -> None:
+    def _record(
+        self, rows: Rows, coefficients: F32 | None, sequences: Iterable[tuple[int, Sequence]]
+    ) -> None:
         """coefficients: float32 [columns, rows, n_layer] as the tap filled it in, None where it was not
         asked."""
-        for i, sequence in enumerate(rows.sequences):
+        for i, sequence in sequences:
             if not sequence.recorders:
                 continue
             here = np.flatnonzero(rows.owner == i)
@@ -400,11 +447,11 @@ class Session:
         # them. Reading them all would cost more than the steering.
         return any(math.isfinite(x) for x in pointer[: min(self._n_vocab, _LOGITS_LOOKED_AT)])
 
-    def _check_logits(self, rows: Rows) -> None:
+    def _check_logits(self, rows: Rows, sequences: Iterable[tuple[int, Sequence]]) -> None:
         """Inf or NaN that arose after the last steered row, or in a slot, shows in each sequence's last
         logits."""
         lost = []
-        for i, sequence in enumerate(rows.sequences):
+        for i, sequence in sequences:
             wanted = np.flatnonzero((rows.owner == i) & (rows.wants_logits != 0))
             if sequence.plan and wanted.size and not self._finite(int(wanted[-1])):
                 lost.append(sequence)
@@ -427,15 +474,34 @@ class Session:
         else:
             for sequence in lost:
                 self._remove(sequence)
+        for sequence in lost:
+            sequence.overflowed = True
         raise SteeringOverflow(message, tuple(sequence.number for sequence in lost))
 
     def _take_back(self, rows: Rows) -> None:
         """Take the rows of a failed decode out of the context again."""
         for i, sequence in enumerate(rows.sequences):
             first = int(rows.positions[np.flatnonzero(rows.owner == i)[0]])
-            if self._memory and not llama_h.llama_memory_seq_rm(self._memory, sequence.number, first, -1):
-                self._remove(sequence)  # a recurrent memory cannot go back
+            if not self.rewind(sequence.number, first):
+                self._remove(sequence)
             sequence.truncate(first)
+
+    def rewind(self, number: int, position: int) -> bool:
+        """Take a sequence's positions from `position` on out of the memory. False where it cannot go on from
+        there: a recurrent memory holds its last state alone, a sliding window may have dropped what comes
+        before."""
+        if not self._memory:
+            return True
+        removed = llama_h.llama_memory_seq_rm(self._memory, number, position, -1)
+        return bool(removed) and self.holds_window(number, position)
+
+    def holds_window(self, number: int, position: int) -> bool:
+        """Whether the memory still has what a sliding window must see from `position`."""
+        window: int = llama_h.llama_model_n_swa(llama_h.llama_get_model(self.context))
+        if not window or not position:
+            return True
+        first: int = llama_h.llama_memory_seq_pos_min(self._memory, number)
+        return 0 <= first <= max(0, position - window)
 
     @property
     def _memory(self) -> Any:

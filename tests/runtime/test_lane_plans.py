@@ -215,6 +215,29 @@ def test_an_overflow_of_one_lane_leaves_the_others_as_they_would_have_been(model
     )
 
 
+def test_beside_an_overflow_the_others_are_seen(model: Model) -> None:
+    path = model("llama")
+    llm, layers = opened(path), [1, 3]
+    tokens = tokens_of(llm)
+    prompts = [tokens[:5], tokens[:5], tokens[:3]]
+    llm.steer(terms(path))
+    plans = [llm.steering, llm.steering * 1e38, SteeringPlan()]
+
+    def seen(plans: list[SteeringPlan]) -> list[F32]:
+        with Lanes(llm, prompts, layers, plans=plans) as lanes:
+            list(lanes.feed({i: p[-1:] for i, p in enumerate(prompts)}, lenient=True))
+            if plans[1]:
+                with pytest.raises(PlanError, match="lane 1: it overflowed"):
+                    list(lanes.feed(dict.fromkeys(range(3), tokens[5:7])))
+            list(lanes.feed(dict.fromkeys((0, 2), tokens[5:7]), lenient=True))
+            return [lanes.seen(i) for i in range(3)]
+
+    together, expected = seen(plans), seen([plans[0], SteeringPlan(), plans[2]])
+    assert [h.shape for h in together] == [h.shape for h in expected]
+    assert all(close(together[i], expected[i], 1e-3) for i in (0, 2))
+    assert np.isnan(together[1][:, 4:]).all()
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ZeroDivisionError])
 def test_an_error_between_two_feeds_leaves_nothing(model: Model, error: type[BaseException]) -> None:
     path = model("llama")

@@ -144,6 +144,17 @@ def test_forced_rows_are_seen_as_they_arrive_and_replaced(model: Model) -> None:
             assert close(seen[i][k], expected[layer][len(prompt) - 1 :], 1e-3)
 
 
+def test_forced_rows_act_where_none_are_kept(model: Model) -> None:
+    llm, layers = opened(model("llama")), [1, 2]
+    tokens = tokens_of(llm)
+    given = {0: np.ones((2, 2, llm.n_embd()), np.float32)}
+    out = []
+    for since in (0, 100):
+        with Lanes(llm, [tokens[:5]], layers, since) as lanes:
+            out.append([row.copy() for _, row in lanes.feed({0: tokens[4:6]}, forced=given)])
+    assert np.array_equal(*out)
+
+
 # -- what is refused, and what is left behind --------------------------------------------------------
 
 

@@ -8,6 +8,8 @@ alone, bit for bit where an unsteered model does not tell the two apart, else to
 
 from __future__ import annotations
 
+import itertools
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +22,7 @@ from hypothesis import strategies as st
 
 from edgesteer import PlanError, SteeredLlama, SteeringOverflow, TapError
 from edgesteer.plan import SteeringPlan
-from edgesteer.runtime import Sequences
+from edgesteer.runtime import Lanes, Sequences
 from tests.runtime.support import F32, close, plain, psr, tokens_of, vector
 
 Model = Callable[[str], Path]
@@ -301,6 +303,36 @@ def test_on_the_real_model_too(smollm2: Path, engine: str) -> None:
     assert len({outcome.rows[-1].tobytes() for outcome in together.values()}) == 4
 
 
+@pytest.mark.parametrize("arch", ["mamba", "mamba2", "rwkv7", "jamba", "granitehybrid", "lfm2"])
+@pytest.mark.parametrize("lengths", [(5, 3, 3), (3, 3, 4), (1, 9, 2), (4, 4, 4)])
+def test_recurrent_memory_keeps_the_rows_of_sequences_apart(
+    model: Model, arch: str, lengths: tuple[int, ...]
+) -> None:
+    """llama.cpp computes such a batch in another order than that of its rows."""
+    path = model(arch)
+    llm = SteeredLlama(path, n_seq_max=3, **{**OPTIONS, "n_ubatch": 8})
+    tokens, last = tokens_of(llm), llm.model_info.n_layer - 1
+    each = [NOTHING, *(SteeringPlan.of([(vector(path, seed=s, size=0.5), 1.0, None)]) for s in (1, 2))]
+
+    def fed(which: tuple[int, ...]) -> list[tuple[F32, F32]]:
+        with Sequences(llm) as sequences:
+            opened = [sequences.open(each[i]) for i in which]
+            parts = [(s, tokens[i : i + lengths[i]], None) for s, i in zip(opened, which, strict=True)]
+            out: list[tuple[Any, F32, F32]] = []
+            for done in sequences.decoded(sequences.rows(parts), layers=[last]):
+                assert done.logits is not None
+                for j, row in enumerate(done.rows):
+                    out.append((row.sequence, done.logits[j].copy(), done.seen[last][j]))
+            assert [s for s, *_ in out] == [s for s, part, _ in parts for _ in part]
+            own = [[row[1:] for row in out if row[0] is s] for s in opened]
+            return [(np.array([x for x, _ in rows]), np.array([h for _, h in rows])) for rows in own]
+
+    for i, (logits, seen) in enumerate(fed((0, 1, 2))):
+        ((alone, seen_alone),) = fed((i,))
+        assert close(logits, alone, 1e-3)
+        assert close(seen, seen_alone, 1e-3)
+
+
 # -- forks, and what the main sequence sees --------------------------------------------------------------
 
 
@@ -316,6 +348,24 @@ def test_a_fork_carries_the_record_and_may_go_on_under_another_plan(tiny: Any) -
         marks = [s.kv.applied[:8].tolist() for s in (a, b)]
     assert marks[0][:6] == marks[1][:6]
     assert marks[0][6] == marks[0][5] != marks[1][6] == marks[1][7]
+
+
+@pytest.mark.parametrize("leave", ["drop", "steer"])
+def test_a_constant_that_overflows_unseen_poisons_nobody(tiny: Any, model: Model, leave: str) -> None:
+    """Without logits to look at, an overflow must be seen before it reaches the memory."""
+    llm, _ = tiny
+    tokens = tokens_of(llm)
+    plan = SteeringPlan.of([(vector(model("llama"), seed=1, size=3.0), 3e38, None)])
+    with Sequences(llm) as sequences:
+        a = sequences.open(plan)
+        with pytest.raises(SteeringOverflow):
+            list(sequences.feed({a: tokens[:20]}, wanted=False))
+        if leave == "drop":
+            sequences.drop(a)
+        else:
+            sequences.steer(a, NOTHING)
+        b = sequences.open(NOTHING)
+        assert all(np.isfinite(logits).all() for _, logits in sequences.feed({b: tokens[:3]}))
 
 
 class Failing:
@@ -359,6 +409,97 @@ def test_a_failing_decode_leaves_every_sequence_as_it_was(model: Model) -> None:
     assert all(np.array_equal(x, y) for x, y in zip(fed(True), fed(False), strict=True))
 
 
+def test_what_a_sliding_window_dropped_in_a_failed_decode_is_not_taken_for_held(model: Model) -> None:
+    """In several ubatches it may drop what comes before them."""
+    path = model("gemma3")
+    sizes = {"n_ctx": 1024, "n_batch": 512, "n_ubatch": 32, "swa_full": False}
+    llm = SteeredLlama(path, n_seq_max=2, **{**OPTIONS, **sizes})
+    tokens = tokens_of(llm) * 20
+    llm.steer(psr(path, scope="response"))
+    gates = {key: Failing(gate) for key, gate in llm._session._gates.items()}
+    llm._session._gates.update(gates)
+    plan = llm.steering
+    llm.clear_steering()
+    for n, held in ((20, 300), (300, 0)):
+        for gate in gates.values():
+            gate.fails = True
+        with Sequences(llm) as sequences:
+            a = sequences.open(plan, prompt_len=300 + n)
+            list(sequences.feed({a: tokens[:300]}, wanted=False))
+            with pytest.raises(TapError, match="the gate failed"):
+                list(sequences.feed({a: tokens[:n]}, wanted=False))
+            assert a.n == held
+        llm.steer(plan)
+        llm.eval(tokens[:300], prompt_len=300 + n)
+        with pytest.raises(TapError, match="the gate failed"):
+            llm.eval(tokens[:n], prompt_len=300 + n)
+        assert llm.n_tokens == held
+        llm.clear_steering()
+
+
+def test_an_overflow_beside_another_error_is_seen_again(model: Model) -> None:
+    """The announcement of a single row is kept: what an earlier decode noted in it must not stay."""
+    path = model("llama")
+    llm = SteeredLlama(path, **OPTIONS)
+    llm.steer([(vector(path, [1], scope="response", seed=5), 1e38), (psr(path, [2], seed=6), 1.0)])
+    gates = {key: Failing(gate) for key, gate in llm._session._gates.items()}
+    llm._session._gates.update(gates)
+    plan = llm.steering
+    llm.clear_steering()
+    llm.steer(plan)
+    for fails in (True, False):
+        for gate in gates.values():
+            gate.fails = fails
+        with pytest.raises(TapError if fails else SteeringOverflow):
+            llm.eval([3])
+
+
+def test_a_plan_changes_between_decodes_also_from_another_thread(model: Model) -> None:
+    path = model("llama")
+    llm, plans = SteeredLlama(path, **OPTIONS), plans_for(path)
+    text, done, errors = tokens_of(llm, n=20) * 20, threading.Event(), []
+
+    def turn() -> None:
+        try:
+            for plan in itertools.cycle(plans):
+                llm.steer(plan)
+                if done.is_set():
+                    return
+        except Exception as error:
+            errors.append(error)
+
+    llm.steer(plans[1])
+    turning = threading.Thread(target=turn)
+    turning.start()
+    try:
+        for _ in range(60):
+            llm.reset()
+            llm.eval(text)
+    finally:
+        done.set()
+        turning.join()
+    assert not errors
+
+
+def test_a_plan_is_not_changed_inside_a_decode(model: Model) -> None:
+    path = model("llama")
+    llm = SteeredLlama(path, **OPTIONS)
+    llm.steer(psr(path))
+    plan = llm.steering
+
+    class Changing(Failing):
+        def coefficient(self, layer: int, activation: F32) -> F32:
+            llm.clear_steering()
+            return np.ones(len(activation), np.float32)
+
+    llm._session._gates.update({key: Changing(gate) for key, gate in llm._session._gates.items()})
+    llm.clear_steering()
+    llm.steer(plan)
+    with pytest.raises(TapError, match="a plan is changed inside a decode"):
+        llm.eval([3])
+    assert llm.steering == plan
+
+
 def test_more_sequences_than_the_context_holds_are_refused(tiny: Any) -> None:
     llm, plans = tiny
     with Sequences(llm) as sequences:
@@ -367,6 +508,9 @@ def test_more_sequences_than_the_context_holds_are_refused(tiny: Any) -> None:
             sequences.open(plans[0])
         sequences.drop(opened[2])
         assert sequences.open(plans[1]).number == 2
+        forced = np.zeros((1, 2, llm.n_embd()), np.float32)
+        with pytest.raises(PlanError, match="activations for some of them, expected for all or for none"):
+            sequences.rows([(opened[0], [3] * 2, forced), (opened[1], [3] * 2, None)])
         with pytest.raises(PlanError, match=r"513 tokens, expected at most 512 \(n_ctx\)"):
             list(sequences.feed({opened[1]: [3] * 2, opened[0]: [3] * 513}))
         assert (opened[0].n, opened[1].n) == (0, 0), "nothing is held that was not decoded"
@@ -389,17 +533,70 @@ def test_once_all_are_closed_the_model_is_steered_as_before(tiny: Any) -> None:
     llm.clear_steering()
 
 
+def test_sequences_that_together_need_more_than_the_context_are_refused(tiny: Any) -> None:
+    llm, plans = tiny
+
+    def fed(too_much: bool) -> list[F32]:
+        with Sequences(llm) as sequences:
+            a, b = sequences.open(plans[1]), sequences.open(plans[2])
+            list(sequences.feed({a: [3] * 400, b: [3] * 64}, wanted=False))
+            if too_much:
+                with pytest.raises(PlanError, match=r"no room for 64 more tokens among 512 \(n_ctx\)"):
+                    list(sequences.feed({b: [5] * 64}))
+                assert (a.n, b.n) == (400, 64)
+            return [logits.copy() for _, logits in sequences.feed({a: [7], b: [7]})]
+
+    assert all(np.array_equal(x, y) for x, y in zip(fed(True), fed(False), strict=True))
+
+
+def test_a_closed_sequence_does_nothing_to_the_one_that_has_its_number(tiny: Any) -> None:
+    llm, plans = tiny
+    tokens = tokens_of(llm)
+
+    def fed(closed_is_used: bool) -> list[F32]:
+        with Sequences(llm) as sequences:
+            a, closed = sequences.open(plans[1]), sequences.open(plans[1])
+            sequences.drop(closed)
+            b = sequences.open(plans[1])
+            assert b.number == closed.number
+            list(sequences.feed({a: tokens[:4], b: tokens[:4]}))
+            if closed_is_used:
+                sequences.drop(closed)
+                for use in (
+                    lambda: list(sequences.feed({closed: tokens[:4]})),
+                    lambda: sequences.steer(closed, plans[2]),
+                    lambda: sequences.copy(a, closed),
+                    lambda: sequences.fork(closed),
+                ):
+                    with pytest.raises(PlanError, match="sequence 1 is closed, expected an open one"):
+                        use()
+                sequences.copy(b, b)
+            return [logits.copy() for _, logits in sequences.feed({b: tokens[4:6]})]
+
+    assert all(np.array_equal(x, y) for x, y in zip(fed(True), fed(False), strict=True))
+
+
 def test_the_model_itself_waits_until_the_sequences_are_closed(tiny: Any, model: Model) -> None:
     llm, plans = tiny
     tokens, original = tokens_of(llm), plain(model("llama"), n_ctx=512, n_threads=1, logits_all=False)
     llm.steer(plans[3])
     with Sequences(llm) as sequences:
-        list(sequences.feed({sequences.open(plans[1]): tokens[:4]}))
-        with pytest.raises(TapError, match="sequences are open in this context"):
-            llm.eval(tokens)
+        a = sequences.open(plans[1])
+        list(sequences.feed({a: tokens[:4]}))
+        for use in (llm.eval, llm.capture, llm.embed, lambda _: llm.reset(), lambda _: llm.save_state()):
+            with pytest.raises(TapError, match="sequences are open in this context"):
+                use(tokens)
+        with pytest.raises(TapError, match="sequences are open in this context"), Lanes(llm, [tokens]):
+            pass
+        after = [logits.copy() for _, logits in sequences.feed({a: tokens[4:6]})]
         with pytest.raises(PlanError, match="sequences are open in this context"):
             llm.steer(plans[1])
     assert llm.steering == plans[3]
+    with Sequences(llm) as sequences:
+        a = sequences.open(plans[1])
+        list(sequences.feed({a: tokens[:4]}))
+        untouched = [logits.copy() for _, logits in sequences.feed({a: tokens[4:6]})]
+    assert all(np.array_equal(x, y) for x, y in zip(after, untouched, strict=True))
     llm.clear_steering()
     llm.eval(tokens)
     original.eval(tokens)
@@ -419,4 +616,6 @@ def test_an_overflow_names_its_sequences(tiny: Any) -> None:
             list(sequences.feed({a: tokens[:4], b: tokens[:4]}))
         assert caught.value.sequences == (b.number,)
         assert (a.n, b.n) == (4, 0)
+        bits = a.bits(slice(0, 4))
+        assert np.array_equal(a.kv.applied[:4], a.plan.applied(bits)), "what was decoded is recorded"
         list(sequences.feed({a: tokens[4:6]}))
