@@ -27,7 +27,7 @@ from edgesteer.scope import BIT, SCOPES
 
 F32 = npt.NDArray[np.float32]
 
-# A slot's sums are not looked at: constants that could overflow one are left to the tap, which checks each row.
+# Nobody checks the sum in a slot, so constants that could overflow one are left to the tap, which does.
 _SLOT_MOST = 2.0**100
 
 # Strengths are decimal: 0.1 + 0.2 - 0.3 is meant to be zero.

@@ -233,7 +233,7 @@ class Sequences:
             if str(error) != _NO_ROOM:
                 raise
             raise PlanError(
-                f"sequences: no room for {len(rows)} more tokens among {self._llm.n_ctx()} (n_ctx), which they "
+                f"sequences: no room for {len(rows)} more tokens among the {self._llm.n_ctx()} (n_ctx) that they "
                 "share; drop a sequence, or open the model with a larger n_ctx"
             ) from None
 
