@@ -233,8 +233,8 @@ class Sequences:
             if str(error) != _NO_ROOM:
                 raise
             raise PlanError(
-                f"sequences: no room for {len(rows)} more tokens among the {self._llm.n_ctx()} (n_ctx) that they "
-                "share; drop a sequence, or open the model with a larger n_ctx"
+                f"sequences: no room for {len(rows)} more tokens; they share {self._llm.n_ctx()} (n_ctx); "
+                "drop a sequence, or open the model with a larger n_ctx"
             ) from None
 
     def _logits(self, part: abc.Sequence[Row], sent: abc.Sequence[int], lost: set[int]) -> F32:
