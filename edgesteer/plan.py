@@ -27,7 +27,7 @@ from edgesteer.scope import BIT, SCOPES
 
 F32 = npt.NDArray[np.float32]
 
-# A slot's sums are not looked at: constants that could overflow one are left to the tap, which checks each row.
+# Nobody looks at a slot's sums: constants that could overflow are left to the tap, which checks each row.
 _SLOT_MOST = 2.0**100
 
 # Strengths are decimal: 0.1 + 0.2 - 0.3 is meant to be zero.

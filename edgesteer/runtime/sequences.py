@@ -200,6 +200,9 @@ class Sequences:
                     if not lenient:
                         raise
                     lost.update(error.sequences)
+                except BaseException:
+                    next_row -= len(part)  # none of these is held
+                    raise
                 if lost:
                     seen = {n: _spread(h, part, sent, lost) for n, h in seen.items()}
                 yield Decoded(part, self._logits(part, sent, lost) if wanted else None, seen)
@@ -233,7 +236,7 @@ class Sequences:
             if str(error) != _NO_ROOM:
                 raise
             raise PlanError(
-                f"sequences: no room for {len(rows)} more tokens among {self._llm.n_ctx()} (n_ctx), which they "
+                f"sequences: no room for {len(rows)} more tokens among {self._llm.n_ctx()} (n_ctx), which all "
                 "share; drop a sequence, or open the model with a larger n_ctx"
             ) from None
 
