@@ -200,6 +200,9 @@ class Sequences:
                     if not lenient:
                         raise
                     lost.update(error.sequences)
+                except BaseException:
+                    next_row -= len(part)  # none of these is held
+                    raise
                 if lost:
                     seen = {n: _spread(h, part, sent, lost) for n, h in seen.items()}
                 yield Decoded(part, self._logits(part, sent, lost) if wanted else None, seen)

@@ -541,7 +541,7 @@ def test_sequences_that_together_need_more_than_the_context_are_refused(tiny: An
             a, b = sequences.open(plans[1]), sequences.open(plans[2])
             list(sequences.feed({a: [3] * 400, b: [3] * 64}, wanted=False))
             if too_much:
-                with pytest.raises(PlanError, match=r"no room for 64 more tokens among 512 \(n_ctx\)"):
+                with pytest.raises(PlanError, match=r"no room for 64 more tokens; they share 512 \(n_ctx\)"):
                     list(sequences.feed({b: [5] * 64}))
                 assert (a.n, b.n) == (400, 64)
             return [logits.copy() for _, logits in sequences.feed({a: [7], b: [7]})]
@@ -574,6 +574,21 @@ def test_a_closed_sequence_does_nothing_to_the_one_that_has_its_number(tiny: Any
             return [logits.copy() for _, logits in sequences.feed({b: tokens[4:6]})]
 
     assert all(np.array_equal(x, y) for x, y in zip(fed(True), fed(False), strict=True))
+
+
+def test_a_sequence_dropped_while_it_is_fed_ends_the_feed(tiny: Any) -> None:
+    llm, plans = tiny
+    with Sequences(llm) as sequences:
+        a, b = sequences.open(plans[1]), sequences.open(plans[2])
+
+        def drop_b() -> None:
+            for _ in sequences.feed({a: [3] * 80, b: [3] * 80}):
+                sequences.drop(b)
+
+        with pytest.raises(PlanError, match="sequence 1 is closed"):
+            drop_b()
+        assert a.n == 64, "what was decoded is held, and no more"
+        assert len(list(sequences.feed({a: [5]}))) == 1
 
 
 def test_the_model_itself_waits_until_the_sequences_are_closed(tiny: Any, model: Model) -> None:
