@@ -54,7 +54,7 @@ class Decoded(NamedTuple):
 
 
 class Sequences:
-    """The sequences of an emptied context, which they own while the `with` lasts.
+    """The sequences of an emptied context, which they own while the `with` lasts; for one thread at a time.
 
         with Sequences(llm) as sequences:
             a = sequences.open(plan, prompt_len=len(prompt))
@@ -211,19 +211,14 @@ class Sequences:
                 row.sequence.truncate(row.position)
 
     def _batch(self, rows: abc.Sequence[Row]) -> abc.Sequence[Row]:
-        """The first of these rows that llama.cpp computes in this order.
+        """The first of these rows that llama.cpp computes in this order, and right.
 
-        For recurrent memory it cuts a batch into ubatches of equally many rows of each sequence, and the tap
-        would take some rows for others: so one sequence's rows, or equally many of several in one ubatch.
+        Of a model with recurrent memory these are one sequence's: llama.cpp reorders the rows of several, and
+        beside others a sequence that begins, or was forked, may go on from the state of a dropped one.
         """
         if not self._llm._cannot_rewind:
             return rows
-        runs = [len(list(run)) for _, run in itertools.groupby(rows, key=lambda row: row.sequence)]
-        n, room = runs[0], llama_h.llama_n_ubatch(self._llm.ctx)
-        fitting = [length >= n for length in runs]
-        several = fitting.index(False) if False in fitting else len(runs)
-        longer = next((i + 1 for i, length in enumerate(runs) if length > n), several)
-        return rows[: n * max(1, min(several, longer, room // n))]
+        return list(itertools.takewhile(lambda row: row.sequence is rows[0].sequence, rows))
 
     def _decode(self, rows: abc.Sequence[Row], wanted: bool, seen: dict[int, F32]) -> None:
         """seen: by block float32 [rows, n_embd], filled."""
