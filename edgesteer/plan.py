@@ -180,6 +180,9 @@ class SteeringPlan:
     def __neg__(self) -> SteeringPlan:
         return self * -1.0
 
+    def __sub__(self, other: SteeringPlan) -> SteeringPlan:
+        return self + -other
+
     @cached_property
     def fingerprint(self) -> str:
         """Hex SHA-256 that names the intervention; the empty plan has one too."""

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class SteeringMap:
     """Coefficients of the tokens of one sequence, in order; immutable but for `fill`, once, from `empty`.
 
@@ -59,6 +59,9 @@ class SteeringMap:
             raise ValueError(
                 f"steering map: blocks {self.layers} are not ascending; sort them with their columns"
             )
+
+    def __repr__(self) -> str:
+        return f"<SteeringMap {len(self)} tokens x {len(self.layers)} blocks>"
 
     def __len__(self) -> int:
         return len(self.tokens)

@@ -168,3 +168,9 @@ def test_strengths_that_leave_float32_are_refused() -> None:
         plan * 2
     with pytest.raises(PlanError, match="expected a finite number"):
         plan + plan
+
+
+def test_a_plan_minus_itself_is_no_intervention() -> None:
+    plan = SteeringPlan.of([(A, 0.5, None), (B, -2.0, None)])
+    assert not plan - plan
+    assert plan - plan * 0.5 == plan * 0.5

@@ -85,7 +85,7 @@ def command(
     \b
     Examples:
       edgesteer chat smollm2-135m-instruct --steer pirate
-      printf 'Who are you?\\n/off\\nWho are you?\\n' | edgesteer chat smollm2-135m-instruct --steer pirate
+      printf 'Hello?\\n/off\\n/reset\\nHello?\\n' | edgesteer chat smollm2-135m-instruct --steer pirate
     """
     from edgesteer.cli.opening import open_model
 

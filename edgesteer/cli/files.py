@@ -29,9 +29,9 @@ def check_output(path: Path, force: bool) -> None:
 
 
 def check_bundle_output(path: Path, force: bool, command: str) -> None:
-    """`check_output` for a bundle. Raises UsageError for the suffix of another format."""
+    """`check_output` for a bundle. Raises UsageError for a suffix that is not a bundle's."""
     check_output(path, force)
-    if path.suffix.lower() in (".gguf", ".onnx", ".safetensors"):
+    if path.suffix.lower() not in ("", ".steer"):
         raise click.UsageError(
             f"-o {path}: {command} writes bundles, NAME.steer; `edgesteer convert` turns them into other "
             "formats"

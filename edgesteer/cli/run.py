@@ -53,6 +53,8 @@ def command(
     """
     from edgesteer.cli.opening import open_steered, read_prompt, reply
 
+    if raw and system is not None:
+        raise click.UsageError("--system: --raw has no chat template to put it in; write it into the prompt")
     text = read_prompt(prompt)
     llm = open_steered(model, scope, **options)
     sampling = {"max_tokens": max_tokens, "temperature": temperature, "seed": seed}

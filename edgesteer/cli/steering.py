@@ -86,9 +86,16 @@ def _exists(name: str) -> bool:
 
 
 def bundle_path(name: str) -> Path:
-    """The path of a bundle; `name` is a path or a bundle that ships. Raises BundleError if it is neither."""
-    from edgesteer_models import resolve_bundle
+    """The path of a bundle; `name` is a path or a bundle that ships.
 
+    Raises BundleError if it is neither, PlanError if it is one with something behind a colon that is no
+    number.
+    """
+    from edgesteer_models import resolve_bundle, shipped_bundles
+
+    head, colon, tail = name.rpartition(":")
+    if colon and not _exists(name) and (_exists(head) or head in shipped_bundles()):
+        raise PlanError(f"{name}: {tail!r} is not a number; give a strength such as {head}:1.2")
     return resolve_bundle(path_of(name) if _exists(name) else name).absolute()
 
 

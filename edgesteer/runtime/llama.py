@@ -84,6 +84,8 @@ def _each(source: Any) -> list[Any]:
         return [source]
     if isinstance(source, tuple) and len(source) == 2 and isinstance(source[1], (int, float, np.number)):
         return [source]
+    if not isinstance(source, Iterable):
+        raise PlanError(f"steer: {source!r}, expected a path, a Bundle, a plan, or a list of pairs")
     return list(source)
 
 

@@ -68,15 +68,18 @@ class Sequences:
 
     def __init__(self, llm: SteeredLlama) -> None:
         self._llm, self._session = llm, llm._session
+        self._entered = False
 
     def __enter__(self) -> Self:
         self._session.require_free()
         self._llm._empty()
         with contextlib.suppress(SteeringUnavailable):  # refused when a plan asks for it
             self._llm.steerable()  # which decodes, so that no sequence may be open
+        self._entered = True
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._entered = False
         self._llm._empty()
 
     def open(self, plan: SteeringPlan | None = None, prompt_len: int | None = None) -> Sequence:
@@ -90,6 +93,8 @@ class Sequences:
 
     def open_all(self, each: abc.Sequence[tuple[SteeringPlan, int | None]]) -> list[Sequence]:
         """A sequence for each plan and prompt length, or none."""
+        if not self._entered:
+            raise PlanError("sequences: opened outside of their `with`; they last as long as it does")
         self._llm._prove(plan for plan, _ in each)
         return self._session.open(each)
 

@@ -167,3 +167,9 @@ def test_usage_that_makes_no_sense_is_refused(vector_file: Path) -> None:
         load_steering(control_vector_scaled=(str(vector_file),))
     with pytest.raises(BundleError, match="absent"):
         load_steering(steer=("absent.steer:1",))
+
+
+@pytest.mark.parametrize("text", ["pirate:abc", "pirate:1,5", "pirate:"])
+def test_what_is_no_number_behind_a_bundle_is_named(text: str) -> None:
+    with pytest.raises(PlanError, match="is not a number; give a strength such as pirate:1.2"):
+        load_steering((text,))
