@@ -9,7 +9,7 @@ def main() -> int:
     try:
         extension = importlib.import_module("edgesteer.runtime._native")
         from edgesteer.errors import EdgesteerWarning
-        from edgesteer.runtime.tap import make_tap
+        from edgesteer.runtime.taps import make_tap
 
         warnings.simplefilter("error", EdgesteerWarning)  # the runtime warns when it falls back
         taken = make_tap().name
