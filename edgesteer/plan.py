@@ -99,16 +99,6 @@ class Term:
         return self.key + np.float32(self.strength * self.sign).tobytes()
 
 
-@dataclass(frozen=True, eq=False)
-class Operation:
-    """What the tap does at one block for one term."""
-
-    layer: int
-    term: int
-    direction: F32
-    gate: Term | None
-
-
 def _merge(terms: Iterable[Term]) -> tuple[Term, ...]:
     groups: dict[bytes, list[Term]] = {}
     for term in terms:
@@ -197,9 +187,6 @@ class SteeringPlan:
     def layers(self) -> tuple[int, ...]:
         return tuple(sorted({n for t in self.terms for n in t.layers}))
 
-    def _at(self, layer: int) -> list[tuple[int, Term]]:
-        return [(i, t) for i, t in enumerate(self.terms) if layer in t.layers]
-
     @cached_property
     def slots(self) -> Mapping[int, F32]:
         """Block -> float32 [n_embd] for the control-vector slot: where all act everywhere, ungated, and far
@@ -210,22 +197,12 @@ class SteeringPlan:
         out: dict[int, F32] = {}
         with np.errstate(over="ignore", invalid="ignore"):
             for layer in self.layers:
-                here = [t for _, t in self._at(layer)]
+                here = [t for t in self.terms if layer in t.layers]
                 if all(t.constant and t.scope == "all" for t in here):
                     vector = _scaled_sum([(t.strength, t.bundle.directions[layer]) for t in here])
                     if np.abs(vector).max() < _SLOT_MOST:
                         out[layer] = vector
         return out
-
-    @cached_property
-    def operations(self) -> tuple[Operation, ...]:
-        """What the tap applies, by block and then in canonical order: all that is in no slot."""
-        return tuple(
-            Operation(layer, i, t.bundle.directions[layer], None if t.constant else t)
-            for layer in self.layers
-            if layer not in self.slots
-            for i, t in self._at(layer)
-        )
 
     @cached_property
     def strengths(self) -> F32:

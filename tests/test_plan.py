@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from edgesteer import Bundle, PlanError, SteeringPlan
 from edgesteer.bundle import ModelInfo, StrengthRange, encode_directions
 from edgesteer.plan import beyond_range
+from edgesteer.runtime.joint_plan import JointPlan
 
 INFO = ModelInfo("llama", "m", 8, 4, "F32", None)
 
@@ -69,8 +70,8 @@ def test_a_block_uses_its_slot_only_where_all_of_it_is_constant_and_everywhere()
     partial = Bundle.build(name="p", directions={2: np.ones(8)}, model=INFO, scope="response")
     plan = SteeringPlan.of([(A, 1.0, None), (partial, 1.0, None)])
     assert sorted(plan.slots) == [1, 3]
-    assert {op.layer for op in plan.operations} == {2}
-    assert len(plan.operations) == 2
+    assert {op.layer for op in JointPlan.of([plan]).operations} == {2}
+    assert len(JointPlan.of([plan]).operations) == 2
     assert plan.layers == (1, 2, 3)
 
 

@@ -19,9 +19,19 @@ from functools import cached_property
 
 import numpy as np
 
-from edgesteer.plan import F32, Operation, SteeringPlan, Term
+from edgesteer.plan import F32, SteeringPlan, Term
 
 _Name = tuple[bytes, tuple[int, ...]]
+
+
+@dataclass(frozen=True, eq=False)
+class Operation:
+    """What the tap does at one block for one column; `term` is the column's index."""
+
+    layer: int
+    term: int
+    direction: F32
+    gate: Term | None
 
 
 @dataclass(frozen=True)

@@ -75,7 +75,7 @@ def _absolute(path: str | os.PathLike[str]) -> str:
 
 
 def _loaded(source: Source) -> Bundle:
-    return source if isinstance(source, Bundle) else load(_absolute(source))
+    return source if isinstance(source, Bundle) else load(source)
 
 
 def _each(source: Any) -> list[Any]:

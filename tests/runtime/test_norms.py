@@ -13,6 +13,7 @@ import pytest
 from edgesteer import Bundle, PlanError, SteeredLlama, SteeringOverflow
 from edgesteer.bundle import read_model_info
 from edgesteer.norms import NormReport
+from edgesteer.runtime.joint_plan import JointPlan
 from edgesteer.runtime.session import Recorded
 from tests.runtime.support import F32, gate_weights, logits, psr, steered, tokens_of, vector, without
 
@@ -125,7 +126,7 @@ def test_slots_and_tap_report_the_same(llm: SteeredLlama, path: Path) -> None:
     tokens, reports = tokens_of(llm), []
     for scope in ("all", "conversation"):  # the same rows, as there is no system turn
         llm.steer(vector(path, scope=scope))
-        assert bool(llm.steering.slots) == (scope == "all") != bool(llm.steering.operations)
+        assert bool(llm.steering.slots) == (scope == "all") != bool(JointPlan.of([llm.steering]).operations)
         reports.append(llm.norms(tokens))
     assert same(*reports)
 
