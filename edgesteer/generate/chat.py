@@ -20,7 +20,7 @@ import numpy as np
 
 from edgesteer.errors import InputError
 from edgesteer.generate.measures import F32, log_prob, log_softmax
-from edgesteer.generate.progress import Done, portion
+from edgesteer.generate.progress import Done, no_progress, portion
 from edgesteer.runtime import Lanes, SteeredLlama
 from edgesteer.runtime.turns import read_turns
 
@@ -167,7 +167,7 @@ class Chat:
         temperature: float = 0.0,
         rngs: Sequence[np.random.Generator] | None = None,
         layers: Sequence[int] = (),
-        progress: Done = lambda fraction: None,
+        progress: Done = no_progress,
         repeat_penalty: float = 1.0,
     ) -> list[Reply]:
         """One reply per prompt, of at most `max_tokens`. Temperature 0 is greedy; any other needs `rngs`.
@@ -190,7 +190,7 @@ class Chat:
     # -- scores -----------------------------------------------------------------------------------
 
     def log_probs(
-        self, pairs: Sequence[tuple[Tokens, Tokens]], progress: Done = lambda fraction: None
+        self, pairs: Sequence[tuple[Tokens, Tokens]], progress: Done = no_progress
     ) -> list[F32]:
         """For each (prompt, reply) the log-probabilities of the reply's tokens in nats: float32 [len(reply)].
 

@@ -28,7 +28,7 @@ import numpy.typing as npt
 
 from edgesteer.errors import LearnError
 from edgesteer.generate.chat import Chat
-from edgesteer.generate.progress import Done
+from edgesteer.generate.progress import Done, no_progress
 from edgesteer.learn.rows import RAM_BYTES, Rows
 from edgesteer.runtime import Lanes, SteeredLlama
 from edgesteer.runtime.turns import read_turns
@@ -76,7 +76,7 @@ def contrast_rows(
     directory: Path | None = None,
     ram_bytes: int = RAM_BYTES,
     group_bytes: int = GROUP_BYTES,
-    progress: Done = lambda fraction: None,
+    progress: Done = no_progress,
 ) -> Rows:
     """The rows of all pairs, in order; the caller closes them. The model's own steering is set aside.
 

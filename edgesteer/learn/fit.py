@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from edgesteer.bundle.gate import evaluate_gate
 from edgesteer.errors import LearnError
-from edgesteer.generate.progress import Done
+from edgesteer.generate.progress import Done, no_progress
 from edgesteer.learn.recipe import Recipe
 from edgesteer.learn.ridge import CHUNK, F32, F64, Ridge, Standard, mean_of
 from edgesteer.learn.rows import Rows
@@ -52,7 +52,7 @@ class BlockFit:
         return _coefficient(self.layers, h)
 
 
-def fit_blocks(rows: Rows, recipe: Recipe, progress: Done = lambda fraction: None) -> dict[int, BlockFit]:
+def fit_blocks(rows: Rows, recipe: Recipe, progress: Done = no_progress) -> dict[int, BlockFit]:
     """Each block's fit by the recipe's method, without blocks that have nothing to learn."""
     fits = {}
     for done, (block, h, delta) in enumerate(rows.each()):

@@ -24,7 +24,7 @@ from edgesteer.bundle.container import write_file
 from edgesteer.errors import LearnError
 from edgesteer.generate import measures
 from edgesteer.generate.chat import Chat, Reply
-from edgesteer.generate.progress import Done
+from edgesteer.generate.progress import Done, no_progress
 from edgesteer.generate.questions import Question
 from edgesteer.learn.part_file import PartFile
 from edgesteer.learn.recipe import Recipe
@@ -83,7 +83,7 @@ def sample_pairs(
     part: PartFile | None = None,
     layers: Sequence[int] = (),
     keep: Keep | None = None,
-    progress: Done = lambda fraction: None,
+    progress: Done = no_progress,
 ) -> list[Pair]:
     """One pair for each question, in order; with `recipe.opposite` followed by one for each with sign -1.
 

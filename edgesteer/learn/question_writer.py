@@ -17,7 +17,7 @@ import numpy as np
 from edgesteer.errors import LearnError
 from edgesteer.evaluate import held_out_questions
 from edgesteer.generate import Chat, Reply
-from edgesteer.generate.progress import Done, portion
+from edgesteer.generate.progress import Done, no_progress, portion
 from edgesteer.generate.questions import Question, built_in
 
 _TOPICS = (
@@ -64,7 +64,7 @@ def write_questions(
     seed: int = 0,
     rounds: int = _ROUNDS,
     max_tokens: int = _MAX_TOKENS,
-    progress: Done = lambda fraction: None,
+    progress: Done = no_progress,
 ) -> list[Question]:
     """`n` different questions, the model's own first (see `n_own`), then built-in ones while there are any.
 

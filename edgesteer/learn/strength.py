@@ -22,7 +22,7 @@ from edgesteer.bundle import Bundle, StrengthRange
 from edgesteer.evaluate.dose import Dose, strength_at
 from edgesteer.evaluate.matched import DISTINCT
 from edgesteer.generate.chat import REPEAT_PENALTY, Chat
-from edgesteer.generate.progress import Done, portion, spread
+from edgesteer.generate.progress import Done, no_progress, portion, spread
 from edgesteer.generate.scoring import Scores, score
 from edgesteer.learn.fit import BlockFit
 from edgesteer.learn.pairs import Pair
@@ -135,7 +135,7 @@ def tune(
     fits: Mapping[int, BlockFit],
     pairs: Sequence[Pair],
     yardstick: Yardstick,
-    progress: Done = lambda fraction: None,
+    progress: Done = no_progress,
 ) -> Tuned:
     """All fits, or with the recipe's `blocks` "one" only the best, at the yardstick's coherence."""
     chosen, some = dict(fits), [pairs[i] for i in spread(len(pairs), _N_PAIRS)]

@@ -17,7 +17,7 @@ import numpy as np
 
 from edgesteer.bundle import Bundle
 from edgesteer.errors import SteeringOverflow
-from edgesteer.generate.progress import Done
+from edgesteer.generate.progress import Done, no_progress
 from edgesteer.learn.part_file import PartFile
 from edgesteer.learn.pas.items import Item
 from edgesteer.learn.pas.prompts import F32, Prompts
@@ -27,7 +27,7 @@ from edgesteer.runtime import Lanes
 
 
 def unsteered_answers(
-    prompts: Prompts, items: Sequence[Item], known: PartFile, done: Done = lambda part: None
+    prompts: Prompts, items: Sequence[Item], known: PartFile, done: Done = no_progress
 ) -> I8:
     """The letters that the model answers, int8 [items]."""
     texts = [prompts.multiple_choice(item) for item in items]
@@ -47,7 +47,7 @@ def steered_answers(
     cells: Sequence[Cell],
     scope: str,
     known: PartFile,
-    done: Done = lambda part: None,
+    done: Done = no_progress,
 ) -> I8:
     """The letters that the model answers in each cell, int8 [items, cells].
 

@@ -22,7 +22,7 @@ from edgesteer.errors import LearnError, SteeringOverflow
 from edgesteer.evaluate import held_out_questions
 from edgesteer.generate import Chat, measures
 from edgesteer.generate.chat import REPEAT_PENALTY, Reply
-from edgesteer.generate.progress import Done, portion
+from edgesteer.generate.progress import Done, no_progress, portion
 from edgesteer.learn.part_file import PartFile
 from edgesteer.learn.pas.answers import steered_answers, unsteered_answers
 from edgesteer.learn.pas.files import read_items, set_path
@@ -254,7 +254,7 @@ def _shots(run: _Run, first: _Result) -> Shots | None:
 
 
 def free_text(
-    chat: Chat, bundle: Bundle, strength: float, questions: Sequence[str], done: Done = lambda part: None
+    chat: Chat, bundle: Bundle, strength: float, questions: Sequence[str], done: Done = no_progress
 ) -> FreeText:
     """How the vector changes greedy replies to ordinary questions."""
     prompts = [chat.prompt(question) for question in questions]

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from edgesteer.errors import LearnError
 from edgesteer.generate import Chat
-from edgesteer.generate.progress import Done, portion
+from edgesteer.generate.progress import Done, no_progress, portion
 from edgesteer.learn.pas.items import LETTERS, Item
 from edgesteer.runtime import Lanes, SteeredLlama
 
@@ -108,7 +108,7 @@ def contrast(prompts: Prompts, items: Sequence[Item], answers: Sequence[int], va
 
 
 def vectors(
-    prompts: Prompts, blocks: Sequence[int], texts: Contrast, done: Done = lambda part: None
+    prompts: Prompts, blocks: Sequence[int], texts: Contrast, done: Done = no_progress
 ) -> dict[int, F32]:
     """Block -> float32 [n_embd], the contrast's vector at that block's output in the unsteered model.
 
