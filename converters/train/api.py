@@ -1,0 +1,176 @@
+"""Train steering through the model, for `edgesteer learn`.
+
+In:  a model, pairs to train on and pairs to hold out, the blocks to steer.
+Out: fits per block, scaled to mean coefficient 1 over the training positions in scope; and facts.
+
+A constant without gates, else S-PSR for one block, A-PSR for several, which are trained jointly.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from edgesteer.errors import LearnError
+from edgesteer.learn import Trainer as LearnTrainer
+from edgesteer.learn.fit import BlockFit
+from edgesteer.learn.pairs import Pair
+from edgesteer_converters.torch_model import TorchModel
+from edgesteer_converters.train.data import Example, digest, prepared, triplets
+from edgesteer_converters.train.network import PsrNetwork
+from edgesteer_converters.train.trainer import Losses, Settings, Trainer, read_checkpoint
+
+# Share of the progress that preparing the examples takes.
+_READY = 0.15
+
+# Replies whose activations give a block's scale.
+_SCALED_BY = 32
+
+_POINTS = 32
+
+
+def trainer(
+    model: Path | TorchModel,
+    *,
+    checkpoint: Path | None = None,
+    n_threads: int = 1,
+    device: str | None = None,
+) -> LearnTrainer:
+    """The trainer that `edgesteer.learn` hands pairs to.
+
+    model: a GGUF file, or a folder in Hugging Face's layout; read when it is first needed, and kept.
+    checkpoint: an interrupted training resumes from it, to the same bytes; another training's is replaced,
+        with an EdgesteerWarning, because minutes of sampling have passed by then. The second training has its
+        own, see `checkpoints`. They stay when training is done; remove them when the bundle is saved.
+    device: "cpu", "cuda", ...; None for CUDA if there is one, else the CPU.
+    Raises LearnError at once if such a file is not a checkpoint, and for an unusable device; the trainer
+    raises it for pairs or fits that cannot be trained with, and for a loss that is NaN or infinite; and
+    ModelError or MissingExtra as `TorchModel.load` does.
+    """
+    device = _device(device)
+    files = (None, None) if checkpoint is None else checkpoints(checkpoint)
+    for file in files:
+        if file is not None and file.exists():
+            read_checkpoint(file)
+    loaded: list[TorchModel] = [model] if isinstance(model, TorchModel) else []
+
+    def train(
+        pairs: Sequence[Pair],
+        held: Sequence[Pair],
+        *,
+        blocks: Sequence[int],
+        gated: bool,
+        steps: int,
+        start: Mapping[int, BlockFit] | None,
+        scope_starts: Callable[[Sequence[Pair]], Sequence[int] | None],
+        seed: int,
+        progress: Callable[[float], None],
+    ) -> tuple[dict[int, BlockFit], dict[str, Any]]:
+        torch.set_num_threads(n_threads)
+        if not loaded:
+            loaded.append(TorchModel.load(Path(str(model)), device))
+        torch_model = loaded[0]
+        check_blocks(blocks, torch_model)
+        settings = Settings(steps, seed=seed)
+        items, kept = (triplets(some, scope_starts(some)) if some else [] for some in (pairs, held))
+        if not items:
+            raise LearnError("training pairs: none, expected at least one; give more questions")
+        examples = prepared(torch_model, [*items, *kept], lambda done: progress(_READY * done))
+        scales = stream_sizes(torch_model, examples[: len(items)], blocks)
+        if start is None:
+            network = PsrNetwork(torch_model.n_embd, scales, gated, seed)
+        else:
+            network = PsrNetwork.from_fits(start, scales)
+        identity = hashlib.sha256(
+            (digest(items) + digest(kept) + repr(network.blocks) + _digest(network)).encode()
+        ).hexdigest()
+        one = Trainer(
+            torch_model, network, settings, examples[: len(items)], examples[len(items) :], identity
+        )
+        losses = one.run(files[start is not None], lambda done: progress(_READY + (1 - _READY) * done))
+        fits = {n: network.fit(n, one.means[n]) for n in network.blocks}
+        opened = {n: fit for n, fit in fits.items() if fit is not None}
+        if not opened:
+            raise LearnError("training: every gate has closed, expected steering; give more questions")
+        return opened, facts(losses, len(items), len(kept), [n for n in fits if n not in opened])
+
+    return train
+
+
+def checkpoints(first: Path) -> tuple[Path, Path]:
+    """The paths of the checkpoints of the first training and of the second, which continues from it."""
+    return first, first.with_name(first.name + "-again")
+
+
+def facts(losses: Losses, n_train: int, n_held: int, closed: Sequence[int]) -> dict[str, Any]:
+    """For a manifest: nats per token, no times, and at most `_POINTS` points of the curve.
+
+    closed: blocks whose gate never opens.
+    """
+    curve = losses.curve
+    at = np.unique(np.linspace(0, len(curve) - 1, min(_POINTS, len(curve))).round().astype(int))
+    held = {} if not losses.held else {"held_before": losses.held[0][1], "held_after": min(losses.held, key=lambda p: p[1])[1], "kept_step": losses.kept}
+    return {
+        "steps": len(curve),
+        "replies": n_train,
+        "held": n_held,
+        "kl_before": round(losses.first, 4),
+        "kl_after": round(losses.last, 4),
+        **{key: round(value, 4) for key, value in held.items()},
+        "curve": [{"step": step, "kl": round(loss, 4)} for step, loss in (curve[i] for i in at)],
+        "closed": list(closed),
+    }
+
+
+def stream_sizes(
+    model: TorchModel, examples: Sequence[Example], blocks: Sequence[int]
+) -> dict[int, float]:
+    """The root mean square of the unsteered residual stream at each block, over positions in scope."""
+    squares, count = dict.fromkeys(sorted(blocks), 0.0), 0
+    for example in examples[:_SCALED_BY]:
+        tokens = torch.tensor([example.tokens], device=model.device)
+        prefix = None if example.prefix is None else [
+            (k.to(model.dtype), v.to(model.dtype)) for k, v in example.prefix
+        ]
+        with torch.no_grad():
+            seen = model.block_outputs(tokens, prefix=prefix)
+        count += len(example.tokens) - example.first
+        for block in squares:
+            squares[block] += float(seen[block][0, example.first :].double().square().mean(-1).sum())
+    sizes = {block: float(np.float32((total / count) ** 0.5)) for block, total in squares.items()}
+    return {block: size or 1.0 for block, size in sizes.items()}
+
+
+def check_blocks(blocks: Sequence[int], model: TorchModel) -> None:
+    """Raises LearnError for blocks that this model cannot steer."""
+    if not blocks:
+        raise LearnError("blocks: none, expected at least one")
+    for n in blocks:
+        if not 1 <= n < model.n_layer:
+            raise LearnError(f"block {n}: expected a block from 1 to {model.n_layer - 1} ({model.name})")
+
+
+def _digest(network: PsrNetwork) -> str:
+    """Of the start; rounded, so that activations which differ by rounding give the same."""
+    del network
+    return ""
+
+
+def _device(wanted: str | None) -> str:
+    cuda = torch.cuda.is_available()
+    if wanted is None:
+        return "cuda" if cuda else "cpu"
+    try:
+        kind = torch.device(wanted).type
+    except RuntimeError:
+        raise LearnError(
+            f"device {wanted!r}: unknown, expected one of Torch's, such as cpu or cuda"
+        ) from None
+    if kind == "cuda" and not cuda:
+        raise LearnError(f"device {wanted!r}: this Torch finds no CUDA; use cpu")
+    return wanted
