@@ -8,7 +8,6 @@ A constant without gates, else S-PSR for one block, A-PSR for several, which are
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -67,7 +66,7 @@ def trainer(
         gated: bool,
         steps: int,
         start: Mapping[int, BlockFit] | None,
-        scope_starts: Callable[[Sequence[Pair]], Sequence[int] | None],
+        starts: Sequence[int] | None,
         seed: int,
         progress: Callable[[float], None],
     ) -> tuple[dict[int, BlockFit], dict[str, Any]]:
@@ -77,27 +76,24 @@ def trainer(
         torch_model = loaded[0]
         check_blocks(blocks, torch_model)
         settings = Settings(steps, seed=seed)
-        items, kept = (triplets(some, scope_starts(some)) if some else [] for some in (pairs, held))
-        if not items:
+        if not pairs:
             raise LearnError("training pairs: none, expected at least one; give more questions")
-        examples = prepared(torch_model, [*items, *kept], lambda done: progress(_READY * done))
-        scales = stream_sizes(torch_model, examples[: len(items)], blocks)
+        items = triplets([*pairs, *held], starts)
+        examples = prepared(torch_model, items, lambda done: progress(_READY * done))
+        used, kept = examples[: len(pairs)], examples[len(pairs) :]
+        scales = stream_sizes(torch_model, used, blocks)
         if start is None:
             network = PsrNetwork(torch_model.n_embd, scales, gated, seed)
         else:
             network = PsrNetwork.from_fits(start, scales)
-        identity = hashlib.sha256(
-            (digest(items) + digest(kept) + repr(network.blocks) + _digest(network)).encode()
-        ).hexdigest()
-        one = Trainer(
-            torch_model, network, settings, examples[: len(items)], examples[len(items) :], identity
-        )
+        whole = [digest(items), len(pairs), network.blocks, gated, network.outline()]
+        one = Trainer(torch_model, network, settings, used, kept, repr(whole))
         losses = one.run(files[start is not None], lambda done: progress(_READY + (1 - _READY) * done))
         fits = {n: network.fit(n, one.means[n]) for n in network.blocks}
         opened = {n: fit for n, fit in fits.items() if fit is not None}
         if not opened:
             raise LearnError("training: every gate has closed, expected steering; give more questions")
-        return opened, facts(losses, len(items), len(kept), [n for n in fits if n not in opened])
+        return opened, facts(losses, len(used), len(kept), [n for n in fits if n not in opened])
 
     return train
 
@@ -114,14 +110,15 @@ def facts(losses: Losses, n_train: int, n_held: int, closed: Sequence[int]) -> d
     """
     curve = losses.curve
     at = np.unique(np.linspace(0, len(curve) - 1, min(_POINTS, len(curve))).round().astype(int))
-    held = {} if not losses.held else {"held_before": losses.held[0][1], "held_after": min(losses.held, key=lambda p: p[1])[1], "kept_step": losses.kept}
+    held = dict(losses.held)
     return {
         "steps": len(curve),
         "replies": n_train,
         "held": n_held,
         "kl_before": round(losses.first, 4),
         "kl_after": round(losses.last, 4),
-        **{key: round(value, 4) for key, value in held.items()},
+        **({"held_before": round(held[0], 4), "held_after": round(min(held.values()), 4)} if held else {}),
+        **({} if losses.kept is None else {"kept_step": losses.kept}),
         "curve": [{"step": step, "kl": round(loss, 4)} for step, loss in (curve[i] for i in at)],
         "closed": list(closed),
     }
@@ -153,12 +150,6 @@ def check_blocks(blocks: Sequence[int], model: TorchModel) -> None:
     for n in blocks:
         if not 1 <= n < model.n_layer:
             raise LearnError(f"block {n}: expected a block from 1 to {model.n_layer - 1} ({model.name})")
-
-
-def _digest(network: PsrNetwork) -> str:
-    """Of the start; rounded, so that activations which differ by rounding give the same."""
-    del network
-    return ""
 
 
 def _device(wanted: str | None) -> str:

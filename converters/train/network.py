@@ -67,6 +67,12 @@ class PsrNetwork(nn.Module):  # type: ignore[misc]
         layer = (_numpy(self.weight[i] / r / mean)[:, None], _numpy(self.bias[i : i + 1] / mean))
         return BlockFit(direction, (layer,), float("nan"))
 
+    def outline(self) -> list[float]:
+        """Numbers that tell a start from another one, though they do not differ by mere rounding: when a run
+        is resumed, activations come from another pass. One significant digit of each direction's length."""
+        lengths = [float(f"{length:.0e}") for length in self.direction.detach().norm(dim=1).tolist()]
+        return lengths
+
     def coefficient(self, block: int, h: torch.Tensor) -> torch.Tensor:
         """c(h) as [...] for h [..., n_embd]. Gradients go through h too."""
         if self.weight is None or self.bias is None:

@@ -26,7 +26,7 @@ from edgesteer.evaluate.matched import DISTINCT
 from edgesteer.evaluate.relevance import MIN_QUESTIONS, chance, relevance
 from edgesteer.evaluate.table import Answers, Table, rows_of
 from edgesteer.evaluate.way import PROMPT, UNSTEERED, Sources, Way, prompts_of
-from edgesteer.generate import REPEAT_PENALTY, Chat, Reply, Scores, Tokens, built_in, score
+from edgesteer.generate import REPEAT_PENALTY, Chat, Reply, Scores, Tokens, score, strength_questions
 from edgesteer.generate.progress import Done, Progress, Stages, portion, spread
 
 if TYPE_CHECKING:
@@ -250,7 +250,7 @@ def _scores(
 def _apart(questions: Sequence[str], given: Sequence[str] | None) -> list[str]:
     """Questions to calibrate on: at most N_CALIBRATION, evenly spaced, none of them in `questions`."""
     if given is None:
-        given = [question.text for question in built_in()]
+        given = strength_questions()
     judged = set(questions)
     left = [question for question in given if question not in judged]
     if not left:

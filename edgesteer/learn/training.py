@@ -11,12 +11,13 @@ that are kept are those with the lowest KL on the replies to them. docs/log.md s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
 from edgesteer.errors import SteeringOverflow
 from edgesteer.generate.progress import Done, Stages, portion, spread
+from edgesteer.learn.contrast import steered_blocks
 from edgesteer.learn.fit import BlockFit
 from edgesteer.learn.pairs import Pair
 from edgesteer.learn.recipe import EFFORTS
@@ -24,7 +25,7 @@ from edgesteer.learn.sampling import reply_stream
 from edgesteer.learn.task import Task
 from edgesteer.scope import BIT, scope_bits
 
-# Rough shares of the time, in the units of `api`.
+# Rough shares of the time.
 _TRAIN, _OWN_REPLIES, _TRAIN_AGAIN = 60, 30, 110
 TRAINING = _TRAIN + _OWN_REPLIES + _TRAIN_AGAIN
 
@@ -44,7 +45,7 @@ class Trainer(Protocol):
         gated: bool,
         steps: int,
         start: Mapping[int, BlockFit] | None,
-        scope_starts: Callable[[Sequence[Pair]], Sequence[int] | None],
+        starts: Sequence[int] | None,
         seed: int,
         progress: Done,
     ) -> tuple[dict[int, BlockFit], dict[str, Any]]:
@@ -54,18 +55,20 @@ class Trainer(Protocol):
 
         pairs, held: to train on, and to choose by when to stop; their tokens and signs are used.
         gated: whether each block has a gate, or is steered by a constant.
-        start: where the second training begins, None for a random start.
-        scope_starts: where scope `conversation` begins in each plain prompt; None for scope `response`, which
-            begins at the last token.
+        start: fits to go on from; None for a random start.
+        starts: where scope `conversation` begins in the plain prompts of pairs and held; None for scope
+            `response`, which begins at the last token.
         """
         ...
 
 
 def train(
-    task: Task, pairs: Sequence[Pair], trainer: Trainer, blocks: Sequence[int], stages: Stages
+    task: Task, pairs: Sequence[Pair], trainer: Trainer, stages: Stages
 ) -> tuple[dict[int, BlockFit], dict[str, Any]]:
-    """The trained fits of `blocks`, and the trainer's facts, those of the second training under "own"."""
-    effort, used, held = EFFORTS[task.recipe.effort], *_split(pairs)
+    """The trained fits, and the trainer's facts, those of the second training under "own"."""
+    recipe, (used, held) = task.recipe, _split(pairs)
+    every = steered_blocks(task.chat.llm.model_info.n_layer)
+    blocks = [recipe.blocks] if isinstance(recipe.blocks, int) else every
 
     def trained(
         start: dict[int, BlockFit] | None, pairs: Sequence[Pair], held: Sequence[Pair], steps: int, done: Done
@@ -74,18 +77,19 @@ def train(
             pairs,
             held,
             blocks=blocks if start is None else list(start),
-            gated=task.recipe.method == "psr",
+            gated=recipe.method == "psr",
             steps=steps,
             start=start,
-            scope_starts=lambda pairs: _scope_starts(task, pairs),
-            seed=task.recipe.seed,
+            starts=_scope_starts(task, [*pairs, *held]),
+            seed=recipe.seed,
             progress=done,
         )
 
-    first, second = effort.steps
+    first, second = EFFORTS[recipe.effort].steps
     fits, facts = trained(None, used, held, first, stages.enter("train", _TRAIN))
-    own = _own_replies(task, fits, [*used, *held], stages.enter("own replies", _OWN_REPLIES))
-    if second and own:
+    progress = stages.enter("own replies", _OWN_REPLIES)
+    own = _own_replies(task, fits, [*used, *held], progress) if second else []
+    if own:
         questions = {pair.question for pair in held}
         own_used, own_held = ([p for p in own if (p.question in questions) is kept] for kept in (False, True))
         done = stages.enter("train again", _TRAIN_AGAIN)
