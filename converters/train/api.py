@@ -86,8 +86,8 @@ def trainer(
             network = PsrNetwork(torch_model.n_embd, scales, gated, seed)
         else:
             network = PsrNetwork.from_fits(start, scales)
-        whole = [digest(items), len(pairs), network.blocks, gated, network.outline()]
-        one = Trainer(torch_model, network, settings, used, kept, repr(whole))
+        identity = f"{digest(items)} {len(used)} {network.digest()}"
+        one = Trainer(torch_model, network, settings, used, kept, identity)
         losses = one.run(files[start is not None], lambda done: progress(_READY + (1 - _READY) * done))
         fits = {n: network.fit(n, one.means[n]) for n in network.blocks}
         opened = {n: fit for n, fit in fits.items() if fit is not None}

@@ -8,6 +8,7 @@ streams differ in size a hundredfold; a fit has it folded into its weights.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 
 import numpy as np
@@ -67,11 +68,10 @@ class PsrNetwork(nn.Module):  # type: ignore[misc]
         layer = (_numpy(self.weight[i] / r / mean)[:, None], _numpy(self.bias[i : i + 1] / mean))
         return BlockFit(direction, (layer,), float("nan"))
 
-    def outline(self) -> list[float]:
-        """Numbers that tell a start from another one, though they do not differ by mere rounding: when a run
-        is resumed, activations come from another pass. One significant digit of each direction's length."""
-        lengths = [float(f"{length:.0e}") for length in self.direction.detach().norm(dim=1).tolist()]
-        return lengths
+    def digest(self) -> str:
+        """SHA-256 of the blocks and all parameters."""
+        values = (_numpy(each).tobytes() for each in self.state_dict().values())
+        return hashlib.sha256(repr(self.blocks).encode() + b"".join(values)).hexdigest()
 
     def coefficient(self, block: int, h: torch.Tensor) -> torch.Tensor:
         """c(h) as [...] for h [..., n_embd]. Gradients go through h too."""
