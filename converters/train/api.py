@@ -64,7 +64,8 @@ def trainer(
         *,
         blocks: Sequence[int],
         gated: bool,
-        steps: int,
+        steps: range,
+        total: int,
         start: Mapping[int, BlockFit] | None,
         starts: Sequence[int] | None,
         seed: int,
@@ -75,7 +76,7 @@ def trainer(
             loaded.append(TorchModel.load(Path(str(model)), device))
         torch_model = loaded[0]
         check_blocks(blocks, torch_model)
-        settings = Settings(steps, seed=seed)
+        settings = Settings(steps.start, steps.stop, total, seed=seed)
         if not pairs:
             raise LearnError("training pairs: none, expected at least one; give more questions")
         items = triplets([*pairs, *held], starts)
@@ -92,7 +93,8 @@ def trainer(
         fits = {n: network.fit(n, one.means[n]) for n in network.blocks}
         opened = {n: fit for n, fit in fits.items() if fit is not None}
         if not opened:
-            raise LearnError("training: every gate has closed, expected steering; give more questions")
+            why = "no step lowers the KL on held-out replies" if losses.kept == 0 else "every gate has closed"
+            raise LearnError(f"training: {why}, expected steering that generalises; give more questions")
         return opened, facts(losses, len(used), len(kept), [n for n in fits if n not in opened])
 
     return train

@@ -14,9 +14,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
 import torch
 
@@ -158,7 +158,7 @@ class _Shared:
 
     @classmethod
     def of(cls, model: TorchModel, prompts: Sequence[Sequence[int]]) -> _Shared:
-        common = list(os.path.commonprefix([list(prompt) for prompt in prompts])) if prompts else []
+        common = _beginning(prompts)
         cache = model.keys(_row(model, common)) if common else None
         return cls(common if cache is not None else [], cache)
 
@@ -168,8 +168,15 @@ class _Shared:
         return model.keys(_row(model, rest), self.cache) if rest else self.cache
 
     def side_by_side(self, n: int) -> Keys | None:
-        cache = self.cache
-        return None if cache is None else [(k.expand(n, -1, -1, -1), v.expand(n, -1, -1, -1)) for k, v in cache]
+        if self.cache is None:
+            return None
+        return [(k.expand(n, -1, -1, -1), v.expand(n, -1, -1, -1)) for k, v in self.cache]
+
+
+def _beginning(prompts: Sequence[Sequence[int]]) -> list[int]:
+    """The tokens that all prompts begin with."""
+    alike = takewhile(lambda column: len(set(column)) == 1, zip(*prompts, strict=False))
+    return [column[0] for column in alike]
 
 
 def _teachers(model: TorchModel, items: Sequence[Triplet], shared: _Shared) -> list[Top]:

@@ -46,11 +46,16 @@ class PsrNetwork(nn.Module):  # type: ignore[misc]
         with torch.no_grad():
             for i, block in enumerate(network.blocks):
                 fit, r = fits[block], network.scale[i]
-                network.direction[i] = torch.from_numpy(fit.direction) / r
-                if network.weight is not None and network.bias is not None:
-                    (W, b), = fit.layers
-                    network.weight[i] = torch.from_numpy(np.ascontiguousarray(W[:, 0])) * r
-                    network.bias[i] = float(b[0])
+                direction = torch.from_numpy(fit.direction) / r
+                if network.weight is None or network.bias is None:
+                    network.direction[i] = direction
+                    continue
+                ((W, b),) = fit.layers
+                weight = torch.from_numpy(np.ascontiguousarray(W[:, 0])) * r
+                # relu(c x) z = relu(x) c z: of length 1, as a random weight is, so that one rate fits both
+                length = weight.norm().clamp_min(torch.finfo(weight.dtype).tiny)
+                network.weight[i], network.bias[i] = weight / length, float(b[0]) / length
+                network.direction[i] = direction * length
         return network
 
     def fit(self, block: int, mean: float) -> BlockFit | None:

@@ -35,20 +35,23 @@ _FORMAT = "edgesteer-train/2"
 _KEYS = {"identity", "settings", "section", "network", "best", "optimizer", "losses"}
 
 # How often the held-out replies are measured, and a checkpoint is written.
-_SECTIONS = 8
+_SECTIONS = 5
 
 # Training replies, at most, that the loss before and after and the mean coefficients are measured on.
-_MEASURED = 48
+_MEASURED = 24
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
     """Settings of a training, found by trial (docs/log.md).
 
-    lr: falls linearly to 0 over all steps. clip: largest norm of the gradient. batch: replies per step.
+    first, last: which steps of a `total` these are; a second training goes on where the first ended.
+    lr: falls linearly to 0 over the total. clip: largest norm of the gradient. batch: replies per step.
     """
 
-    steps: int
+    first: int
+    last: int
+    total: int
     lr: float = 5e-3
     weight_decay: float = 1e-6
     clip: float = 1.0
@@ -58,17 +61,21 @@ class Settings:
     def __post_init__(self) -> None:
         numbers = (self.lr, self.weight_decay, self.clip)
         sound = all(math.isfinite(x) and x >= 0 for x in numbers) and self.lr > 0 and self.clip > 0
-        if not (sound and self.steps >= 1 and self.batch >= 1 and self.seed >= 0):
+        if not (sound and 0 <= self.first < self.last <= self.total and self.batch >= 1 and self.seed >= 0):
             raise LearnError(
-                f"{self}: expected steps and batch at least 1, lr and clip above 0, none below 0"
+                f"{self}: expected at least one step, batch at least 1, lr and clip above 0, none below 0"
             )
+
+    @property
+    def steps(self) -> int:
+        return self.last - self.first
 
 
 @dataclass(slots=True)
 class Losses:
     """Mean KL in nats per token. curve: (step, the batch's loss before it).
 
-    first, last: of the training replies (at most _MEASURED), before training and for the network that is kept.
+    first, last: of some training replies, before training and for the network that is kept.
     held: (step, the held-out replies'), ascending; empty without any.
     """
 
@@ -108,7 +115,7 @@ class Trainer:
     def run(self, checkpoint: Path | None = None, progress: Progress = lambda fraction: None) -> Losses:
         """Train to the end, resuming from the file `checkpoint` if it exists.
 
-        It is written after each of eight sections, so an interruption loses at most one. Another training's
+        It is written after each of five sections, so an interruption loses at most one. Another training's
         is replaced, with an EdgesteerWarning.
         Raises LearnError for a loss that is NaN or infinite, and for a file that is not a checkpoint.
         """
@@ -140,21 +147,20 @@ class Trainer:
     def _copy(self) -> dict[str, torch.Tensor]:
         return {name: values.clone() for name, values in self.network.state_dict().items()}
 
-    def _batch(self, step: int) -> list[Example]:
+    def batch(self, step: int) -> list[Example]:
         """The replies of a step: all in an order drawn anew each time that they have been used up."""
-        size, chosen = min(self.settings.batch, len(self.examples)), list[int]()
+        size = min(self.settings.batch, len(self.examples))
         per_round = -(-len(self.examples) // size)
         source = torch.Generator().manual_seed(self.settings.seed * 100_003 + step // per_round)
         order = torch.randperm(len(self.examples), generator=source).tolist()
         at = step % per_round * size
-        chosen = order[at : at + size]
-        return [self.examples[i] for i in chosen]
+        return [self.examples[i] for i in order[at : at + size]]
 
     def _step(self, step: int) -> float:
         for group in self.optimizer.param_groups:
-            group["lr"] = self.settings.lr * (1 - step / self.settings.steps)
+            group["lr"] = self.settings.lr * (1 - (self.settings.first + step) / self.settings.total)
         self.optimizer.zero_grad(set_to_none=True)
-        loss, _ = self.loss(self._batch(step))
+        loss, _ = self.loss(self.batch(step))
         value = _finite(float(loss.detach()), f"at step {step}")
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.settings.clip)

@@ -30,7 +30,7 @@ _TRAIN, _OWN_REPLIES, _TRAIN_AGAIN = 60, 30, 110
 TRAINING = _TRAIN + _OWN_REPLIES + _TRAIN_AGAIN
 
 # One question of so many is held out, and at most as many as the second number.
-_ONE_OF, _MOST_HELD = 10, 16
+_ONE_OF, _MOST_HELD = 10, 12
 
 
 class Trainer(Protocol):
@@ -43,7 +43,8 @@ class Trainer(Protocol):
         *,
         blocks: Sequence[int],
         gated: bool,
-        steps: int,
+        steps: range,
+        total: int,
         start: Mapping[int, BlockFit] | None,
         starts: Sequence[int] | None,
         seed: int,
@@ -55,6 +56,7 @@ class Trainer(Protocol):
 
         pairs, held: to train on, and to choose by when to stop; their tokens and signs are used.
         gated: whether each block has a gate, or is steered by a constant.
+        steps: which of all `total` steps to take; the rate falls to 0 over the total.
         start: fits to go on from; None for a random start.
         starts: where scope `conversation` begins in the plain prompts of pairs and held; None for scope
             `response`, which begins at the last token.
@@ -68,10 +70,15 @@ def train(
     """The trained fits, and the trainer's facts, those of the second training under "own"."""
     recipe, (used, held) = task.recipe, _split(pairs)
     every = steered_blocks(task.chat.llm.model_info.n_layer)
+    first, second = EFFORTS[recipe.effort].steps
     blocks = [recipe.blocks] if isinstance(recipe.blocks, int) else every
 
     def trained(
-        start: dict[int, BlockFit] | None, pairs: Sequence[Pair], held: Sequence[Pair], steps: int, done: Done
+        start: dict[int, BlockFit] | None,
+        pairs: Sequence[Pair],
+        held: Sequence[Pair],
+        steps: range,
+        done: Done,
     ) -> tuple[dict[int, BlockFit], dict[str, Any]]:
         return trainer(
             pairs,
@@ -79,21 +86,21 @@ def train(
             blocks=blocks if start is None else list(start),
             gated=recipe.method == "psr",
             steps=steps,
+            total=first + second,
             start=start,
             starts=_scope_starts(task, [*pairs, *held]),
             seed=recipe.seed,
             progress=done,
         )
 
-    first, second = EFFORTS[recipe.effort].steps
-    fits, facts = trained(None, used, held, first, stages.enter("train", _TRAIN))
+    fits, facts = trained(None, used, held, range(first), stages.enter("train", _TRAIN))
     progress = stages.enter("own replies", _OWN_REPLIES)
     own = _own_replies(task, fits, [*used, *held], progress) if second else []
     if own:
         questions = {pair.question for pair in held}
-        own_used, own_held = ([p for p in own if (p.question in questions) is kept] for kept in (False, True))
+        own_used, own_held = ([p for p in own if (p.question in questions) is h] for h in (False, True))
         done = stages.enter("train again", _TRAIN_AGAIN)
-        fits, again = trained(fits, [*used, *own_used], [*held, *own_held], second, done)
+        fits, again = trained(fits, [*used, *own_used], [*held, *own_held], range(first, first + second), done)
         facts = {**facts, "own": again}
     return fits, facts
 

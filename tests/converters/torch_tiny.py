@@ -10,7 +10,7 @@ import torch
 from edgesteer.learn.fit import BlockFit
 from edgesteer.learn.pairs import Pair
 
-WIDTH, BLOCKS, VOCAB = 32, 4, 300
+WIDTH, BLOCKS, VOCAB = 32, 4, 240
 
 
 def save_llama(folder: Path, seed: int = 0) -> Path:
