@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,6 @@ from edgesteer.cli.options import (
     model_argument,
     name_of,
     output_option,
-    path_of,
     print_json,
     resolve_model,
     seed_option,
@@ -32,15 +32,14 @@ from edgesteer.cli.options import (
 from edgesteer.cli.progress import bar
 
 if TYPE_CHECKING:
-    from edgesteer.generate import Question
-    from edgesteer.learn import LearnSummary, Trainer
+    from edgesteer.learn import Forecast, LearnSummary, Trainer
 
 AGAINST = ("A-Const", "S-PSR", "A-PSR")
 # As in edgesteer.learn, which is too slow to import for a help text.
-_METHODS, _OBJECTIVES = ("psr", "constant"), ("kl", "ll", "mse")
+_METHODS, _EFFORTS = ("psr", "constant"), ("quick", "normal", "thorough")
 _RECIPE = (
-    *("method", "refine", "scope", "opposite", "emphasis", "coherence"),
-    *("best_of", "max_tokens", "temperature", "seed"),
+    *("effort", "method", "scope", "opposite", "coherence"),
+    *("max_tokens", "temperature", "seed"),
 )
 
 
@@ -51,6 +50,14 @@ _RECIPE = (
     "--opposite", metavar="TEXT", help="The opposite trait's sentence: learn from both, to steer both ways."
 )
 @output_option("NAME.steer", "The bundle to write.")
+@click.option(
+    "--effort",
+    type=click.Choice(_EFFORTS),
+    default="normal",
+    show_default=True,
+    help="About 1, 5 or 20 minutes on two cores for a model of 135M parameters: how many questions are asked "
+    "and how long is trained. quick does not train.",
+)
 @click.option(
     "--method",
     type=click.Choice(_METHODS),
@@ -65,13 +72,6 @@ _RECIPE = (
     help="Steer all blocks, one (the one that serves best), or the block of that number.",
 )
 @click.option(
-    "--refine",
-    type=click.Choice(_OBJECTIVES),
-    help="Continue from the fit by gradients in Torch (the `convert` extra), on CUDA where there is one; "
-    "takes minutes: kl follows the prompted model's next-token distribution, ll its replies, mse its "
-    "activations.",
-)
-@click.option(
     "--scope",
     type=click.Choice(["response", "conversation"]),
     default="response",
@@ -80,24 +80,10 @@ _RECIPE = (
 )
 @click.option(
     "--questions",
-    metavar="FILE|auto",
-    help='Training questions, one per line, or JSON Lines with "question" and optionally "reply"; auto: the '
-    "model writes them. Without it, the built-in ones.",
-)
-@click.option(
-    "--best-of",
-    type=click.IntRange(1, 64),
-    default=1,
-    show_default=True,
-    help="Replies to sample for each question; only the best is learnt from.",
-)
-@click.option(
-    "--emphasis",
-    type=click.Choice(["auto", "always", "never"]),
-    default="auto",
-    show_default=True,
-    help="Repeat the sentence after each question when sampling; auto: if the system prompt has little "
-    "effect.",
+    type=FILE,
+    metavar="FILE",
+    help='Questions to learn from, one per line, or JSON Lines with "question" and optionally "reply"; of 24 '
+    "or more without replies, a third is kept for choosing the strength. Without it, the built-in ones.",
 )
 @click.option(
     "--coherence",
@@ -122,7 +108,7 @@ def command(
     trait: str,
     output: Path,
     blocks: str,
-    questions: str | None,
+    questions: Path | None,
     compare: bool,
     counts: tuple[str, ...],
     sentiment: bool,
@@ -138,13 +124,18 @@ def command(
 ) -> None:
     """Learn a steering bundle for MODEL from one sentence.
 
-    OUTPUT.part keeps sampled replies until the bundle is written; with --refine, OUTPUT.checkpoint keeps each
-    finished epoch (OUTPUT.checkpoint-again those of the second training). After Ctrl-C the same command
-    resumes from there. A checkpoint of other arguments is replaced.
+    With Torch and transformers installed (the `convert` extra), normal and thorough train the steering to
+    follow the model under that sentence; without them, and with quick, it is fitted in closed form, which
+    brings less of the trait at the same coherence.
+
+    OUTPUT.part keeps sampled replies until the bundle is written, OUTPUT.checkpoint and
+    OUTPUT.checkpoint-again the training. After Ctrl-C the same command resumes from there. A checkpoint of
+    other arguments is replaced.
 
     \b
     Examples:
       edgesteer learn smollm2-135m-instruct --trait "You are a pirate." -o pirate.steer
+      edgesteer learn model.gguf --trait "You love trains." --effort quick -o trains.steer
       edgesteer learn model.gguf --trait "You answer in rhymes." --method constant -o rhymes.steer
       edgesteer learn model.gguf --trait "You are cheerful." --opposite "You are gloomy." -o mood.steer
       edgesteer learn base.gguf --trait "A pirate answers." -o p.steer \\
@@ -152,7 +143,8 @@ def command(
     """
     from edgesteer.bundle import save
     from edgesteer.cli.opening import open_for_scoring
-    from edgesteer.learn import Recipe, learn, write_replies
+    from edgesteer.generate import read_questions
+    from edgesteer.learn import EFFORTS, Recipe, learn, write_replies
     from edgesteer.learn.part_file import locked
 
     # Whatever can be checked is checked before minutes of work.
@@ -161,10 +153,12 @@ def command(
     check_bundle_output(output, force, "learn")
     if replies is not None:
         check_output(replies, force)
-    question_list = _questions(questions)
+    question_list = None if questions is None else read_questions(questions)
     recipe = Recipe(blocks=_blocks(blocks), **{key: options.pop(key) for key in _RECIPE})
     part, checkpoint = (output.with_name(output.name + end) for end in (".part", ".checkpoint"))
-    trainer = None if recipe.refine is None else _trainer(model, checkpoint, options.get("n_threads"))
+    trainer = None
+    if EFFORTS[recipe.effort].trains:
+        trainer = _trainer(model, checkpoint, options.get("n_threads"))
     with locked(part):
         llm = open_for_scoring(model, recipe.max_tokens, **options)
         with resume_hint(part, checkpoint), bar() as progress:
@@ -181,6 +175,7 @@ def command(
                 part=part,
                 replace=force,
                 trainer=trainer,
+                on_forecast=_say_forecast,
                 against=AGAINST if compare else (),
                 counts=counts,
                 sentiment=sentiment,
@@ -198,12 +193,40 @@ def command(
         _print(output, summary)
 
 
-def _trainer(model: str, checkpoint: Path, n_threads: int | None) -> Trainer:
-    """Raises MissingExtra, before anything is learnt, without the `convert` extra."""
-    from edgesteer.cli.opening import default_threads
-    from edgesteer_converters.train import trainer
+def _trainer(model: str, checkpoint: Path, n_threads: int | None) -> Trainer | None:
+    """None, with a note, without the `convert` extra or for a model that Torch cannot read."""
+    from edgesteer.cli.opening import default_threads, note
+    from edgesteer.errors import MissingExtra, ModelError
 
-    return trainer(resolve_model(model), checkpoint=checkpoint, n_threads=n_threads or default_threads())
+    path = resolve_model(model)
+    try:
+        from edgesteer_converters.extras import need
+        from edgesteer_converters.train import trainer
+
+        need("transformers", "train")
+        return trainer(path, checkpoint=checkpoint, n_threads=n_threads or default_threads())
+    except (ImportError, MissingExtra):
+        note(
+            "without Torch and transformers the steering is fitted in closed form; training brings more of "
+            "the trait at the same coherence: pip install 'edgesteer[convert]'"
+        )
+    except ModelError as error:
+        note(f"the steering is fitted in closed form, without training: {error}")
+    return None
+
+
+def _forecast(forecast: Forecast) -> str:
+    how, why = ("well", "much") if forecast.well else ("poorly", "little")
+    return (
+        f"this trait will probably learn {how}: what the sentence changes is {why} alike from question to "
+        f"question (similarity {forecast.similarity:.2f})"
+    )
+
+
+def _say_forecast(forecast: Forecast) -> None:
+    from tqdm import tqdm
+
+    tqdm.write(f"edgesteer: {_forecast(forecast)}", file=sys.stderr)  # above the progress bar
 
 
 def _remove_checkpoints(checkpoint: Path) -> None:
@@ -221,62 +244,50 @@ def _blocks(text: str) -> str | int:
     raise click.UsageError(f"--blocks {text}: expected all, one, or the number of a block")
 
 
-def _questions(text: str | None) -> str | list[Question] | None:
-    from edgesteer.generate import read_questions
-
-    return text if text in (None, "auto") else read_questions(path_of(str(text)))
-
-
 @contextlib.contextmanager
 def resume_hint(part: Path, checkpoint: Path) -> Iterator[None]:
     """After Ctrl-C, print which files the same command resumes from."""
     try:
         yield
     except KeyboardInterrupt:
-        kept = [(part, "what was sampled"), (checkpoint, "the finished epochs of the training")]
+        kept = [(part, "what was sampled"), (checkpoint, "the training so far")]
         lines = [f"{path} keeps {what}" for path, what in kept if path.exists() and path.stat().st_size]
         if lines:
             click.echo(f"edgesteer: {', '.join(lines)}; the same command resumes from there", err=True)
         raise
 
 
-def _refined(
-    objective: str,
-    loss_before: float,
-    loss_after: float,
-    steps: int,
-    dropped: list[int],
-    kept: bool,
-    trait: Mapping[str, float | None],
-    own: Mapping[str, Any] | None = None,
-    **_: object,
-) -> str:
-    from edgesteer.bundle import spans
+def _training(kl_before: float, kl_after: float, steps: int, **_: object) -> str:
+    losses = f"{kl_before:.3f} to {kl_after:.3f} nats per token"
+    return f"trained    KL from the prompted model {losses}, {steps} steps"
 
-    unit = "" if objective == "mse" else " nats per token"
-    text = f"{objective} {loss_before:.3f} to {loss_after:.3f}{unit}, {steps} steps"
-    if own:
-        text += "; on its own replies {loss_before:.3f} to {loss_after:.3f}, {steps} steps".format(**own)
-    if dropped:
-        text += f"; dropped blocks whose gates never open: {spans(dropped)}"
-    trained, closed = ("none" if trait[k] is None else f"{trait[k]:.2f}" for k in ("trained", "closed"))
-    text += f"; trait {trained} at equal coherence, {closed} without"
-    return f"refined    {text}{'' if kept else ': the closed form is kept'}"
+
+def _next(summary: LearnSummary) -> str | None:
+    """What more effort would bring; None if there is none, or not without Torch."""
+    from edgesteer.learn import EFFORTS
+
+    names = list(EFFORTS)
+    more = names[names.index(summary.effort) + 1 :]
+    if not more or (EFFORTS[summary.effort].trains and not summary.trained):
+        return None
+    effort = EFFORTS[more[0]]
+    what = f"{effort.questions} questions, {sum(effort.steps)} steps of training"
+    return f"--effort {more[0]}: {what}; brings more of the trait at the same coherence"
 
 
 def _print(output: Path, summary: LearnSummary) -> None:
     steered, prompted, dose = summary.steered, summary.prompted, summary.dose
     dropped = ", ".join(f"{n} {why}" for why, n in summary.dropped.items()) or "none"
     click.echo(f"{output}: {summary.method}, {summary.layers} blocks, default strength {summary.strength:g}")
-    if summary.written is not None:
-        click.echo(f"questions  {summary.written} written by the model, the others built in")
+    if summary.forecast is not None:
+        click.echo(f"forecast   {_forecast(summary.forecast)}")
     click.echo(
         f"replies    {summary.sampled} sampled, {summary.kept} kept (dropped: {dropped}), {summary.tokens} "
         "tokens"
     )
-    if summary.refined:
-        click.echo(_refined(**summary.refined))
-    click.echo(f"{'':11}{'trait':>7}{'coherence':>11}{'distinct-2':>12}   (training questions, greedy)")
+    if summary.trained:
+        click.echo(_training(**summary.trained))
+    click.echo(f"{'':11}{'trait':>7}{'coherence':>11}{'distinct-2':>12}   (other questions, greedy)")
     for label, point in (("prompted", prompted), ("steered", steered)):
         click.echo(f"{label:11}{point.trait:>7.2f}{point.coherence:>11.2f}{point.distinct2:>12.2f}")
     if dose.target_coherence != prompted.coherence:
@@ -296,4 +307,6 @@ def _print(output: Path, summary: LearnSummary) -> None:
         click.echo()
         for line in lines(summary.table):
             click.echo(line)
+    if (more := _next(summary)) is not None:
+        click.echo(f"more       {more}")
     click.echo("time       " + ", ".join(f"{k} {v:.0f} s" for k, v in summary.seconds.items()))

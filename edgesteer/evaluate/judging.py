@@ -16,7 +16,7 @@ import numpy as np
 from edgesteer.errors import InputError
 from edgesteer.evaluate.judge import MIN_QUESTIONS, Embeds, TraitJudge
 from edgesteer.evaluate.table import Answers, Judging
-from edgesteer.generate import Chat, built_in
+from edgesteer.generate import Chat, judge_questions
 from edgesteer.generate.progress import Done, spread
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def rater(
         judge,
         chat,
         trait,
-        training_questions(questions),
+        questions_apart(questions),
         per_question=PER_QUESTION,
         max_tokens=max_tokens,
         progress=progress,
@@ -90,10 +90,10 @@ def check_questions(questions: Sequence[str]) -> None:
         raise InputError(f"judge: {n} questions, expected at least {MIN_QUESTIONS}; give more questions")
 
 
-def training_questions(judged: Sequence[str]) -> list[str]:
-    """At most N_TRAINING built-in questions, none of them in `judged`. Raises InputError for too few."""
+def questions_apart(judged: Sequence[str]) -> list[str]:
+    """At most N_TRAINING built-in questions for judges, none of them in `judged`; too few: InputError."""
     taken = {question.strip().casefold() for question in judged}
-    left = [question.text for question in built_in() if question.text.casefold() not in taken]
+    left = [question for question in judge_questions() if question.casefold() not in taken]
     if len(left) < MIN_QUESTIONS:
         raise InputError(
             f"judge: {len(left)} built-in questions are not among those asked, expected at least "

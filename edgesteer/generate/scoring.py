@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
+from itertools import chain
 
 import numpy as np
 
@@ -54,6 +55,11 @@ class Scores:
     nll0: tuple[float, ...]
     distinct2: tuple[float, ...]
     by_token: tuple[ScoredTokens, ...] = field(default=(), repr=False)
+
+    @classmethod
+    def joined(cls, scores: Sequence[Scores]) -> Scores:
+        """The scores of several lists of replies, one after the other."""
+        return cls(*(tuple(chain.from_iterable(getattr(s, each.name) for s in scores)) for each in fields(cls)))
 
     @property
     def empty(self) -> int:
