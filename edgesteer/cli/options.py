@@ -193,9 +193,9 @@ at_option: Decorator = click.option(
     type=click.Choice(["default", "matched"]),
     default="default",
     show_default=True,
-    help="The strengths. default: as given, or the bundles' own. matched: also the figures of each row at the "
-    "prompt's coherence on the same questions, read from 0.7 and 1.4 times its strength (takes three times as "
-    "long).",
+    help="The strengths. default: as given, or the bundles' own. matched: also the figures of each row at "
+    "the prompt's coherence on the same questions, read from 0.7 and 1.4 times its strength (takes three "
+    "times as long).",
 )
 scope_option: Decorator = click.option(
     "--scope", type=click.Choice(SCOPES), help="Where steering acts, instead of the bundle's own scope."

@@ -224,7 +224,7 @@ class _Search:
         self._ask(0.0)
         if not self._known:
             self._ask(self._grid[BELOW])
-        while any([self._ask(strength) for strength in self._near()]) or self._read_relevance():
+        while any(self._ask(strength) for strength in self._near()) or self._read_relevance():
             pass
 
     def _near(self) -> list[float]:
@@ -257,7 +257,7 @@ class _Search:
         for strength in sorted(self._near(), reverse=True):
             if self._n < MIN_BATCH or self._clear(strength):
                 return False
-            if any([self._read(key) for key in (None, strength)]):
+            if any(self._read(key) for key in (None, strength)):
                 return True
         return False
 

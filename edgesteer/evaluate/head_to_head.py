@@ -24,8 +24,8 @@ from edgesteer.evaluate.judging import Rater, check_questions, rater, training_r
 from edgesteer.evaluate.relevance import MIN_QUESTIONS, chance, relevance
 from edgesteer.evaluate.table import Answers, Table, rows_of
 from edgesteer.evaluate.way import PROMPT, UNSTEERED, Sources, Way, prompts_of
-from edgesteer.generate import REPEAT_PENALTY, Chat, Reply, Scores, Tokens, score, strength_questions
-from edgesteer.generate.progress import Done, Progress, Stages, portion, spread
+from edgesteer.generate import REPEAT_PENALTY, Chat, Reply, Tokens, score
+from edgesteer.generate.progress import Done, Progress, Stages, portion
 
 if TYPE_CHECKING:
     from edgesteer.evaluate.llm_judge import LLMJudge

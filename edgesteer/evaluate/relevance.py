@@ -81,13 +81,12 @@ def relevance(
     groups = _groups(questions, among)
     nats, matched = np.zeros(len(texts)), np.zeros(len(texts), dtype=np.bool_)
     for group in groups:
-        at_home = {
-            (prompts[i], texts[i]): np.asarray(own[i][:MAX_TOKENS]) for i in group if own is not None and texts[i]
-        }
+        written = [] if own is None else [(i, own[i]) for i in group if texts[i]]
+        at_home = {(prompts[i], texts[i]): np.asarray(row[:MAX_TOKENS]) for i, row in written}
         log_probs = _log_probs(chat, [prompts[i] for i in group], [texts[i] for i in group], at_home)
-        written = np.array([bool(texts[i]) for i in group])
-        nats[group] = np.where(written, _interaction(log_probs), 0.0)
-        matched[group] = written & _matched(log_probs)
+        there = np.array([bool(texts[i]) for i in group])
+        nats[group] = np.where(there, _interaction(log_probs), 0.0)
+        matched[group] = there & _matched(log_probs)
     return Relevance(nats, matched, chance=chance(len(texts), among))
 
 

@@ -59,7 +59,8 @@ class Scores:
     @classmethod
     def joined(cls, scores: Sequence[Scores]) -> Scores:
         """The scores of several lists of replies, one after the other."""
-        return cls(*(tuple(chain.from_iterable(getattr(s, each.name) for s in scores)) for each in fields(cls)))
+        each = ([getattr(one, name.name) for one in scores] for name in fields(cls))
+        return cls(*(tuple(chain.from_iterable(values)) for values in each))
 
     @property
     def empty(self) -> int:

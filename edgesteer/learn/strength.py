@@ -59,9 +59,11 @@ class Yardstick:
 
     def __post_init__(self) -> None:
         chat, trait = self.task.chat, self.task.trait
-        prompts = {tuple(chat.prompt(question, trait)): question for question in reversed(self.questions)}
-        self.questions = [*reversed(prompts.values())]
-        self.prompted = [list(prompt) for prompt in reversed(prompts)]
+        prompts: dict[tuple[int, ...], str] = {}
+        for question in self.questions:
+            prompts.setdefault(tuple(chat.prompt(question, trait)), question)
+        self.questions = [*prompts.values()]
+        self.prompted = [list(prompt) for prompt in prompts]
         self.plain = [chat.prompt(question) for question in self.questions]
 
     @classmethod
@@ -182,7 +184,7 @@ def tune(
     yardstick: Yardstick,
     progress: Done = no_progress,
 ) -> Tuned:
-    """All fits, or with the recipe's `blocks` "one" only the best, at the strength that the yardstick gives."""
+    """All fits, or with the recipe's `blocks` "one" the best one, at the strength that the yardstick gives."""
     chosen, first = dict(fits), portion(progress, 0, 1, 4)
     if task.recipe.blocks == "one":
         best = best_block(task, chosen, pairs, first)
