@@ -193,26 +193,22 @@ def command(
         _print(output, summary)
 
 
-def _trainer(model: str, checkpoint: Path, n_threads: int | None) -> Trainer | None:
-    """None, with a note, without the `convert` extra or for a model that Torch cannot read."""
-    from edgesteer.cli.opening import default_threads, note
+def _trainer(model: str, checkpoint: Path, n_threads: int | None) -> tuple[Trainer | None, str]:
+    """A trainer, or why there is none: Torch is not installed, or cannot read this model."""
+    from edgesteer.cli.opening import default_threads
     from edgesteer.errors import MissingExtra, ModelError
 
-    path = resolve_model(model)
     try:
         from edgesteer_converters.extras import need
         from edgesteer_converters.train import trainer
 
         need("transformers", "train")
-        return trainer(path, checkpoint=checkpoint, n_threads=n_threads or default_threads())
+        threads = n_threads or default_threads()
+        return trainer(resolve_model(model), checkpoint=checkpoint, n_threads=threads), ""
     except (ImportError, MissingExtra):
-        note(
-            "without Torch and transformers the steering is fitted in closed form; training brings more of "
-            "the trait at the same coherence: pip install 'edgesteer[convert]'"
-        )
+        return None, "pip install 'edgesteer[convert]': training in Torch"
     except ModelError as error:
-        note(f"the steering is fitted in closed form, without training: {error}")
-    return None
+        return None, f"this model cannot be trained in Torch ({error}): training"
 
 
 def _forecast(forecast: Forecast) -> str:
@@ -262,17 +258,19 @@ def _training(kl_before: float, kl_after: float, steps: int, **_: object) -> str
     return f"trained    KL from the prompted model {losses}, {steps} steps"
 
 
-def _next(summary: LearnSummary) -> str | None:
-    """What more effort would bring; None if there is none, or not without Torch."""
+def _more(summary: LearnSummary, untrained: str) -> str | None:
+    """What more effort, or what is missing for training, would bring; None if there is no more."""
     from edgesteer.learn import EFFORTS
 
     names = list(EFFORTS)
-    more = names[names.index(summary.effort) + 1 :]
-    if not more or (EFFORTS[summary.effort].trains and not summary.trained):
-        return None
-    effort = EFFORTS[more[0]]
-    what = f"{effort.questions} questions, {sum(effort.steps)} steps of training"
-    return f"--effort {more[0]}: {what}; brings more of the trait at the same coherence"
+    brings = "brings more of the trait at the same coherence"
+    if untrained:
+        return f"{untrained} {brings}"
+    for name in names[names.index(summary.effort) + 1 :]:
+        effort = EFFORTS[name]
+        what = f"{effort.questions} questions and {sum(effort.steps)} steps of training in Torch"
+        return f"--effort {name} ({what}) {brings}"
+    return None
 
 
 def _print(output: Path, summary: LearnSummary) -> None:

@@ -21,7 +21,7 @@ from edgesteer.generate.progress import Done, Progress, no_progress, portion
 from edgesteer.generate.questions import Question, strength_questions, training_questions
 from edgesteer.learn.contrast import contrast_rows, steered_blocks
 from edgesteer.learn.fit import fit_blocks
-from edgesteer.learn.forecast import N_FORECAST, Forecast, forecast
+from edgesteer.learn.forecast import N_FORECAST, Forecast, forecast, middle_blocks
 from edgesteer.learn.pairs import Limits, Pair, keep_good, sample_pairs
 from edgesteer.learn.part_file import PartFile
 from edgesteer.learn.recipe import EFFORTS, Recipe
@@ -102,8 +102,9 @@ def sample(
     on_forecast: called after the first replies.
     """
     pairs, teacher, said = list[Pair](), list[F32 | None](), None
+    blocks = kept_blocks(task, len(questions), trains)
     for some in (questions[:N_FORECAST], questions[N_FORECAST:]):
-        seen = dict[int, F32]()
+        seen, layers = dict[int, F32](), blocks if pairs or blocks else middle_blocks(task)
         new = sample_pairs(
             task.chat,
             task.trait,
@@ -111,14 +112,14 @@ def sample(
             task.recipe,
             emphasis=emphasis,
             part=part,
-            layers=kept_blocks(task, len(questions), trains),
+            layers=layers,
             keep=seen.__setitem__,
             progress=portion(progress, len(pairs), len(some), len(questions)),
         )
-        if not pairs and (said := forecast(task, new)) is not None:
+        if not pairs and (said := forecast(task, new, seen, layers)) is not None:
             on_forecast(said)
         pairs += new
-        teacher += [seen.get(i) for i in range(len(new))]
+        teacher += [seen.get(i) if blocks else None for i in range(len(new))]
     good, dropped = keep_good(pairs, limits, any_trait=trains)
     place = {id(pair): i for i, pair in enumerate(pairs)}
     return Replies(good, [teacher[place[id(pair)]] for pair in good], len(pairs), dropped, said)
