@@ -156,11 +156,11 @@ def command(
     question_list = None if questions is None else read_questions(questions)
     recipe = Recipe(blocks=_blocks(blocks), **{key: options.pop(key) for key in _RECIPE})
     part, checkpoint = (output.with_name(output.name + end) for end in (".part", ".checkpoint"))
-    trainer = None
-    if EFFORTS[recipe.effort].trains:
-        trainer = _trainer(model, checkpoint, options.get("n_threads"))
     with locked(part):
         llm = open_for_scoring(model, recipe.max_tokens, **options)
+        trainer, untrained = None, ""
+        if EFFORTS[recipe.effort].trains:
+            trainer, untrained = _trainer(model, checkpoint, options.get("n_threads"))
         with resume_hint(part, checkpoint), bar() as progress:
             bundle, summary = learn(
                 llm,
@@ -190,7 +190,7 @@ def command(
     if as_json:
         print_json({"output": str(output), "digest": bundle.digest, **summary.to_json()})
     else:
-        _print(output, summary)
+        _print(output, summary, untrained)
 
 
 def _trainer(model: str, checkpoint: Path, n_threads: int | None) -> tuple[Trainer | None, str]:
@@ -273,7 +273,7 @@ def _more(summary: LearnSummary, untrained: str) -> str | None:
     return None
 
 
-def _print(output: Path, summary: LearnSummary) -> None:
+def _print(output: Path, summary: LearnSummary, untrained: str) -> None:
     steered, prompted, dose = summary.steered, summary.prompted, summary.dose
     dropped = ", ".join(f"{n} {why}" for why, n in summary.dropped.items()) or "none"
     click.echo(f"{output}: {summary.method}, {summary.layers} blocks, default strength {summary.strength:g}")
@@ -305,6 +305,6 @@ def _print(output: Path, summary: LearnSummary) -> None:
         click.echo()
         for line in lines(summary.table):
             click.echo(line)
-    if (more := _next(summary)) is not None:
+    if (more := _more(summary, untrained)) is not None:
         click.echo(f"more       {more}")
     click.echo("time       " + ", ".join(f"{k} {v:.0f} s" for k, v in summary.seconds.items()))
