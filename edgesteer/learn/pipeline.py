@@ -53,21 +53,22 @@ _DEPTHS = (0.4, 0.55, 0.7)
 def questions_of(
     recipe: Recipe, given: Sequence[Question | str] | None
 ) -> tuple[list[Question], list[str]]:
-    """The questions to learn from, and those to choose the strength on.
+    """The questions to learn from, and those to choose the strength on, which are at most the effort's.
 
-    given: None for the built-in ones, as many as the recipe's effort takes. Of _ENOUGH given ones without a
-        written reply every third is set aside for the strength; of fewer, all serve for both.
+    given: None for the built-in ones, as many as the effort takes. Of _ENOUGH given ones without a written
+        reply every third is set aside for the strength; of fewer, all serve for both.
     """
+    effort = EFFORTS[recipe.effort]
     if given is None:
-        n = EFFORTS[recipe.effort].questions
-        return [Question(q) for q in training_questions(n)], strength_questions()
+        training = [Question(q) for q in training_questions(effort.questions)]
+        return training, strength_questions()[: effort.measured]
     asked = [q if isinstance(q, Question) else Question(q) for q in given]
     answered = {q.text for q in asked if q.reply is not None}
     open_ones = list(dict.fromkeys(q.text for q in asked if q.text not in answered))
     if len(open_ones) < _ENOUGH:
-        return asked, list(dict.fromkeys(q.text for q in asked))
+        return asked, list(dict.fromkeys(q.text for q in asked))[: effort.measured]
     apart = open_ones[::3]
-    return [q for q in asked if q.text not in apart], apart
+    return [q for q in asked if q.text not in apart], apart[: effort.measured]
 
 
 @dataclass(frozen=True, slots=True)
