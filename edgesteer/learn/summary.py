@@ -117,7 +117,7 @@ def head_to_head_facts(table: Table) -> dict[str, Any]:
     return {"head-to-head": {"questions": len(table.questions), "max_tokens": table.max_tokens, **rows}}
 
 
-_BULKY = ("name", "replies", "scores", "by_reply", "dose", "judged")
+_BULKY = ("name", "replies", "scores", "by_reply", "judged")
 
 
 def _point(point: Point) -> dict[str, float | None]:
