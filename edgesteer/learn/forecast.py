@@ -41,11 +41,11 @@ class Forecast:
     well: bool
 
 
-def middle_blocks(task: Task) -> range:
-    """The middle third of the blocks that can be steered, which the forecast looks at."""
+def late_blocks(task: Task) -> range:
+    """The last third of the blocks that can be steered, which the forecast looks at: in earlier ones all
+    differences are alike, whatever the trait."""
     blocks = steered_blocks(task.chat.llm.model_info.n_layer)
-    first = len(blocks) // 3
-    return blocks[first : max(first + 1, 2 * len(blocks) // 3)]
+    return blocks[2 * len(blocks) // 3 :]
 
 
 def forecast(
@@ -57,23 +57,23 @@ def forecast(
     """The forecast from the pairs that have a reply with the trait's sign; None if those are too few.
 
     teacher: index of a pair -> the residual stream behind its prompted prompt, of the blocks `layers`, among
-        which are the middle ones: float32 [layers, reply, n_embd]. It is computed for pairs that are missing.
+        which are the late ones: float32 [layers, reply, n_embd]. It is computed for pairs that are missing.
     """
     used = [i for i, pair in enumerate(pairs) if pair.sign > 0 and pair.reply]
     if len(used) < _MIN_REPLIES:
         return None
     short = [replace(pairs[i], reply=pairs[i].reply[:_TOKENS]) for i in used]
-    middle, known = [list(layers).index(n) for n in middle_blocks(task) if n in layers], teacher or {}
-    streams = [known[i][middle, :_TOKENS] if i in known else None for i in used]
+    late, known = [list(layers).index(n) for n in late_blocks(task) if n in layers], teacher or {}
+    streams = [known[i][late, :_TOKENS] if i in known else None for i in used]
     found = similarity(differences(task, short, streams))
     return Forecast(round(found, 4), found >= _WELL)
 
 
 def differences(task: Task, pairs: Sequence[Pair], teacher: Sequence[F32 | None] | None = None) -> F64:
-    """What the prompt adds to the residual stream of the middle blocks, mean over each reply: float64
+    """What the prompt adds to the residual stream of the late blocks, mean over each reply: float64
     [blocks, pairs, n_embd]. teacher: see `contrast_rows`."""
     ends = list(itertools.accumulate(len(pair.reply) for pair in pairs))
-    blocks = middle_blocks(task)
+    blocks = late_blocks(task)
     with contrast_rows(task.chat, pairs, kind="accumulated", blocks=blocks, teacher=teacher) as rows:
         return np.array([_means(delta, ends) for _, _, delta in rows.each()])
 

@@ -21,7 +21,7 @@ from edgesteer.generate.progress import Done, Progress, no_progress, portion
 from edgesteer.generate.questions import Question, strength_questions, training_questions
 from edgesteer.learn.contrast import contrast_rows, steered_blocks
 from edgesteer.learn.fit import fit_blocks
-from edgesteer.learn.forecast import N_FORECAST, Forecast, forecast, middle_blocks
+from edgesteer.learn.forecast import N_FORECAST, Forecast, forecast, late_blocks
 from edgesteer.learn.pairs import Limits, Pair, keep_good, sample_pairs
 from edgesteer.learn.part_file import PartFile
 from edgesteer.learn.recipe import EFFORTS, Recipe
@@ -105,7 +105,7 @@ def sample(
     pairs, teacher, said = list[Pair](), list[F32 | None](), None
     blocks = kept_blocks(task, len(questions), trains)
     for some in (questions[:N_FORECAST], questions[N_FORECAST:]):
-        seen, layers = dict[int, F32](), blocks if pairs or blocks else middle_blocks(task)
+        seen, layers = dict[int, F32](), blocks if pairs or blocks else late_blocks(task)
         new = sample_pairs(
             task.chat,
             task.trait,
