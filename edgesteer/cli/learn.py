@@ -156,11 +156,11 @@ def command(
     question_list = None if questions is None else read_questions(questions)
     recipe = Recipe(blocks=_blocks(blocks), **{key: options.pop(key) for key in _RECIPE})
     part, checkpoint = (output.with_name(output.name + end) for end in (".part", ".checkpoint"))
-    trainer = None
-    if EFFORTS[recipe.effort].trains:
-        trainer = _trainer(model, checkpoint, options.get("n_threads"))
     with locked(part):
         llm = open_for_scoring(model, recipe.max_tokens, **options)
+        trainer, untrained = None, ""
+        if EFFORTS[recipe.effort].trains:
+            trainer, untrained = _trainer(model, checkpoint, options.get("n_threads"))
         with resume_hint(part, checkpoint), bar() as progress:
             bundle, summary = learn(
                 llm,
@@ -190,29 +190,25 @@ def command(
     if as_json:
         print_json({"output": str(output), "digest": bundle.digest, **summary.to_json()})
     else:
-        _print(output, summary)
+        _print(output, summary, untrained)
 
 
-def _trainer(model: str, checkpoint: Path, n_threads: int | None) -> Trainer | None:
-    """None, with a note, without the `convert` extra or for a model that Torch cannot read."""
-    from edgesteer.cli.opening import default_threads, note
+def _trainer(model: str, checkpoint: Path, n_threads: int | None) -> tuple[Trainer | None, str]:
+    """A trainer, or why there is none: Torch is not installed, or cannot read this model."""
+    from edgesteer.cli.opening import default_threads
     from edgesteer.errors import MissingExtra, ModelError
 
-    path = resolve_model(model)
     try:
         from edgesteer_converters.extras import need
         from edgesteer_converters.train import trainer
 
         need("transformers", "train")
-        return trainer(path, checkpoint=checkpoint, n_threads=n_threads or default_threads())
+        threads = n_threads or default_threads()
+        return trainer(resolve_model(model), checkpoint=checkpoint, n_threads=threads), ""
     except (ImportError, MissingExtra):
-        note(
-            "without Torch and transformers the steering is fitted in closed form; training brings more of "
-            "the trait at the same coherence: pip install 'edgesteer[convert]'"
-        )
+        return None, "pip install 'edgesteer[convert]': training in Torch"
     except ModelError as error:
-        note(f"the steering is fitted in closed form, without training: {error}")
-    return None
+        return None, f"this model cannot be trained in Torch ({error}): training"
 
 
 def _forecast(forecast: Forecast) -> str:
@@ -262,17 +258,19 @@ def _training(kl_before: float, kl_after: float, steps: int, **_: object) -> str
     return f"trained    KL from the prompted model {losses}, {steps} steps"
 
 
-def _next(summary: LearnSummary) -> str | None:
-    """What more effort would bring; None if there is none, or not without Torch."""
+def _more(summary: LearnSummary, untrained: str) -> str | None:
+    """What more effort, or what is missing for training, would bring; None if there is no more."""
     from edgesteer.learn import EFFORTS
 
     names = list(EFFORTS)
-    more = names[names.index(summary.effort) + 1 :]
-    if not more or (EFFORTS[summary.effort].trains and not summary.trained):
-        return None
-    effort = EFFORTS[more[0]]
-    what = f"{effort.questions} questions, {sum(effort.steps)} steps of training"
-    return f"--effort {more[0]}: {what}; brings more of the trait at the same coherence"
+    brings = "brings more of the trait at the same coherence"
+    if untrained:
+        return f"{untrained} {brings}"
+    for name in names[names.index(summary.effort) + 1 :]:
+        effort = EFFORTS[name]
+        what = f"{effort.questions} questions and {sum(effort.steps)} steps of training in Torch"
+        return f"--effort {name} ({what}) {brings}"
+    return None
 
 
 # What ends the strength, by `Dose.bound`.
@@ -284,7 +282,7 @@ _BOUNDS = {
 }
 
 
-def _print(output: Path, summary: LearnSummary) -> None:
+def _print(output: Path, summary: LearnSummary, untrained: str) -> None:
     steered, prompted, dose = summary.steered, summary.prompted, summary.dose
     dropped = ", ".join(f"{n} {why}" for why, n in summary.dropped.items()) or "none"
     click.echo(f"{output}: {summary.method}, {summary.layers} blocks, default strength {summary.strength:g}")
@@ -318,6 +316,6 @@ def _print(output: Path, summary: LearnSummary) -> None:
         click.echo()
         for line in lines(summary.table):
             click.echo(line)
-    if (more := _next(summary)) is not None:
+    if (more := _more(summary, untrained)) is not None:
         click.echo(f"more       {more}")
     click.echo("time       " + ", ".join(f"{k} {v:.0f} s" for k, v in summary.seconds.items()))
