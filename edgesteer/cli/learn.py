@@ -304,7 +304,7 @@ def _print(output: Path, summary: LearnSummary, untrained: str) -> None:
             f"{dose.high:g}; {_BOUNDS[dose.bound]}"
         )
     else:
-        click.echo(f"strength   no strength keeps to what is allowed ({dose.bound}); this is the lowest tried")
+        click.echo(f"strength   none keeps to what is allowed ({dose.bound}); this is the lowest tried")
     if summary.emphasised and steered.trait < prompted.trait:
         click.echo(
             "the trait's prompt hardly acts on this model: a higher strength brings more of the trait, at "
