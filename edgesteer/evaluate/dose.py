@@ -145,8 +145,8 @@ def search(
 ) -> Dose:
     """The dose of what answers `n` questions, found from the strength `around` on.
 
-    It lies between around / STEP**BELOW and around * STEP**ABOVE. target: the coherence, in nats per token, in place of the
-    prompt's and the unsteered model's. The same answers give the same Dose.
+    It lies between around / STEP**BELOW and around * STEP**ABOVE. target: the coherence, in nats per token,
+    in place of the prompt's and the unsteered model's. The same answers give the same Dose.
     Raises PlanError for no questions, and for arguments that cannot be searched.
     """
     if n < 1:

@@ -99,18 +99,15 @@ class Silent(Fake):
 
 def test_with_noise_it_is_right_within_15_percent_nine_times_of_ten() -> None:
     """Whether asked 40, 50 or 60 questions, and wherever on the grid the crossing is."""
-    doses, off = list[Dose](), list[float]()
-    for seed in range(SEEDS):
-        truth = (0.7, 1.0, 1.2, 1.5)[seed % 4]
+    doses, truths = list[Dose](), np.resize([0.7, 1.0, 1.2, 1.5], SEEDS)
+    for seed, truth in enumerate(truths):
         fake = Fake(lambda s, truth=truth: rising(s / truth), noise=0.2, seed=seed)  # type: ignore[misc]
         doses.append(search(fake, (40, 50, 60)[seed % 3], 1.0))
-        off.append(doses[-1].strength / truth - 1)
+    off = np.array([dose.strength for dose in doses]) / truths - 1
     assert np.mean(np.abs(off) <= 0.15) >= 0.9
     assert abs(np.mean(off)) < 0.03
-    truths = [dose.strength / (1 + each) for dose, each in zip(doses, off, strict=True)]
-    covered = [dose.low <= truth <= dose.high for dose, truth in zip(doses, truths, strict=True)]
-    assert np.mean(covered) >= 0.95
-    assert all(dose.reached and dose.strength <= TOP for dose in doses)
+    assert np.mean([dose.low <= truth <= dose.high for dose, truth in zip(doses, truths, strict=True)]) >= 0.95
+    assert all(dose.reached and dose.strength <= TOP + 1e-3 for dose in doses)
 
 
 def test_clear_cases_take_fewer_questions() -> None:
