@@ -114,7 +114,7 @@ def test_clear_cases_take_fewer_questions() -> None:
     def questions(noise: float) -> float:
         return float(np.mean([search(Fake(noise=noise, seed=i), 60, 1.0).questions for i in range(20)]))
 
-    assert questions(0.05) < 15 < 40 < questions(0.2)
+    assert questions(0.05) < 20 < 35 < questions(0.2)
 
 
 @settings(max_examples=40)
