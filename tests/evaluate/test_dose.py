@@ -134,7 +134,7 @@ def test_without_noise_the_crossing_is_found_with_the_first_questions(truth: flo
     assert len(found.curve) <= BELOW + ABOVE + 1
 
 
-@settings(max_examples=30)
+@settings(max_examples=12)
 @given(st.lists(st.floats(0.9, 2.5), min_size=2, max_size=5))
 def test_a_higher_target_never_brings_a_lower_strength(targets: list[float]) -> None:
     found = [search(Fake(), 9, 1.0, target=target) for target in sorted(targets)]
