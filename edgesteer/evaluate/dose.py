@@ -43,6 +43,9 @@ FIRST, BATCH, MIN_BATCH = 9, 12, 3
 # Strengths are given to this many decimal places, as a person would type them.
 _DIGITS = 3
 
+# The lowest strength to search around: below it, neighbours would be rounded to the same.
+_LEAST = 0.01
+
 # How far a strength is off its bounds at which steering overflowed or every reply was empty.
 _WORST = 10.0
 
@@ -151,8 +154,8 @@ def search(
     """
     if n < 1:
         raise PlanError("dose: no questions, expected at least one")
-    if not (math.isfinite(around) and around > 0):
-        raise PlanError(f"dose: search around the strength {around}, expected a number above 0")
+    if not _LEAST <= around < math.inf:
+        raise PlanError(f"dose: search around the strength {around}, expected a number from {_LEAST} on")
     if target is not None and not math.isfinite(target):
         raise PlanError(f"dose: target coherence {target}, expected a finite number of nats")
     return _Search(asked, n, around, target, progress).dose()
@@ -291,7 +294,7 @@ class _Search:
         """The crossing, the ends of its interval, and the bound that is crossed."""
         crossing, bounds = self._crossing(self._all)
         ends = np.quantile(self._crossing(self._resampled)[0], [self._error / 2, 1 - self._error / 2])
-        strength = math.floor(float(crossing[0]) * 10**_DIGITS) / 10**_DIGITS
+        strength = math.floor(float(crossing[0]) * 10**_DIGITS + ROUNDING) / 10**_DIGITS
         low, high = (round(float(end), _DIGITS) for end in ends)
         return strength, min(low, strength), max(high, strength), bounds[0]
 
