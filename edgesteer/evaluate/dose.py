@@ -240,7 +240,7 @@ class _Search:
     def _ask(self, key: Key) -> bool:
         """Ask the questions so far that were not asked yet; whether there were any."""
         if key not in self._values:
-            self._values[key] = _Values(*(np.full(self._n_all, np.nan) for _ in range(4)))
+            self._values[key] = _Values(*np.full((4, self._n_all), np.nan))
         values = self._values[key]
         left = [batch for batch in self._batches if values.asked < batch.stop <= self._n]
         for batch in left:
@@ -382,9 +382,9 @@ class _Search:
         coherence = self._target - float(np.interp(strength, strengths, kept[0]))
 
         def linear(name: str) -> float:
-            known = [(s, self._mean(s, name)) for s in (0.0, *self._known)]
-            finite = [(s, value) for s, value in known if math.isfinite(value)]
-            return float(np.interp(strength, *zip(*finite, strict=True))) if finite else math.nan
+            means = {s: self._mean(s, name) for s in (0.0, *self._known)}
+            known = {s: mean for s, mean in means.items() if math.isfinite(mean)}
+            return float(np.interp(strength, [*known], [*known.values()])) if known else math.nan
 
         trait, distinct2, relevance = (linear(name) for name in _NAMES if name != "coherence")
         return Measured(strength, trait, coherence, distinct2, relevance, self._n)
@@ -405,4 +405,4 @@ def _mean(differences: F64, weights: F64) -> F64:
         return np.full(len(weights), -_WORST)
     sums, counted = weights @ np.where(there, differences, 0.0), weights @ there
     whole = np.full(len(weights), differences[there].mean())
-    return np.divide(sums, counted, out=whole, where=counted > 0)
+    return np.asarray(np.divide(sums, counted, out=whole, where=counted > 0))

@@ -192,13 +192,13 @@ def test_replies_stay_to_the_point(truth: float) -> None:
     """Relevance falls to its bound long before coherence does."""
     fall = (1 - RELEVANT) / truth**2
     doses: list[Dose] = []
-    for seed in range(20):
+    for seed in range(10):
         fake = Fake(
             lambda s: UNSTEERED, relevance_at=lambda s: 1.5 * (1 - fall * s**2), noise=0.2, seed=seed
         )
-        doses.append(search(fake, 60, 1.0))
+        doses.append(search(fake, 40, 1.0))
     assert {dose.bound for dose in doses} == {"relevance"}
-    assert np.mean([dose.strength for dose in doses]) == pytest.approx(truth, rel=0.06)
+    assert np.mean([dose.strength for dose in doses]) == pytest.approx(truth, rel=0.1)
     assert doses[0].min_relevance == pytest.approx(RELEVANT * 1.5, abs=0.1)
 
 
