@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -253,9 +253,16 @@ def resume_hint(part: Path, checkpoint: Path) -> Iterator[None]:
         raise
 
 
-def _training(kl_before: float, kl_after: float, steps: int, **_: object) -> str:
-    losses = f"{kl_before:.3f} to {kl_after:.3f} nats per token"
-    return f"trained    KL from the prompted model {losses}, {steps} steps"
+def _training(
+    kl_before: float, kl_after: float, steps: int, own: Mapping[str, Any] | None = None, **_: object
+) -> str:
+    def fell(kl_before: float, kl_after: float, steps: int, **_: object) -> str:
+        return f"{kl_before:.3f} to {kl_after:.3f} in {steps} steps"
+
+    text = f"KL from the prompted model {fell(kl_before, kl_after, steps)}"
+    if own:
+        text += f", with its own replies {fell(**own)}"
+    return f"trained    {text} (nats per token)"
 
 
 def _more(summary: LearnSummary, untrained: str) -> str | None:
