@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 @click.command()
 @model_argument
 @row_options
-@at_option("matched")
+@at_option
 @trait_option
 @questions_option("the held-out questions that ship")
 @click.option(
@@ -81,7 +81,7 @@ def command(
       edgesteer eval smollm2-135m-instruct --steer pirate --count pirate
       edgesteer eval smollm2-135m-instruct --way pirate --way half=pirate:0.5 --at matched
       edgesteer eval smollm2-135m-instruct --way constant=pirate-constant --way both=pirate:0.5+calm.steer
-      edgesteer eval model.gguf --steer sea.steer --at coherent --count sea --count "fish|crab"
+      edgesteer eval model.gguf --steer sea.steer --at matched --count sea --count "fish|crab"
       edgesteer eval smollm2-135m-instruct --steer pirate --judge minilm
       edgesteer eval smollm2-135m-instruct --steer pirate --turns 10
       edgesteer eval smollm2-135m-instruct --steer pirate --side-effects
@@ -104,13 +104,13 @@ def command(
             )
         if turns is not None and side_effects:
             raise click.UsageError("--turns and --side-effects are two measurements; give one of them")
-        rows = rows_of(steer, ways, False)
+        rows = rows_of(steer, ways)
         if side_effects:
             _measure_side_effects(model, rows, trait, as_json, options)
         else:
             _hold_conversations(model, rows, trait, turns or 1, max_tokens, as_json, options)
         return
-    rows = rows_of(steer, ways, at == "coherent")
+    rows = rows_of(steer, ways)
     sentence = require_trait(trait, rows)
     questions = questions_of(questions_file)
     with open_judge(**judge, n_threads=options["n_threads"]) as opened:
@@ -124,7 +124,6 @@ def command(
                 max_tokens=max_tokens,
                 counts=counts,
                 with_sentiment=sentiment,
-                at_prompt_coherence=at == "coherent",
                 levels=LEVELS if at == "matched" else (),
                 judge=opened,
                 progress=progress,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -156,11 +156,11 @@ def command(
     question_list = None if questions is None else read_questions(questions)
     recipe = Recipe(blocks=_blocks(blocks), **{key: options.pop(key) for key in _RECIPE})
     part, checkpoint = (output.with_name(output.name + end) for end in (".part", ".checkpoint"))
-    trainer = None
-    if EFFORTS[recipe.effort].trains:
-        trainer = _trainer(model, checkpoint, options.get("n_threads"))
     with locked(part):
         llm = open_for_scoring(model, recipe.max_tokens, **options)
+        trainer, untrained = None, ""
+        if EFFORTS[recipe.effort].trains:
+            trainer, untrained = _trainer(model, checkpoint, options.get("n_threads"))
         with resume_hint(part, checkpoint), bar() as progress:
             bundle, summary = learn(
                 llm,
@@ -190,29 +190,25 @@ def command(
     if as_json:
         print_json({"output": str(output), "digest": bundle.digest, **summary.to_json()})
     else:
-        _print(output, summary)
+        _print(output, summary, untrained)
 
 
-def _trainer(model: str, checkpoint: Path, n_threads: int | None) -> Trainer | None:
-    """None, with a note, without the `convert` extra or for a model that Torch cannot read."""
-    from edgesteer.cli.opening import default_threads, note
+def _trainer(model: str, checkpoint: Path, n_threads: int | None) -> tuple[Trainer | None, str]:
+    """A trainer, or why there is none: Torch is not installed, or cannot read this model."""
+    from edgesteer.cli.opening import default_threads
     from edgesteer.errors import MissingExtra, ModelError
 
-    path = resolve_model(model)
     try:
         from edgesteer_converters.extras import need
         from edgesteer_converters.train import trainer
 
         need("transformers", "train")
-        return trainer(path, checkpoint=checkpoint, n_threads=n_threads or default_threads())
+        threads = n_threads or default_threads()
+        return trainer(resolve_model(model), checkpoint=checkpoint, n_threads=threads), ""
     except (ImportError, MissingExtra):
-        note(
-            "without Torch and transformers the steering is fitted in closed form; training brings more of "
-            "the trait at the same coherence: pip install 'edgesteer[convert]'"
-        )
+        return None, "pip install 'edgesteer[convert]': training in Torch"
     except ModelError as error:
-        note(f"the steering is fitted in closed form, without training: {error}")
-    return None
+        return None, f"this model cannot be trained in Torch ({error}): training"
 
 
 def _forecast(forecast: Forecast) -> str:
@@ -257,25 +253,43 @@ def resume_hint(part: Path, checkpoint: Path) -> Iterator[None]:
         raise
 
 
-def _training(kl_before: float, kl_after: float, steps: int, **_: object) -> str:
-    losses = f"{kl_before:.3f} to {kl_after:.3f} nats per token"
-    return f"trained    KL from the prompted model {losses}, {steps} steps"
+def _training(
+    kl_before: float, kl_after: float, steps: int, own: Mapping[str, Any] | None = None, **_: object
+) -> str:
+    def fell(kl_before: float, kl_after: float, steps: int, **_: object) -> str:
+        return f"{kl_before:.3f} to {kl_after:.3f} in {steps} steps"
+
+    text = f"KL from the prompted model {fell(kl_before, kl_after, steps)}"
+    if own:
+        text += f", with its own replies {fell(**own)}"
+    return f"trained    {text} (nats per token)"
 
 
-def _next(summary: LearnSummary) -> str | None:
-    """What more effort would bring; None if there is none, or not without Torch."""
+def _more(summary: LearnSummary, untrained: str) -> str | None:
+    """What more effort, or what is missing for training, would bring; None if there is no more."""
     from edgesteer.learn import EFFORTS
 
     names = list(EFFORTS)
-    more = names[names.index(summary.effort) + 1 :]
-    if not more or (EFFORTS[summary.effort].trains and not summary.trained):
-        return None
-    effort = EFFORTS[more[0]]
-    what = f"{effort.questions} questions, {sum(effort.steps)} steps of training"
-    return f"--effort {more[0]}: {what}; brings more of the trait at the same coherence"
+    brings = "brings more of the trait at the same coherence"
+    if untrained:
+        return f"{untrained} {brings}"
+    for name in names[names.index(summary.effort) + 1 :]:
+        effort = EFFORTS[name]
+        what = f"{effort.questions} questions and {sum(effort.steps)} steps of training in Torch"
+        return f"--effort {name} ({what}) {brings}"
+    return None
 
 
-def _print(output: Path, summary: LearnSummary) -> None:
+# What ends the strength, by `Dose.bound`.
+_BOUNDS = {
+    "coherence": "beyond it replies are less coherent than allowed",
+    "repetition": "beyond it replies repeat themselves",
+    "relevance": "beyond it replies lose their questions",
+    "range": "the highest that was tried",
+}
+
+
+def _print(output: Path, summary: LearnSummary, untrained: str) -> None:
     steered, prompted, dose = summary.steered, summary.prompted, summary.dose
     dropped = ", ".join(f"{n} {why}" for why, n in summary.dropped.items()) or "none"
     click.echo(f"{output}: {summary.method}, {summary.layers} blocks, default strength {summary.strength:g}")
@@ -290,12 +304,14 @@ def _print(output: Path, summary: LearnSummary) -> None:
     click.echo(f"{'':11}{'trait':>7}{'coherence':>11}{'distinct-2':>12}   (other questions, greedy)")
     for label, point in (("prompted", prompted), ("steered", steered)):
         click.echo(f"{label:11}{point.trait:>7.2f}{point.coherence:>11.2f}{point.distinct2:>12.2f}")
-    if dose.target_coherence != prompted.coherence:
-        click.echo(f"{'target':11}{'':7}{dose.target_coherence:>11.2f}")
-    if not dose.reached:
+    click.echo(f"{'allowed':11}{'':7}{dose.target_coherence:>11.2f}{dose.min_distinct2:>12.2f}")
+    if dose.reached:
         click.echo(
-            f"no strength reached the target coherence {dose.target_coherence:.2f}; this is the nearest"
+            f"strength   {dose.strength:g}, of {dose.questions} questions; 95 % interval {dose.low:g} to "
+            f"{dose.high:g}; {_BOUNDS[dose.bound]}"
         )
+    else:
+        click.echo(f"strength   none keeps to what is allowed ({dose.bound}); this is the lowest tried")
     if summary.emphasised and steered.trait < prompted.trait:
         click.echo(
             "the trait's prompt hardly acts on this model: a higher strength brings more of the trait, at "
@@ -307,6 +323,6 @@ def _print(output: Path, summary: LearnSummary) -> None:
         click.echo()
         for line in lines(summary.table):
             click.echo(line)
-    if (more := _next(summary)) is not None:
+    if (more := _more(summary, untrained)) is not None:
         click.echo(f"more       {more}")
     click.echo("time       " + ", ".join(f"{k} {v:.0f} s" for k, v in summary.seconds.items()))

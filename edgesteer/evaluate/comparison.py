@@ -17,7 +17,7 @@ from edgesteer.bundle import ModelInfo
 from edgesteer.errors import EdgesteerWarning, SteeringOverflow
 from edgesteer.evaluate.cost import Cost, costs, kv_bytes_per_token
 from edgesteer.evaluate.dose import Point
-from edgesteer.evaluate.head_to_head import N_CALIBRATION, head_to_head, ways_of
+from edgesteer.evaluate.head_to_head import head_to_head, ways_of
 from edgesteer.evaluate.judge import Embeds
 from edgesteer.evaluate.judging import training_replies
 from edgesteer.evaluate.suite_file import Suite
@@ -108,7 +108,6 @@ def compare(
     trait: str,
     rows: Sequence[tuple[str, Sources]],
     *,
-    at_prompt_coherence: bool = False,
     judge: Embeds | LLMJudge | None = None,
     timing: bool = True,
     progress: Progress = lambda stage, fraction: None,
@@ -118,12 +117,12 @@ def compare(
     The suite's own trait is ignored: the caller decides between it and the bundle's.
 
     rows: (name, sources), as in `head_to_head`.
-    at_prompt_coherence, judge: as in `head_to_head`.
+    judge: as in `head_to_head`.
     Raises what `head_to_head` raises.
     """
     max_tokens = suite.max_tokens or MAX_TOKENS
     curves = Curves(chat, suite, trait, max_tokens)
-    replies = _n_replies(len(suite.questions), len(rows), at_prompt_coherence)
+    replies = len(suite.questions) * (2 + len(rows))
     replies += 0 if judge is None else training_replies(judge)
     in_curves = curves.n_replies / 2 * len(rows)
     stages = Stages(progress, replies + in_curves)
@@ -136,7 +135,6 @@ def compare(
         max_tokens=max_tokens,
         counts=suite.counts,
         with_sentiment=suite.sentiment,
-        at_prompt_coherence=at_prompt_coherence,
         judge=judge,
         timing=False,
         progress=lambda stage, part: inner(stage if part < 1 else "cost", part),
@@ -158,11 +156,6 @@ def compare(
         sentence_tokens=len(chat.llm.tokenize(trait.encode(), add_bos=False)),
         kv_bytes_per_token=kv_bytes_per_token(chat.llm),
     )
-
-
-def _n_replies(n_questions: int, n_rows: int, calibrated: bool) -> int:
-    """How many replies the head-to-head takes. Finding a strength takes about eight tries."""
-    return n_questions * (2 + n_rows) + N_CALIBRATION * (2 + 8 * n_rows) * calibrated
 
 
 def _method(chat: Chat, trait: str, way: Way, cost: Cost, row: Row, curve: tuple[Point, ...]) -> Method:

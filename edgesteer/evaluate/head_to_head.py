@@ -19,29 +19,20 @@ from typing import TYPE_CHECKING
 from edgesteer.errors import EdgesteerWarning, InputError, SteeringOverflow
 from edgesteer.evaluate import text_measures
 from edgesteer.evaluate.cost import Cost, costs
-from edgesteer.evaluate.dose import strength_at
 from edgesteer.evaluate.judge import Embeds
 from edgesteer.evaluate.judging import Rater, check_questions, rater, training_replies
-from edgesteer.evaluate.matched import DISTINCT
 from edgesteer.evaluate.relevance import MIN_QUESTIONS, chance, relevance
 from edgesteer.evaluate.table import Answers, Table, rows_of
 from edgesteer.evaluate.way import PROMPT, UNSTEERED, Sources, Way, prompts_of
-from edgesteer.generate import REPEAT_PENALTY, Chat, Reply, Scores, Tokens, score, strength_questions
-from edgesteer.generate.progress import Done, Progress, Stages, portion, spread
+from edgesteer.generate import REPEAT_PENALTY, Chat, Reply, Tokens, score
+from edgesteer.generate.progress import Done, Progress, Stages, portion
 
 if TYPE_CHECKING:
     from edgesteer.evaluate.llm_judge import LLMJudge
 
 Further = Callable[[Sequence[Reply], Sequence[str], Done], Mapping[str, tuple[float, ...]]]
 
-N_CALIBRATION = 8
-
 QUESTION_MATCHED = "question matched"
-
-# A 32nd of the range: with other questions the strength would differ by more.
-_STEPS = 3
-# How many times as long as a row a search for a strength takes.
-_DOSE_UNITS = 5
 
 
 def held_out_questions() -> list[str]:
@@ -59,8 +50,6 @@ def head_to_head(
     max_tokens: int = 64,
     counts: Sequence[str] = (),
     with_sentiment: bool = False,
-    at_prompt_coherence: bool = False,
-    calibration_questions: Sequence[str] | None = None,
     levels: Sequence[float] = (),
     judge: Embeds | LLMJudge | None = None,
     timing: bool = True,
@@ -71,10 +60,6 @@ def head_to_head(
     rows: (name, sources), with different names; the (bundle, strength) pairs in `sources` add up.
     questions: None for `held_out_questions`.
     counts: what to count in the replies: regular expressions, or names in text_measures.WORDS.
-    at_prompt_coherence: instead of the given strengths, use for each row the largest one within its bundles'
-        ranges at which its replies are as coherent as the prompted ones and loop hardly more. Several bundles
-        keep the ratios of their strengths. It is found on `calibration_questions` (None: some of the training
-        questions) other than `questions`.
     levels: multiples of each row's strength, none of them 1, to measure it at too; from these its values at
         the prompt's coherence on the same questions are computed (`matched`).
     judge: an embedder, with which a TraitJudge is trained on built-in questions other than `questions`, or a
@@ -89,7 +74,7 @@ def head_to_head(
     check_counts(counts, with_sentiment)
     check_levels(levels)
     check_rows(chat, rows)
-    units = 2 + len(rows) * (1 + len(levels) + _DOSE_UNITS * at_prompt_coherence)
+    units = 2 + len(rows) * (1 + len(levels))
     training = 0.0
     if judge is not None:
         check_questions(questions)
@@ -100,11 +85,8 @@ def head_to_head(
     judging: Rater | None = None
     if judge is not None:
         judging = rater(judge, chat, trait, questions, max_tokens, stages.enter("judge", training))
-    steered = [Way.of(name, plain, sources) for name, sources in rows]
-    if at_prompt_coherence:
-        apart = _apart(questions, calibration_questions)
-        steered = _dosed(chat, steered, prompts_of(chat, apart, trait), max_tokens, stages)
-    ways = [Way(UNSTEERED, plain), Way(PROMPT, prompted), *steered]
+    ways = [Way(UNSTEERED, plain), Way(PROMPT, prompted)]
+    ways += [Way.of(name, plain, sources) for name, sources in rows]
     spent = costs(chat, ways, timing=timing)
 
     def further(
@@ -146,7 +128,7 @@ def ways_of(chat: Chat, table: Table, rows: Sequence[tuple[str, Sources]]) -> li
     """The table's rows as ways to ask, at the table's strengths."""
     plain, prompted = prompts_of(chat, table.questions, table.trait)
     steered = [
-        replace(Way.of(name, plain, sources), strength=row.strength, dose=row.dose)
+        replace(Way.of(name, plain, sources), strength=row.strength)
         for (name, sources), row in zip(rows, table.rows[2:], strict=True)
     ]
     return [Way(UNSTEERED, plain), Way(PROMPT, prompted), *steered]
@@ -190,7 +172,6 @@ def _answers(
     return Answers(
         name=way.name,
         strength=way.strength,
-        dose=way.dose,
         context_tokens=cost.context_tokens,
         replies=texts,
         scores=scores,
@@ -199,66 +180,6 @@ def _answers(
         sources=way.sources,
         further=further(replies, texts, portion(progress, 0.7, 0.3, 1)),
     )
-
-
-def _dosed(
-    chat: Chat,
-    ways: Sequence[Way],
-    prompts: tuple[list[list[int]], list[list[int]]],
-    max_tokens: int,
-    stages: Stages,
-) -> list[Way]:
-    """Each way at the strength that keeps the prompt's coherence; a way that steers nothing is unchanged."""
-    plain, prompted = prompts
-    target = _scores(chat, prompted, prompts, max_tokens)
-    if target.empty == len(prompted):
-        raise InputError("evaluation: every prompted reply is empty, expected some to compare the rows with")
-    # A row need not be better than the unsteered model.
-    unsteered = _scores(chat, plain, prompts, max_tokens).mean("distinct2")
-    least = min(DISTINCT * target.mean("distinct2"), unsteered)
-
-    def dosed(way: Way) -> Way:
-        progress = stages.enter("calibrate", _DOSE_UNITS)
-        if not way.unit:
-            return way
-        lo, hi = way.range
-        dose = strength_at(
-            chat,
-            way.unit,
-            plain,
-            prompted,
-            target.mean("coherence"),
-            min_distinct2=least,
-            lo=lo,
-            hi=hi,
-            steps=_STEPS,
-            max_tokens=max_tokens,
-            progress=progress,
-        )
-        return replace(way, strength=dose.strength, dose=dose)
-
-    return [dosed(way) for way in ways]
-
-
-def _scores(
-    chat: Chat, asked: Sequence[Tokens], prompts: tuple[Sequence[Tokens], Sequence[Tokens]], max_tokens: int
-) -> Scores:
-    with chat.llm.steered([]):
-        return score(chat, chat.replies(asked, max_tokens, repeat_penalty=REPEAT_PENALTY), *prompts)
-
-
-def _apart(questions: Sequence[str], given: Sequence[str] | None) -> list[str]:
-    """Questions to calibrate on: at most N_CALIBRATION, evenly spaced, none of them in `questions`."""
-    if given is None:
-        given = strength_questions()
-    judged = set(questions)
-    left = [question for question in given if question not in judged]
-    if not left:
-        raise InputError(
-            "evaluation: no question is left to find the strength on, expected some that are not among "
-            "those asked"
-        )
-    return [left[i] for i in spread(len(left), N_CALIBRATION)]
 
 
 def _checked_questions(trait: str, questions: Sequence[str] | None, max_tokens: int) -> list[str]:

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from edgesteer.evaluate import text_measures
-from edgesteer.evaluate.dose import Dose
 from edgesteer.evaluate.intervals import Estimate, Sample, difference, estimate
 from edgesteer.evaluate.matched import Matched, matched
 from edgesteer.generate.scoring import Scores
@@ -24,14 +23,13 @@ MEASURES = ("trait", "coherence", "nll0", "distinct2")
 class Answers:
     """The replies of one way to ask, and their measures.
 
-    strength: None if nothing steers. dose: how it was found; None if it was given. sources: as in Row.
+    strength: None if nothing steers. sources: as in Row.
     context_tokens: by how much its prompts are longer than plain ones. sentiments: of each reply, or None.
     further: values of measures that only some tables have, one for each reply; NaN where there is none.
     """
 
     name: str
     strength: float | None
-    dose: Dose | None
     context_tokens: float
     replies: tuple[str, ...]
     scores: Scores
@@ -75,7 +73,6 @@ class Row:
     context_tokens: float
     estimates: Mapping[str, Estimate]
     minus_prompt: Mapping[str, Estimate]
-    dose: Dose | None
     matched: Matched | None
     judged: Mapping[str, AtCoherence]
     sources: tuple[tuple[str, float], ...]
@@ -182,7 +179,6 @@ def _row(
         context_tokens=answers.context_tokens,
         estimates=estimates,
         minus_prompt={key: difference(sample, prompted[key]) for key, sample in own.items()},
-        dose=answers.dose,
         matched=at,
         judged=judged,
         sources=answers.sources,

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from itertools import count
 
 from edgesteer.bundle import Bundle
-from edgesteer.evaluate.dose import Dose
 from edgesteer.generate import Chat
 from edgesteer.generate.chat import Tokens
 from edgesteer.plan import SteeringPlan
@@ -27,14 +26,12 @@ class Way:
 
     unit: the plan that `strength` multiplies; None steers nothing. A single bundle has strength 1 in it, so
         `strength` is the bundle's; several bundles have their given strengths in it, and `strength` is 1.
-    dose: how the strength was found; None if it was given.
     """
 
     name: str
     prompts: Sequence[Tokens]
     unit: SteeringPlan = field(default_factory=SteeringPlan)
     strength: float | None = None
-    dose: Dose | None = None
 
     @classmethod
     def of(cls, name: str, prompts: Sequence[Tokens], sources: Sequence[tuple[Bundle, float | None]]) -> Way:

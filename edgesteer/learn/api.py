@@ -21,7 +21,7 @@ from edgesteer.evaluate.head_to_head import check_counts, check_levels
 from edgesteer.generate import Chat
 from edgesteer.generate.progress import Progress, Stages
 from edgesteer.generate.questions import Question
-from edgesteer.learn.fit import fit_blocks
+from edgesteer.learn.fit import BlockFit, fit_blocks
 from edgesteer.learn.forecast import Forecast
 from edgesteer.learn.pairs import Limits, check_questions
 from edgesteer.learn.part_file import PartFile
@@ -36,7 +36,7 @@ from edgesteer.learn.pipeline import (
     training_rows,
 )
 from edgesteer.learn.recipe import EFFORTS, Recipe
-from edgesteer.learn.strength import Tuned, Yardstick, at_coherence, strength_range, tune
+from edgesteer.learn.strength import Yardstick, at_coherence, best_block, strength_range, tune
 from edgesteer.learn.summary import LearnSummary, head_to_head_facts, mean_explained, prompted_point
 from edgesteer.learn.task import Task
 from edgesteer.learn.training import TRAINING, Trainer, train
@@ -115,16 +115,16 @@ def learn(
             trains=trains,
             on_forecast=on_forecast,
         )
-        explained, trained = None, {}
+        explained, trained, choosing = None, dict[str, Any](), _CHOOSE * effort.measured
         if trainer is None:
-            tuned = _closed_form(task, replies, yardstick, stages)
+            fits = _closed_form(task, replies, stages)
+            tuned = tune(task, fits, replies.pairs, yardstick, stages.enter("choose", choosing))
             explained = mean_explained(tuned.fits)
         else:
-            of_blocks = _at_best_block(task, replies, yardstick, stages)
+            at_block = _at_best_block(task, replies, stages)
             training_stages = Stages(stages.nested(_STEP * sum(effort.steps)), TRAINING)
-            fits, trained = train(of_blocks, replies.pairs, trainer, training_stages)
-            choosing = stages.enter("choose", _CHOOSE * effort.measured)
-            tuned = at_coherence(task, fits, yardstick, 1.0, choosing)
+            fits, trained = train(at_block, replies.pairs, trainer, training_stages)
+            tuned = at_coherence(task, fits, yardstick, 1.0, stages.enter("choose", choosing))
         bundle = task.bundle(tuned.fits, strength_range(tuned.dose, recipe.opposite is not None))
         table = None
         if against:
@@ -164,31 +164,29 @@ def learn(
     return bundle.with_metadata(**_manifest_facts(task, summary)), summary
 
 
-def _closed_form(task: Task, replies: Replies, yardstick: Yardstick, stages: Stages) -> Tuned:
-    """Each block's closed-form fit, at the strength that keeps the yardstick's coherence."""
+def _closed_form(task: Task, replies: Replies, stages: Stages) -> dict[int, BlockFit]:
+    """Each block's fit, without gradients."""
     contrast = stages.enter("contrast", _CONTRAST * len(replies.pairs))
     with training_rows(task, replies, contrast) as rows:
-        fits = fit_blocks(rows, task.recipe, stages.enter("fit", _FIT))
-    choosing = stages.enter("choose", _CHOOSE * EFFORTS[task.recipe.effort].measured)
-    return tune(task, fits, replies.pairs, yardstick, choosing)
+        return fit_blocks(rows, task.recipe, stages.enter("fit", _FIT))
 
 
-def _at_best_block(task: Task, replies: Replies, yardstick: Yardstick, stages: Stages) -> Task:
+def _at_best_block(task: Task, replies: Replies, stages: Stages) -> Task:
     """The task; for blocks "one" at the block whose closed form serves best."""
     if task.recipe.blocks != "one":
         return task
-    (block,) = _closed_form(task, replies, yardstick, stages).fits
+    block = best_block(task, _closed_form(task, replies, stages), replies.pairs)
     return dataclasses.replace(task, recipe=dataclasses.replace(task.recipe, blocks=block))
 
 
 def _whole(recipe: Recipe, n_questions: int, trains: bool, compares: bool) -> float:
     """The sum of the stages' shares."""
     effort = EFFORTS[recipe.effort]
-    whole = _PROMPT * effort.measured + _SAMPLE * n_questions + _COMPARE * compares
+    whole = (_PROMPT + _CHOOSE) * effort.measured + _SAMPLE * n_questions + _COMPARE * compares
     if trains:
-        whole += _STEP * sum(effort.steps) + _CHOOSE * effort.measured
+        whole += _STEP * sum(effort.steps)
     if not trains or recipe.blocks == "one":
-        whole += _CONTRAST * n_questions + _FIT + _CHOOSE * effort.measured
+        whole += _CONTRAST * n_questions + _FIT
     return whole
 
 

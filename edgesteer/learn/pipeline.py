@@ -21,7 +21,7 @@ from edgesteer.generate.progress import Done, Progress, no_progress, portion
 from edgesteer.generate.questions import Question, strength_questions, training_questions
 from edgesteer.learn.contrast import contrast_rows, steered_blocks
 from edgesteer.learn.fit import fit_blocks
-from edgesteer.learn.forecast import N_FORECAST, Forecast, forecast
+from edgesteer.learn.forecast import N_FORECAST, Forecast, forecast, late_blocks
 from edgesteer.learn.pairs import Limits, Pair, keep_good, sample_pairs
 from edgesteer.learn.part_file import PartFile
 from edgesteer.learn.recipe import EFFORTS, Recipe
@@ -53,21 +53,22 @@ _DEPTHS = (0.4, 0.55, 0.7)
 def questions_of(
     recipe: Recipe, given: Sequence[Question | str] | None
 ) -> tuple[list[Question], list[str]]:
-    """The questions to learn from, and those to choose the strength on.
+    """The questions to learn from, and those to choose the strength on, which are at most the effort's.
 
-    given: None for the built-in ones, as many as the recipe's effort takes. Of _ENOUGH given ones without a
-        written reply every third is set aside for the strength; of fewer, all serve for both.
+    given: None for the built-in ones, as many as the effort takes. Of _ENOUGH given ones without a written
+        reply every third is set aside for the strength; of fewer, all serve for both.
     """
+    effort = EFFORTS[recipe.effort]
     if given is None:
-        n = EFFORTS[recipe.effort].questions
-        return [Question(q) for q in training_questions(n)], strength_questions()
+        training = [Question(q) for q in training_questions(effort.questions)]
+        return training, strength_questions()[: effort.measured]
     asked = [q if isinstance(q, Question) else Question(q) for q in given]
     answered = {q.text for q in asked if q.reply is not None}
     open_ones = list(dict.fromkeys(q.text for q in asked if q.text not in answered))
     if len(open_ones) < _ENOUGH:
-        return asked, list(dict.fromkeys(q.text for q in asked))
+        return asked, list(dict.fromkeys(q.text for q in asked))[: effort.measured]
     apart = open_ones[::3]
-    return [q for q in asked if q.text not in apart], apart
+    return [q for q in asked if q.text not in apart], apart[: effort.measured]
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,8 +103,9 @@ def sample(
     on_forecast: called after the first replies.
     """
     pairs, teacher, said = list[Pair](), list[F32 | None](), None
+    blocks = kept_blocks(task, len(questions), trains)
     for some in (questions[:N_FORECAST], questions[N_FORECAST:]):
-        seen = dict[int, F32]()
+        seen, layers = dict[int, F32](), blocks if pairs or blocks else late_blocks(task)
         new = sample_pairs(
             task.chat,
             task.trait,
@@ -111,14 +113,14 @@ def sample(
             task.recipe,
             emphasis=emphasis,
             part=part,
-            layers=kept_blocks(task, len(questions), trains),
+            layers=layers,
             keep=seen.__setitem__,
             progress=portion(progress, len(pairs), len(some), len(questions)),
         )
-        if not pairs and (said := forecast(task, new)) is not None:
+        if not pairs and (said := forecast(task, new, seen, layers)) is not None:
             on_forecast(said)
         pairs += new
-        teacher += [seen.get(i) for i in range(len(new))]
+        teacher += [seen.get(i) if blocks else None for i in range(len(new))]
     good, dropped = keep_good(pairs, limits, any_trait=trains)
     place = {id(pair): i for i, pair in enumerate(pairs)}
     return Replies(good, [teacher[place[id(pair)]] for pair in good], len(pairs), dropped, said)

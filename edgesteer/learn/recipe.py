@@ -17,7 +17,7 @@ class Effort:
     questions: built-in training questions, unless others are given.
     steps: of a Trainer, on the prompted model's replies, then on those and the steered model's own. (0, 0):
         no training.
-    measured: questions that a strength is measured on, at most.
+    measured: questions that the strength is chosen on, at most.
     """
 
     questions: int

@@ -120,10 +120,6 @@ def notes(table: Table) -> list[str]:
     for row in table.rows:
         if row.empty:
             out.append(f"{row.name}: {row.empty} empty replies.")
-        if row.dose and not row.dose.reached:
-            out.append(f"{row.name}: no strength was as coherent as the prompt without loops.")
-        elif row.dose and row.dose.limited:
-            out.append(f"{row.name}: the highest strength of its range.")
         if (at := row.matched) and at.limited:
             out.append(
                 f"{row.name}: as coherent as the prompt at the highest strength tried; a higher one might be "

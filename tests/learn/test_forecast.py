@@ -60,6 +60,11 @@ def test_differences_are_the_prompts_own(llm: SteeredLlama) -> None:
     assert said is not None
     assert said.similarity == pytest.approx(similarity(found), abs=1e-3)
     assert said == forecast(task, ours)
+    seen: dict[int, np.ndarray] = {}
+    sample_pairs(task.chat, TRAIT, ASKED, task.recipe, layers=range(1, 4), keep=seen.__setitem__)
+    again = forecast(task, pairs, seen, range(1, 4))
+    assert again is not None
+    assert again.similarity == pytest.approx(said.similarity, abs=1e-3)
     with contrast_rows(task.chat, ours[:1], kind="accumulated", blocks=[1]) as rows:
         alone = rows.delta(1).mean(axis=0)
     assert any(np.allclose(block[0], alone, atol=1e-2) for block in found)

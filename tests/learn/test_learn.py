@@ -131,7 +131,7 @@ def test_the_constant_is_the_mean_delta(llm: SteeredLlama) -> None:
 
 
 @pytest.mark.parametrize(
-    ("stage", "at"), [("sample", 3), ("sample", 12), ("sample", 60), ("contrast", 1), ("choose", 2)]
+    ("stage", "at"), [("sample", 3), ("sample", 12), ("sample", 40), ("contrast", 1), ("choose", 2)]
 )
 def test_a_stopped_run_is_resumed_to_the_same_bytes(
     llm: SteeredLlama, tmp_path: Path, stage: str, at: int
@@ -251,8 +251,8 @@ def test_more_effort_learns_from_more_of_the_same_questions(effort: str) -> None
     training, apart = questions_of(Recipe(effort=effort), None)
     assert [q.text for q in training] == training_questions()[: EFFORTS[effort].questions]
     assert len(training) == EFFORTS[effort].questions
-    assert apart == strength_questions()
-    assert len(apart) >= EFFORTS[effort].measured
+    assert apart == strength_questions()[: EFFORTS[effort].measured]
+    assert len(apart) == EFFORTS[effort].measured
 
 
 def test_of_many_given_questions_some_are_kept_for_the_strength() -> None:

@@ -246,6 +246,11 @@ def test_a_stopped_run_is_resumed_to_the_same_bits(chat: Chat, tmp_path: Path, h
     assert len(part()) == len(whole)
 
 
+def checked_pairs(chat: Chat, trait: str, asked: list[Question], how: Recipe) -> list[Pair]:
+    check_questions(trait, how.opposite, asked)
+    return sample_pairs(chat, trait, asked, how)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -266,9 +271,7 @@ def test_what_cannot_be_learnt_from_is_refused_in_one_line(
 ) -> None:
     how = dataclasses.replace(HOW, opposite=arguments.get("opposite"))
     with pytest.raises((LearnError, InputError), match=message) as refused:
-        trait, asked = arguments.get("trait", TRAIT), arguments.get("questions", ASKED)
-        check_questions(trait, how.opposite, asked)
-        sample_pairs(chat, trait, asked, how)
+        checked_pairs(chat, arguments.get("trait", TRAIT), arguments.get("questions", ASKED), how)
     assert "\n" not in str(refused.value)
 
 

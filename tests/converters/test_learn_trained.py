@@ -1,4 +1,4 @@
-"""`learn --refine`, from one sentence to a bundle: llama.cpp and Torch on the same tiny random GGUF."""
+"""`learn` with training, from one sentence to a bundle: llama.cpp and Torch on the same tiny random GGUF."""
 
 from __future__ import annotations
 
@@ -8,16 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import click.testing
-import numpy as np
 import pytest
 
 from edgesteer import SteeredLlama
-from edgesteer.bundle import load, save, verify
+from edgesteer.bundle import Bundle, load, save, verify
 from edgesteer.cli import main
 from edgesteer.cli.learn import resume_hint
-from edgesteer.learn import Recipe, learn
+from edgesteer.learn import EFFORTS, Effort, Recipe, learn
 from edgesteer_converters.train import checkpoints, trainer
-from edgesteer_converters.train.trainer import AGAIN, DEFAULTS
 from tests.learn.support import LENIENT
 
 TRAIT = "You talk like a pirate, arr."
@@ -27,7 +25,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "S-PSR": {"blocks": "one"},
     "scope conversation, from two sentences": {"scope": "conversation", "opposite": "You are a sober clerk."},
 }
-SHORT: dict[str, Any] = {"max_tokens": 6, "emphasis": "never"}
+SHORT: dict[str, Any] = {"max_tokens": 6}
 
 
 @pytest.fixture(scope="module")
@@ -39,86 +37,50 @@ def llm(model: Callable[[str], Path]) -> Iterator[SteeredLlama]:
 
 @pytest.fixture(autouse=True)
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each objective is for two epochs."""
-    for settings in (*DEFAULTS.values(), *AGAIN.values()):
-        monkeypatch.setitem(settings, "epochs", 2)
-
-
-class Watched:
-    """The trainer of a model, which records the fits that it gets and gives."""
-
-    def __init__(self, model: Path, checkpoint: Path | None = None) -> None:
-        self.train = trainer(model, checkpoint=checkpoint, device="cpu")
-        self.calls: list[tuple[dict[int, Any], dict[int, Any]]] = []
-
-    def __call__(self, fits: Any, pairs: Any, **how: Any) -> Any:
-        trained, facts = self.train(fits, pairs, **how)
-        self.calls.append((dict(fits), trained))
-        return trained, facts
+    """A few steps of each training."""
+    monkeypatch.setitem(EFFORTS, "normal", Effort(8, (3, 2), 4))
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_every_form_is_trained_and_the_better_bundle_is_valid(
+def test_every_form_is_trained_and_its_bundle_is_valid(
     llm: SteeredLlama, model: Callable[[str], Path], tmp_path: Path, way: str
 ) -> None:
-    recipe = Recipe(**SHORT, refine="kl", **WAYS[way])
-    watched = Watched(model("llama"))
-    bundle, summary = learn(llm, TRAIT, recipe, questions=ASKED, trainer=watched, limits=LENIENT)
-    save(bundle, tmp_path / "r.steer")
-    verify(tmp_path / "r.steer")
-    read = load(tmp_path / "r.steer")
+    recipe, paths = Recipe(**SHORT, **WAYS[way]), [tmp_path / "a.steer", tmp_path / "b.steer"]
+    for path in paths:
+        train = trainer(model("llama"), device="cpu")
+        bundle, summary = learn(llm, TRAIT, recipe, questions=ASKED, trainer=train, limits=LENIENT)
+        save(bundle, path)
+    assert paths[0].read_bytes() == paths[1].read_bytes()
+    verify(paths[0])
+    read = load(paths[0])
     assert (read.kind, read.scope) == ("vector" if recipe.method == "constant" else "psr", recipe.scope)
-    facts = read.training["refined"]
-    assert facts == summary.refined
-    assert facts["loss_after"] < facts["loss_before"]
-    assert [point["step"] for point in facts["curve"]] == list(range(facts["steps"]))
-    (start, _), (again, end) = watched.calls  # and once more, on its own replies
-    assert recipe.blocks == "all" or len(start) == 1
-    assert all(not np.array_equal(end[n].direction, start[n].direction) for n in end)
-    assert set(again) <= set(start)
-    kept = end if facts["kept"] else start
-    assert read.layers == tuple(sorted(kept))
-    assert all(np.array_equal(read.directions[n], kept[n].direction) for n in kept)
+    assert recipe.blocks == "all" or len(read.layers) == 1
+    assert summary.method == f"{recipe.label}+KL"
+    assert read.training["trained"] == summary.trained
+    assert (read.strength.min < 0) == (recipe.opposite is not None)
 
 
 def test_a_run_that_stopped_after_the_training_loses_nothing_of_it(
     llm: SteeredLlama, model: Callable[[str], Path], tmp_path: Path
 ) -> None:
     part, checkpoint = tmp_path / "p.part", tmp_path / "p.checkpoint"
-    stages: list[str] = []
 
     def stop(stage: str, fraction: float) -> None:
-        stages.append(stage)
-        if stage == "choose again":
+        if stage == "choose":
             raise KeyboardInterrupt
 
-    def run(**more: Any) -> Any:
-        watched = Watched(model("llama"), checkpoint)
-        recipe = Recipe(**SHORT, refine="kl")
-        how: dict[str, Any] = {
-            "questions": ASKED,
-            "limits": LENIENT,
-            "part": part,
-            "trainer": watched,
-            **more,
-        }
-        return learn(llm, TRAIT, recipe, **how)
+    def run(checkpoint: Path | None, **more: Any) -> Bundle:
+        train = trainer(model("llama"), checkpoint=checkpoint, device="cpu")
+        how: dict[str, Any] = {"questions": ASKED, "limits": LENIENT, "trainer": train, **more}
+        return learn(llm, TRAIT, Recipe(**SHORT), **how)[0]
 
     with pytest.raises(KeyboardInterrupt):
-        run(progress=stop)
+        run(checkpoint, part=part, progress=stop)
     files = checkpoints(checkpoint)
     before = [file.read_bytes() for file in files]
-    resumed, _ = run()
-    assert [file.read_bytes() for file in files] == before  # no epoch was trained again
-    whole = learn(
-        llm,
-        TRAIT,
-        Recipe(**SHORT, refine="kl"),
-        questions=ASKED,
-        limits=LENIENT,
-        trainer=Watched(model("llama")),
-    )[0]
-    assert resumed == whole
+    resumed = run(checkpoint, part=part)
+    assert [file.read_bytes() for file in files] == before  # nothing was trained again
+    assert resumed == run(None)
 
 
 # -- the command -------------------------------------------------------------------------------------
@@ -128,14 +90,14 @@ Run = Callable[..., click.testing.Result]
 
 @pytest.fixture
 def run(model: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """`run("--refine", "kl")`: the command on the tiny model, to p.steer in an empty working directory. The
+    """`run("--effort", "normal")`: the command on the tiny model, to p.steer in an empty working directory. The
     replies are given, for those of a random model would be dropped."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     lines = [json.dumps({"question": question, "reply": f"Arr, {question}"}) for question in ASKED]
     (tmp_path / "asked.jsonl").write_text("\n".join(lines))
     given = ("learn", model("llama"), "-o", "p.steer", "--questions", "asked.jsonl", "--trait", TRAIT)
-    given += ("--max-tokens", 6, "--emphasis", "never", "--threads", 1, "--ctx-size", 1024)
+    given += ("--max-tokens", 6, "--threads", 1, "--ctx-size", 1024)
 
     def invoke(*more: object) -> click.testing.Result:
         return click.testing.CliRunner().invoke(main, [str(one) for one in (*given, *more)])
@@ -146,18 +108,26 @@ def run(model: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.Monkey
 def test_the_command_says_what_the_training_reached_and_leaves_no_checkpoint(
     run: Run, tmp_path: Path
 ) -> None:
-    done = run("--refine", "mse")
+    done = run()
     assert done.exit_code == 0, done.output
-    assert not (tmp_path / "p.steer.checkpoint").exists()
-    refined = load(tmp_path / "p.steer").training["refined"]
-    losses = f"mse {refined['loss_before']:.3f} to {refined['loss_after']:.3f}, {refined['steps']} steps"
-    assert f"refined    {losses}" in done.stdout
-    assert not any(line.startswith("refined") for line in run("--force").stdout.splitlines())
+    assert "A-PSR+KL" in done.stdout
+    assert "trained    KL from the prompted model" in done.stdout
+    assert "--effort thorough" in done.stdout
+    assert not list(tmp_path.glob("p.steer.*"))
+    assert load(tmp_path / "p.steer").training["effort"] == "normal"
+
+
+def test_quick_needs_no_torch_and_names_what_the_next_effort_brings(run: Run, tmp_path: Path) -> None:
+    done = run("--effort", "quick")
+    assert done.exit_code == 0, done.output
+    assert "p.steer: A-PSR, " in done.stdout
+    assert "trained" not in done.stdout.replace("--effort normal", "")
+    assert "--effort normal" in done.stdout
 
 
 def test_a_file_in_the_checkpoints_place_is_refused_before_the_sampling(run: Run, tmp_path: Path) -> None:
     (tmp_path / "p.steer.checkpoint").write_text("a note")
-    refused = run("--refine", "kl")
+    refused = run()
     assert refused.exit_code == 1
     assert "p.steer.checkpoint" in refused.stderr.splitlines()[-1]
     assert not (tmp_path / "p.steer.part").exists()
