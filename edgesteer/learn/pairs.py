@@ -107,10 +107,10 @@ def sample_pairs(
     prompts = [(plain[one.question], x) for one, x in zip(wanted, prompted, strict=True)]
     replies = given_replies(chat, wanted, prompts, recipe.max_tokens)
     kept, seen = PartFile(None, {}) if part is None else part, tuple(layers) if keep else ()
-    for i, (reply, plain) in sampled_replies(chat, wanted, prompts, recipe, seen, kept, progress):
+    for i, (reply, unprompted) in sampled_replies(chat, wanted, prompts, recipe, seen, kept, progress):
         if keep is not None and reply.seen is not None:
             keep(i, reply.seen)
-        replies[i] = Scored(dataclasses.replace(reply, seen=None), plain)
+        replies[i] = Scored(dataclasses.replace(reply, seen=None), unprompted)
     return [_pair(chat, one, *prompts[i], replies[i], recipe.max_tokens) for i, one in enumerate(wanted)]
 
 

@@ -14,7 +14,7 @@ from edgesteer import SteeredLlama
 from edgesteer.generate import Chat, Question
 from edgesteer.learn import Recipe
 from edgesteer.learn.contrast import contrast_rows
-from edgesteer.learn.forecast import differences, forecast, similarity
+from edgesteer.learn.forecast import differences, forecast, late_blocks, similarity
 from edgesteer.learn.pairs import sample_pairs
 from edgesteer.learn.task import Task
 
@@ -65,9 +65,10 @@ def test_differences_are_the_prompts_own(llm: SteeredLlama) -> None:
     again = forecast(task, pairs, seen, range(1, 4))
     assert again is not None
     assert again.similarity == pytest.approx(said.similarity, abs=1e-3)
-    with contrast_rows(task.chat, ours[:1], kind="accumulated", blocks=[1]) as rows:
-        alone = rows.delta(1).mean(axis=0)
-    assert any(np.allclose(block[0], alone, atol=1e-2) for block in found)
+    blocks = late_blocks(task)
+    with contrast_rows(task.chat, ours[:1], kind="accumulated", blocks=blocks) as rows:
+        alone = [rows.delta(n).mean(axis=0) for n in blocks]
+    np.testing.assert_allclose(found[:, 0], alone, atol=1e-3)
 
 
 @settings(max_examples=4, deadline=None)
