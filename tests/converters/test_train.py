@@ -325,7 +325,7 @@ def test_a_block_whose_gate_never_opens_is_left_out(llama: TorchModel) -> None:
     fits, found = trained(llama, start={1: fit(1), **closed})
     assert (list(fits), found["closed"]) == ([1], [2])
     with pytest.raises(LearnError, match="closed"):
-        trained(llama, start=closed, blocks=(2,))
+        trained(llama, start=closed, blocks=(2,), held=[])
 
 
 def test_the_same_seed_gives_the_same_bytes(llama: TorchModel) -> None:
