@@ -280,6 +280,15 @@ def _more(summary: LearnSummary, untrained: str) -> str | None:
     return None
 
 
+# What ends the strength, by `Dose.bound`.
+_BOUNDS = {
+    "coherence": "beyond it replies are less coherent than allowed",
+    "repetition": "beyond it replies repeat themselves",
+    "relevance": "beyond it replies lose their questions",
+    "range": "the highest that was tried",
+}
+
+
 def _print(output: Path, summary: LearnSummary, untrained: str) -> None:
     steered, prompted, dose = summary.steered, summary.prompted, summary.dose
     dropped = ", ".join(f"{n} {why}" for why, n in summary.dropped.items()) or "none"
@@ -295,12 +304,14 @@ def _print(output: Path, summary: LearnSummary, untrained: str) -> None:
     click.echo(f"{'':11}{'trait':>7}{'coherence':>11}{'distinct-2':>12}   (other questions, greedy)")
     for label, point in (("prompted", prompted), ("steered", steered)):
         click.echo(f"{label:11}{point.trait:>7.2f}{point.coherence:>11.2f}{point.distinct2:>12.2f}")
-    if dose.target_coherence != prompted.coherence:
-        click.echo(f"{'target':11}{'':7}{dose.target_coherence:>11.2f}")
-    if not dose.reached:
+    click.echo(f"{'allowed':11}{'':7}{dose.target_coherence:>11.2f}{dose.min_distinct2:>12.2f}")
+    if dose.reached:
         click.echo(
-            f"no strength reached the target coherence {dose.target_coherence:.2f}; this is the nearest"
+            f"strength   {dose.strength:g}, of {dose.questions} questions; 95 % interval {dose.low:g} to "
+            f"{dose.high:g}; {_BOUNDS[dose.bound]}"
         )
+    else:
+        click.echo(f"strength   none keeps to what is allowed ({dose.bound}); this is the lowest tried")
     if summary.emphasised and steered.trait < prompted.trait:
         click.echo(
             "the trait's prompt hardly acts on this model: a higher strength brings more of the trait, at "

@@ -31,7 +31,7 @@ from edgesteer.evaluate.matched import DISTINCT, FREE, ROUNDING, isotonic
 RELEVANT = 0.8
 
 # The ratio of neighbouring strengths, and how many there are below and above the first one.
-STEP, BELOW, ABOVE = 1.4, 4, 3
+STEP, BELOW, ABOVE = 1.4, 5, 3
 
 # Questions are asked until the interval ends within this share of the strength.
 ACCURACY = 0.15
@@ -42,6 +42,9 @@ FIRST, BATCH, MIN_BATCH = 9, 12, 3
 
 # Strengths are given to this many decimal places, as a person would type them.
 _DIGITS = 3
+
+# The lowest strength to search around: below it, neighbours would be rounded to the same.
+_LEAST = 0.01
 
 # How far a strength is off its bounds at which steering overflowed or every reply was empty.
 _WORST = 10.0
@@ -79,7 +82,7 @@ class Dose:
 
     strength: where the first bound is crossed; usually between two strengths that were measured.
     low, high: its interval, corrected for the number of looks.
-    reached: whether there is such a strength above 0; if not, `strength` is the lowest of the curve.
+    reached: whether it keeps the bounds; if no strength that may be tried does, it is the lowest of these.
     bound: what is crossed there: "coherence", "repetition" or "relevance", or "range" if all bounds are kept
         at the highest strength that may be tried.
     questions: how many were asked.
@@ -131,11 +134,7 @@ class Asked(Protocol):
 def batches(n: int) -> list[range]:
     """The questions that are asked together: the first few, then more; a remainder too small for relevance
     is part of the batch before."""
-    ends = [0, *range(min(FIRST, n), n + 1, BATCH)]
-    if len(ends) > 2 and n - ends[-1] < MIN_BATCH:
-        ends[-1] = n
-    elif ends[-1] < n:
-        ends.append(n)
+    ends = [0, *range(FIRST, n - MIN_BATCH + 1, BATCH), n]
     return [range(a, b) for a, b in zip(ends, ends[1:], strict=False)]
 
 
@@ -149,14 +148,14 @@ def search(
 ) -> Dose:
     """The dose of what answers `n` questions, found from the strength `around` on.
 
-    It may be anything up to around * STEP**ABOVE. target: the coherence, in nats per token, in place of the
-    prompt's and the unsteered model's. The same answers give the same Dose.
+    It lies between around / STEP**BELOW and around * STEP**ABOVE. target: the coherence, in nats per token,
+    in place of the prompt's and the unsteered model's. The same answers give the same Dose.
     Raises PlanError for no questions, and for arguments that cannot be searched.
     """
     if n < 1:
         raise PlanError("dose: no questions, expected at least one")
-    if not (math.isfinite(around) and around > 0):
-        raise PlanError(f"dose: search around the strength {around}, expected a number above 0")
+    if not _LEAST <= around < math.inf:
+        raise PlanError(f"dose: search around the strength {around}, expected a number from {_LEAST} on")
     if target is not None and not math.isfinite(target):
         raise PlanError(f"dose: target coherence {target}, expected a finite number of nats")
     return _Search(asked, n, around, target, progress).dose()
@@ -190,23 +189,23 @@ class _Search:
         self._error = (1 - LEVEL) / len(self._batches)
         self._grid = [round(around * STEP**k, _DIGITS) for k in range(-BELOW, ABOVE + 1)]
         self._n, self._steps = 0, 0
+        self._resampled = np.zeros((0, n))
         self._values: dict[Key, _Values] = {}
 
     def dose(self) -> Dose:
         for batch in self._batches:
-            self._n = batch.stop
+            self._n, self._resampled = batch.stop, _counts(batch.stop, self._n_all)
             self._settle()
             strength, low, high, bound = self._interval()
             if max(high - strength, strength - low) <= ACCURACY * strength:
                 break
         self._progress(1.0)
-        reached = strength > 0
-        at = strength if reached else self._known[0]
+        at = max(strength, self._known[0])
         return Dose(
             strength=at,
             low=min(low, at),
             high=max(high, at),
-            reached=reached,
+            reached=strength >= at,
             bound=bound,
             questions=self._n,
             target_coherence=self._target,
@@ -241,7 +240,7 @@ class _Search:
     def _ask(self, key: Key) -> bool:
         """Ask the questions so far that were not asked yet; whether there were any."""
         if key not in self._values:
-            self._values[key] = _Values(*(np.full(self._n_all, np.nan) for _ in range(4)))
+            self._values[key] = _Values(*np.full((4, self._n_all), np.nan))
         values = self._values[key]
         left = [batch for batch in self._batches if values.asked < batch.stop <= self._n]
         for batch in left:
@@ -291,19 +290,11 @@ class _Search:
         """Each question once: weights, [1, questions]."""
         return np.ones((1, self._n_all))
 
-    @property
-    def _resampled(self) -> F64:
-        """How often each question occurs in each resample: [RESAMPLES, questions]."""
-        drawn, width = resamples(self._n, _SEED), self._n_all
-        places = drawn + width * np.arange(len(drawn))[:, None]
-        counts = np.bincount(places.ravel(), minlength=width * len(drawn))
-        return counts.reshape(-1, width).astype(np.float64)
-
     def _interval(self) -> tuple[float, float, float, str]:
         """The crossing, the ends of its interval, and the bound that is crossed."""
         crossing, bounds = self._crossing(self._all)
         ends = np.quantile(self._crossing(self._resampled)[0], [self._error / 2, 1 - self._error / 2])
-        strength = math.floor(float(crossing[0]) * 10**_DIGITS) / 10**_DIGITS
+        strength = math.floor(float(crossing[0]) * 10**_DIGITS + ROUNDING) / 10**_DIGITS
         low, high = (round(float(end), _DIGITS) for end in ends)
         return strength, min(low, strength), max(high, strength), bounds[0]
 
@@ -391,12 +382,19 @@ class _Search:
         coherence = self._target - float(np.interp(strength, strengths, kept[0]))
 
         def linear(name: str) -> float:
-            known = [(s, self._mean(s, name)) for s in (0.0, *self._known)]
-            finite = [(s, value) for s, value in known if math.isfinite(value)]
-            return float(np.interp(strength, *zip(*finite, strict=True))) if finite else math.nan
+            means = {s: self._mean(s, name) for s in (0.0, *self._known)}
+            known = {s: mean for s, mean in means.items() if math.isfinite(mean)}
+            return float(np.interp(strength, [*known], [*known.values()])) if known else math.nan
 
         trait, distinct2, relevance = (linear(name) for name in _NAMES if name != "coherence")
         return Measured(strength, trait, coherence, distinct2, relevance, self._n)
+
+
+def _counts(n: int, width: int) -> F64:
+    """How often each question occurs in each resample of the first n: [RESAMPLES, width]."""
+    drawn = resamples(n, _SEED)
+    places = drawn + width * np.arange(len(drawn))[:, None]
+    return np.bincount(places.ravel(), minlength=width * len(drawn)).reshape(-1, width).astype(np.float64)
 
 
 def _mean(differences: F64, weights: F64) -> F64:
@@ -407,4 +405,4 @@ def _mean(differences: F64, weights: F64) -> F64:
         return np.full(len(weights), -_WORST)
     sums, counted = weights @ np.where(there, differences, 0.0), weights @ there
     whole = np.full(len(weights), differences[there].mean())
-    return np.divide(sums, counted, out=whole, where=counted > 0)
+    return np.asarray(np.divide(sums, counted, out=whole, where=counted > 0))

@@ -184,7 +184,7 @@ def tune(
     yardstick: Yardstick,
     progress: Done = no_progress,
 ) -> Tuned:
-    """All fits, or with the recipe's `blocks` "one" the best one, at the strength that the yardstick gives."""
+    """All fits, or with `blocks` "one" the best one, at the strength that the yardstick gives."""
     chosen, first = dict(fits), portion(progress, 0, 1, 4)
     if task.recipe.blocks == "one":
         best = best_block(task, chosen, pairs, first)

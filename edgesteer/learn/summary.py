@@ -56,7 +56,7 @@ class LearnSummary:
 
     @property
     def steered(self) -> Point:
-        """The curve's point at the default strength."""
+        """The figures at the default strength, read from the curve."""
         return self.dose.point
 
     def to_json(self) -> dict[str, Any]:
@@ -91,7 +91,12 @@ class LearnSummary:
             "strength questions": {
                 "steered": _point(self.steered),
                 "prompted": _point(self.prompted),
-                "target_coherence": round(self.dose.target_coherence, 4),
+                "target_coherence": _rounded(self.dose.target_coherence),
+                "min_distinct2": _rounded(self.dose.min_distinct2),
+                "min_relevance": _rounded(self.dose.min_relevance),
+                "interval": [self.dose.low, self.dose.high],
+                "bound": self.dose.bound,
+                "questions": self.dose.questions,
                 "reached": self.dose.reached,
                 "curve": [_point(point) for point in self.dose.curve],
             }

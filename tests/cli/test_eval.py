@@ -43,12 +43,11 @@ def test_the_table_fits_and_has_a_row_each(evaluate: Run) -> None:
     assert "Relevance is not measured" in result.stdout
 
 
-def test_json_holds_each_count_and_the_found_strength(evaluate: Run) -> None:
-    result = evaluate("--count", "e", "--at", "coherent", "--json")
+def test_json_holds_each_count(evaluate: Run) -> None:
+    result = evaluate("--count", "e", "--json")
     assert result.exit_code == 0, result.stderr
     table = json.loads(result.stdout)
     assert [row["name"] for row in table["rows"]][:2] == ["unsteered", "prompt"]
-    assert table["rows"][2]["strength"] == table["rows"][2]["dose"]["strength"]
     assert set(table["rows"][2]["counts"]) == {"e"}
 
 
@@ -72,7 +71,7 @@ def test_turns_hold_conversations(run: Run, tiny: Path, steer: Path, questions: 
     assert shown.exit_code == 0, shown.stderr
     assert max(map(len, shown.stdout.splitlines())) <= 100
     assert "trait, turn" in shown.stdout
-    for more in (("--questions", questions), ("--count", "e"), ("--at", "coherent"), ("--judge", "minilm")):
+    for more in (("--questions", questions), ("--count", "e"), ("--at", "matched"), ("--judge", "minilm")):
         refused = run(*command, *more)
         assert refused.exit_code == 2
         assert "--turns has questions and measures of its own" in refused.stderr
@@ -151,11 +150,6 @@ def test_template_and_stop_are_the_bundles_own_unless_given(
 )
 def test_bad_input_is_one_line(evaluate: Run, args: tuple[str, ...], code: int, message: str) -> None:
     refused(evaluate(*args), message, code=code)
-
-
-def test_a_strength_and_one_that_is_found_contradict(evaluate: Run, steer: Path) -> None:
-    for args in (("--steer", f"{steer}:1.5"), ("--way", f"a={steer}:1.5")):
-        refused(evaluate(*args, "--at", "coherent"), "finds the strength itself", code=2)
 
 
 def test_a_bundle_that_names_no_trait_needs_one(evaluate: Run, tiny: Path, tmp_path: Path) -> None:
