@@ -29,7 +29,8 @@ _TOKENS = 24
 _MIN_REPLIES = 4
 
 # SmolLM2-135M, whole replies: similarity, and how much of the prompted replies' gain in likelihood the closed
-# form reached on other questions: pirate 0.70, 79 %; gloomy 0.54, 55 %; cheerful 0.53, 43 %; sea 0.37, 16 %.
+# form reached on other questions: pirate 0.70, 79 %; rhymes 0.56, 80 %; gloomy 0.54, 55 %; cheerful 0.53,
+# 43 %; sea 0.37, 16 %; but cats in every answer 0.34, 59 % (of a small gain): a low one may be wrong.
 # Of the others in docs/results.md, Shakespeare has 0.74 and short 0.46. With _TOKENS it is about 0.03 less.
 _WELL = 0.4
 
