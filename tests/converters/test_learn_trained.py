@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -123,6 +124,20 @@ def test_quick_needs_no_torch_and_names_what_the_next_effort_brings(run: Run, tm
     assert "p.steer: A-PSR, " in done.stdout
     assert "trained" not in done.stdout.replace("--effort normal", "")
     assert "--effort normal" in done.stdout
+
+
+@pytest.mark.parametrize("package", ["torch", "transformers"])
+def test_without_torch_the_closed_form_is_learnt_and_what_to_install_is_said(
+    run: Run, monkeypatch: pytest.MonkeyPatch, package: str
+) -> None:
+    for name in [name for name in sys.modules if name.startswith("edgesteer_converters")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, package, None)
+    done = run()
+    assert done.exit_code == 0, done.output
+    assert "p.steer: A-PSR, " in done.stdout
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith("more")]
+    assert "pip install 'edgesteer[convert]'" in line
 
 
 def test_a_file_in_the_checkpoints_place_is_refused_before_the_sampling(run: Run, tmp_path: Path) -> None:
