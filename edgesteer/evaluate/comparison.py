@@ -25,7 +25,7 @@ from edgesteer.evaluate.table import Row, Table, plain_values
 from edgesteer.evaluate.way import PROMPT, UNSTEERED, Sources, Way, prompts_of
 from edgesteer.generate import Chat, Scores, score
 from edgesteer.generate.chat import REPEAT_PENALTY
-from edgesteer.generate.progress import Done, Progress, Stages, spread
+from edgesteer.generate.progress import Done, Progress, Stages, no_progress, spread
 from edgesteer.generate.scoring import ScoredTokens
 from edgesteer.steering_map import join_pieces
 
@@ -111,7 +111,7 @@ def compare(
     at_prompt_coherence: bool = False,
     judge: Embeds | LLMJudge | None = None,
     timing: bool = True,
-    progress: Progress = lambda stage, fraction: None,
+    progress: Progress = no_progress,
 ) -> Comparison:
     """Ask the suite's questions unsteered, with the trait as system prompt, and in each row.
 

@@ -21,11 +21,11 @@ from edgesteer.errors import InputError
 from edgesteer.evaluate.conversation_table import F64, MEASURES, ConversationTable, Talk, repeats, table_of
 from edgesteer.evaluate.head_to_head import check_rows
 from edgesteer.evaluate.text_measures import words
-from edgesteer.evaluate.way import PROMPT, UNSTEERED, Sources, Way
+from edgesteer.evaluate.way import PROMPT, UNSTEERED, Sources, Way, require_trait
 from edgesteer.generate import REPEAT_PENALTY, Chat, Reply, Tokens, measures
 from edgesteer.generate.chat import DAY
 from edgesteer.generate.measures import F32
-from edgesteer.generate.progress import Done, Progress, Stages, portion
+from edgesteer.generate.progress import Done, Progress, Stages, no_progress, portion
 from edgesteer.generate.text_file import read_records, short, sound
 
 Judge = Callable[[Sequence[str]], Sequence[float] | None]
@@ -66,7 +66,7 @@ def conversations(
     temperature: float = 0.0,
     seed: int = 0,
     judge: Judge | None = None,
-    progress: Progress = lambda stage, fraction: None,
+    progress: Progress = no_progress,
 ) -> ConversationTable:
     """Hold every conversation unsteered, with the trait as system prompt, and in each of the rows.
 
@@ -243,10 +243,7 @@ def _check(
     seed: int,
 ) -> None:
     """Check everything that can fail at once, before the minutes of work."""
-    if not trait.strip():
-        raise InputError(
-            "conversations: the trait is empty, expected a sentence to compare with as system prompt"
-        )
+    require_trait(trait)
     if chat.template is not None or chat.llm.chat_template is None:
         raise InputError(
             f"{chat.llm.model_path}: conversations need the model's own chat template, expected no --template"

@@ -25,7 +25,7 @@ from edgesteer.evaluate.shares import Share, ways_to_ask
 from edgesteer.evaluate.table import plain_values
 from edgesteer.evaluate.way import Sources, Way
 from edgesteer.generate import Chat, Tokens
-from edgesteer.generate.progress import Done, Progress, Stages
+from edgesteer.generate.progress import Done, Progress, Stages, no_progress
 from edgesteer.generate.text_file import read_records, short, sound
 
 _EXPECTED = 'expected a JSON object with "question", "answer" and "wrong" on each line'
@@ -112,7 +112,7 @@ def facts(
     rows: Sequence[tuple[str, Sources]],
     *,
     items: Sequence[Fact] | None = None,
-    progress: Progress = lambda stage, fraction: None,
+    progress: Progress = no_progress,
 ) -> FactsTable:
     """How many facts are right unsteered, with the trait as system prompt, and in each of the rows.
 

@@ -25,9 +25,9 @@ from edgesteer.evaluate.judging import Rater, check_questions, rater, training_r
 from edgesteer.evaluate.matched import DISTINCT
 from edgesteer.evaluate.relevance import MIN_QUESTIONS, chance, relevance
 from edgesteer.evaluate.table import Answers, Table, rows_of
-from edgesteer.evaluate.way import PROMPT, UNSTEERED, Sources, Way, prompts_of
+from edgesteer.evaluate.way import PROMPT, UNSTEERED, Sources, Way, prompts_of, require_trait
 from edgesteer.generate import REPEAT_PENALTY, Chat, Reply, Scores, Tokens, built_in, score
-from edgesteer.generate.progress import Done, Progress, Stages, portion, spread
+from edgesteer.generate.progress import Done, Progress, Stages, no_progress, portion, spread
 
 if TYPE_CHECKING:
     from edgesteer.evaluate.llm_judge import LLMJudge
@@ -64,7 +64,7 @@ def head_to_head(
     levels: Sequence[float] = (),
     judge: Embeds | LLMJudge | None = None,
     timing: bool = True,
-    progress: Progress = lambda stage, fraction: None,
+    progress: Progress = no_progress,
 ) -> Table:
     """Ask every question unsteered, with the trait as system prompt, and in each of the rows.
 
@@ -265,10 +265,7 @@ def _checked_questions(trait: str, questions: Sequence[str] | None, max_tokens: 
     questions = list(held_out_questions() if questions is None else questions)
     if not questions:
         raise InputError("evaluation: no questions, expected at least one")
-    if not trait.strip():
-        raise InputError(
-            "evaluation: the trait is empty, expected a sentence to compare with as system prompt"
-        )
+    require_trait(trait)
     if max_tokens < 1:
         raise InputError(f"evaluation: max_tokens {max_tokens}, expected at least 1")
     return questions

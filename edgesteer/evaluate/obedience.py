@@ -19,7 +19,7 @@ from edgesteer.evaluate.shares import Share, ways_to_ask
 from edgesteer.evaluate.table import plain_values
 from edgesteer.evaluate.way import Sources, Way
 from edgesteer.generate import REPEAT_PENALTY, Chat, Reply
-from edgesteer.generate.progress import Done, Progress, Stages
+from edgesteer.generate.progress import Done, Progress, Stages, no_progress
 
 MAX_TOKENS = 128
 
@@ -64,7 +64,7 @@ def obedience(
     *,
     items: Sequence[Instruction] | None = None,
     max_tokens: int = MAX_TOKENS,
-    progress: Progress = lambda stage, fraction: None,
+    progress: Progress = no_progress,
 ) -> Obedience:
     """How many instructions are obeyed unsteered, with the trait as system prompt, and in each of the rows.
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from edgesteer.errors import InputError
 from edgesteer.evaluate.head_to_head import check_rows
 from edgesteer.evaluate.intervals import Estimate, Sample, difference, estimate
-from edgesteer.evaluate.way import PROMPT, UNSTEERED, Sources, Way, prompts_of
+from edgesteer.evaluate.way import PROMPT, UNSTEERED, Sources, Way, prompts_of, require_trait
 from edgesteer.generate import Chat
 
 MIN_QUESTIONS = 8
@@ -47,8 +47,8 @@ def ways_to_ask(
     """
     if len(questions) < MIN_QUESTIONS:
         raise InputError(f"evaluation: {len(questions)} questions, expected at least {MIN_QUESTIONS}")
-    if trait is not None and not trait.strip():
-        raise InputError("evaluation: the trait is empty, expected a sentence as system prompt")
+    if trait is not None:
+        require_trait(trait)
     check_rows(chat, rows)
     plain, prompted = prompts_of(chat, questions, trait or "")
     asked = [Way(UNSTEERED, plain)] + ([] if trait is None else [Way(PROMPT, prompted)])

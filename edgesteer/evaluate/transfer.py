@@ -25,7 +25,7 @@ from edgesteer.bundle import Bundle, check_model
 from edgesteer.errors import IncompatibleError, InputError, ModelError
 from edgesteer.evaluate.intervals import F64, Estimate, Sample, difference, estimate
 from edgesteer.evaluate.table import plain_values
-from edgesteer.evaluate.way import Way, prompts_of
+from edgesteer.evaluate.way import Way, prompts_of, require_trait
 from edgesteer.generate import REPEAT_PENALTY, Chat, Reply, Scores, Tokens, score
 from edgesteer.generate.measures import F32, log_softmax
 from edgesteer.generate.progress import Done, Progress, Stages, no_progress, portion
@@ -107,7 +107,7 @@ def transfer(
     file_types: Sequence[str] = FILE_TYPES,
     max_tokens: int = 64,
     folder: str | os.PathLike[str] | None = None,
-    progress: Progress = lambda stage, fraction: None,
+    progress: Progress = no_progress,
 ) -> Transfer:
     """Try the bundle on the chat's model and on copies of it in other file types.
 
@@ -252,8 +252,7 @@ def _requantized(chat: Chat, file_type: str, folder: str | os.PathLike[str] | No
 def _check(way: Way, trait: str, questions: Sequence[str], file_types: Sequence[str]) -> None:
     if not questions:
         raise InputError("transfer: no questions, expected at least one")
-    if not trait.strip():
-        raise InputError("transfer: the trait is empty, expected a sentence to score the replies with")
+    require_trait(trait)
     if not way.plan:
         raise InputError(
             f"transfer: {way.name} at strength {way.strength:g} steers nothing, expected another"

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from itertools import count
 
 from edgesteer.bundle import Bundle
+from edgesteer.errors import InputError
 from edgesteer.evaluate.dose import Dose
 from edgesteer.generate import Chat
 from edgesteer.generate.chat import Tokens
@@ -86,6 +87,14 @@ class Way:
     def steered(self, chat: Chat) -> AbstractContextManager[SteeredLlama]:
         """A context in which the way's plan is in force instead of the model's own."""
         return chat.llm.steered(self.plan)
+
+
+def require_trait(trait: str) -> None:
+    """Raises InputError for an empty trait."""
+    if not trait.strip():
+        raise InputError(
+            "evaluation: the trait is empty, expected a sentence to compare with as system prompt"
+        )
 
 
 def prompts_of(chat: Chat, questions: Sequence[str], trait: str) -> tuple[list[list[int]], list[list[int]]]:

@@ -12,12 +12,8 @@ import pytest
 from edgesteer import Bundle, SteeredLlama
 from edgesteer.bundle import encode_directions, gate_weights_gguf, read_gate_gguf
 from edgesteer.errors import InputError
-from edgesteer.evaluate.controls import (
-    guided_replies,
-    random_control,
-    snapshot_cost,
-    snapshot_replies,
-)
+from edgesteer.evaluate.controls import guided_replies, random_control
+from edgesteer.evaluate.snapshot import snapshot_cost, snapshot_replies
 from edgesteer.generate import Chat, Reply
 from edgesteer.runtime import Lanes
 from tests.runtime.support import psr, vector
