@@ -3,7 +3,7 @@
     random_control     another direction of the same norm: is it the direction that does it?
     guided_replies     the prompt's effect, amplified: how far could one go at twice the cost?
 
-All replies are greedy. The plan in force is set aside. The prompt's KV, kept, is in `snapshot`.
+A Guided is one more way to ask. All replies are greedy. The plan in force is set aside.
 """
 
 from __future__ import annotations
@@ -11,16 +11,22 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from edgesteer.bundle import Bundle, encode_directions
 from edgesteer.errors import InputError
 from edgesteer.evaluate.draft import Draft, require_sequences
+from edgesteer.evaluate.way import Way
 from edgesteer.generate import REPEAT_PENALTY, Chat, Reply, Tokens
 from edgesteer.generate.measures import F32
 from edgesteer.generate.progress import Done, no_progress, portion
+from edgesteer.plan import SteeringPlan
 from edgesteer.runtime import Lanes
+
+RANDOM, GUIDED = CONTROLS = ("random direction", "guided decoding")
+"""Names of their rows."""
 
 GUIDANCE = 1.5
 """By how much guided decoding amplifies the prompt, where nothing else is asked for."""
@@ -69,7 +75,42 @@ def _random_like(direction: F32, seed: int, block: int) -> F32:
     return np.asarray(drawn * (norm / np.linalg.norm(drawn)), dtype=np.float32)
 
 
+def controls_of(way: Way, prompted: Sequence[Tokens]) -> list[Way]:
+    """The rows in CONTROLS beside a steered way. prompted: the prompts with the trait."""
+    terms = [(random_control(term.bundle), term.strength, None) for term in way.unit.terms]
+    return [
+        replace(way, name=RANDOM, unit=SteeringPlan.of(terms), dose=None),
+        Guided(GUIDED, way.prompts, strength=GUIDANCE, prompted=prompted),
+    ]
+
+
+def check_controls(chat: Chat, rows: Sequence[object]) -> None:
+    """Raises InputError for no rows, and for a model opened for a single sequence."""
+    if not rows:
+        raise InputError("controls: no rows, expected at least one to draw random directions for")
+    require_sequences(chat, "guided decoding")
+
+
 # -- guided decoding -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Guided(Way):
+    """Guided decoding between prompts and `prompted`; its strength is the alpha of `guided_replies`."""
+
+    prompted: Sequence[Tokens] = ()
+
+    @property
+    def held(self) -> list[Tokens]:
+        return [[*a, *b] for a, b in zip(self.prompts, self.prompted, strict=True)]
+
+    @property
+    def has_strengths(self) -> bool:
+        return True
+
+    def replies(self, chat: Chat, max_tokens: int, progress: Done = no_progress) -> list[Reply]:
+        assert self.strength is not None
+        return guided_replies(chat, self.prompts, self.prompted, self.strength, max_tokens, progress=progress)
 
 
 def guided_replies(

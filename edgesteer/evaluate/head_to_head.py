@@ -14,23 +14,20 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from importlib import resources
-from typing import TYPE_CHECKING
 
 from edgesteer.errors import EdgesteerWarning, InputError, SteeringOverflow
 from edgesteer.evaluate import text_measures
+from edgesteer.evaluate.controls import CONTROLS, check_controls, controls_of
 from edgesteer.evaluate.cost import Cost, costs
 from edgesteer.evaluate.dose import strength_at
-from edgesteer.evaluate.judge import Embeds
-from edgesteer.evaluate.judging import Rater, check_questions, rater, training_replies
+from edgesteer.evaluate.judging import Judge, Rater, check_questions, rater, training_replies
 from edgesteer.evaluate.matched import DISTINCT
 from edgesteer.evaluate.relevance import MIN_QUESTIONS, chance, relevance
+from edgesteer.evaluate.snapshot import snapshot_cost
 from edgesteer.evaluate.table import Answers, Table, rows_of
 from edgesteer.evaluate.way import PROMPT, UNSTEERED, Sources, Way, prompts_of, require_trait
 from edgesteer.generate import REPEAT_PENALTY, Chat, Reply, Scores, Tokens, built_in, score
 from edgesteer.generate.progress import Done, Progress, Stages, no_progress, portion, spread
-
-if TYPE_CHECKING:
-    from edgesteer.evaluate.llm_judge import LLMJudge
 
 Further = Callable[[Sequence[Reply], Sequence[str], Done], Mapping[str, tuple[float, ...]]]
 
@@ -62,7 +59,8 @@ def head_to_head(
     at_prompt_coherence: bool = False,
     calibration_questions: Sequence[str] | None = None,
     levels: Sequence[float] = (),
-    judge: Embeds | LLMJudge | None = None,
+    judge: Judge | None = None,
+    controls: bool = False,
     timing: bool = True,
     progress: Progress = no_progress,
 ) -> Table:
@@ -77,19 +75,24 @@ def head_to_head(
         questions) other than `questions`.
     levels: multiples of each row's strength, none of them 1, to measure it at too; from these its values at
         the prompt's coherence on the same questions are computed (`matched`).
-    judge: an embedder, with which a TraitJudge is trained on built-in questions other than `questions`, or a
-        language model. Each needs at least eight questions.
+    judge: as for `rater`. It needs at least eight questions.
+    controls: two more rows, RANDOM (the first of the rows with other directions of the same norms) and GUIDED
+        (guided decoding, an upper bound), and what the prompt costs if its KV is kept.
     timing: whether to measure first_token_seconds.
     Relevance is measured if there are at least three questions, all different.
     Raises InputError for no trait, no questions, levels that make no curve, a count that is no regular
-    expression, a prompt that does not fit the context, too few questions for a judge, or one that cannot
-    judge; MissingExtra for sentiment without VADER; IncompatibleError for a bundle of another model.
+    expression, a prompt that does not fit the context, too few questions for a judge, one that cannot judge,
+    or controls of no row or of a model opened for a single sequence;
+    MissingExtra for sentiment without VADER; IncompatibleError for a bundle of another model.
     """
     questions = _checked_questions(trait, questions, max_tokens)
     check_counts(counts, with_sentiment)
     check_levels(levels)
-    check_rows(chat, rows)
+    check_rows(chat, rows, CONTROLS if controls else ())
+    if controls:
+        check_controls(chat, rows)
     units = 2 + len(rows) * (1 + len(levels) + _DOSE_UNITS * at_prompt_coherence)
+    units += controls * len(CONTROLS) * (1 + len(levels))
     training = 0.0
     if judge is not None:
         check_questions(questions)
@@ -106,6 +109,11 @@ def head_to_head(
         steered = _dosed(chat, steered, prompts_of(chat, apart, trait), max_tokens, stages)
     ways = [Way(UNSTEERED, plain), Way(PROMPT, prompted), *steered]
     spent = costs(chat, ways, timing=timing)
+    snapshot = None
+    if controls:
+        ways += controls_of(steered[0], prompted)
+        spent += costs(chat, [ways[0], *ways[len(spent) :]], timing=False)[1:]
+        snapshot = snapshot_cost(chat, trait, questions, timing=timing)
 
     def further(
         replies: Sequence[Reply], texts: Sequence[str], done: Done
@@ -116,7 +124,7 @@ def head_to_head(
             matched = own.matched.astype(float)
             out = {"relevance": tuple(own.nats.tolist()), QUESTION_MATCHED: tuple(matched.tolist())}
         done(0.5)
-        return out if judging is None else out | judging.rate(texts, portion(done, 0.5, 0.5, 1))
+        return out if judging is None else out | judging.rate(questions, texts, portion(done, 0.5, 0.5, 1))
 
     def answers(way: Way, cost: Cost) -> Answers:
         done = stages.enter(way.name)
@@ -139,6 +147,7 @@ def head_to_head(
         results,
         chance=chance(len(questions)) if comparable else None,
         judge=None if judging is None else judging.judging,
+        snapshot=snapshot,
     )
 
 
@@ -158,7 +167,7 @@ def _at_levels(way: Way, levels: Sequence[float], ask: Callable[[Way], Answers])
     These leave the evaluated range on purpose.
     """
     results: list[Answers] = []
-    if not way.plan or way.strength is None:
+    if not way.has_strengths or way.strength is None:
         return []
     for level in levels:
         with warnings.catch_warnings(), contextlib.suppress(SteeringOverflow):
@@ -177,13 +186,7 @@ def _answers(
     progress: Done,
     cost: Cost,
 ) -> Answers:
-    with way.steered(chat):
-        replies = chat.replies(
-            way.prompts,
-            max_tokens,
-            repeat_penalty=REPEAT_PENALTY,
-            progress=portion(progress, 0, 0.6, 1),
-        )
+    replies = way.replies(chat, max_tokens, portion(progress, 0, 0.6, 1))
     texts = tuple(chat.text(reply.tokens) for reply in replies)
     scores = score(chat, replies, *prompts)
     progress(0.7)
@@ -289,12 +292,13 @@ def check_counts(counts: Sequence[str], with_sentiment: bool) -> None:
         text_measures.sentiment_analyzer()
 
 
-def check_rows(chat: Chat, rows: Sequence[tuple[str, Sources]]) -> None:
+def check_rows(chat: Chat, rows: Sequence[tuple[str, Sources]], more: Sequence[str] = ()) -> None:
     """Refuse equal names, bundles for another model, and gates that cannot be evaluated here.
 
+    more: names of further rows.
     Raises InputError, IncompatibleError, SteeringUnavailable. Steers with each row, as only that tells.
     """
-    names = [UNSTEERED, PROMPT, *(name for name, _ in rows)]
+    names = [UNSTEERED, PROMPT, *more, *(name for name, _ in rows)]
     if again := [name for name in names if names.count(name) > 1]:
         raise InputError(f"evaluation: two rows are named {again[0]!r}, expected a name for each")
     for name, sources in rows:

@@ -16,6 +16,7 @@ from edgesteer.generate.scoring import Scores
 
 if TYPE_CHECKING:
     from edgesteer.evaluate.llm_judge import AtCoherence, JudgeCost
+    from edgesteer.evaluate.snapshot import SnapshotCost
 
 MEASURES = ("trait", "coherence", "nll0", "distinct2")
 
@@ -111,6 +112,7 @@ class Table:
 
     chance: the share of questions that would be matched if all replies were the same; None if relevance could
         not be measured. judge: None without one.
+    snapshot: what the prompt costs if its KV is kept; None without controls. Ignored in comparisons.
     """
 
     trait: str
@@ -119,12 +121,12 @@ class Table:
     rows: tuple[Row, ...]
     chance: float | None = None
     judge: Judging | None = None
+    snapshot: SnapshotCost | None = dataclasses.field(default=None, compare=False)
 
     def to_json(self, timing: bool = True) -> dict[str, Any]:
         """Plain values, without single tokens; NaN and infinity become None.
 
-        timing: False leaves first_token_seconds and the judge's cost out; all the rest is the same in every
-            run.
+        timing: False leaves times and the judge's cost out; all the rest is the same in every run.
         """
         out: dict[str, Any] = plain_values(dataclasses.asdict(self))
         for row in out["rows"]:
@@ -133,6 +135,8 @@ class Table:
                 del row["first_token_seconds"]
         if out["judge"] and not timing:
             del out["judge"]["cost"]
+        if out["snapshot"] and not timing:
+            del out["snapshot"]["first_token_seconds"], out["snapshot"]["token_seconds"]
         return out
 
 

@@ -1,4 +1,4 @@
-"""A way to ask a model: the prompts, and the steering. Decodes nothing."""
+"""A way to ask a model: the prompts, and the steering."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from itertools import count
 from edgesteer.bundle import Bundle
 from edgesteer.errors import InputError
 from edgesteer.evaluate.dose import Dose
-from edgesteer.generate import Chat
-from edgesteer.generate.chat import Tokens
+from edgesteer.generate import REPEAT_PENALTY, Chat, Reply, Tokens
+from edgesteer.generate.progress import Done, no_progress
 from edgesteer.plan import SteeringPlan
 from edgesteer.runtime import SteeredLlama
 
@@ -84,9 +84,24 @@ class Way:
         hi = min(highest)
         return min(max(0.0, *lowest), hi), hi
 
+    @property
+    def held(self) -> Sequence[Tokens]:
+        """For each prompt, the tokens that are in the context before its reply."""
+        return self.prompts
+
+    @property
+    def has_strengths(self) -> bool:
+        """Whether another strength gives other replies."""
+        return bool(self.plan)
+
     def steered(self, chat: Chat) -> AbstractContextManager[SteeredLlama]:
         """A context in which the way's plan is in force instead of the model's own."""
         return chat.llm.steered(self.plan)
+
+    def replies(self, chat: Chat, max_tokens: int, progress: Done = no_progress) -> list[Reply]:
+        """Greedy replies to the prompts, with the repeat penalty of `edgesteer run`."""
+        with self.steered(chat):
+            return chat.replies(self.prompts, max_tokens, repeat_penalty=REPEAT_PENALTY, progress=progress)
 
 
 def require_trait(trait: str) -> None:
