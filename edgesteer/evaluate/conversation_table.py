@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgesteer.evaluate.intervals import Estimate, Sample, difference, estimate
-from edgesteer.evaluate.table import Judging, plain_values
+from edgesteer.evaluate.table import Judging, named, plain_values
 
 F64 = npt.NDArray[np.float64]
 
@@ -90,6 +90,25 @@ class ConversationTable:
         """Plain values; NaN becomes None."""
         out: dict[str, Any] = plain_values(dataclasses.asdict(self))
         return out
+
+    def for_manifest(self, name: str) -> dict[str, Any]:
+        """What the manifest of the row's bundle says as `evaluation.conversations`.
+
+        Raises ValueError if there is no row of that name.
+        """
+        row = named(self.rows, name)
+        return {
+            "scripts": len(self.scripts),
+            "turns": self.turns,
+            "temperature": self.temperature,
+            "strength": row.strength,
+            "trait_kept": row.trait_kept.for_manifest(),
+            "trait_of_the_prompts": row.of_prompt.for_manifest(),
+            "coherence_minus_prompt": row.over_turns_minus_prompt["coherence"].for_manifest(),
+            "replies": row.n_replies,
+            "equal": row.n_equal,
+            "begin_alike": row.n_begin_alike,
+        }
 
 
 def repeats(replies: Sequence[str]) -> dict[str, list[float]]:

@@ -16,7 +16,7 @@ from typing import Any
 from edgesteer.errors import InputError
 from edgesteer.evaluate.instructions import KINDS, Instruction, obeyed, read_instructions
 from edgesteer.evaluate.shares import Share, ways_to_ask
-from edgesteer.evaluate.table import plain_values
+from edgesteer.evaluate.table import named, plain_values
 from edgesteer.evaluate.way import Sources
 from edgesteer.generate import Chat
 from edgesteer.generate.progress import Progress, Stages, no_progress
@@ -55,6 +55,14 @@ class Obedience:
         """Plain values."""
         out: dict[str, Any] = plain_values(dataclasses.asdict(self))
         return out
+
+    def for_manifest(self, name: str) -> dict[str, Any]:
+        """What the manifest of the row's bundle says as `evaluation.instructions`.
+
+        Raises ValueError if there is no row of that name.
+        """
+        row, before = named(self.rows, name), self.rows[0].share
+        return {"strength": row.strength, **row.share.for_manifest(before, len(self.prompts))}
 
 
 def obedience(

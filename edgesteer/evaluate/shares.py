@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from edgesteer.errors import InputError
 from edgesteer.evaluate.head_to_head import check_rows
@@ -35,6 +36,15 @@ class Share:
         changes = [(b, a) for b, a in zip(unsteered, yes, strict=True) if b != a]
         lost = sum(b for b, _ in changes)
         return cls(estimate(after), difference(after, before), lost, len(changes) - lost)
+
+    def for_manifest(self, unsteered: Share, questions: int) -> dict[str, Any]:
+        """Plain values: shares before and after, and how many points are lost."""
+        return {
+            "questions": questions,
+            "before": round(unsteered.estimate.value, 4),
+            "after": round(self.estimate.value, 4),
+            "points_lost": self.minus_unsteered.for_manifest(-100, 2),
+        }
 
 
 def ways_to_ask(

@@ -6,7 +6,7 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from edgesteer.evaluate import text_measures
 from edgesteer.evaluate.dose import Dose
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from edgesteer.evaluate.snapshot import SnapshotCost
 
 MEASURES = ("trait", "coherence", "nll0", "distinct2")
+
+_IN_CARD = ("trait", "coherence", "relevance", "judge", "judge: alignment", "judge: coherence")
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +141,20 @@ class Table:
             del out["snapshot"]["first_token_seconds"], out["snapshot"]["token_seconds"]
         return out
 
+    def for_manifest(self, name: str) -> dict[str, Any]:
+        """What the manifest of the row's bundle says as `evaluation.replies`.
+
+        Raises ValueError if there is no row of that name.
+        """
+        row = named(self.rows, name)
+        ways = {"unsteered": self.rows[0], "prompt": self.rows[1], "steered": row}
+        figures = {
+            way: {key: one.estimates[key].for_manifest() for key in _IN_CARD if key in one.estimates}
+            for way, one in ways.items()
+        }
+        judge = {} if self.judge is None else {"judge": self.judge.summary}
+        return {"questions": len(self.questions), "strength": row.strength, **judge, **figures}
+
 
 def rows_of(
     answers: Sequence[Answers],
@@ -210,6 +226,22 @@ def _samples(answers: Answers, counts: Sequence[str]) -> dict[str, Sample]:
         out[f"{name} per 100 words"] = Sample.ratio([100 * n for n in hits], words)
         out[f"{name} in replies"] = Sample.mean([float(n > 0) for n in hits])
     return out
+
+
+class _Named(Protocol):
+    @property
+    def name(self) -> str: ...
+
+
+_R = TypeVar("_R", bound=_Named)
+
+
+def named(rows: Sequence[_R], name: str) -> _R:
+    """The row of this name. Raises ValueError if there is none."""
+    row = next((row for row in rows if row.name == name), None)
+    if row is None:
+        raise ValueError(f"row {name!r}: expected one of {', '.join(row.name for row in rows)}")
+    return row
 
 
 def plain_values(value: Any) -> Any:

@@ -81,10 +81,10 @@ class Transfer:
         out: dict[str, Any] = plain_values(dataclasses.asdict(self))
         return out
 
-    def for_card(self) -> dict[str, Any]:
-        """Plain values for a manifest's `evaluation["transfer"]`; a figure is [value, low, high]."""
+    def for_manifest(self) -> dict[str, Any]:
+        """What the bundle's manifest says as `evaluation.transfer`."""
         tried = {
-            trial.file_type: {key: _figures(value) for key, value in trial.estimates.items()}
+            trial.file_type: {key: value.for_manifest() for key, value in trial.estimates.items()}
             for trial in self.trials
         }
         return {
@@ -92,7 +92,6 @@ class Transfer:
             "requantized_from": self.trials[0].file_type,
             "questions": len(self.questions),
             "strength": self.strength,
-            "figures": "mean, and its 95 % interval over the questions",
             "tried_on": tried,
         }
 
@@ -266,7 +265,3 @@ def _check_model(chat: Chat, bundle: Bundle) -> None:
     doubt = check_model(bundle, chat.llm.model_info)
     if doubt and bundle.model is not None:
         raise IncompatibleError(doubt)
-
-
-def _figures(value: Estimate) -> list[float | None]:
-    return [None if number != number else round(number, 4) for number in dataclasses.astuple(value)]
