@@ -76,7 +76,10 @@ class ConversationRow:
 
 @dataclass(frozen=True, slots=True)
 class ConversationTable:
-    """A row for each way to ask; the first two are unsteered and prompted. judge: None without one."""
+    """A row for each way to ask; the first two are unsteered and prompted.
+
+    questions: [scripts][turns]. judge: None without one.
+    """
 
     trait: str
     scripts: tuple[str, ...]
@@ -84,6 +87,7 @@ class ConversationTable:
     max_tokens: int
     temperature: float
     rows: tuple[ConversationRow, ...]
+    questions: tuple[tuple[str, ...], ...] = ()
     judge: Judging | None = None
 
     def to_json(self) -> dict[str, Any]:

@@ -98,7 +98,8 @@ def conversations(
         talks.append(held.talk(turns, judging))
     progress("done", 1.0)
     table = table_of(trait, [script.name for script in scripts], turns, max_tokens, temperature, talks)
-    return table if judging is None else replace(table, judge=judging.judging)
+    questions = tuple(script.turns[:turns] for script in scripts)
+    return replace(table, questions=questions, judge=None if judging is None else judging.judging)
 
 
 class _Held:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 from edgesteer.evaluate import Table
 from edgesteer.evaluate.conversation_table import ConversationTable
@@ -16,9 +16,11 @@ from edgesteer.evaluate.shares import Share
 from edgesteer.evaluate.transfer import Transfer
 from edgesteer.report import charts, conversations, head_to_head, side_effects, transfer
 from edgesteer.report.charts import drawn
-from edgesteer.report.explained import UNITS, explained, title_of
 from edgesteer.report.html import Cell, render
+from edgesteer.report.measures import explained, title_of, unit_of
 from edgesteer.report.svg import Drawing
+
+_NONE = Estimate(math.nan, math.nan, math.nan)
 
 
 class Figures(NamedTuple):
@@ -83,72 +85,45 @@ def _replies(table: Table) -> Section:
 
 
 def _reply_tables(table: Table, keys: Sequence[str]) -> Iterator[Figures]:
-    prompt = table.rows[1]
-    pairs = [head for key in keys for head in (title_of(key), "minus prompt")]
-    rows = [
-        (
-            row.name,
-            _strength(row.strength),
-            *(
-                cell
-                for key in keys
-                for cell in (
-                    _cell(row.estimates[key]),
-                    "" if row is prompt else _cell(row.minus_prompt[key], sign="+"),
-                )
-            ),
-        )
-        for row in table.rows
-    ]
-    caption = "Means over the replies with 95 % intervals over the questions; differences are paired by question."
-    yield Figures(caption, ("", "strength", *pairs), rows)
-    matched = [(row, row.matched) for row in table.rows if row.matched]
-    if matched:
-        rows = [
+    head = ("", "strength", *(text for key in keys for text in (title_of(key), "minus prompt")))
+    prompt, nothing = table.rows[1], dict.fromkeys(keys, _NONE)
+    yield Figures(
+        "Means over the replies with 95 % intervals over the questions; differences are paired by question.",
+        head,
+        [
             (
                 row.name,
-                _strength(at.strength),
-                *(
-                    cell
-                    for key in keys
-                    for cell in (_cell(at.estimates[key]), _cell(at.minus_prompt[key], sign="+"))
-                ),
+                _strength(row.strength),
+                *_pairs(keys, row.estimates, nothing if row is prompt else row.minus_prompt),
             )
-            for row, at in matched
+            for row in table.rows
+        ],
+    )
+    if any(row.matched for row in table.rows):
+        rows = [
+            (row.name, _strength(at.strength), *_pairs(keys, at.estimates, at.minus_prompt))
+            for row in table.rows
+            if (at := row.matched)
         ]
-        yield Figures("The same at the prompt's coherence.", ("", "strength", *pairs), rows)
-    names = dict.fromkeys(name for row in table.rows for name in row.judged)
-    judged = [(row, row.judged) for row in table.rows if row.judged]
-    if judged:
-        head = ("", *(head for name in names for head in (name, "minus prompt", "strength")))
-        yield Figures(
-            "The alignment that the judge sees, at the prompt's coherence (TA@Cp) and at 80 (TA@C80).",
-            head,
-            [
-                (
-                    row.name,
-                    *(
-                        cell
-                        for name in names
-                        for cell in (
-                            _cell(each[name].estimates["alignment"], 1),
-                            _cell(each[name].minus_prompt["alignment"], 1, "+"),
-                            _strength(each[name].strength),
-                        )
-                    ),
-                )
-                for row, each in judged
-            ],
-        )
+        yield Figures("The same at the prompt's coherence.", head, rows)
+    for name in dict.fromkeys(name for row in table.rows for name in row.judged):
+        judged = [
+            (row.name, _strength(at.strength), *_pairs(["alignment"], at.estimates, at.minus_prompt, 1))
+            for row in table.rows
+            if (at := row.judged.get(name))
+        ]
+        yield Figures(f"{name}, as the judge sees it", ("", "strength", "alignment", "minus prompt"), judged)
     if table.snapshot:
         yield Figures(
-            "What the prompt costs, and what it costs if its KV is computed once and kept.",
+            "What the prompt costs, and what it costs if its KV is computed once and kept",
             head_to_head.SNAPSHOT_HEAD,
             head_to_head.snapshot_rows(table.snapshot),
         )
 
 
 # -- conversations ---------------------------------------------------------------------------------
+
+_TURN_UNITS = {"words": "words in a reply", "begins": "share of replies that begin like an earlier one"}
 
 
 def _conversations(table: ConversationTable) -> Section:
@@ -172,9 +147,12 @@ def _conversations(table: ConversationTable) -> Section:
         list(_curves(table)),
         conversations.notes(table),
         replies=[
-            (f"{script}, turn {t + 1}", [(row.name, row.replies[i][t]) for row in table.rows if t < len(row.replies[i])])
-            for i, script in enumerate(table.scripts)
-            for t in range(table.turns)
+            (
+                f"{script}, turn {t + 1}: {question}",
+                [(row.name, row.replies[i][t]) for row in table.rows if t < len(row.replies[i])],
+            )
+            for i, (script, questions) in enumerate(zip(table.scripts, table.questions, strict=False))
+            for t, question in enumerate(questions)
         ],
     )
 
@@ -202,8 +180,9 @@ def _curves(table: ConversationTable) -> Iterator[Drawing | None]:
             charts.Series(row.name, [(t + 1.0, one.value) for t, one in enumerate(row.turns[name])])
             for row in table.rows
         ]
+        title, unit = f"{title_of(name)} over the turns", _TURN_UNITS.get(name) or unit_of(name)
         ticks = [t + 1.0 for t in range(table.turns)]
-        yield drawn(charts.lines, f"{title_of(name)} over the turns", "turn", UNITS.get(name, name), series, x_ticks=ticks)
+        yield drawn(charts.lines, title, "turn", unit, series, x_ticks=ticks)
 
 
 # -- facts and instructions ------------------------------------------------------------------------
@@ -218,8 +197,9 @@ def _instructions(result: Obedience) -> Section:
     rows = [(row.name, row.strength, row.share) for row in result.rows]
     section = _shares("Instructions", "obeyed", rows, side_effects.obedience_notes(result))
     kinds = Figures("Obeyed, by the kind of check", *side_effects.kinds(result))
+    verdict = {True: "obeyed", False: "not obeyed"}
     replies = [
-        (prompt, [(f"{row.name}, {'obeyed' if row.obeyed[i] else 'not obeyed'}", row.replies[i]) for row in result.rows])
+        (prompt, [(f"{row.name}: {verdict[row.obeyed[i]]}", row.replies[i]) for row in result.rows])
         for i, prompt in enumerate(result.prompts)
     ]
     return section._replace(tables=[*section.tables, kinds], replies=replies)
@@ -252,20 +232,14 @@ def _shares(
 
 def _transfer(result: Transfer) -> Section:
     keys = ("trait", "coherence", "kl")
+    nothing = dict.fromkeys(keys, _NONE)
     rows = [
         (
             trial.file_type,
             f"{trial.file_bytes / 1e6:.1f}",
-            *(
-                cell
-                for key in keys
-                for cell in (
-                    _cell(trial.estimates[key]),
-                    _cell(trial.minus_first[key], sign="+") if i else "",
-                )
-            ),
+            *_pairs(keys, trial.estimates, trial.minus_first if trial.copy else nothing),
         )
-        for i, trial in enumerate(result.trials)
+        for trial in result.trials
     ]
     first = f"minus {result.trials[0].file_type}"
     head = ("", "MB", "trait", first, "coherence", first, "KL from unsteered", first)
@@ -276,7 +250,7 @@ def _transfer(result: Transfer) -> Section:
             _bars(
                 "KL from unsteered" if key == "kl" else key,
                 [(trial.file_type, trial.estimates[key]) for trial in result.trials],
-                UNITS.get(key, "nats per token"),
+                "nats per token" if key == "kl" else None,
             )
             for key in keys
         ],
@@ -292,11 +266,16 @@ def _bars(key: str, rows: Iterable[tuple[str, Estimate]], unit: str | None = Non
         charts.Bar(name, one.value, one.low, one.high, f"{one.value:.2f} [{one.low:.2f}, {one.high:.2f}]")
         for name, one in rows
     ]
-    return drawn(charts.bars, title_of(key), unit or UNITS.get(key, _counted(key)), bars)
+    return drawn(charts.bars, title_of(key), unit or unit_of(key), bars)
 
 
-def _counted(key: str) -> str:
-    return "matches" if key.endswith("100 words") else "share of replies"
+def _pairs(
+    keys: Sequence[str], own: Mapping[str, Estimate], minus: Mapping[str, Estimate], digits: int = 2
+) -> Iterator[Cell | str]:
+    """For each measure its value and its difference."""
+    for key in keys:
+        yield _cell(own[key], digits)
+        yield _cell(minus[key], digits, "+")
 
 
 def _cell(one: Estimate, digits: int = 2, sign: str = "") -> Cell | str:
