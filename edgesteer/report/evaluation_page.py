@@ -32,12 +32,14 @@ class Figures(NamedTuple):
 
 
 class Section(NamedTuple):
-    """A measurement. measures: (name, meaning). replies: (question, [(row, reply)])."""
+    """A measurement. details: tables that are folded. measures: (name, meaning). replies: (question,
+    [(row, reply)])."""
 
     title: str
     tables: Sequence[Figures]
     charts: Sequence[Drawing | None]
     notes: Sequence[str]
+    details: Sequence[Figures] = ()
     measures: Sequence[tuple[str, str]] = ()
     replies: Sequence[tuple[str, Sequence[tuple[str, str]]]] = ()
 
@@ -76,8 +78,8 @@ def _replies(table: Table) -> Section:
         list(_reply_tables(table, keys)),
         [_bars(key, [(row.name, row.estimates[key]) for row in table.rows]) for key in keys],
         head_to_head.notes(table),
-        explained(keys),
-        [
+        measures=explained(keys),
+        replies=[
             (question, [(row.name, row.replies[i]) for row in table.rows])
             for i, question in enumerate(table.questions)
         ],
@@ -140,12 +142,14 @@ def _conversations(table: ConversationTable) -> Section:
         )
         for row in table.rows
     ]
-    head = ("", "strength", "trait kept", "of the prompt's", "coherence", "minus prompt", "equal", "alike")
+    shares = ("trait kept, %", "of the prompt's, %")
+    head = ("", "strength", *shares, "coherence", "minus prompt", "equal", "alike")
     return Section(
         "Conversations",
-        [Figures("Over all turns; 95 % intervals over the conversations.", head, rows), *_by_turn(table)],
+        [Figures("Over all turns; 95 % intervals over the conversations.", head, rows)],
         list(_curves(table)),
         conversations.notes(table),
+        details=list(_by_turn(table)),
         replies=[
             (
                 f"{script}, turn {t + 1}: {question}",
@@ -162,13 +166,13 @@ def _shown(table: ConversationTable) -> list[str]:
 
 
 def _by_turn(table: ConversationTable) -> Iterator[Figures]:
-    head = ("", *(f"turn {t + 1}" for t in range(table.turns)))
     for name in _shown(table):
         digits = conversations.BY_TURN[name]
+        rows = [row for row in table.rows if name in row.turns]
         yield Figures(
             f"{title_of(name)}, turn by turn",
-            head,
-            [(row.name, *(_cell(one, digits) for one in row.turns[name])) for row in table.rows],
+            ("turn", *(row.name for row in rows)),
+            [(str(t + 1), *(_cell(row.turns[name][t], digits) for row in rows)) for t in range(table.turns)],
         )
 
 
@@ -221,7 +225,7 @@ def _shares(
         )
         for i, (name, strength, share) in enumerate(rows)
     ]
-    head = ("", "strength", verb, "minus unsteered, points", "lost", "gained")
+    head = ("", "strength", f"{verb}, %", "minus unsteered, points", "lost", "gained")
     caption = "Shares with 95 % intervals over the questions; differences are paired by question."
     bars = [(name, _times(share.estimate, 100)) for name, _, share in rows]
     return Section(title, [Figures(caption, head, cells)], [_bars(verb, bars, "percent")], notes)

@@ -378,6 +378,33 @@ def test_a_judge_that_cannot_be_meant_is_refused(
     refused(evaluate(*args), message, code=code)
 
 
+@pytest.mark.parametrize(
+    "answer", ["It sounds like a pirate.", "Sehr gut, fast wie ein Pirat.", '{"score": 101}', ""]
+)
+@pytest.mark.parametrize("more", [(), ("--turns", "2")])
+def test_a_judge_that_gives_no_score_is_one_line(
+    run: Run, tiny: Path, steer: Path, answer: str, more: tuple[str, ...]
+) -> None:
+    with serving(Stub(answer=lambda request: answer)) as stub:
+        result = run("eval", tiny, "--steer", steer, "-n", 4, "-t", 1, "--judge", stub.url, *more)
+    refused(result, "gives more than a fifth of the replies no alignment score", "try another --judge-model")
+
+
+def test_a_conversation_ends_where_the_context_is_full(run: Run, tiny: Path, steer: Path) -> None:
+    command = ("eval", tiny, "--steer", steer, "--turns", 4, "-n", 24, "-t", 1)
+    short = run(*command, "-c", 256)
+    assert short.exit_code == 0, short.stderr
+    assert "ended before turn" in short.stdout
+    refused(run(*command, "-c", 64), "take at least", "load it with a larger context")
+
+
+def test_empty_replies_are_counted(evaluate: Run) -> None:
+    begun = json.loads(evaluate("--json").stdout)["rows"][0]["replies"][0][:1]
+    result = evaluate("--stop", begun)
+    assert result.exit_code == 0, result.stderr
+    assert "empty replies" in result.stdout
+
+
 def test_a_chat_model_is_no_judge(evaluate: Run, tiny: Path, eight: tuple[str, Path]) -> None:
     refused(evaluate(*eight, "--judge", tiny), "embeds single tokens, expected one that embeds whole texts")
 
