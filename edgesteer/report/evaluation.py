@@ -11,15 +11,14 @@ from edgesteer.report.side_effects import facts_lines, obedience_lines
 
 def lines(result: Evaluation) -> Iterator[str]:
     """The whole report."""
-    parts = (
-        (result.replies, head_to_head.lines),
-        (result.conversations, conversations.lines),
-        (result.facts, facts_lines),
-        (result.instructions, obedience_lines),
-        (result.transfer, transfer.lines),
-    )
-    made = [(one, show) for one, show in parts if one is not None]
-    for i, (one, show) in enumerate(made):
+    parts = [
+        head_to_head.lines(result.replies) if result.replies else None,
+        conversations.lines(result.conversations) if result.conversations else None,
+        facts_lines(result.facts) if result.facts else None,
+        obedience_lines(result.instructions) if result.instructions else None,
+        transfer.lines(result.transfer) if result.transfer else None,
+    ]
+    for i, part in enumerate(filter(None, parts)):
         if i:
             yield ""
-        yield from show(one)  # type: ignore[operator]
+        yield from part

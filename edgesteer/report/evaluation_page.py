@@ -110,9 +110,9 @@ def _reply_tables(table: Table, keys: Sequence[str]) -> Iterator[Figures]:
         yield Figures("The same at the prompt's coherence.", head, rows)
     for name in dict.fromkeys(name for row in table.rows for name in row.judged):
         judged = [
-            (row.name, _strength(at.strength), *_pairs(["alignment"], at.estimates, at.minus_prompt, 1))
+            (row.name, _strength(own.strength), *_pairs(["alignment"], own.estimates, own.minus_prompt, 1))
             for row in table.rows
-            if (at := row.judged.get(name))
+            if (own := row.judged.get(name))
         ]
         yield Figures(f"{name}, as the judge sees it", ("", "strength", "alignment", "minus prompt"), judged)
     if table.snapshot:

@@ -391,11 +391,11 @@ def test_a_judge_that_gives_no_score_is_one_line(
 
 
 def test_a_conversation_ends_where_the_context_is_full(run: Run, tiny: Path, steer: Path) -> None:
-    command = ("eval", tiny, "--steer", steer, "--turns", 4, "-n", 24, "-t", 1)
-    short = run(*command, "-c", 256)
+    command = ("eval", tiny, "--steer", steer, "--turns", 6, "-n", 40, "-t", 1)
+    short = run(*command, "-c", 512)
     assert short.exit_code == 0, short.stderr
     assert "ended before turn" in short.stdout
-    refused(run(*command, "-c", 64), "take at least", "load it with a larger context")
+    refused(run(*command, "-c", 256), "take at least", "load it with a larger context")
 
 
 def test_empty_replies_are_counted(evaluate: Run) -> None:
