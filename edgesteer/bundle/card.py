@@ -74,13 +74,14 @@ def _use(manifest: Mapping[str, Any]) -> str:
 
 
 def entries(values: Mapping[str, Any], depth: int = 0) -> Iterator[tuple[int, str, str]]:
-    """(depth, key, value in words) of nested values, by key; the value is empty where deeper ones follow."""
+    """(depth, key, value in words) of nested values, by key; without a value where deeper ones follow."""
     for key in sorted(values):
-        if isinstance(values[key], Mapping) and values[key].keys() != _INTERVAL:
+        value = values[key]
+        if isinstance(value, Mapping) and value and value.keys() != _INTERVAL:
             yield depth, key, ""
-            yield from entries(values[key], depth + 1)
+            yield from entries(value, depth + 1)
         else:
-            yield depth, key, words(values[key])
+            yield depth, key, words(value)
 
 
 def _bullets(values: Mapping[str, Any]) -> Iterator[str]:
