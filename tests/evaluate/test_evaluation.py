@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from edgesteer import Bundle
@@ -11,7 +13,7 @@ from tests.evaluate.stub_judge import Stub, serving
 
 TRAIT = "You talk like a pirate, arr."
 QUESTIONS = tuple(f"What is {n} and one?" for n in range(8))
-SMALL = {"questions": QUESTIONS, "max_tokens": 4}
+SMALL: dict[str, Any] = {"questions": QUESTIONS, "max_tokens": 4}
 
 
 def test_all_is_measured_at_the_strengths_that_are_found(chat: Chat, bundle: Bundle) -> None:
