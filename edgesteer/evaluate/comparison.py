@@ -11,26 +11,21 @@ import math
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from edgesteer.bundle import ModelInfo
 from edgesteer.errors import EdgesteerWarning, SteeringOverflow
 from edgesteer.evaluate.cost import Cost, costs, kv_bytes_per_token
 from edgesteer.evaluate.dose import Point
 from edgesteer.evaluate.head_to_head import head_to_head, ways_of
-from edgesteer.evaluate.judge import Embeds
-from edgesteer.evaluate.judging import training_replies
+from edgesteer.evaluate.judging import Judge, training_replies
 from edgesteer.evaluate.suite_file import Suite
 from edgesteer.evaluate.table import Row, Table, plain_values
 from edgesteer.evaluate.way import PROMPT, UNSTEERED, Sources, Way, prompts_of
 from edgesteer.generate import Chat, Scores, score
-from edgesteer.generate.chat import REPEAT_PENALTY
-from edgesteer.generate.progress import Done, Progress, Stages, spread
+from edgesteer.generate.progress import Done, Progress, Stages, no_progress, spread
 from edgesteer.generate.scoring import ScoredTokens
 from edgesteer.steering_map import join_pieces
-
-if TYPE_CHECKING:
-    from edgesteer.evaluate.llm_judge import LLMJudge
 
 MAX_TOKENS = 64
 
@@ -108,9 +103,9 @@ def compare(
     trait: str,
     rows: Sequence[tuple[str, Sources]],
     *,
-    judge: Embeds | LLMJudge | None = None,
+    judge: Judge | None = None,
     timing: bool = True,
-    progress: Progress = lambda stage, fraction: None,
+    progress: Progress = no_progress,
 ) -> Comparison:
     """Ask the suite's questions unsteered, with the trait as system prompt, and in each row.
 
@@ -219,8 +214,7 @@ class Curves:
         try:
             with warnings.catch_warnings():  # a curve leaves the evaluated range on purpose
                 warnings.simplefilter("ignore", EdgesteerWarning)
-                with way.steered(self._chat):
-                    replies = self._chat.replies(plain, self.n_tokens, repeat_penalty=REPEAT_PENALTY)
+                replies = dataclasses.replace(way, prompts=plain).replies(self._chat, self.n_tokens)
         except SteeringOverflow:
             return Point(strength, math.nan, math.inf, 0.0)
         return self._point(strength, score(self._chat, replies, plain, prompted))

@@ -10,8 +10,8 @@ behind that same history, with the trait as system prompt and without. The plan 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from importlib import resources
 from typing import Any
 
@@ -20,16 +20,14 @@ import numpy as np
 from edgesteer.errors import InputError
 from edgesteer.evaluate.conversation_table import F64, MEASURES, ConversationTable, Talk, repeats, table_of
 from edgesteer.evaluate.head_to_head import check_rows
+from edgesteer.evaluate.judging import Judge, Rater, rater, training_replies
 from edgesteer.evaluate.text_measures import words
-from edgesteer.evaluate.way import PROMPT, UNSTEERED, Sources, Way
+from edgesteer.evaluate.way import PROMPT, UNSTEERED, Sources, Way, require_trait
 from edgesteer.generate import REPEAT_PENALTY, Chat, Reply, Tokens, measures
 from edgesteer.generate.chat import DAY
 from edgesteer.generate.measures import F32
-from edgesteer.generate.progress import Done, Progress, Stages, portion
+from edgesteer.generate.progress import Done, Progress, Stages, no_progress, portion
 from edgesteer.generate.text_file import read_records, short, sound
-
-Judge = Callable[[Sequence[str]], Sequence[float] | None]
-"""The probability of each text that it shows the trait; None from a judge that abstains."""
 
 TURNS = 10
 
@@ -66,7 +64,7 @@ def conversations(
     temperature: float = 0.0,
     seed: int = 0,
     judge: Judge | None = None,
-    progress: Progress = lambda stage, fraction: None,
+    progress: Progress = no_progress,
 ) -> ConversationTable:
     """Hold every conversation unsteered, with the trait as system prompt, and in each of the rows.
 
@@ -74,6 +72,7 @@ def conversations(
     turns: how many of each script. max_tokens: of a reply.
     temperature: 0 is greedy; any other draws, from `seed`, the script's name and the turn alone. The repeat
         penalty is that of `edgesteer run`.
+    judge: as for `rater`. It needs at least eight different questions, so more than one turn of few scripts.
     A script whose next turn does not fit into the context ends there, with a note.
     Raises InputError for a chat that renders a text instead of the model's chat template, for scripts that
     are too short, that share a name, or that cannot fit, and for what `head_to_head` refuses.
@@ -82,7 +81,12 @@ def conversations(
     _check(chat, trait, scripts, turns, max_tokens, temperature, seed)
     check_rows(chat, rows)
     ways = [Way(UNSTEERED, ()), Way(PROMPT, ()), *(Way.of(name, (), sources) for name, sources in rows)]
-    stages = Stages(progress, len(ways))
+    training = 0.0 if judge is None else training_replies(judge) / (len(scripts) * turns)
+    stages = Stages(progress, len(ways) + training)
+    judging: Rater | None = None
+    if judge is not None:
+        asked = [question for script in scripts for question in script.turns[:turns]]
+        judging = rater(judge, chat, trait, asked, max_tokens, stages.enter("judge", training))
     talks = []
     for way in ways:
         held = _Held(chat, way, trait, scripts, max_tokens)
@@ -91,9 +95,11 @@ def conversations(
             rngs = [np.random.default_rng([seed, turn, *s.name.encode()]) for s in scripts]
             held.answer(turn, temperature, rngs, portion(done, turn * _REPLYING, _REPLYING, turns))
         done(_REPLYING)
-        talks.append(held.talk(turns, judge))
+        talks.append(held.talk(turns, judging))
     progress("done", 1.0)
-    return table_of(trait, [script.name for script in scripts], turns, max_tokens, temperature, talks)
+    table = table_of(trait, [script.name for script in scripts], turns, max_tokens, temperature, talks)
+    questions = tuple(script.turns[:turns] for script in scripts)
+    return replace(table, questions=questions, judge=None if judging is None else judging.judging)
 
 
 class _Held:
@@ -151,7 +157,7 @@ class _Held:
         self._prompted[i].append(prompted)
         return True
 
-    def talk(self, turns: int, judge: Judge | None) -> Talk:
+    def talk(self, turns: int, judging: Rater | None) -> Talk:
         """The replies with their measures."""
         texts = [[self._chat.text(reply.tokens) for reply in one] for one in self._replies]
         values = {name: np.full((len(texts), turns), np.nan) for name in MEASURES}
@@ -165,8 +171,8 @@ class _Held:
                 values["words"][i, t] = words(texts[i][t])
             for name, each in repeats(texts[i]).items():
                 values[name][i, : len(each)] = each
-        if judge is not None and (judged := _judged(judge, texts, turns)) is not None:
-            values["judge"] = judged
+        if judging is not None:
+            values |= self._judged(judging, texts, turns)
         notes = tuple(f"{self._scripts[i].name!r} {self._ended[i]}" for i in sorted(self._ended))
         way = self._way
         return Talk(way.name, way.strength, way.sources, tuple(map(tuple, texts)), values, notes)
@@ -187,6 +193,17 @@ class _Held:
         ]
         with self._chat.llm.steered([]):
             return _log_probs(self._chat, pairs)
+
+
+    def _judged(self, judging: Rater, texts: Sequence[Sequence[str]], turns: int) -> dict[str, F64]:
+        """By measure, float64 [scripts, turns]; empty if the judge abstains."""
+        at = [(i, t) for i, one in enumerate(texts) for t in range(len(one))]
+        rated = judging.rate([self._scripts[i].turns[t] for i, t in at], [texts[i][t] for i, t in at])
+        out = {name: np.full((len(texts), turns), np.nan) for name in rated}
+        for name, scores in rated.items():
+            for place, score in zip(at, scores, strict=True):
+                out[name][place] = score
+        return out
 
 
 def _prompt(chat: Chat, history: Sequence[Message], system: str | None) -> list[int]:
@@ -221,18 +238,6 @@ def _log_probs(chat: Chat, scripts: Sequence[Sequence[_Pair]]) -> list[list[F32]
     return out
 
 
-def _judged(judge: Judge, texts: Sequence[Sequence[str]], turns: int) -> F64 | None:
-    """float64 [scripts, turns]; None if the judge abstains."""
-    scores = judge([text for one in texts for text in one])
-    if scores is None:
-        return None
-    out, at = np.full((len(texts), turns), np.nan), 0
-    for i, one in enumerate(texts):
-        out[i, : len(one)] = scores[at : at + len(one)]
-        at += len(one)
-    return out
-
-
 def _check(
     chat: Chat,
     trait: str,
@@ -243,10 +248,7 @@ def _check(
     seed: int,
 ) -> None:
     """Check everything that can fail at once, before the minutes of work."""
-    if not trait.strip():
-        raise InputError(
-            "conversations: the trait is empty, expected a sentence to compare with as system prompt"
-        )
+    require_trait(trait)
     if chat.template is not None or chat.llm.chat_template is None:
         raise InputError(
             f"{chat.llm.model_path}: conversations need the model's own chat template, expected no --template"

@@ -14,21 +14,18 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from importlib import resources
-from typing import TYPE_CHECKING
 
 from edgesteer.errors import EdgesteerWarning, InputError, SteeringOverflow
 from edgesteer.evaluate import text_measures
+from edgesteer.evaluate.controls import CONTROLS, check_controls, controls_of
 from edgesteer.evaluate.cost import Cost, costs
-from edgesteer.evaluate.judge import Embeds
-from edgesteer.evaluate.judging import Rater, check_questions, rater, training_replies
+from edgesteer.evaluate.judging import Judge, Rater, check_questions, rater, training_replies
 from edgesteer.evaluate.relevance import MIN_QUESTIONS, chance, relevance
+from edgesteer.evaluate.snapshot import snapshot_cost
 from edgesteer.evaluate.table import Answers, Table, rows_of
-from edgesteer.evaluate.way import PROMPT, UNSTEERED, Sources, Way, prompts_of
-from edgesteer.generate import REPEAT_PENALTY, Chat, Reply, Tokens, score
-from edgesteer.generate.progress import Done, Progress, Stages, portion
-
-if TYPE_CHECKING:
-    from edgesteer.evaluate.llm_judge import LLMJudge
+from edgesteer.evaluate.way import PROMPT, UNSTEERED, Sources, Way, prompts_of, require_trait
+from edgesteer.generate import Chat, Reply, Tokens, score
+from edgesteer.generate.progress import Done, Progress, Stages, no_progress, portion
 
 Further = Callable[[Sequence[Reply], Sequence[str], Done], Mapping[str, tuple[float, ...]]]
 
@@ -51,9 +48,10 @@ def head_to_head(
     counts: Sequence[str] = (),
     with_sentiment: bool = False,
     levels: Sequence[float] = (),
-    judge: Embeds | LLMJudge | None = None,
+    judge: Judge | None = None,
+    controls: bool = False,
     timing: bool = True,
-    progress: Progress = lambda stage, fraction: None,
+    progress: Progress = no_progress,
 ) -> Table:
     """Ask every question unsteered, with the trait as system prompt, and in each of the rows.
 
@@ -62,19 +60,23 @@ def head_to_head(
     counts: what to count in the replies: regular expressions, or names in text_measures.WORDS.
     levels: multiples of each row's strength, none of them 1, to measure it at too; from these its values at
         the prompt's coherence on the same questions are computed (`matched`).
-    judge: an embedder, with which a TraitJudge is trained on built-in questions other than `questions`, or a
-        language model. Each needs at least eight questions.
+    judge: as for `rater`. It needs at least eight questions.
+    controls: two more rows, RANDOM (the first of the rows with other directions of the same norms) and GUIDED
+        (guided decoding, an upper bound), and what the prompt costs if its KV is kept.
     timing: whether to measure first_token_seconds.
     Relevance is measured if there are at least three questions, all different.
     Raises InputError for no trait, no questions, levels that make no curve, a count that is no regular
-    expression, a prompt that does not fit the context, too few questions for a judge, or one that cannot
-    judge; MissingExtra for sentiment without VADER; IncompatibleError for a bundle of another model.
+    expression, a prompt that does not fit the context, too few questions for a judge, one that cannot judge,
+    or controls of no row or of a model opened for a single sequence;
+    MissingExtra for sentiment without VADER; IncompatibleError for a bundle of another model.
     """
     questions = _checked_questions(trait, questions, max_tokens)
     check_counts(counts, with_sentiment)
     check_levels(levels)
-    check_rows(chat, rows)
-    units = 2 + len(rows) * (1 + len(levels))
+    check_rows(chat, rows, CONTROLS if controls else ())
+    if controls:
+        check_controls(chat, rows)
+    units = 2 + len(rows) * (1 + len(levels)) + controls * len(CONTROLS) * (1 + len(levels))
     training = 0.0
     if judge is not None:
         check_questions(questions)
@@ -85,9 +87,14 @@ def head_to_head(
     judging: Rater | None = None
     if judge is not None:
         judging = rater(judge, chat, trait, questions, max_tokens, stages.enter("judge", training))
-    ways = [Way(UNSTEERED, plain), Way(PROMPT, prompted)]
-    ways += [Way.of(name, plain, sources) for name, sources in rows]
+    steered = [Way.of(name, plain, sources) for name, sources in rows]
+    ways = [Way(UNSTEERED, plain), Way(PROMPT, prompted), *steered]
     spent = costs(chat, ways, timing=timing)
+    snapshot = None
+    if controls:
+        ways += controls_of(steered[0], prompted)
+        spent += costs(chat, [ways[0], *ways[len(spent) :]], timing=False)[1:]
+        snapshot = snapshot_cost(chat, trait, questions, timing=timing)
 
     def further(
         replies: Sequence[Reply], texts: Sequence[str], done: Done
@@ -98,7 +105,7 @@ def head_to_head(
             matched = own.matched.astype(float)
             out = {"relevance": tuple(own.nats.tolist()), QUESTION_MATCHED: tuple(matched.tolist())}
         done(0.5)
-        return out if judging is None else out | judging.rate(texts, portion(done, 0.5, 0.5, 1))
+        return out if judging is None else out | judging.rate(questions, texts, portion(done, 0.5, 0.5, 1))
 
     def answers(way: Way, cost: Cost) -> Answers:
         done = stages.enter(way.name)
@@ -121,6 +128,7 @@ def head_to_head(
         results,
         chance=chance(len(questions)) if comparable else None,
         judge=None if judging is None else judging.judging,
+        snapshot=snapshot,
     )
 
 
@@ -140,7 +148,7 @@ def _at_levels(way: Way, levels: Sequence[float], ask: Callable[[Way], Answers])
     These leave the evaluated range on purpose.
     """
     results: list[Answers] = []
-    if not way.plan or way.strength is None:
+    if not way.has_strengths or way.strength is None:
         return []
     for level in levels:
         with warnings.catch_warnings(), contextlib.suppress(SteeringOverflow):
@@ -159,13 +167,7 @@ def _answers(
     progress: Done,
     cost: Cost,
 ) -> Answers:
-    with way.steered(chat):
-        replies = chat.replies(
-            way.prompts,
-            max_tokens,
-            repeat_penalty=REPEAT_PENALTY,
-            progress=portion(progress, 0, 0.6, 1),
-        )
+    replies = way.replies(chat, max_tokens, portion(progress, 0, 0.6, 1))
     texts = tuple(chat.text(reply.tokens) for reply in replies)
     scores = score(chat, replies, *prompts)
     progress(0.7)
@@ -186,10 +188,7 @@ def _checked_questions(trait: str, questions: Sequence[str] | None, max_tokens: 
     questions = list(held_out_questions() if questions is None else questions)
     if not questions:
         raise InputError("evaluation: no questions, expected at least one")
-    if not trait.strip():
-        raise InputError(
-            "evaluation: the trait is empty, expected a sentence to compare with as system prompt"
-        )
+    require_trait(trait)
     if max_tokens < 1:
         raise InputError(f"evaluation: max_tokens {max_tokens}, expected at least 1")
     return questions
@@ -213,12 +212,13 @@ def check_counts(counts: Sequence[str], with_sentiment: bool) -> None:
         text_measures.sentiment_analyzer()
 
 
-def check_rows(chat: Chat, rows: Sequence[tuple[str, Sources]]) -> None:
+def check_rows(chat: Chat, rows: Sequence[tuple[str, Sources]], more: Sequence[str] = ()) -> None:
     """Refuse equal names, bundles for another model, and gates that cannot be evaluated here.
 
+    more: names of further rows.
     Raises InputError, IncompatibleError, SteeringUnavailable. Steers with each row, as only that tells.
     """
-    names = [UNSTEERED, PROMPT, *(name for name, _ in rows)]
+    names = [UNSTEERED, PROMPT, *more, *(name for name, _ in rows)]
     if again := [name for name in names if names.count(name) > 1]:
         raise InputError(f"evaluation: two rows are named {again[0]!r}, expected a name for each")
     for name, sources in rows:

@@ -6,7 +6,7 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from edgesteer.evaluate import text_measures
 from edgesteer.evaluate.intervals import Estimate, Sample, difference, estimate
@@ -15,8 +15,11 @@ from edgesteer.generate.scoring import Scores
 
 if TYPE_CHECKING:
     from edgesteer.evaluate.llm_judge import AtCoherence, JudgeCost
+    from edgesteer.evaluate.snapshot import SnapshotCost
 
 MEASURES = ("trait", "coherence", "nll0", "distinct2")
+
+_IN_CARD = ("trait", "coherence", "relevance", "judge", "judge: alignment", "judge: coherence")
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +111,7 @@ class Table:
 
     chance: the share of questions that would be matched if all replies were the same; None if relevance could
         not be measured. judge: None without one.
+    snapshot: what the prompt costs if its KV is kept; None without controls. Ignored in comparisons.
     """
 
     trait: str
@@ -116,12 +120,12 @@ class Table:
     rows: tuple[Row, ...]
     chance: float | None = None
     judge: Judging | None = None
+    snapshot: SnapshotCost | None = dataclasses.field(default=None, compare=False)
 
     def to_json(self, timing: bool = True) -> dict[str, Any]:
         """Plain values, without single tokens; NaN and infinity become None.
 
-        timing: False leaves first_token_seconds and the judge's cost out; all the rest is the same in every
-            run.
+        timing: False leaves times and the judge's cost out; all the rest is the same in every run.
         """
         out: dict[str, Any] = plain_values(dataclasses.asdict(self))
         for row in out["rows"]:
@@ -130,7 +134,23 @@ class Table:
                 del row["first_token_seconds"]
         if out["judge"] and not timing:
             del out["judge"]["cost"]
+        if out["snapshot"] and not timing:
+            del out["snapshot"]["first_token_seconds"], out["snapshot"]["token_seconds"]
         return out
+
+    def for_manifest(self, name: str) -> dict[str, Any]:
+        """What the manifest of the row's bundle says as `evaluation.replies`.
+
+        Raises ValueError if there is no row of that name.
+        """
+        row = named(self.rows, name)
+        ways = {"unsteered": self.rows[0], "prompt": self.rows[1], "steered": row}
+        figures = {
+            way: {key: one.estimates[key].for_manifest() for key in _IN_CARD if key in one.estimates}
+            for way, one in ways.items()
+        }
+        judge = {} if self.judge is None else {"judge": self.judge.summary}
+        return {"questions": len(self.questions), "strength": row.strength, **judge, **figures}
 
 
 def rows_of(
@@ -202,6 +222,22 @@ def _samples(answers: Answers, counts: Sequence[str]) -> dict[str, Sample]:
         out[f"{name} per 100 words"] = Sample.ratio([100 * n for n in hits], words)
         out[f"{name} in replies"] = Sample.mean([float(n > 0) for n in hits])
     return out
+
+
+class _Named(Protocol):
+    @property
+    def name(self) -> str: ...
+
+
+_R = TypeVar("_R", bound=_Named)
+
+
+def named(rows: Sequence[_R], name: str) -> _R:
+    """The row of this name. Raises ValueError if there is none."""
+    row = next((row for row in rows if row.name == name), None)
+    if row is None:
+        raise ValueError(f"row {name!r}: expected one of {', '.join(row.name for row in rows)}")
+    return row
 
 
 def plain_values(value: Any) -> Any:

@@ -25,7 +25,7 @@ from edgesteer.bundle import Bundle, check_model
 from edgesteer.errors import IncompatibleError, InputError, ModelError
 from edgesteer.evaluate.intervals import F64, Estimate, Sample, difference, estimate
 from edgesteer.evaluate.table import plain_values
-from edgesteer.evaluate.way import Way, prompts_of
+from edgesteer.evaluate.way import Way, prompts_of, require_trait
 from edgesteer.generate import REPEAT_PENALTY, Chat, Reply, Scores, Tokens, score
 from edgesteer.generate.measures import F32, log_softmax
 from edgesteer.generate.progress import Done, Progress, Stages, no_progress, portion
@@ -81,10 +81,10 @@ class Transfer:
         out: dict[str, Any] = plain_values(dataclasses.asdict(self))
         return out
 
-    def for_card(self) -> dict[str, Any]:
-        """Plain values for a manifest's `evaluation["transfer"]`; a figure is [value, low, high]."""
+    def for_manifest(self) -> dict[str, Any]:
+        """What the bundle's manifest says as `evaluation.transfer`."""
         tried = {
-            trial.file_type: {key: _figures(value) for key, value in trial.estimates.items()}
+            trial.file_type: {key: value.for_manifest() for key, value in trial.estimates.items()}
             for trial in self.trials
         }
         return {
@@ -92,7 +92,6 @@ class Transfer:
             "requantized_from": self.trials[0].file_type,
             "questions": len(self.questions),
             "strength": self.strength,
-            "figures": "mean, and its 95 % interval over the questions",
             "tried_on": tried,
         }
 
@@ -107,7 +106,7 @@ def transfer(
     file_types: Sequence[str] = FILE_TYPES,
     max_tokens: int = 64,
     folder: str | os.PathLike[str] | None = None,
-    progress: Progress = lambda stage, fraction: None,
+    progress: Progress = no_progress,
 ) -> Transfer:
     """Try the bundle on the chat's model and on copies of it in other file types.
 
@@ -252,8 +251,7 @@ def _requantized(chat: Chat, file_type: str, folder: str | os.PathLike[str] | No
 def _check(way: Way, trait: str, questions: Sequence[str], file_types: Sequence[str]) -> None:
     if not questions:
         raise InputError("transfer: no questions, expected at least one")
-    if not trait.strip():
-        raise InputError("transfer: the trait is empty, expected a sentence to score the replies with")
+    require_trait(trait)
     if not way.plan:
         raise InputError(
             f"transfer: {way.name} at strength {way.strength:g} steers nothing, expected another"
@@ -267,7 +265,3 @@ def _check_model(chat: Chat, bundle: Bundle) -> None:
     doubt = check_model(bundle, chat.llm.model_info)
     if doubt and bundle.model is not None:
         raise IncompatibleError(doubt)
-
-
-def _figures(value: Estimate) -> list[float | None]:
-    return [None if number != number else round(number, 4) for number in dataclasses.astuple(value)]

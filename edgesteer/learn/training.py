@@ -99,8 +99,8 @@ def train(
     if own:
         questions = {pair.question for pair in held}
         own_used, own_held = ([p for p in own if (p.question in questions) is h] for h in (False, True))
-        done = stages.enter("train again", _TRAIN_AGAIN)
-        fits, again = trained(fits, [*used, *own_used], [*held, *own_held], range(first, first + second), done)
+        steps, done = range(first, first + second), stages.enter("train again", _TRAIN_AGAIN)
+        fits, again = trained(fits, [*used, *own_used], [*held, *own_held], steps, done)
         facts = {**facts, "own": again}
     return fits, facts
 

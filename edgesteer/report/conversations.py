@@ -14,7 +14,16 @@ _WIDTH = 100
 _NAME = 18  # columns of a row's name
 _HEAD = ("", "strength ", "trait kept", "of the prompt's", "coherence - prompt", "equal", "alike")
 _WIDTHS = (_NAME, 9, 17, 20, 21, 7, 7)
-_BY_TURN = {"trait": 2, "coherence": 2, "judge": 2, "words": 0, "begins": 2}  # measures and their decimals
+# Measures and their decimals.
+BY_TURN = {
+    "trait": 2,
+    "coherence": 2,
+    "judge": 2,
+    "judge: alignment": 0,
+    "judge: coherence": 0,
+    "words": 0,
+    "begins": 2,
+}
 
 
 def lines(table: ConversationTable) -> Iterator[str]:
@@ -22,7 +31,7 @@ def lines(table: ConversationTable) -> Iterator[str]:
     figures = [_figures(row) for row in table.rows]
     yield from columns(_HEAD, figures, widths=_WIDTHS, left=(0, 2, 3, 4), gap=0)
     sizes = (_NAME, *[7] * table.turns)
-    for name, decimals in _BY_TURN.items():
+    for name, decimals in BY_TURN.items():
         rows = [(row.name, *_by_turn(row, name, decimals)) for row in table.rows if name in row.turns]
         if not rows:
             continue
@@ -49,6 +58,8 @@ def notes(table: ConversationTable) -> list[str]:
         f"in {last}. equal: replies that equal an earlier one of their conversation; alike: those with the "
         f"same first {BEGINNING} words; begins: their share in each turn.",
     ]
+    if table.judge:
+        out.append(f"{table.judge.summary[:1].upper()}{table.judge.summary[1:]}.")
     for row in table.rows:
         out += [f"{row.name}: {row.n_empty} empty replies."] if row.n_empty else []
         out += [f"{row.name}: {note}." for note in row.notes]

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from edgesteer.evaluate import Row, Table
+from edgesteer.evaluate.controls import GUIDED, RANDOM
 from edgesteer.evaluate.intervals import Estimate
+from edgesteer.evaluate.snapshot import SnapshotCost
 from edgesteer.report import cells
 from edgesteer.report.cells import table as columns
 
@@ -39,6 +41,9 @@ def lines(table: Table) -> Iterator[str]:
     if any(row.matched for row in table.rows):
         yield from _at_prompts_coherence(table)
     yield from _judged(table)
+    if table.snapshot:
+        yield ""
+        yield from columns(SNAPSHOT_HEAD, snapshot_rows(table.snapshot))
     yield ""
     for note in notes(table):
         yield from textwrap.wrap(note, _WIDTH)
@@ -90,6 +95,30 @@ def _judged(table: Table) -> Iterator[str]:
         yield from columns(head, rows, widths=(_NAME, _CELL, _CELL, 8), left=(0, 1, 2), gap=1)
 
 
+SNAPSHOT_HEAD = ("", "kept, tokens", "read before a reply", "first token", "each further token")
+
+
+def snapshot_rows(cost: SnapshotCost) -> list[tuple[str, ...]]:
+    """What it costs and saves to keep the prompt's KV, as cells below SNAPSHOT_HEAD."""
+    size = "" if cost.kv_bytes is None else f" ({cost.kv_bytes / 1e6:.1f} MB)"
+    kept = {"snapshot": f"{cost.cells}{size}"}
+    names = {"unsteered": "unsteered", "prompt": "prompt", "snapshot": "prompt, its KV kept"}
+    return [
+        (
+            shown,
+            kept.get(name, ""),
+            f"{cost.prefill[name]:.0f} tokens",
+            _milliseconds(cost.first_token_seconds, name),
+            _milliseconds(cost.token_seconds, name),
+        )
+        for name, shown in names.items()
+    ]
+
+
+def _milliseconds(seconds: Mapping[str, float] | None, name: str) -> str:
+    return "" if seconds is None else f"{1000 * seconds[name]:.1f} ms"
+
+
 def _heading(key: str) -> str:
     """`key` in one column. Of a count, the name is shortened and not the measure behind it."""
     for measure in (" per 100 words", " in replies"):
@@ -117,6 +146,12 @@ def notes(table: Table) -> list[str]:
         out.append(f"If every reply were the same, {table.chance:.0%} would be matched to their questions.")
     if table.judge:
         out.append(f"{table.judge.summary[:1].upper()}{table.judge.summary[1:]}.")
+    if table.snapshot:
+        out.append(
+            f"{RANDOM}: {table.rows[2].name} with other directions of the same norms, which should show no "
+            f"trait. {GUIDED}: log p + strength (log p prompted - log p), two sequences at a time; how far "
+            "the prompt's effect can be amplified. The prompt with its KV kept gives the prompt's replies."
+        )
     for row in table.rows:
         if row.empty:
             out.append(f"{row.name}: {row.empty} empty replies.")

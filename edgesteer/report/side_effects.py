@@ -19,9 +19,7 @@ def facts_lines(result: FactsTable, width: int = WIDTH) -> Iterator[str]:
     rows = [(row.name, row.strength, row.accuracy) for row in result.rows]
     yield from _shares("facts, right", rows, width)
     yield ""
-    n = len(result.questions)
-    notes = [f"{n} questions, by likelihood; guesses would be right in {result.chance:.0%}."]
-    yield from _wrapped([*notes, *_unchanged(rows, n)], width)
+    yield from _wrapped(facts_notes(result), width)
 
 
 def obedience_lines(result: Obedience, width: int = WIDTH) -> Iterator[str]:
@@ -29,18 +27,34 @@ def obedience_lines(result: Obedience, width: int = WIDTH) -> Iterator[str]:
     rows = [(row.name, row.strength, row.share) for row in result.rows]
     yield from _shares("instructions, obeyed", rows, width)
     yield ""
-    head = ("obeyed, by kind", "of", *(row.name for row in result.rows))
-    kinds = [
-        (kind, str(n), *(str(row.kinds[kind]) for row in result.rows)) for kind, n in result.kinds.items()
-    ]
-    yield from table(head, kinds, width=width)
+    head, counts = kinds(result)
+    yield from table(("obeyed, by kind", *head[1:]), counts, width=width)
     yield ""
+    yield from _wrapped(obedience_notes(result), width)
+
+
+def kinds(result: Obedience) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """A head, and for each kind of check how many instructions have it, and how many of them are obeyed."""
+    counted = result.kinds.items()
+    rows = [(kind, str(n), *(str(row.kinds[kind]) for row in result.rows)) for kind, n in counted]
+    return ("", "of", *(row.name for row in result.rows)), rows
+
+
+def facts_notes(result: FactsTable) -> list[str]:
+    """What was measured, and rows that changed nothing."""
+    n = len(result.questions)
+    first = f"{n} questions, by likelihood; guesses would be right in {result.chance:.0%}."
+    return [first, *_unchanged([(row.name, row.strength, row.accuracy) for row in result.rows], n)]
+
+
+def obedience_notes(result: Obedience) -> list[str]:
+    """What was measured, replies that were cut, and rows that changed nothing."""
     n = len(result.prompts)
     notes = [f"{n} instructions, greedy, at most {result.max_tokens} tokens."]
     cut = ", ".join(f"{row.name} {row.cut}" for row in result.rows if row.cut)
     if cut:
         notes.append(f"Replies that the limit cut, and that count as they stand: {cut}.")
-    yield from _wrapped([*notes, *_unchanged(rows, n)], width)
+    return [*notes, *_unchanged([(row.name, row.strength, row.share) for row in result.rows], n)]
 
 
 _Rows = Sequence[tuple[str, float | None, Share]]

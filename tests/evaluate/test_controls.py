@@ -3,8 +3,10 @@ says."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,13 +14,12 @@ import pytest
 from edgesteer import Bundle, SteeredLlama
 from edgesteer.bundle import encode_directions, gate_weights_gguf, read_gate_gguf
 from edgesteer.errors import InputError
-from edgesteer.evaluate.controls import (
-    guided_replies,
-    random_control,
-    snapshot_cost,
-    snapshot_replies,
-)
+from edgesteer.evaluate import head_to_head
+from edgesteer.evaluate.controls import CONTROLS, GUIDANCE, guided_replies, random_control
+from edgesteer.evaluate.matched import LEVELS
+from edgesteer.evaluate.snapshot import snapshot_cost, snapshot_replies
 from edgesteer.generate import Chat, Reply
+from edgesteer.report.head_to_head import lines
 from edgesteer.runtime import Lanes
 from tests.runtime.support import psr, vector
 
@@ -231,3 +232,37 @@ def test_prompts_that_begin_with_the_question_leave_nothing_to_keep(model: Calla
             snapshot_replies(chat, TRAIT, QUESTIONS)
     finally:
         llm.close()
+
+
+# -- in a head-to-head -----------------------------------------------------------------------------
+
+
+def test_controls_are_rows_of_the_table(chat: Chat) -> None:
+    bundle = psr(Path(chat.llm.model_path), size=0.5)
+    rows = [("own", [(bundle, 1.0)])]
+    options: dict[str, Any] = {"questions": QUESTIONS, "max_tokens": 8, "timing": False}
+    table = head_to_head(chat, TRAIT, rows, **options, levels=LEVELS, controls=True)
+    own, drawn, guided = table.rows[2:]
+    assert (drawn.name, guided.name) == CONTROLS
+    assert drawn.strength == own.strength
+    assert (guided.strength, guided.sources) == (GUIDANCE, ())
+    assert all(row.matched is not None for row in (own, drawn, guided))
+    assert own.replies != drawn.replies
+    assert guided.context_tokens == np.mean([len(chat.prompt(q, TRAIT)) for q in QUESTIONS])
+    assert table.rows[:3] == head_to_head(chat, TRAIT, rows, **options, levels=LEVELS).rows  # no others change
+    assert table.snapshot == snapshot_cost(chat, TRAIT, QUESTIONS, timing=False)
+    shown = list(lines(table))
+    assert max(map(len, shown)) <= 100
+    assert sum(line.startswith("prompt, its KV kept") for line in shown) == 1
+    assert "first_token_seconds" not in json.loads(json.dumps(table.to_json(timing=False)))["snapshot"]
+
+
+def test_controls_that_cannot_be_shown_are_refused(chat: Chat, alone: Chat) -> None:
+    bundle = psr(Path(chat.llm.model_path), size=0.5)
+    for name in CONTROLS:
+        with pytest.raises(InputError, match="two rows are named"):
+            head_to_head(chat, TRAIT, [(name, [(bundle, 1.0)])], controls=True)
+    with pytest.raises(InputError, match="no rows, expected at least one"):
+        head_to_head(chat, TRAIT, [], controls=True)
+    with pytest.raises(InputError, match="takes two sequences, found one"):
+        head_to_head(alone, TRAIT, [("own", [(bundle, 1.0)])], controls=True)

@@ -69,7 +69,7 @@ def test_the_first_is_what_the_others_are_compared_with(result: Transfer) -> Non
 
 
 def test_the_card_says_what_it_was_learnt_and_tried_on(result: Transfer, chat: Chat) -> None:
-    values = result.for_card()
+    values = result.for_manifest()
     assert values["learnt_on"] == "F32"
     assert list(values["tried_on"]) == ["F32", *FILE_TYPES]
     bundle = psr(Path(chat.llm.model_path)).with_metadata(evaluation={"transfer": values})

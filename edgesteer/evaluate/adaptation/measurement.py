@@ -32,7 +32,7 @@ from edgesteer.evaluate.table import Row, Table, plain_values
 from edgesteer.evaluate.way import Sources, Way
 from edgesteer.generate import REPEAT_PENALTY, Chat, score
 from edgesteer.generate.measures import F32
-from edgesteer.generate.progress import Done, Progress, Stages
+from edgesteer.generate.progress import Done, Progress, Stages, no_progress
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,7 @@ def measure(
     questions: Sequence[str] | None = None,
     max_tokens: int = 64,
     passages: Sequence[Passage] | None = None,
-    progress: Progress = lambda stage, fraction: None,
+    progress: Progress = no_progress,
 ) -> Adaptation:
     """Measure the unadapted model, the trait as system prompt, each row, and the LoRA.
 

@@ -21,7 +21,7 @@ from edgesteer.errors import EdgesteerWarning, InputError
 from edgesteer.evaluate.scan.cells import Cells
 from edgesteer.evaluate.scan.result import F64, Scan, pooled
 from edgesteer.generate import REPEAT_PENALTY, Chat, Reply, Tokens, training_questions
-from edgesteer.generate.progress import Done, Progress, Stages, portion
+from edgesteer.generate.progress import Done, Progress, Stages, no_progress, portion
 from edgesteer.runtime.gates import make_gate
 
 SHARES = (0.025, 0.05, 0.1, 0.2)
@@ -49,7 +49,7 @@ def scan(
     sign: int = 1,
     questions: Sequence[str] | None = None,
     max_tokens: int = MAX_TOKENS,
-    progress: Progress = lambda stage, fraction: None,
+    progress: Progress = no_progress,
 ) -> Scan:
     """Measure every block of `bundle` alone at every size.
 
