@@ -42,21 +42,23 @@ def trainer(
 ) -> LearnTrainer:
     """The trainer that `edgesteer.learn` hands pairs to.
 
-    model: a GGUF file, or a folder in Hugging Face's layout; read when it is first needed, and kept.
+    model: a GGUF file, or a folder in Hugging Face's layout, which is read at once; or a loaded model.
     checkpoint: an interrupted training resumes from it, to the same bytes; another training's is replaced,
         with an EdgesteerWarning, because minutes of sampling have passed by then. The second training has its
         own, see `checkpoints`. They stay when training is done; remove them when the bundle is saved.
     device: "cpu", "cuda", ...; None for CUDA if there is one, else the CPU.
-    Raises LearnError at once if such a file is not a checkpoint, and for an unusable device; the trainer
-    raises it for pairs or fits that cannot be trained with, and for a loss that is NaN or infinite; and
-    ModelError or MissingExtra as `TorchModel.load` does.
+    Raises LearnError if such a file is not a checkpoint, and for an unusable device; ModelError and
+    MissingExtra as `TorchModel.load` does. The trainer raises LearnError for pairs or fits that cannot be
+    trained with, and for a loss that is NaN or infinite.
     """
     device = _device(device)
     files = (None, None) if checkpoint is None else checkpoints(checkpoint)
     for file in files:
         if file is not None and file.exists():
             read_checkpoint(file)
-    loaded: list[TorchModel] = [model] if isinstance(model, TorchModel) else []
+    torch.set_num_threads(n_threads)
+    frozen = model if isinstance(model, TorchModel) else TorchModel.load(model, device)
+    known: dict[str, Example] = {}  # the second training reads the first one's replies again
 
     def train(
         pairs: Sequence[Pair],
@@ -72,23 +74,24 @@ def trainer(
         progress: Callable[[float], None],
     ) -> tuple[dict[int, BlockFit], dict[str, Any]]:
         torch.set_num_threads(n_threads)
-        if not loaded:
-            loaded.append(TorchModel.load(Path(str(model)), device))
-        torch_model = loaded[0]
-        check_blocks(blocks, torch_model)
+        check_blocks(blocks, frozen)
         settings = Settings(steps.start, steps.stop, total, seed=seed)
         if not pairs:
             raise LearnError("training pairs: none, expected at least one; give more questions")
         items = triplets([*pairs, *held], starts)
-        examples = prepared(torch_model, items, lambda done: progress(_READY * done))
+        keys = [digest([item]) for item in items]
+        new = {key: item for key, item in zip(keys, items, strict=True) if key not in known}
+        made = prepared(frozen, list(new.values()), lambda done: progress(_READY * done))
+        known.update(zip(new, made, strict=True))
+        examples = [known[key] for key in keys]
         used, kept = examples[: len(pairs)], examples[len(pairs) :]
-        scales = stream_sizes(torch_model, used, blocks)
+        scales = stream_sizes(frozen, used, blocks)
         if start is None:
-            network = PsrNetwork(torch_model.n_embd, scales, gated, seed)
+            network = PsrNetwork(frozen.n_embd, scales, gated, seed)
         else:
             network = PsrNetwork.from_fits(start, scales)
         identity = f"{digest(items)} {len(used)} {network.digest()}"
-        one = Trainer(torch_model, network, settings, used, kept, identity)
+        one = Trainer(frozen, network, settings, used, kept, identity)
         losses = one.run(files[start is not None], lambda done: progress(_READY + (1 - _READY) * done))
         fits = {n: network.fit(n, one.means[n]) for n in network.blocks}
         opened = {n: fit for n, fit in fits.items() if fit is not None}

@@ -94,7 +94,7 @@ _RECIPE = (
 @click.option("--compare", is_flag=True, help="End with the head-to-head on held-out questions (minutes).")
 @measure_options
 @seed_option
-@max_tokens_option(48)
+@max_tokens_option(32)
 @temperature_option(0.7)
 @template_options
 @click.option(

@@ -29,11 +29,11 @@ class Effort:
         return sum(self.steps) > 0
 
 
-# About 1, 5 and 20 minutes on two cores with SmolLM2-135M.
+# With SmolLM2-135M on two cores about 2, 5 and 10 minutes.
 EFFORTS = {
-    "quick": Effort(40, (0, 0), 20),
-    "normal": Effort(120, (90, 130), 40),
-    "thorough": Effort(400, (200, 400), 60),
+    "quick": Effort(32, (0, 0), 10),
+    "normal": Effort(80, (60, 100), 30),
+    "thorough": Effort(200, (120, 220), 50),
 }
 
 
@@ -63,7 +63,7 @@ class Recipe:
     blocks: str | int = "all"
     scope: str = "response"
     opposite: str | None = None
-    max_tokens: int = 48
+    max_tokens: int = 32
     temperature: float = 0.7
     ridge: float = 0.3
     cap: float | None = 4.0

@@ -414,7 +414,6 @@ def test_a_model_is_loaded_once_and_on_cuda_where_there_is_one(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
     monkeypatch.setattr(TorchModel, "load", lambda path, device="cpu": seen.append((path, device)) or llama)
     train = learn_trainer(Path("m.gguf"), device=wanted)
-    assert seen == []
     for _ in range(2):
         train(pairs(2), [], **{**HOW, "steps": range(1)})
     assert seen == [(Path("m.gguf"), used)]
