@@ -55,7 +55,7 @@ _RECIPE = (
     type=click.Choice(_EFFORTS),
     default="normal",
     show_default=True,
-    help="About 1, 5 or 20 minutes on two cores for a model of 135M parameters: how many questions are asked "
+    help="About 2, 5 or 10 minutes on two cores for a model of 135M parameters: how many questions are asked "
     "and how long is trained. quick does not train.",
 )
 @click.option(
@@ -144,7 +144,7 @@ def command(
     from edgesteer.bundle import save
     from edgesteer.cli.opening import open_for_scoring
     from edgesteer.generate import read_questions
-    from edgesteer.learn import EFFORTS, Recipe, learn, write_replies
+    from edgesteer.learn import EFFORTS, Comparison, Recipe, learn, write_replies
     from edgesteer.learn.part_file import locked
 
     # Whatever can be checked is checked before minutes of work.
@@ -176,9 +176,7 @@ def command(
                 replace=force,
                 trainer=trainer,
                 on_forecast=_say_forecast,
-                against=AGAINST if compare else (),
-                counts=counts,
-                sentiment=sentiment,
+                comparison=Comparison(AGAINST, counts, sentiment) if compare else None,
                 progress=progress,
             )
         save(bundle, output, force=force)

@@ -24,7 +24,6 @@ from edgesteer.generate.progress import Progress, Stages, no_progress
 
 # Rough times, in replies to one question: of a fact, an instruction, a turn, a question to a copy.
 _FACT, _INSTRUCTION, _TURN, _TRIAL = 0.15, 2.0, 1.5, 4.0
-# Of the search for a strength.
 
 MEASUREMENTS = ("replies", "conversations", "facts", "instructions", "transfer")
 

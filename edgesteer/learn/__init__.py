@@ -12,6 +12,7 @@ from edgesteer.generate.questions import Question, read_questions
 from edgesteer.learn.api import learn
 from edgesteer.learn.forecast import Forecast
 from edgesteer.learn.pairs import Limits, write_replies
+from edgesteer.learn.pipeline import Comparison
 from edgesteer.learn.recipe import EFFORTS, METHODS, Effort, Recipe
 from edgesteer.learn.summary import LearnSummary
 from edgesteer.learn.training import Trainer
@@ -19,6 +20,7 @@ from edgesteer.learn.training import Trainer
 __all__ = [
     "EFFORTS",
     "METHODS",
+    "Comparison",
     "Effort",
     "Forecast",
     "LearnSummary",

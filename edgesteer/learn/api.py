@@ -17,16 +17,15 @@ from typing import Any
 
 from edgesteer.bundle import Bundle
 from edgesteer.errors import LearnError, MissingExtra
-from edgesteer.evaluate.head_to_head import check_counts, check_levels
 from edgesteer.generate import Chat
-from edgesteer.generate.progress import Progress, Stages
+from edgesteer.generate.progress import Progress, Stages, no_progress
 from edgesteer.generate.questions import Question
 from edgesteer.learn.fit import BlockFit, fit_blocks
 from edgesteer.learn.forecast import Forecast
 from edgesteer.learn.pairs import Limits, check_questions
 from edgesteer.learn.part_file import PartFile
 from edgesteer.learn.pipeline import (
-    COMPARED,
+    Comparison,
     Replies,
     compare,
     fitted_blocks,
@@ -62,12 +61,9 @@ def learn(
     part: str | os.PathLike[str] | None = None,
     replace: bool = False,
     trainer: Trainer | None = None,
-    on_forecast: Callable[[Forecast], None] = lambda forecast: None,
-    against: Sequence[str] = (),
-    counts: Sequence[str] = (),
-    sentiment: bool = False,
-    levels: Sequence[float] = (),
-    progress: Progress = lambda stage, fraction: None,
+    on_forecast: Callable[[Forecast], None] = no_progress,
+    comparison: Comparison | None = None,
+    progress: Progress = no_progress,
 ) -> tuple[Bundle, LearnSummary]:
     """Learn a bundle that changes replies as the system prompt `trait` does.
 
@@ -81,10 +77,7 @@ def learn(
             is another run's. Two runs at once must not share it; see `part_file.locked`.
         trainer: learns by gradients; `edgesteer_converters.train` has one. None: the closed form.
         on_forecast: called with the forecast as soon as the first replies are there.
-        against: names in `pipeline.COMPARED`, or the summary's `method`: compare with these in a head-to-head
-            on held-out questions at the end.
-        counts, sentiment: what else the head-to-head measures.
-        levels: multiples of the strengths to measure there too, see `evaluate.head_to_head`.
+        comparison: end with this head-to-head on held-out questions.
         progress: called with the stage and the fraction of the whole that is done, 0..1.
     Raises:
         LearnError: no trait, too few questions, no reply that shows the trait, or contradictory arguments.
@@ -94,12 +87,12 @@ def learn(
     """
     trains = trainer is not None
     label = f"{recipe.label}+KL" if trains else recipe.label
-    _check(llm, recipe, label, trains, against, counts, sentiment, levels)
+    _check(llm, recipe, label, trains, comparison)
     training, apart = questions_of(recipe, questions)
     check_questions(trait, recipe.opposite, training)
     task = Task(Chat(llm, template, stop, reasoning), trait, recipe, name, license)
     effort, clock = EFFORTS[recipe.effort], _Clock(progress)
-    stages = Stages(clock, _whole(recipe, len(training), trains, bool(against)))
+    stages = Stages(clock, _whole(recipe, len(training), trains, comparison is not None))
     with llm.steered([]):
         yardstick = Yardstick.of(task, apart, stages.enter("prompt", _PROMPT * effort.measured))
         # Small models heed a sentence that is repeated after the question. A trainer imitates the system
@@ -127,19 +120,9 @@ def learn(
             tuned = at_coherence(task, fits, yardstick, 1.0, stages.enter("choose", choosing))
         bundle = task.bundle(tuned.fits, strength_range(tuned.dose, recipe.opposite is not None))
         table = None
-        if against:
-            table = compare(
-                task,
-                replies,
-                bundle,
-                label,
-                yardstick,
-                against,
-                counts=counts,
-                sentiment=sentiment,
-                levels=levels,
-                progress=stages.nested(_COMPARE),
-            )
+        if comparison is not None:
+            done = stages.nested(_COMPARE)
+            table = compare(task, replies, bundle, label, yardstick, comparison, done)
     clock("done", 1.0)
     summary = LearnSummary(
         method=label,
@@ -211,10 +194,7 @@ def _check(
     recipe: Recipe,
     label: str,
     trains: bool,
-    against: Sequence[str],
-    counts: Sequence[str],
-    sentiment: bool,
-    levels: Sequence[float],
+    comparison: Comparison | None,
 ) -> None:
     """Check everything that can fail at once, before the minutes of work."""
     if recipe.method == "psr" and importlib.util.find_spec("onnx") is None:
@@ -225,15 +205,8 @@ def _check(
             "trainer"
         )
     fitted_blocks(llm.model_info, recipe)
-    check_counts(counts, sentiment)
-    check_levels(levels)
-    if unknown := sorted(set(against) - COMPARED.keys() - {label}):
-        raise LearnError(f"compare {unknown[0]!r}: unknown, expected some of {', '.join(COMPARED)}")
-    if not against and (counts or sentiment or levels):
-        raise LearnError(
-            "counts, sentiment, levels: given without `against`, expected with it; only the head-to-head "
-            "uses them"
-        )
+    if comparison is not None:
+        comparison.check(label)
 
 
 def _facts_of_replies(

@@ -17,6 +17,8 @@ import numpy.typing as npt
 from edgesteer.bundle import Bundle, ModelInfo
 from edgesteer.errors import LearnError
 from edgesteer.evaluate import Table, head_to_head
+from edgesteer.evaluate.head_to_head import check_counts, check_levels
+from edgesteer.evaluate.judging import Judge
 from edgesteer.generate.progress import Done, Progress, no_progress, portion
 from edgesteer.generate.questions import Question, strength_questions, training_questions
 from edgesteer.learn.contrast import contrast_rows, steered_blocks
@@ -45,6 +47,9 @@ _TEACHER_BYTES = 384 << 20
 
 # From how many given questions on some are set aside for the strength.
 _ENOUGH = 24
+
+# Tokens of a reply in the head-to-head.
+_COMPARED_TOKENS = 48
 
 # Depths at which a single block is tried, as shares of all blocks.
 _DEPTHS = (0.4, 0.55, 0.7)
@@ -165,25 +170,43 @@ def fitted_blocks(model: ModelInfo, recipe: Recipe) -> list[int]:
     return [wanted]
 
 
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """A head-to-head of what is learnt with simpler recipes.
+
+    against: names in COMPARED, or the summary's `method`.
+    counts, sentiment, levels, judge: as in `evaluate.head_to_head`.
+    """
+
+    against: Sequence[str]
+    counts: Sequence[str] = ()
+    sentiment: bool = False
+    levels: Sequence[float] = ()
+    judge: Judge | None = None
+
+    def check(self, label: str) -> None:
+        """Raises LearnError for an unknown name, InputError for what cannot be measured."""
+        check_counts(self.counts, self.sentiment)
+        check_levels(self.levels)
+        if unknown := sorted(set(self.against) - COMPARED.keys() - {label}):
+            raise LearnError(f"compare {unknown[0]!r}: unknown, expected some of {', '.join(COMPARED)}")
+
+
 def compare(
     task: Task,
     replies: Replies,
     learnt: Bundle,
     label: str,
     yardstick: Yardstick,
-    against: Sequence[str],
-    *,
-    counts: Sequence[str] = (),
-    sentiment: bool = False,
-    levels: Sequence[float] = (),
+    comparison: Comparison,
     progress: Progress,
 ) -> Table:
-    """The head-to-head of `learnt`, called `label`, with the recipes in `against`, on held-out questions.
+    """The head-to-head of `learnt`, called `label`, on held-out questions.
 
     The others are fitted in closed form to the same replies, and all strengths are chosen on the same
     questions for the same target.
     """
-    others = [name for name in COMPARED if name in against and name != label]
+    others = [name for name in COMPARED if name in comparison.against and name != label]
     rows_of_table: list[tuple[str, list[tuple[Bundle, float]]]] = []
     with contextlib.ExitStack() as opened:
         by_blocks: dict[str, Rows] = {}
@@ -203,9 +226,10 @@ def compare(
         task.chat,
         task.trait,
         rows_of_table,
-        max_tokens=task.recipe.max_tokens,
-        counts=counts,
-        with_sentiment=sentiment,
-        levels=levels,
+        max_tokens=_COMPARED_TOKENS,
+        counts=comparison.counts,
+        with_sentiment=comparison.sentiment,
+        levels=comparison.levels,
+        judge=comparison.judge,
         progress=lambda name, part: progress(f"compare: {name}", 0.5 + part / 2),
     )

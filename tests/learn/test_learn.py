@@ -15,7 +15,7 @@ from edgesteer import Bundle, SteeredLlama
 from edgesteer.bundle import load, save, verify
 from edgesteer.errors import InputError, LearnError, OutputError
 from edgesteer.generate import Chat, Question, strength_questions, training_questions
-from edgesteer.learn import EFFORTS, Forecast, LearnSummary, Limits, Recipe, learn
+from edgesteer.learn import EFFORTS, Comparison, Forecast, LearnSummary, Limits, Recipe, learn
 from edgesteer.learn.contrast import contrast_rows
 from edgesteer.learn.fit import BlockFit
 from edgesteer.learn.pairs import Pair, keep_good, sample_pairs
@@ -191,8 +191,7 @@ def test_a_trainer_learns_and_the_closed_forms_stand_beside_it(llm: SteeredLlama
         llm,
         questions=MANY,
         trainer=trainer,
-        against=("A-PSR", "S-Const"),
-        counts=["a", "th"],
+        comparison=Comparison(("A-PSR", "S-Const"), ["a", "th"]),
         progress=lambda stage, fraction: reported.append((stage, fraction)),
     )
     assert summary.method == "A-PSR+KL"
@@ -317,10 +316,8 @@ def test_a_recipe_of_older_options_in_a_manifest_stays_readable(
         ({"questions": ["why " * 900, "a?", "b?", "c?"]}, "larger context"),
         ({"blocks": 0}, "block 0: expected 1 to"),
         ({"blocks": 99}, "block 99: expected 1 to"),
-        ({"against": ["B-PSR"]}, "expected some of A-Const"),
-        ({"against": ["A-Const"], "counts": ["("]}, "regular expression"),
-        ({"counts": ["arr"]}, "given without `against`"),
-        ({"levels": [2.0]}, "given without `against`"),
+        ({"comparison": Comparison(["B-PSR"])}, "expected some of A-Const"),
+        ({"comparison": Comparison(["A-Const"], ["("])}, "regular expression"),
         ({"effort": "quick", "trainer": lambda *_, **__: None}, "effort 'quick' does not train"),
         ({"limits": Limits(min_distinct2=2.0, min_tokens=1)}, "all 4 replies were dropped .*repetitive"),
     ],
