@@ -2,9 +2,12 @@
 
 In:  what answers questions at a strength (`Asked`). Out: a Dose. Knows no model; seeded.
 
-    coherence    at most max(prompt's, unsteered's + FREE), or a given target
+    coherence    at most FREE above the prompt's or the unsteered model's, or a given target
     distinct-2   at least min(DISTINCT x prompt's, unsteered's), since loops look coherent
     relevance    at least RELEVANT x prompt's
+
+Coherence hardly changes up to the strength at which a prompt is imitated, and rises beyond it: without FREE,
+the noise of such a mean decides between half that strength and all of it.
 
 All hold in the mean over questions, which are the same at every strength, so that differences are paired.
 How far each bound is kept is taken to fall with the strength (isotonic least squares), and is linear between
@@ -356,14 +359,14 @@ class _Search:
             return [own.distinct2 - DISTINCT * prompt.distinct2, own.distinct2 - unsteered.distinct2]
         if self._given is not None:
             return [np.maximum(self._given - own.coherence, -_WORST)]
-        most = (prompt.coherence, unsteered.coherence + FREE)
+        most = (prompt.coherence + FREE, unsteered.coherence + FREE)
         return [np.maximum(each - own.coherence, -_WORST) for each in most]
 
     @property
     def _target(self) -> float:
         if self._given is not None:
             return self._given
-        return max(self._mean(None, "coherence"), self._mean(0.0, "coherence") + FREE)
+        return max(self._mean(None, "coherence"), self._mean(0.0, "coherence")) + FREE
 
     # -- figures
 

@@ -32,8 +32,8 @@ class Effort:
 # With SmolLM2-135M on two cores about 2, 5 and 10 minutes.
 EFFORTS = {
     "quick": Effort(32, (0, 0), 10),
-    "normal": Effort(80, (60, 100), 30),
-    "thorough": Effort(200, (120, 220), 50),
+    "normal": Effort(80, (60, 100), 24),
+    "thorough": Effort(200, (120, 220), 36),
 }
 
 
@@ -55,7 +55,7 @@ class Recipe:
     opposite: the opposite trait's sentence; the bundle then steers both ways.
     max_tokens: of each reply. temperature: of the sampling.
     ridge, cap: of the closed form, see `fit.fit_relu`.
-    coherence: the target in nats per token; None for the prompted replies' own.
+    coherence: the target in nats per token; None for `evaluate.dose`'s.
     """
 
     effort: str = "normal"

@@ -20,12 +20,13 @@ Law = Callable[[float], float]
 
 SEEDS = 200
 TOP = STEP**ABOVE
-UNSTEERED, PROMPT = 0.85, 1.05
+UNSTEERED, PROMPT = 0.85, 1.0
+TARGET = PROMPT + FREE
 
 
 def rising(strength: float) -> float:
-    """Crosses the prompt's coherence at 1."""
-    return UNSTEERED + (PROMPT - UNSTEERED) * strength**2
+    """Crosses the target at 1."""
+    return UNSTEERED + (TARGET - UNSTEERED) * strength**2
 
 
 @dataclass
@@ -128,7 +129,7 @@ def test_without_noise_the_crossing_is_found_with_the_first_questions(truth: flo
     elif around / STEP**BELOW < truth < top - 1e-3:
         assert 0.97 * truth - 2e-3 <= found.strength <= truth + 2e-3
         assert (found.bound, found.reached, found.questions) == ("coherence", True, batches(60)[0].stop)
-        assert found.point.coherence == pytest.approx(PROMPT, abs=1e-2)
+        assert found.point.coherence == pytest.approx(TARGET, abs=1e-2)
         assert found.point.trait == pytest.approx(found.strength)
     assert found.low <= found.strength <= found.high
     assert len(found.curve) <= BELOW + ABOVE + 1
