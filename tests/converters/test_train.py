@@ -22,7 +22,7 @@ from edgesteer_converters.train.data import Example, prepared, triplets
 from edgesteer_converters.train.divergence import Top, kl
 from edgesteer_converters.train.network import PsrNetwork
 from edgesteer_converters.train.trainer import Losses, Settings, Trainer
-from tests.converters.torch_tiny import BLOCKS, VOCAB, WIDTH, fit, pairs
+from tests.converters.torch_tiny import BLOCKS, VOCAB, WIDTH, fit, pairs, recurrent
 
 FITS = {1: fit(1), 2: fit(2)}
 SCALES = {1: 0.5, 2: 2.0}
@@ -179,6 +179,18 @@ def test_losses_equal_those_of_a_whole_steered_pass(
         assert one.measure(one.examples)[0] == pytest.approx(np.mean(want), rel=5e-3)
     together, _ = one.loss(one.examples)  # padding on both sides
     assert together.item() == pytest.approx(np.mean(want), rel=5e-3)
+
+
+@pytest.mark.parametrize("arch", ["mamba", "lfm2"])
+def test_a_model_without_keys_and_values_for_each_block_reads_whole_texts(arch: str) -> None:
+    model, some, want = recurrent(arch), pairs(), list[float]()
+    for pair in some:
+        logits = full_forward(model, FITS, pair, len(pair.plain) - 1)[len(pair.plain) - 1 : -1]
+        want.append(exact_kl(teacher_logits(model, pair), logits))
+    one = trainer_of(model, network_of())
+    assert all(example.prefix is None for example in one.examples)
+    assert one.measure(one.examples)[0] == pytest.approx(np.mean(want), rel=1e-3)
+    assert one.run().last < one.losses.first
 
 
 def test_the_mean_coefficient_is_over_positions_in_scope(llama: TorchModel) -> None:
