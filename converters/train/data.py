@@ -7,7 +7,7 @@ Out: per pair an Example: what the student runs, where it is steered, which rows
 Steering does not change what precedes the first steered position, so its KV cache is computed once per prompt
 and the student runs only the rest. The reply's last token predicts nothing and is left out, as in
 `edgesteer.learn.contrast`. Memory: a prefix takes 4 bytes per token, block and key dimension (192 in
-SmolLM2-135M: 23 kB per token), a teacher 2 kB per row.
+SmolLM2-135M: 23 kB per token), twice that where float16 cannot hold its values; a teacher 2 kB per row.
 """
 
 from __future__ import annotations
@@ -121,11 +121,11 @@ def prepared(
     Raises LearnError for a token that the model does not have.
     """
     for item in items:
-        tokens = [*item.plain, *item.prompted, *item.reply]
-        if max(tokens) >= model.n_vocab or min(tokens) < 0:
-            raise LearnError(
-                f"training pairs: found token {max(tokens)}, expected 0 to {model.n_vocab - 1} ({model.name})"
-            )
+        for token in (*item.plain, *item.prompted, *item.reply):
+            if not 0 <= token < model.n_vocab:
+                raise LearnError(
+                    f"training pairs: found token {token}, expected 0 to {model.n_vocab - 1} ({model.name})"
+                )
     tops = dict[int, Top]()
     prefixes: dict[tuple[int, ...], Keys | None] = {(): None}
     for sign in (1, -1):  # each has a sentence of its own, and so another beginning
@@ -200,7 +200,13 @@ def _row(model: TorchModel, tokens: Sequence[int]) -> torch.Tensor:
 
 
 def _halved(keys: Keys | None) -> Keys | None:
-    return None if keys is None else [(k.half(), v.half()) for k, v in keys]
+    """The cache in half the memory; what float16 cannot hold stays as it is."""
+    return None if keys is None else [(_half(k), _half(v)) for k, v in keys]
+
+
+def _half(values: torch.Tensor) -> torch.Tensor:
+    half = values.half()
+    return half if bool(half.isfinite().all()) else values
 
 
 def collate(examples: Sequence[Example], device: torch.device, dtype: torch.dtype) -> Batch:

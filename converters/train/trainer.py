@@ -267,5 +267,7 @@ def _no_checkpoint(path: Path, error: Exception) -> LearnError:
 
 def _finite(loss: float, when: str) -> float:
     if not math.isfinite(loss):
-        raise LearnError(f"training: loss {loss} {when}, expected a number; use a smaller lr")
+        raise LearnError(
+            f"training: loss {loss} {when}, expected a number; learn in closed form (effort quick)"
+        )
     return loss
