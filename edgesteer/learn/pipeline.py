@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -109,7 +110,12 @@ def sample(
     """
     pairs, teacher, said = list[Pair](), list[F32 | None](), None
     blocks = kept_blocks(task, len(questions), trains)
-    for some in (questions[:N_FORECAST], questions[N_FORECAST:]):
+    by_text: dict[str, list[Question]] = {}  # the written replies to a question stay together
+    for question in questions:
+        by_text.setdefault(question.text, []).append(question)
+    first = list(itertools.chain(*[*by_text.values()][:N_FORECAST]))
+    rest = list(itertools.chain(*[*by_text.values()][N_FORECAST:]))
+    for begin, some in ((0, first), (len(first), rest)):
         seen, layers = dict[int, F32](), blocks if pairs or blocks else late_blocks(task)
         new = sample_pairs(
             task.chat,
@@ -120,7 +126,7 @@ def sample(
             part=part,
             layers=layers,
             keep=seen.__setitem__,
-            progress=portion(progress, len(pairs), len(some), len(questions)),
+            progress=portion(progress, begin, len(some), len(questions)),
         )
         if not pairs and (said := forecast(task, new, seen, layers)) is not None:
             on_forecast(said)

@@ -264,6 +264,34 @@ def test_of_many_given_questions_some_are_kept_for_the_strength() -> None:
     assert questions_of(Recipe(), answered) == (answered, MANY)
 
 
+def test_no_reply_is_sampled_beside_a_written_one_wherever_it_stands(llm: SteeredLlama) -> None:
+    """Each question has a reply of each sign, far behind one another in the list, and stands there bare."""
+    signs = [Question(q, f"{text} {q}", sign) for sign, text in ((1, "Arr,"), (-1, "Dear sir,")) for q in MANY]
+    fractions = list[float]()
+    _, summary = learnt(
+        llm,
+        questions=[*MANY, *signs],
+        opposite=CLERK,
+        method="constant",
+        progress=lambda stage, fraction: fractions.append(fraction),
+    )
+    assert sorted((p.question, p.sign) for p in summary.pairs) == sorted((q.text, q.sign) for q in signs)
+    assert all(p.given for p in summary.pairs)
+    assert fractions == sorted(fractions)
+
+
+def test_sampling_of_two_sentences_never_goes_back(llm: SteeredLlama) -> None:
+    fractions = list[float]()
+    learnt(
+        llm,
+        questions=MANY,
+        opposite=CLERK,
+        method="constant",
+        progress=lambda stage, fraction: fractions.append(fraction),
+    )
+    assert fractions == sorted(fractions)
+
+
 def test_the_forecast_is_known_before_the_rest_is_sampled(llm: SteeredLlama) -> None:
     said = list[tuple[Forecast, float]]()
     at = [0.0]
