@@ -83,7 +83,7 @@ _RECIPE = (
     type=FILE,
     metavar="FILE",
     help='Questions to learn from, one per line, or JSON Lines with "question" and optionally "reply"; of 24 '
-    "or more without replies, a third is kept for choosing the strength. Without it, the built-in ones.",
+    "or more without replies, up to a third is kept to choose the strength. Without it, the built-in ones.",
 )
 @click.option(
     "--coherence",

@@ -20,7 +20,7 @@ from edgesteer.errors import LearnError
 from edgesteer.evaluate import Table, head_to_head
 from edgesteer.evaluate.head_to_head import check_counts, check_levels
 from edgesteer.evaluate.judging import Judge
-from edgesteer.generate.progress import Done, Progress, no_progress, portion
+from edgesteer.generate.progress import Done, Progress, no_progress, portion, spread
 from edgesteer.generate.questions import Question, strength_questions, training_questions
 from edgesteer.learn.contrast import contrast_rows, steered_blocks
 from edgesteer.learn.fit import fit_blocks
@@ -62,7 +62,7 @@ def questions_of(
     """The questions to learn from, and those to choose the strength on, which are at most the effort's.
 
     given: None for the built-in ones, as many as the effort takes. Of _ENOUGH given ones without a written
-        reply every third is set aside for the strength; of fewer, all serve for both.
+        reply up to a third is set aside for the strength; of fewer, all serve for both.
     """
     effort = EFFORTS[recipe.effort]
     if given is None:
@@ -73,8 +73,9 @@ def questions_of(
     open_ones = list(dict.fromkeys(q.text for q in asked if q.text not in answered))
     if len(open_ones) < _ENOUGH:
         return asked, list(dict.fromkeys(q.text for q in asked))[: effort.measured]
-    apart = open_ones[::3]
-    return [q for q in asked if q.text not in apart], apart[: effort.measured]
+    thirds = open_ones[::3]
+    apart = [thirds[i] for i in spread(len(thirds), effort.measured)]
+    return [q for q in asked if q.text not in apart], apart
 
 
 @dataclass(frozen=True, slots=True)

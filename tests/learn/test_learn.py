@@ -258,6 +258,11 @@ def test_of_many_given_questions_some_are_kept_for_the_strength() -> None:
     training, apart = questions_of(Recipe(), MANY)
     assert sorted([*apart, *(q.text for q in training)]) == sorted(MANY)
     assert len(apart) == 9
+    more = [f"{q} {i}" for q in MANY for i in range(20)]
+    training, apart = questions_of(Recipe(), more)
+    assert sorted([*apart, *(q.text for q in training)]) == sorted(more)  # none is left out
+    assert len(apart) == EFFORTS["normal"].measured
+    assert more.index(apart[-1]) > 0.9 * len(more)
     few = MANY[:23]
     assert questions_of(Recipe(), few) == ([Question(q) for q in few], few)
     answered = [Question(q, "Arr.") for q in MANY]  # what a person wrote is learnt from
