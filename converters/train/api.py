@@ -15,11 +15,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from edgesteer.errors import LearnError
+from edgesteer.errors import LearnError, ModelError
 from edgesteer.learn import Trainer as LearnTrainer
 from edgesteer.learn.fit import BlockFit
 from edgesteer.learn.pairs import Pair
 from edgesteer_converters.torch_model import TorchModel
+from edgesteer_converters.torch_parity import float32_bytes
 from edgesteer_converters.train.data import Example, digest, prepared, triplets
 from edgesteer_converters.train.network import PsrNetwork
 from edgesteer_converters.train.trainer import Losses, Settings, Trainer, read_checkpoint
@@ -39,6 +40,7 @@ def trainer(
     checkpoint: Path | None = None,
     n_threads: int = 1,
     device: str | None = None,
+    memory: int | None = None,
 ) -> LearnTrainer:
     """The trainer that `edgesteer.learn` hands pairs to.
 
@@ -47,8 +49,9 @@ def trainer(
         with an EdgesteerWarning, because minutes of sampling have passed by then. The second training has its
         own, see `checkpoints`. They stay when training is done; remove them when the bundle is saved.
     device: "cpu", "cuda", ...; None for CUDA if there is one, else the CPU.
-    Raises LearnError if such a file is not a checkpoint, and for an unusable device; ModelError and
-    MissingExtra as `TorchModel.load` does. The trainer raises LearnError for pairs or fits that cannot be
+    memory: bytes that a GGUF file's weights may take while they are read; None: not checked.
+    Raises LearnError if such a file is not a checkpoint, and for an unusable device; ModelError for a file
+    that takes more memory; that and MissingExtra as `TorchModel.load` does. The trainer raises LearnError for pairs or fits that cannot be
     trained with, and for a loss that is NaN or infinite.
     """
     device = _device(device)
@@ -57,7 +60,7 @@ def trainer(
         if file is not None and file.exists():
             read_checkpoint(file)
     torch.set_num_threads(n_threads)
-    frozen = model if isinstance(model, TorchModel) else TorchModel.load(model, device)
+    frozen = model if isinstance(model, TorchModel) else _loaded(model, device, memory)
     known: dict[str, Example] = {}  # the second training reads the first one's replies again
 
     def train(
@@ -155,6 +158,15 @@ def check_blocks(blocks: Sequence[int], model: TorchModel) -> None:
     for n in blocks:
         if not 1 <= n < model.n_layer:
             raise LearnError(f"block {n}: expected a block from 1 to {model.n_layer - 1} ({model.name})")
+
+
+def _loaded(path: Path, device: str, memory: int | None) -> TorchModel:
+    if memory is not None and path.is_file() and (needed := float32_bytes(path)) > memory:
+        raise ModelError(
+            f"{path}: found weights that take about {needed / 2**30:.1f} GiB in Torch; expected at most the "
+            f"{memory / 2**30:.1f} GiB that are free; use a smaller model"
+        )
+    return TorchModel.load(path, device)
 
 
 def _device(wanted: str | None) -> str:

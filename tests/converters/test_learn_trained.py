@@ -15,6 +15,7 @@ from edgesteer import SteeredLlama
 from edgesteer.bundle import Bundle, load, save, verify
 from edgesteer.cli import main
 from edgesteer.cli.learn import resume_hint
+from edgesteer.errors import ModelError
 from edgesteer.learn import EFFORTS, Effort, Recipe, learn
 from edgesteer_converters.train import checkpoints, trainer
 from tests.learn.support import LENIENT
@@ -97,11 +98,12 @@ def run(model: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     lines = [json.dumps({"question": question, "reply": f"Arr, {question}"}) for question in ASKED]
     (tmp_path / "asked.jsonl").write_text("\n".join(lines))
-    given = ("learn", model("llama"), "-o", "p.steer", "--questions", "asked.jsonl", "--trait", TRAIT)
+    given = ("-o", "p.steer", "--questions", "asked.jsonl", "--trait", TRAIT)
     given += ("--max-tokens", 6, "--threads", 1, "--ctx-size", 1024)
 
-    def invoke(*more: object) -> click.testing.Result:
-        return click.testing.CliRunner().invoke(main, [str(one) for one in (*given, *more)])
+    def invoke(*more: object, arch: str = "llama") -> click.testing.Result:
+        words = [str(one) for one in ("learn", model(arch), *given, *more)]
+        return click.testing.CliRunner().invoke(main, words)
 
     return invoke
 
@@ -138,6 +140,22 @@ def test_without_torch_the_closed_form_is_learnt_and_what_to_install_is_said(
     assert "p.steer: A-PSR, " in done.stdout
     (line,) = [line for line in done.stdout.splitlines() if line.startswith("more")]
     assert "pip install 'edgesteer[convert]'" in line
+
+
+def test_a_model_that_transformers_cannot_read_is_learnt_in_closed_form(run: Run) -> None:
+    done = run(arch="olmo2")
+    assert done.exit_code == 0, done.output
+    assert "p.steer: A-PSR, " in done.stdout
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith("more")]
+    assert "this model cannot be trained in Torch (" in line
+    assert "olmo2" in line
+
+
+def test_a_model_that_takes_more_memory_than_it_may_is_refused(model: Callable[[str], Path]) -> None:
+    with pytest.raises(ModelError, match=r"llama.*GiB in Torch; expected at most the 0\.0 GiB") as caught:
+        trainer(model("llama"), device="cpu", memory=1000)
+    assert "\n" not in str(caught.value)
+    trainer(model("llama"), device="cpu", memory=1 << 30)
 
 
 def test_a_file_in_the_checkpoints_place_is_refused_before_the_sampling(run: Run, tmp_path: Path) -> None:
