@@ -209,7 +209,9 @@ class _Search:
             bound=bound,
             questions=self._n,
             target_coherence=self._target,
-            min_distinct2=min(DISTINCT * self._mean(None, "distinct2"), self._mean(0.0, "distinct2")),
+            min_distinct2=float(
+                np.fmin(DISTINCT * self._mean(None, "distinct2"), self._mean(0.0, "distinct2"))
+            ),
             min_relevance=RELEVANT * self._mean(None, "relevance"),
             point=self._between(at),
             curve=tuple(self._point(strength) for strength in self._known),
@@ -363,7 +365,7 @@ class _Search:
     def _target(self) -> float:
         if self._given is not None:
             return self._given
-        return max(self._mean(None, "coherence"), self._mean(0.0, "coherence") + FREE)
+        return float(np.fmax(self._mean(None, "coherence"), self._mean(0.0, "coherence") + FREE))
 
     # -- figures
 
