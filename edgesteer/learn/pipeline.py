@@ -133,7 +133,8 @@ def sample(
             on_forecast(said)
         pairs += new
         teacher += [seen.get(i) if blocks else None for i in range(len(new))]
-    good, dropped = keep_good(pairs, limits, any_trait=trains)
+    shortest = min(limits.min_tokens, task.recipe.max_tokens)
+    good, dropped = keep_good(pairs, dataclasses.replace(limits, min_tokens=shortest), any_trait=trains)
     place = {id(pair): i for i, pair in enumerate(pairs)}
     return Replies(good, [teacher[place[id(pair)]] for pair in good], len(pairs), dropped, said)
 

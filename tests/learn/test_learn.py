@@ -285,6 +285,12 @@ def test_no_reply_is_sampled_beside_a_written_one_wherever_it_stands(llm: Steere
     assert fractions == sorted(fractions)
 
 
+def test_replies_that_the_token_limit_cuts_are_not_too_short(llm: SteeredLlama) -> None:
+    limits = Limits(min_tokens=8, min_distinct2=0.0, max_nll=1e9, min_trait=-1e9)
+    _, summary = learnt(llm, limits=limits, max_tokens=2, method="constant")
+    assert (summary.kept, summary.dropped) == (len(ASKED), {})
+
+
 def test_sampling_of_two_sentences_never_goes_back(llm: SteeredLlama) -> None:
     fractions = list[float]()
     learnt(
