@@ -8,7 +8,7 @@ A constant without gates, else S-PSR for one block, A-PSR for several, which are
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from edgesteer.errors import LearnError, ModelError
+from edgesteer.generate.progress import Done
 from edgesteer.learn import Trainer as LearnTrainer
 from edgesteer.learn.fit import BlockFit
 from edgesteer.learn.pairs import Pair
@@ -51,8 +52,8 @@ def trainer(
     device: "cpu", "cuda", ...; None for CUDA if there is one, else the CPU.
     memory: bytes that a GGUF file's weights may take while they are read; None: not checked.
     Raises LearnError if such a file is not a checkpoint, and for an unusable device; ModelError for a file
-    that takes more memory; that and MissingExtra as `TorchModel.load` does. The trainer raises LearnError for pairs or fits that cannot be
-    trained with, and for a loss that is NaN or infinite.
+    that takes more memory; that and MissingExtra as `TorchModel.load` does. The trainer raises LearnError for
+    pairs or fits that cannot be trained with, and for a loss that is NaN or infinite.
     """
     device = _device(device)
     files = (None, None) if checkpoint is None else checkpoints(checkpoint)
@@ -74,7 +75,7 @@ def trainer(
         start: Mapping[int, BlockFit] | None,
         starts: Sequence[int] | None,
         seed: int,
-        progress: Callable[[float], None],
+        progress: Done,
     ) -> tuple[dict[int, BlockFit], dict[str, Any]]:
         torch.set_num_threads(n_threads)
         check_blocks(blocks, frozen)

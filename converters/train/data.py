@@ -14,13 +14,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 
 import torch
 
 from edgesteer.errors import LearnError
+from edgesteer.generate.progress import Done, no_progress
 from edgesteer.learn.pairs import Pair
 from edgesteer_converters.torch_model import Keys, TorchModel
 from edgesteer_converters.train.divergence import Top
@@ -113,9 +114,7 @@ def digest(items: Sequence[Triplet]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def prepared(
-    model: TorchModel, items: Sequence[Triplet], progress: Callable[[float], None] = lambda fraction: None
-) -> list[Example]:
+def prepared(model: TorchModel, items: Sequence[Triplet], progress: Done = no_progress) -> list[Example]:
     """Prepare triplets, with two passes of the frozen model.
 
     Raises LearnError for a token that the model does not have.

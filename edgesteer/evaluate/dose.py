@@ -17,7 +17,7 @@ so each look has its share of the error (Bonferroni): whenever it stops, the int
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -26,6 +26,7 @@ import numpy as np
 from edgesteer.errors import PlanError
 from edgesteer.evaluate.intervals import F64, LEVEL, resamples
 from edgesteer.evaluate.matched import DISTINCT, FREE, ROUNDING, isotonic
+from edgesteer.generate.progress import Done, no_progress
 
 # The share of the prompt's relevance that steered replies keep.
 RELEVANT = 0.8
@@ -144,7 +145,7 @@ def search(
     around: float,
     *,
     target: float | None = None,
-    progress: Callable[[float], None] = lambda fraction: None,
+    progress: Done = no_progress,
 ) -> Dose:
     """The dose of what answers `n` questions, found from the strength `around` on.
 
@@ -182,7 +183,7 @@ class _Values:
 
 class _Search:
     def __init__(
-        self, asked: Asked, n: int, around: float, target: float | None, progress: Callable[[float], None]
+        self, asked: Asked, n: int, around: float, target: float | None, progress: Done
     ) -> None:
         self._asked, self._given, self._progress = asked, target, progress
         self._n_all, self._batches = n, batches(n)
