@@ -101,7 +101,10 @@ def trainer(
         opened = {n: fit for n, fit in fits.items() if fit is not None}
         if not opened:
             why = "no step lowers the KL on held-out replies" if losses.kept == 0 else "every gate has closed"
-            raise LearnError(f"training: {why}, expected steering that generalises; give more questions")
+            raise LearnError(
+                f"training: {why}, expected steering that generalises; "
+                "give more questions, or learn in closed form (effort quick)"
+            )
         return opened, facts(losses, len(used), len(kept), [n for n in fits if n not in opened])
 
     return train
