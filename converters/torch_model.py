@@ -134,9 +134,12 @@ class TorchModel:
         from transformers import DynamicCache
 
         past = 0 if prefix is None else prefix[0][0].shape[2]
-        with torch.no_grad():
-            cache = DynamicCache() if prefix is None else _cache(prefix)
-            self.module(input_ids=tokens, logits_to_keep=1, **cached(self.module, cache))
+        cache = DynamicCache() if prefix is None else _cache(prefix)
+        try:
+            with torch.no_grad():
+                self.module(input_ids=tokens, logits_to_keep=1, **cached(self.module, cache))
+        except (AttributeError, IndexError, TypeError, ValueError):  # it wants a cache of another kind
+            return None
         kept = [
             (layer.keys, layer.values) for layer in cache.layers if getattr(layer, "keys", None) is not None
         ]

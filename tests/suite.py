@@ -153,11 +153,11 @@ def _way(trait: Trait, row: Row) -> dict[str, Any]:
 
 def _figures(trait: Trait, measured: Row | Matched) -> dict[str, Any]:
     known = {name: measured.estimates[name].value for name in JUDGED if name in measured.estimates}
-    minus = {f"{k}_minus_prompt": measured.minus_prompt[k] for k in ("trait", *JUDGED) if k in measured.minus_prompt}
+    names = [name for name in ("trait", *JUDGED) if name in measured.minus_prompt]
     return {
         "own": round(trait.of(measured), 3),
         **{name: round(value, 3) for name, value in known.items()},
-        **{name: _interval(difference) for name, difference in minus.items()},
+        **{f"{name}_minus_prompt": _interval(measured.minus_prompt[name]) for name in names},
     }
 
 
@@ -194,10 +194,8 @@ def reached(results: dict[str, Any], one: str, other: str, measure: str) -> tupl
     """The traits where `one` is at least `other` by `measure` at the prompt's coherence, and the number of
     traits where both were measured."""
     at = {name: (_at(t["ways"], one), _at(t["ways"], other)) for name, t in results.items()}
-    both = {
-        name: (a[measure], b[measure]) for name, (a, b) in at.items() if a and b and measure in a and measure in b
-    }
-    return [name for name, (a, b) in both.items() if a >= b], len(both)
+    both = {name: (a, b) for name, (a, b) in at.items() if a and b and measure in a and measure in b}
+    return [name for name, (a, b) in both.items() if a[measure] >= b[measure]], len(both)
 
 
 def _at(ways: dict[str, Any], way: str) -> dict[str, Any] | None:
@@ -211,8 +209,8 @@ def tables(results: dict[str, Any]) -> str:
     lines: list[str] = []
     for name, one in results.items():
         lines += ["", f"### {name}", "", f"> {one['sentence']}", ""]
-        own = f"own ({one['measure']})"
-        lines += [f"| | strength | trait | coherence | relevance | judge | {own} | at | trait | judge | own |"]
+        head = ("strength", "trait", "coherence", "relevance", "judge", f"own ({one['measure']})")
+        lines += [f"| | {' | '.join(head)} | at | trait | judge | own |"]
         lines += ["|---" * 11 + "|"]
         lines += [_line(way, row) for way, row in one["ways"].items()]
         lines += ["", textwrap.fill(f"{_kept(one)} {_trained(one)}".strip(), 110)]

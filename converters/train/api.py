@@ -8,18 +8,20 @@ A constant without gates, else S-PSR for one block, A-PSR for several, which are
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from edgesteer.errors import LearnError
+from edgesteer.errors import LearnError, ModelError
+from edgesteer.generate.progress import Done
 from edgesteer.learn import Trainer as LearnTrainer
 from edgesteer.learn.fit import BlockFit
 from edgesteer.learn.pairs import Pair
 from edgesteer_converters.torch_model import TorchModel
+from edgesteer_converters.torch_parity import float32_bytes
 from edgesteer_converters.train.data import Example, digest, prepared, triplets
 from edgesteer_converters.train.network import PsrNetwork
 from edgesteer_converters.train.trainer import Losses, Settings, Trainer, read_checkpoint
@@ -39,6 +41,7 @@ def trainer(
     checkpoint: Path | None = None,
     n_threads: int = 1,
     device: str | None = None,
+    memory: int | None = None,
 ) -> LearnTrainer:
     """The trainer that `edgesteer.learn` hands pairs to.
 
@@ -47,9 +50,10 @@ def trainer(
         with an EdgesteerWarning, because minutes of sampling have passed by then. The second training has its
         own, see `checkpoints`. They stay when training is done; remove them when the bundle is saved.
     device: "cpu", "cuda", ...; None for CUDA if there is one, else the CPU.
-    Raises LearnError if such a file is not a checkpoint, and for an unusable device; ModelError and
-    MissingExtra as `TorchModel.load` does. The trainer raises LearnError for pairs or fits that cannot be
-    trained with, and for a loss that is NaN or infinite.
+    memory: bytes that a GGUF file's weights may take while they are read; None: not checked.
+    Raises LearnError if such a file is not a checkpoint, and for an unusable device; ModelError for a file
+    that takes more memory; that and MissingExtra as `TorchModel.load` does. The trainer raises LearnError for
+    pairs or fits that cannot be trained with, and for a loss that is NaN or infinite.
     """
     device = _device(device)
     files = (None, None) if checkpoint is None else checkpoints(checkpoint)
@@ -57,7 +61,7 @@ def trainer(
         if file is not None and file.exists():
             read_checkpoint(file)
     torch.set_num_threads(n_threads)
-    frozen = model if isinstance(model, TorchModel) else TorchModel.load(model, device)
+    frozen = model if isinstance(model, TorchModel) else _loaded(model, device, memory)
     known: dict[str, Example] = {}  # the second training reads the first one's replies again
 
     def train(
@@ -71,7 +75,7 @@ def trainer(
         start: Mapping[int, BlockFit] | None,
         starts: Sequence[int] | None,
         seed: int,
-        progress: Callable[[float], None],
+        progress: Done,
     ) -> tuple[dict[int, BlockFit], dict[str, Any]]:
         torch.set_num_threads(n_threads)
         check_blocks(blocks, frozen)
@@ -97,7 +101,10 @@ def trainer(
         opened = {n: fit for n, fit in fits.items() if fit is not None}
         if not opened:
             why = "no step lowers the KL on held-out replies" if losses.kept == 0 else "every gate has closed"
-            raise LearnError(f"training: {why}, expected steering that generalises; give more questions")
+            raise LearnError(
+                f"training: {why}, expected steering that generalises; "
+                "give more questions, or learn in closed form (effort quick)"
+            )
         return opened, facts(losses, len(used), len(kept), [n for n in fits if n not in opened])
 
     return train
@@ -155,6 +162,15 @@ def check_blocks(blocks: Sequence[int], model: TorchModel) -> None:
     for n in blocks:
         if not 1 <= n < model.n_layer:
             raise LearnError(f"block {n}: expected a block from 1 to {model.n_layer - 1} ({model.name})")
+
+
+def _loaded(path: Path, device: str, memory: int | None) -> TorchModel:
+    if memory is not None and path.is_file() and (needed := float32_bytes(path)) > memory:
+        raise ModelError(
+            f"{path}: found weights that take about {needed / 2**30:.1f} GiB in Torch; expected at most the "
+            f"{memory / 2**30:.1f} GiB that are free; use a smaller model"
+        )
+    return TorchModel.load(path, device)
 
 
 def _device(wanted: str | None) -> str:

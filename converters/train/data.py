@@ -7,20 +7,21 @@ Out: per pair an Example: what the student runs, where it is steered, which rows
 Steering does not change what precedes the first steered position, so its KV cache is computed once per prompt
 and the student runs only the rest. The reply's last token predicts nothing and is left out, as in
 `edgesteer.learn.contrast`. Memory: a prefix takes 4 bytes per token, block and key dimension (192 in
-SmolLM2-135M: 23 kB per token), a teacher 2 kB per row.
+SmolLM2-135M: 23 kB per token), twice that where float16 cannot hold its values; a teacher 2 kB per row.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 
 import torch
 
 from edgesteer.errors import LearnError
+from edgesteer.generate.progress import Done, no_progress
 from edgesteer.learn.pairs import Pair
 from edgesteer_converters.torch_model import Keys, TorchModel
 from edgesteer_converters.train.divergence import Top
@@ -113,19 +114,17 @@ def digest(items: Sequence[Triplet]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def prepared(
-    model: TorchModel, items: Sequence[Triplet], progress: Callable[[float], None] = lambda fraction: None
-) -> list[Example]:
+def prepared(model: TorchModel, items: Sequence[Triplet], progress: Done = no_progress) -> list[Example]:
     """Prepare triplets, with two passes of the frozen model.
 
     Raises LearnError for a token that the model does not have.
     """
     for item in items:
-        tokens = [*item.plain, *item.prompted, *item.reply]
-        if max(tokens) >= model.n_vocab or min(tokens) < 0:
-            raise LearnError(
-                f"training pairs: found token {max(tokens)}, expected 0 to {model.n_vocab - 1} ({model.name})"
-            )
+        for token in (*item.plain, *item.prompted, *item.reply):
+            if not 0 <= token < model.n_vocab:
+                raise LearnError(
+                    f"training pairs: found token {token}, expected 0 to {model.n_vocab - 1} ({model.name})"
+                )
     tops = dict[int, Top]()
     prefixes: dict[tuple[int, ...], Keys | None] = {(): None}
     for sign in (1, -1):  # each has a sentence of its own, and so another beginning
@@ -200,7 +199,13 @@ def _row(model: TorchModel, tokens: Sequence[int]) -> torch.Tensor:
 
 
 def _halved(keys: Keys | None) -> Keys | None:
-    return None if keys is None else [(k.half(), v.half()) for k, v in keys]
+    """The cache in half the memory; what float16 cannot hold stays as it is."""
+    return None if keys is None else [(_half(k), _half(v)) for k, v in keys]
+
+
+def _half(values: torch.Tensor) -> torch.Tensor:
+    half = values.half()
+    return half if bool(half.isfinite().all()) else values
 
 
 def collate(examples: Sequence[Example], device: torch.device, dtype: torch.dtype) -> Batch:

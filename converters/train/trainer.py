@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,13 +23,11 @@ import torch
 
 from edgesteer.bundle.refusal import one_line
 from edgesteer.errors import EdgesteerWarning, LearnError
-from edgesteer.generate.progress import spread
+from edgesteer.generate.progress import Done, no_progress, spread
 from edgesteer_converters.torch_model import TorchModel
 from edgesteer_converters.train.data import Batch, Example, collate
 from edgesteer_converters.train.divergence import kl
 from edgesteer_converters.train.network import PsrNetwork
-
-Progress = Callable[[float], None]
 
 _FORMAT = "edgesteer-train/2"
 _KEYS = {"identity", "settings", "section", "network", "best", "optimizer", "losses"}
@@ -112,7 +110,7 @@ class Trainer:
             network.parameters(), lr=settings.lr, weight_decay=settings.weight_decay
         )
 
-    def run(self, checkpoint: Path | None = None, progress: Progress = lambda fraction: None) -> Losses:
+    def run(self, checkpoint: Path | None = None, progress: Done = no_progress) -> Losses:
         """Train to the end, resuming from the file `checkpoint` if it exists.
 
         It is written after each of five sections, so an interruption loses at most one. Another training's
@@ -267,5 +265,7 @@ def _no_checkpoint(path: Path, error: Exception) -> LearnError:
 
 def _finite(loss: float, when: str) -> float:
     if not math.isfinite(loss):
-        raise LearnError(f"training: loss {loss} {when}, expected a number; use a smaller lr")
+        raise LearnError(
+            f"training: loss {loss} {when}, expected a number; learn in closed form (effort quick)"
+        )
     return loss

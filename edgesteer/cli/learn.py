@@ -83,7 +83,7 @@ _RECIPE = (
     type=FILE,
     metavar="FILE",
     help='Questions to learn from, one per line, or JSON Lines with "question" and optionally "reply"; of 24 '
-    "or more without replies, a third is kept for choosing the strength. Without it, the built-in ones.",
+    "or more without replies, up to a third is kept to choose the strength. Without it, the built-in ones.",
 )
 @click.option(
     "--coherence",
@@ -192,17 +192,19 @@ def command(
 
 
 def _trainer(model: str, checkpoint: Path, n_threads: int | None) -> tuple[Trainer | None, str]:
-    """A trainer, or why there is none: Torch is not installed, or cannot read this model."""
+    """A trainer, or why there is none: Torch is not installed, cannot read this model, or the memory is too
+    small for it."""
     from edgesteer.cli.opening import default_threads
     from edgesteer.errors import MissingExtra, ModelError
 
     try:
         from edgesteer_converters.extras import need
+        from edgesteer_converters.torch_parity import free_memory
         from edgesteer_converters.train import trainer
 
         need("transformers", "train")
-        threads = n_threads or default_threads()
-        return trainer(resolve_model(model), checkpoint=checkpoint, n_threads=threads), ""
+        path, threads = resolve_model(model), n_threads or default_threads()
+        return trainer(path, checkpoint=checkpoint, n_threads=threads, memory=free_memory()), ""
     except (ImportError, MissingExtra):
         return None, "pip install 'edgesteer[convert]': training in Torch"
     except ModelError as error:

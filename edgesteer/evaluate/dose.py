@@ -20,7 +20,7 @@ so each look has its share of the error (Bonferroni): whenever it stops, the int
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -29,6 +29,7 @@ import numpy as np
 from edgesteer.errors import PlanError
 from edgesteer.evaluate.intervals import F64, LEVEL, resamples
 from edgesteer.evaluate.matched import DISTINCT, FREE, ROUNDING, isotonic
+from edgesteer.generate.progress import Done, no_progress
 
 # The share of the prompt's relevance that steered replies keep.
 RELEVANT = 0.8
@@ -147,7 +148,7 @@ def search(
     around: float,
     *,
     target: float | None = None,
-    progress: Callable[[float], None] = lambda fraction: None,
+    progress: Done = no_progress,
 ) -> Dose:
     """The dose of what answers `n` questions, found from the strength `around` on.
 
@@ -185,7 +186,7 @@ class _Values:
 
 class _Search:
     def __init__(
-        self, asked: Asked, n: int, around: float, target: float | None, progress: Callable[[float], None]
+        self, asked: Asked, n: int, around: float, target: float | None, progress: Done
     ) -> None:
         self._asked, self._given, self._progress = asked, target, progress
         self._n_all, self._batches = n, batches(n)
@@ -212,7 +213,9 @@ class _Search:
             bound=bound,
             questions=self._n,
             target_coherence=self._target,
-            min_distinct2=min(DISTINCT * self._mean(None, "distinct2"), self._mean(0.0, "distinct2")),
+            min_distinct2=float(
+                np.fmin(DISTINCT * self._mean(None, "distinct2"), self._mean(0.0, "distinct2"))
+            ),
             min_relevance=RELEVANT * self._mean(None, "relevance"),
             point=self._between(at),
             curve=tuple(self._point(strength) for strength in self._known),
@@ -366,7 +369,7 @@ class _Search:
     def _target(self) -> float:
         if self._given is not None:
             return self._given
-        return max(self._mean(None, "coherence"), self._mean(0.0, "coherence")) + FREE
+        return float(np.fmax(self._mean(None, "coherence"), self._mean(0.0, "coherence"))) + FREE
 
     # -- figures
 

@@ -118,6 +118,7 @@ def learn(
             training_stages = Stages(stages.nested(_STEP * sum(effort.steps)), TRAINING)
             fits, trained = train(at_block, replies.pairs, trainer, training_stages)
             tuned = at_coherence(task, fits, yardstick, 1.0, stages.enter("choose", choosing))
+        prompted = prompted_point(yardstick)  # before others ask more of its questions
         bundle = task.bundle(tuned.fits, strength_range(tuned.dose, recipe.opposite is not None))
         table = None
         if comparison is not None:
@@ -137,7 +138,7 @@ def learn(
         forecast=replies.forecast,
         explained=explained,
         dose=tuned.dose,
-        prompted=prompted_point(yardstick),
+        prompted=prompted,
         table=table,
         emphasised=emphasis,
         trained=trained,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -19,7 +20,7 @@ from edgesteer.errors import LearnError
 from edgesteer.evaluate import Table, head_to_head
 from edgesteer.evaluate.head_to_head import check_counts, check_levels
 from edgesteer.evaluate.judging import Judge
-from edgesteer.generate.progress import Done, Progress, no_progress, portion
+from edgesteer.generate.progress import Done, Progress, no_progress, portion, spread
 from edgesteer.generate.questions import Question, strength_questions, training_questions
 from edgesteer.learn.contrast import contrast_rows, steered_blocks
 from edgesteer.learn.fit import fit_blocks
@@ -61,7 +62,7 @@ def questions_of(
     """The questions to learn from, and those to choose the strength on, which are at most the effort's.
 
     given: None for the built-in ones, as many as the effort takes. Of _ENOUGH given ones without a written
-        reply every third is set aside for the strength; of fewer, all serve for both.
+        reply up to a third is set aside for the strength; of fewer, all serve for both.
     """
     effort = EFFORTS[recipe.effort]
     if given is None:
@@ -72,8 +73,9 @@ def questions_of(
     open_ones = list(dict.fromkeys(q.text for q in asked if q.text not in answered))
     if len(open_ones) < _ENOUGH:
         return asked, list(dict.fromkeys(q.text for q in asked))[: effort.measured]
-    apart = open_ones[::3]
-    return [q for q in asked if q.text not in apart], apart[: effort.measured]
+    thirds = open_ones[::3]
+    apart = [thirds[i] for i in spread(len(thirds), effort.measured)]
+    return [q for q in asked if q.text not in apart], apart
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +111,12 @@ def sample(
     """
     pairs, teacher, said = list[Pair](), list[F32 | None](), None
     blocks = kept_blocks(task, len(questions), trains)
-    for some in (questions[:N_FORECAST], questions[N_FORECAST:]):
+    by_text: dict[str, list[Question]] = {}  # the written replies to a question stay together
+    for question in questions:
+        by_text.setdefault(question.text, []).append(question)
+    first = list(itertools.chain(*[*by_text.values()][:N_FORECAST]))
+    rest = list(itertools.chain(*[*by_text.values()][N_FORECAST:]))
+    for begin, some in ((0, first), (len(first), rest)):
         seen, layers = dict[int, F32](), blocks if pairs or blocks else late_blocks(task)
         new = sample_pairs(
             task.chat,
@@ -120,13 +127,14 @@ def sample(
             part=part,
             layers=layers,
             keep=seen.__setitem__,
-            progress=portion(progress, len(pairs), len(some), len(questions)),
+            progress=portion(progress, begin, len(some), len(questions)),
         )
         if not pairs and (said := forecast(task, new, seen, layers)) is not None:
             on_forecast(said)
         pairs += new
         teacher += [seen.get(i) if blocks else None for i in range(len(new))]
-    good, dropped = keep_good(pairs, limits, any_trait=trains)
+    shortest = min(limits.min_tokens, task.recipe.max_tokens)
+    good, dropped = keep_good(pairs, dataclasses.replace(limits, min_tokens=shortest), any_trait=trains)
     place = {id(pair): i for i, pair in enumerate(pairs)}
     return Replies(good, [teacher[place[id(pair)]] for pair in good], len(pairs), dropped, said)
 

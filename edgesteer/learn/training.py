@@ -116,12 +116,12 @@ def _split(pairs: Sequence[Pair]) -> tuple[list[Pair], list[Pair]]:
 def _own_replies(
     task: Task, fits: dict[int, BlockFit], pairs: Sequence[Pair], progress: Done
 ) -> list[Pair]:
-    """The pairs with the steered model's replies, at the strength that was trained; pairs without a reply are
-    dropped. Empty if steering overflows."""
+    """For each question and sign a pair with the steered model's reply at the trained strength; those
+    without a reply are dropped. Empty if steering overflows."""
     recipe, bundle, own = task.recipe, task.bundle(fits), list[Pair]()
     signs = sorted({pair.sign for pair in pairs}, reverse=True)
     for done, sign in enumerate(signs):
-        side = [pair for pair in pairs if pair.sign == sign]
+        side = [*{pair.question: pair for pair in pairs if pair.sign == sign}.values()]
         try:
             with task.chat.llm.steered(bundle, sign):
                 replies = task.chat.replies(

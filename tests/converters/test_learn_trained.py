@@ -15,8 +15,9 @@ from edgesteer import SteeredLlama
 from edgesteer.bundle import Bundle, load, save, verify
 from edgesteer.cli import main
 from edgesteer.cli.learn import resume_hint
+from edgesteer.errors import ModelError
 from edgesteer.learn import EFFORTS, Effort, Recipe, learn
-from edgesteer_converters.train import checkpoints, trainer
+from edgesteer_converters.train import TorchModel, checkpoints, trainer
 from tests.learn.support import LENIENT
 
 TRAIT = "You talk like a pirate, arr."
@@ -61,27 +62,54 @@ def test_every_form_is_trained_and_its_bundle_is_valid(
     assert (read.strength.min < 0) == (recipe.opposite is not None)
 
 
-def test_a_run_that_stopped_after_the_training_loses_nothing_of_it(
-    llm: SteeredLlama, model: Callable[[str], Path], tmp_path: Path
+@pytest.fixture(scope="module")
+def frozen(model: Callable[[str], Path]) -> TorchModel:
+    return TorchModel.load(model("llama"))
+
+
+@pytest.fixture(scope="module")
+def unbroken(llm: SteeredLlama, frozen: TorchModel) -> Bundle:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(EFFORTS, "normal", Effort(8, (3, 2), 4))
+        train = trainer(frozen, device="cpu")
+        return learn(llm, TRAIT, Recipe(**SHORT), questions=ASKED, limits=LENIENT, trainer=train)[0]
+
+
+@pytest.mark.parametrize(
+    ("at", "files"),
+    [
+        (("sample", 1), 0), (("train", 6), 1), (("own replies", 1), 1), (("train again", 6), 2),
+        (("choose", 0), 2),
+    ],
+)  # fmt: skip
+def test_a_run_that_stopped_anywhere_is_resumed_to_the_same_bundle(
+    llm: SteeredLlama,
+    frozen: TorchModel,
+    tmp_path: Path,
+    unbroken: Bundle,
+    at: tuple[str, int],
+    files: int,
 ) -> None:
-    part, checkpoint = tmp_path / "p.part", tmp_path / "p.checkpoint"
+    """at: the stage, and how many reports of it come before the interruption. files: checkpoints by then."""
+    part, checkpoint, stages = tmp_path / "p.part", tmp_path / "p.checkpoint", list[str]()
 
     def stop(stage: str, fraction: float) -> None:
-        if stage == "choose":
+        stages.append(stage)
+        if stage == at[0] and stages.count(stage) > at[1]:
             raise KeyboardInterrupt
 
-    def run(checkpoint: Path | None, **more: Any) -> Bundle:
-        train = trainer(model("llama"), checkpoint=checkpoint, device="cpu")
-        how: dict[str, Any] = {"questions": ASKED, "limits": LENIENT, "trainer": train, **more}
+    def run(**more: Any) -> Bundle:
+        train = trainer(frozen, checkpoint=checkpoint, device="cpu")
+        how: dict[str, Any] = {"questions": ASKED, "limits": LENIENT, "trainer": train, "part": part, **more}
         return learn(llm, TRAIT, Recipe(**SHORT), **how)[0]
 
     with pytest.raises(KeyboardInterrupt):
-        run(checkpoint, part=part, progress=stop)
-    files = checkpoints(checkpoint)
-    before = [file.read_bytes() for file in files]
-    resumed = run(checkpoint, part=part)
-    assert [file.read_bytes() for file in files] == before  # nothing was trained again
-    assert resumed == run(None)
+        run(progress=stop)
+    kept = {file: file.read_bytes() for file in checkpoints(checkpoint) if file.exists()}
+    assert len(kept) == files
+    assert run() == unbroken
+    if at[0] == "choose":
+        assert {file: file.read_bytes() for file in kept} == kept  # nothing was trained again
 
 
 # -- the command -------------------------------------------------------------------------------------
@@ -91,17 +119,18 @@ Run = Callable[..., click.testing.Result]
 
 @pytest.fixture
 def run(model: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """`run("--effort", "normal")`: the command on the tiny model, to p.steer in an empty working directory. The
-    replies are given, for those of a random model would be dropped."""
+    """`run("--effort", "normal")`: the command on the tiny model, to p.steer in an empty working directory.
+    The replies are given, for those of a random model would be dropped."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     lines = [json.dumps({"question": question, "reply": f"Arr, {question}"}) for question in ASKED]
     (tmp_path / "asked.jsonl").write_text("\n".join(lines))
-    given = ("learn", model("llama"), "-o", "p.steer", "--questions", "asked.jsonl", "--trait", TRAIT)
+    given = ("-o", "p.steer", "--questions", "asked.jsonl", "--trait", TRAIT)
     given += ("--max-tokens", 6, "--threads", 1, "--ctx-size", 1024)
 
-    def invoke(*more: object) -> click.testing.Result:
-        return click.testing.CliRunner().invoke(main, [str(one) for one in (*given, *more)])
+    def invoke(*more: object, arch: str = "llama") -> click.testing.Result:
+        words = [str(one) for one in ("learn", model(arch), *given, *more)]
+        return click.testing.CliRunner().invoke(main, words)
 
     return invoke
 
@@ -138,6 +167,22 @@ def test_without_torch_the_closed_form_is_learnt_and_what_to_install_is_said(
     assert "p.steer: A-PSR, " in done.stdout
     (line,) = [line for line in done.stdout.splitlines() if line.startswith("more")]
     assert "pip install 'edgesteer[convert]'" in line
+
+
+def test_a_model_that_transformers_cannot_read_is_learnt_in_closed_form(run: Run) -> None:
+    done = run(arch="olmo2")
+    assert done.exit_code == 0, done.output
+    assert "p.steer: A-PSR, " in done.stdout
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith("more")]
+    assert "this model cannot be trained in Torch (" in line
+    assert "olmo2" in line
+
+
+def test_a_model_that_takes_more_memory_than_it_may_is_refused(model: Callable[[str], Path]) -> None:
+    with pytest.raises(ModelError, match=r"llama.*GiB in Torch; expected at most the 0\.0 GiB") as caught:
+        trainer(model("llama"), device="cpu", memory=1000)
+    assert "\n" not in str(caught.value)
+    trainer(model("llama"), device="cpu", memory=1 << 30)
 
 
 def test_a_file_in_the_checkpoints_place_is_refused_before_the_sampling(run: Run, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +23,7 @@ from edgesteer_converters.train.data import Example, prepared, triplets
 from edgesteer_converters.train.divergence import Top, kl
 from edgesteer_converters.train.network import PsrNetwork
 from edgesteer_converters.train.trainer import Losses, Settings, Trainer
-from tests.converters.torch_tiny import BLOCKS, VOCAB, WIDTH, fit, pairs
+from tests.converters.torch_tiny import BLOCKS, VOCAB, WIDTH, fit, pairs, recurrent
 
 FITS = {1: fit(1), 2: fit(2)}
 SCALES = {1: 0.5, 2: 2.0}
@@ -179,6 +180,30 @@ def test_losses_equal_those_of_a_whole_steered_pass(
         assert one.measure(one.examples)[0] == pytest.approx(np.mean(want), rel=5e-3)
     together, _ = one.loss(one.examples)  # padding on both sides
     assert together.item() == pytest.approx(np.mean(want), rel=5e-3)
+
+
+def test_keys_that_half_precision_cannot_hold_change_nothing(llama: TorchModel) -> None:
+    """Queries are as much smaller, so that the model is the same."""
+    large = TorchModel(copy.deepcopy(llama.module))
+    for block in large.blocks[1:]:
+        block.self_attn.k_proj.weight.mul_(1e6)
+        block.self_attn.q_proj.weight.mul_(1e-6)
+    one, same = trainer_of(large, network_of()), trainer_of(llama, network_of())
+    largest = max(float(k.abs().max()) for e in one.examples for k, _ in e.prefix or [])
+    assert torch.finfo(torch.half).max < largest < float("inf")
+    assert one.measure(one.examples)[0] == pytest.approx(same.measure(same.examples)[0], rel=5e-3)
+
+
+@pytest.mark.parametrize("arch", ["mamba", "lfm2"])
+def test_a_model_without_keys_and_values_for_each_block_reads_whole_texts(arch: str) -> None:
+    model, some, want = recurrent(arch), pairs(), list[float]()
+    for pair in some:
+        logits = full_forward(model, FITS, pair, len(pair.plain) - 1)[len(pair.plain) - 1 : -1]
+        want.append(exact_kl(teacher_logits(model, pair), logits))
+    one = trainer_of(model, network_of())
+    assert all(example.prefix is None for example in one.examples)
+    assert one.measure(one.examples)[0] == pytest.approx(np.mean(want), rel=1e-3)
+    assert one.run().last < one.losses.first
 
 
 def test_the_mean_coefficient_is_over_positions_in_scope(llama: TorchModel) -> None:
@@ -436,8 +461,8 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"pairs": [replace(GOOD[0], plain=[])]}, "pair 0: no plain"),
     ({"pairs": [replace(GOOD[0], prompted=[])]}, "pair 0: no prompted"),
     ({"held": [replace(GOOD[0], sign=0)]}, "sign 0"),
-    ({"pairs": [replace(GOOD[0], reply=[VOCAB])]}, f"0 to {VOCAB - 1}"),
-    ({"held": [replace(GOOD[0], reply=[-1])]}, f"0 to {VOCAB - 1}"),
+    ({"pairs": [replace(GOOD[0], reply=[VOCAB])]}, f"token {VOCAB}, expected 0 to {VOCAB - 1}"),
+    ({"held": [replace(GOOD[0], reply=[-1])]}, f"token -1, expected 0 to {VOCAB - 1}"),
     ({"blocks": ()}, "blocks: none"),
     ({"blocks": (BLOCKS,)}, f"block {BLOCKS}: expected a block from 1 to {BLOCKS - 1}"),
     ({"blocks": (0,)}, "block 0: expected a block from 1"),
@@ -445,7 +470,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"steps": range(0)}, "at least one step"),
     ({"steps": range(5, 10)}, "at least one step"),
     ({"seed": -1}, "none below 0"),
-    ({"start": HUGE}, "loss .* use a smaller lr"),
+    ({"start": HUGE}, "loss .* learn in closed form"),
 ]
 
 

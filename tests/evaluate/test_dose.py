@@ -236,6 +236,10 @@ def test_empty_replies_have_no_say(silent: str) -> None:
     found = search(fake, 20, 1.0)
     assert found.strength > 0
     assert found.reached or silent == "steered"
+    if silent == "prompt":  # the unsteered model alone sets the bounds
+        assert found.target_coherence == pytest.approx(UNSTEERED + FREE)
+        assert found.min_distinct2 == pytest.approx(0.95)
+        assert found.point.coherence == pytest.approx(UNSTEERED + FREE, rel=0.03)
     if silent == "some":
         assert found.strength == pytest.approx(1.0, rel=0.03)
     if silent == "steered":

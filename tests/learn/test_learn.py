@@ -258,10 +258,49 @@ def test_of_many_given_questions_some_are_kept_for_the_strength() -> None:
     training, apart = questions_of(Recipe(), MANY)
     assert sorted([*apart, *(q.text for q in training)]) == sorted(MANY)
     assert len(apart) == 9
+    more = [f"{q} {i}" for q in MANY for i in range(20)]
+    training, apart = questions_of(Recipe(), more)
+    assert sorted([*apart, *(q.text for q in training)]) == sorted(more)  # none is left out
+    assert len(apart) == EFFORTS["normal"].measured
+    assert more.index(apart[-1]) > 0.9 * len(more)
     few = MANY[:23]
     assert questions_of(Recipe(), few) == ([Question(q) for q in few], few)
     answered = [Question(q, "Arr.") for q in MANY]  # what a person wrote is learnt from
     assert questions_of(Recipe(), answered) == (answered, MANY)
+
+
+def test_no_reply_is_sampled_beside_a_written_one_wherever_it_stands(llm: SteeredLlama) -> None:
+    """Each question has a reply of each sign, far behind one another in the list, and stands there bare."""
+    signs = [Question(q, f"{text} {q}", sign) for sign, text in ((1, "Arr,"), (-1, "Dear sir,")) for q in MANY]
+    fractions = list[float]()
+    _, summary = learnt(
+        llm,
+        questions=[*MANY, *signs],
+        opposite=CLERK,
+        method="constant",
+        progress=lambda stage, fraction: fractions.append(fraction),
+    )
+    assert sorted((p.question, p.sign) for p in summary.pairs) == sorted((q.text, q.sign) for q in signs)
+    assert all(p.given for p in summary.pairs)
+    assert fractions == sorted(fractions)
+
+
+def test_replies_that_the_token_limit_cuts_are_not_too_short(llm: SteeredLlama) -> None:
+    limits = Limits(min_tokens=8, min_distinct2=0.0, max_nll=1e9, min_trait=-1e9)
+    _, summary = learnt(llm, limits=limits, max_tokens=2, method="constant")
+    assert (summary.kept, summary.dropped) == (len(ASKED), {})
+
+
+def test_sampling_of_two_sentences_never_goes_back(llm: SteeredLlama) -> None:
+    fractions = list[float]()
+    learnt(
+        llm,
+        questions=MANY,
+        opposite=CLERK,
+        method="constant",
+        progress=lambda stage, fraction: fractions.append(fraction),
+    )
+    assert fractions == sorted(fractions)
 
 
 def test_the_forecast_is_known_before_the_rest_is_sampled(llm: SteeredLlama) -> None:

@@ -71,6 +71,14 @@ def test_the_second_training_goes_on_with_both_kinds_of_replies(llm: SteeredLlam
         assert [p.reply for p in own] == [r.all_tokens for r in want if r.all_tokens]
 
 
+def test_a_question_with_two_written_replies_gets_one_of_the_models_own(llm: SteeredLlama) -> None:
+    first, second = trained(llm, signs=(1, 1))[0]
+    for side in ("pairs", "held"):
+        own = [p.question for p in second[side][len(first[side]) :]]
+        assert len(first[side]) == 2 * len(own)
+        assert sorted(own) == sorted({p.question for p in first[side]})
+
+
 def test_whole_questions_are_held_out(llm: SteeredLlama) -> None:
     for call in trained(llm, signs=(1, -1), opposite=CLERK)[0]:
         used, held = ({p.question for p in call[side]} for side in ("pairs", "held"))
