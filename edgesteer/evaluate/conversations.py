@@ -78,7 +78,7 @@ def conversations(
     are too short, that share a name, or that cannot fit, and for what `head_to_head` refuses.
     """
     scripts = list(read_scripts() if scripts is None else scripts)
-    _check(chat, trait, scripts, turns, max_tokens, temperature, seed)
+    check_conversations(chat, trait, scripts, turns, max_tokens, temperature, seed)
     check_rows(chat, rows)
     ways = [Way(UNSTEERED, ()), Way(PROMPT, ()), *(Way.of(name, (), sources) for name, sources in rows)]
     training = 0.0 if judge is None else training_replies(judge) / (len(scripts) * turns)
@@ -194,7 +194,6 @@ class _Held:
         with self._chat.llm.steered([]):
             return _log_probs(self._chat, pairs)
 
-
     def _judged(self, judging: Rater, texts: Sequence[Sequence[str]], turns: int) -> dict[str, F64]:
         """By measure, float64 [scripts, turns]; empty if the judge abstains."""
         at = [(i, t) for i, one in enumerate(texts) for t in range(len(one))]
@@ -238,16 +237,16 @@ def _log_probs(chat: Chat, scripts: Sequence[Sequence[_Pair]]) -> list[list[F32]
     return out
 
 
-def _check(
+def check_conversations(
     chat: Chat,
     trait: str,
     scripts: Sequence[Script],
     turns: int,
     max_tokens: int,
-    temperature: float,
-    seed: int,
+    temperature: float = 0.0,
+    seed: int = 0,
 ) -> None:
-    """Check everything that can fail at once, before the minutes of work."""
+    """Raise what `conversations` would refuse of these, before the minutes of work."""
     require_trait(trait)
     if chat.template is not None or chat.llm.chat_template is None:
         raise InputError(

@@ -119,11 +119,8 @@ def transfer(
     written; SteeringOverflow where steering overflows on one of the files.
     """
     way = Way.of(bundle.name, [], [(bundle, strength)])
-    _check(way, trait, questions, file_types)
+    check_transfer(chat, bundle, trait, questions, strength, file_types)
     own = chat.llm.model_info.file_type
-    _check_model(chat, bundle)
-    with chat.llm.steered(way.plan):  # what does not fit is refused before the minutes of work
-        pass
     copies = [each for each in dict.fromkeys(file_types) if each != own]
     stages = Stages(progress, 1 + 1.2 * len(copies))
 
@@ -248,20 +245,28 @@ def _requantized(chat: Chat, file_type: str, folder: str | os.PathLike[str] | No
             llm.close()
 
 
-def _check(way: Way, trait: str, questions: Sequence[str], file_types: Sequence[str]) -> None:
+def check_transfer(
+    chat: Chat,
+    bundle: Bundle,
+    trait: str,
+    questions: Sequence[str],
+    strength: float | None = None,
+    file_types: Sequence[str] = FILE_TYPES,
+) -> None:
+    """Raise what `transfer` would refuse of these, before the minutes of work."""
     if not questions:
         raise InputError("transfer: no questions, expected at least one")
     require_trait(trait)
+    way = Way.of(bundle.name, [], [(bundle, strength)])
     if not way.plan:
         raise InputError(
             f"transfer: {way.name} at strength {way.strength:g} steers nothing, expected another"
         )
     for file_type in file_types:
         check_file_type(file_type)
-
-
-def _check_model(chat: Chat, bundle: Bundle) -> None:
-    """Steering only warns of other base weights; but what they do would be blamed on the file types."""
+    # Steering only warns of other base weights; but what they do would be blamed on the file types.
     doubt = check_model(bundle, chat.llm.model_info)
     if doubt and bundle.model is not None:
         raise IncompatibleError(doubt)
+    with chat.llm.steered(way.plan):
+        pass
