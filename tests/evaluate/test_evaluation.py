@@ -48,10 +48,6 @@ def test_the_manifest_of_a_row(chat: Chat, bundle: Bundle) -> None:
         result.for_manifest("other")
 
 
-class _Begun(Exception):
-    """Raised by the first work."""
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -68,7 +64,7 @@ def test_what_any_measurement_refuses_is_refused_before_the_first_begins(
     from edgesteer.evaluate.llm_judge import Endpoint, LLMJudge
 
     def begun(stage: str, part: float) -> None:
-        raise _Begun
+        pytest.fail(f"{stage} has begun")
 
     rows = [("own", [(bundle, change.pop("strength", 1.0))])]
     judge = LLMJudge(Endpoint("http://127.0.0.1:1/v1"))
