@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +30,7 @@ from edgesteer.generate.measures import F32, log_softmax
 from edgesteer.generate.progress import Done, Progress, Stages, no_progress, portion
 from edgesteer.plan import SteeringPlan
 from edgesteer.runtime import Sequences
-from edgesteer.runtime.quantize import check_file_type, requantize
+from edgesteer.runtime.quantize import check_file_type, folder_for_copies, requantize
 
 FILE_TYPES = ("Q4_0", "Q8_0", "F16")
 """What is tried unless something else is asked for."""
@@ -113,7 +112,8 @@ def transfer(
     strength: None for the bundle's default.
     file_types: of the copies; one that the model's file has itself is left out.
     folder: where a copy lies while it is tried; None for the system's temporary folder. There is never more
-        than one, and none is left, also after an error or Ctrl-C.
+        than one, and none is left, also after an error or Ctrl-C. What a killed process leaves there, the
+        next call deletes.
     Raises InputError for no trait, no questions, a strength of 0, or an unknown file type; IncompatibleError
     for a bundle of another model, or of other base weights; ModelError and OutputError where a copy cannot be
     written; SteeringOverflow where steering overflows on one of the files.
@@ -232,8 +232,8 @@ def _samples(scores: Scores) -> dict[str, Sample]:
 @contextlib.contextmanager
 def _requantized(chat: Chat, file_type: str, folder: str | os.PathLike[str] | None) -> Iterator[Chat]:
     """The same chat on a copy of its model, which is deleted at the end."""
-    with tempfile.TemporaryDirectory(prefix="edgesteer-", dir=folder) as temporary:
-        path = Path(temporary) / f"{Path(chat.llm.model_path).stem}-{file_type}.gguf"
+    with folder_for_copies(folder) as temporary:
+        path = temporary / f"{Path(chat.llm.model_path).stem}-{file_type}.gguf"
         requantize(chat.llm.model_path, path, file_type, n_threads=chat.llm.n_threads)
         llm = chat.llm.reopened(model_path=str(path))
         try:
