@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 from edgesteer.evaluate.conversation_table import BEGINNING, ConversationRow, ConversationTable
@@ -57,6 +58,9 @@ def notes(table: ConversationTable) -> list[str]:
         f"in {last}. equal: replies that equal an earlier one of their conversation; alike: those with the "
         f"same first {BEGINNING} words; begins: their share in each turn.",
     ]
+    shares = [share for row in table.rows for share in (row.trait_kept, row.of_prompt)]
+    if any(math.isfinite(share.value) and math.isnan(share.low) for share in shares):
+        out.append("A share has no interval where the trait that it is a share of may well be none.")
     if table.judge:
         out.append(f"{table.judge.summary[:1].upper()}{table.judge.summary[1:]}.")
     for row in table.rows:

@@ -64,12 +64,13 @@ def unit_of(key: str) -> str:
 
 
 def interval(one: Estimate, digits: int = 2, sign: str = "", factor: float = 1, unit: str = "") -> str:
-    """An estimate on a line: "0.50 [0.40, 0.60]"; a dot for what has no value.
+    """An estimate on a line: "0.50 [0.40, 0.60]"; a dot for what has no value, no brackets without interval.
 
     sign: "+" also marks what is above 0. factor: what it is multiplied by, such as 100 for percent.
     """
     value, low, high = (number(each, digits, sign, factor) for each in (one.value, one.low, one.high))
-    return value if value == "." else f"{value}{unit} [{low}, {high}]"
+    shown = value if value == "." else f"{value}{unit}"
+    return shown if low == "." else f"{shown} [{low}, {high}]"
 
 
 def cell(one: Estimate, digits: int = 2, sign: str = "", factor: float = 1) -> Cell:
@@ -77,7 +78,7 @@ def cell(one: Estimate, digits: int = 2, sign: str = "", factor: float = 1) -> C
     if not math.isfinite(one.value):
         return Cell("")
     value, low, high = (number(each, digits, sign, factor) for each in (one.value, one.low, one.high))
-    return Cell(value, note=f"{low} to {high}")
+    return Cell(value, note="" if low == "." else f"{low} to {high}")
 
 
 def bar(name: str, one: Estimate, factor: float = 1) -> Bar:
