@@ -120,7 +120,7 @@ def test_side_effects_are_measured_instead(run: Run, tiny: Path, steer: Path) ->
         (("--turns", "11"), "turns"),
         (("--force",), "--force is for --html and --card"),
         (("--html", "page.txt"), "expected NAME.html"),
-        (("--card", "card.html"), "--card writes bundles, NAME.steer"),
+        (("--card", "card.html"), "--card card.html: expected a bundle, NAME.steer"),
         (("--way", "again=drawn.steer", "--transfer"), "--transfer tries one bundle"),
         (("--way", "again=drawn.steer", "--card", "card.steer"), "--card writes one bundle"),
     ],
