@@ -77,7 +77,8 @@ def _random_like(direction: F32, seed: int, block: int) -> F32:
 
 def controls_of(way: Way, prompted: Sequence[Tokens]) -> list[Way]:
     """The rows in CONTROLS beside a steered way. prompted: the prompts with the trait."""
-    terms = [(random_control(term.bundle), term.strength, None) for term in way.unit.terms]
+    # With one seed for all, bundles that add up would all get the same direction.
+    terms = [(random_control(term.bundle, i), term.strength, None) for i, term in enumerate(way.unit.terms)]
     return [
         replace(way, name=RANDOM, unit=SteeringPlan.of(terms)),
         Guided(GUIDED, way.prompts, strength=GUIDANCE, prompted=prompted),

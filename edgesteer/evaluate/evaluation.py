@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from edgesteer.bundle import ModelInfo
+from edgesteer.evaluate.controls import CONTROLS
 from edgesteer.evaluate.conversation_table import ConversationTable
 from edgesteer.evaluate.conversations import check_conversations, conversations, read_scripts
 from edgesteer.evaluate.facts import FactsTable, facts, read_facts
@@ -186,9 +187,10 @@ def _check(
 
 def _weights(selection: Selection, n_questions: int, n_rows: int) -> dict[str, float]:
     """Rough times of the measurements, in replies."""
-    ways, again = 2 + n_rows, len(LEVELS) * selection.matched
+    ways = 2 + n_rows
+    steered = n_rows + len(CONTROLS) * selection.controls
     return {
-        "table": selection.table * n_questions * (ways + n_rows * again),
+        "table": selection.table * n_questions * (2 + steered * (1 + len(LEVELS) * selection.matched)),
         "turns": selection.turns * len(read_scripts()) * ways * _TURN,
         "facts": selection.side_effects * len(read_facts()) * ways * _FACT,
         "instructions": selection.side_effects * len(read_instructions()) * ways * _INSTRUCTION,

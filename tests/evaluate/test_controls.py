@@ -14,9 +14,16 @@ from edgesteer import Bundle, SteeredLlama
 from edgesteer.bundle import encode_directions, gate_weights_gguf, read_gate_gguf
 from edgesteer.errors import InputError
 from edgesteer.evaluate import head_to_head
-from edgesteer.evaluate.controls import CONTROLS, GUIDANCE, guided_replies, random_control
+from edgesteer.evaluate.controls import (
+    CONTROLS,
+    GUIDANCE,
+    controls_of,
+    guided_replies,
+    random_control,
+)
 from edgesteer.evaluate.matched import LEVELS
 from edgesteer.evaluate.snapshot import snapshot_cost
+from edgesteer.evaluate.way import Way
 from edgesteer.generate import Chat, Reply
 from edgesteer.report.head_to_head import lines
 from edgesteer.runtime import Lanes
@@ -76,6 +83,15 @@ def test_random_directions_follow_from_the_seed(model: Callable[[str], Path]) ->
     assert random_control(bundle, 3).digest != random_control(bundle, 4).digest
     with pytest.raises(ValueError, match="non-negative"):
         random_control(bundle, -1)
+
+
+def test_bundles_that_add_up_have_random_directions_of_their_own(model: Callable[[str], Path]) -> None:
+    path = model("llama")
+    way = Way.of("both", [], [(vector(path), 1.0), (vector(path, seed=1), 1.0)])
+    control = controls_of(way, [])[0]
+    for n in way.bundles[0].layers:
+        a, b = (bundle.directions[n] for bundle in control.bundles)
+        assert abs(a @ b) < 0.5 * np.linalg.norm(a) * np.linalg.norm(b)
 
 
 def test_a_gate_stays_and_acts(chat: Chat) -> None:
