@@ -8,8 +8,9 @@ from typing import Any
 
 from edgesteer.bundle import ModelInfo
 from edgesteer.evaluate.controls import CONTROLS
+from edgesteer.evaluate.conversation_scripts import check_conversations, read_scripts
 from edgesteer.evaluate.conversation_table import ConversationTable
-from edgesteer.evaluate.conversations import check_conversations, conversations, read_scripts
+from edgesteer.evaluate.conversations import conversations
 from edgesteer.evaluate.facts import FactsTable, facts, read_facts
 from edgesteer.evaluate.head_to_head import check_table, head_to_head, held_out_questions
 from edgesteer.evaluate.instructions import read_instructions

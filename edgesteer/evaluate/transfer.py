@@ -26,7 +26,7 @@ from edgesteer.evaluate.intervals import F64, Estimate, Sample, difference, esti
 from edgesteer.evaluate.table import plain_values
 from edgesteer.evaluate.way import Way, prompts_of, require_trait
 from edgesteer.generate import REPEAT_PENALTY, Chat, Reply, Scores, Tokens, score
-from edgesteer.generate.measures import F32, log_softmax
+from edgesteer.generate.measures import F32, kl, log_softmax
 from edgesteer.generate.progress import Done, Progress, Stages, no_progress, portion
 from edgesteer.plan import SteeringPlan
 from edgesteer.runtime import Sequences
@@ -177,14 +177,8 @@ def divergence(
             if reply.all_tokens:
                 unsteered = _log_probs(sequences, SteeringPlan(), prompt, reply)
                 steered = _log_probs(sequences, plan, prompt, reply)
-                out[i] = np.mean([_kl(p, q) for p, q in zip(steered, unsteered, strict=True)])
+                out[i] = np.mean([kl(p, q) for p, q in zip(steered, unsteered, strict=True)])
     return out
-
-
-def _kl(p: F32, q: F32) -> float:
-    """KL(p || q) of two distributions, given as log-probabilities."""
-    wide = p.astype(np.float64)
-    return float(np.sum(np.exp(wide) * (wide - q)))
 
 
 def _log_probs(sequences: Sequences, plan: SteeringPlan, prompt: Tokens, reply: Reply) -> list[F32]:
@@ -220,9 +214,9 @@ def _measured(
         with chat.llm.steered(each):
             replies.append(chat.replies(plain, max_tokens, repeat_penalty=REPEAT_PENALTY, progress=done))
     unsteered, steered = (_samples(score(chat, each, plain, prompted)) for each in replies)
-    kl = divergence(chat, plan, plain, replies[0], portion(progress, 0.8, 0.2, 1))
+    moved = divergence(chat, plan, plain, replies[0], portion(progress, 0.8, 0.2, 1))
     texts = [tuple(chat.text(reply.tokens) for reply in each) for each in replies]
-    return _Measured(steered | {"kl": Sample.mean(kl.tolist())}, unsteered, texts[1], texts[0])
+    return _Measured(steered | {"kl": Sample.mean(moved.tolist())}, unsteered, texts[1], texts[0])
 
 
 def _samples(scores: Scores) -> dict[str, Sample]:

@@ -12,8 +12,9 @@ import pytest
 from edgesteer import Bundle, SteeredLlama
 from edgesteer.errors import InputError
 from edgesteer.evaluate import head_to_head
+from edgesteer.evaluate.conversation_scripts import Script, read_scripts
 from edgesteer.evaluate.conversation_table import ConversationRow, ConversationTable
-from edgesteer.evaluate.conversations import Script, conversations, read_scripts
+from edgesteer.evaluate.conversations import conversations
 from edgesteer.evaluate.llm_judge import AtCoherence
 from edgesteer.evaluate.table import Judging
 from edgesteer.generate import REPEAT_PENALTY, Chat, Tokens, score
