@@ -68,8 +68,10 @@ def check_conversations(
     """Raise what `conversations` would refuse of these, before the minutes of work."""
     require_trait(trait)
     if chat.template is not None or chat.llm.chat_template is None:
+        other = "it has none" if chat.template is None else "--template or the bundle gives another"
         raise InputError(
-            f"{chat.llm.model_path}: conversations need the model's own chat template, expected no --template"
+            f"{chat.llm.model_path}: conversations need the model's own chat template, but {other}; leave "
+            "them out"
         )
     least = {"turns": (turns, 1), "max_tokens": (max_tokens, 1), "temperature": (temperature, 0)}
     for name, (value, at_least) in {**least, "seed": (seed, 0)}.items():

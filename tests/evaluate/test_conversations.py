@@ -239,7 +239,7 @@ def test_bad_input(chat: Chat, bundle: Bundle) -> None:
         conversations(chat, " ", [], SCRIPTS, turns=3)
     with pytest.raises(InputError, match="two rows are named 'prompt'"):
         conversations(chat, TRAIT, [("prompt", [(bundle, 1.0)])], SCRIPTS, turns=3)
-    with pytest.raises(InputError, match="the model's own chat template"):
+    with pytest.raises(InputError, match="--template or the bundle gives another; leave them out"):
         held(Chat(chat.llm, template="Q: {question}\nA:"))
 
 
