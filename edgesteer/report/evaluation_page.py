@@ -274,7 +274,7 @@ def _bars(
 
 def _pairs(
     keys: Sequence[str], own: Mapping[str, Estimate], minus: Mapping[str, Estimate], digits: int = 2
-) -> Iterator[Cell]:
+) -> Iterator[Cell | str]:
     """For each measure its value and its difference."""
     for key in keys:
         yield cell(own[key], digits)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -97,7 +98,7 @@ def test_what_has_no_value_is_a_dot_or_an_empty_cell() -> None:
     nothing = Estimate(math.nan, math.nan, math.nan)
     whole = evaluation()
     assert whole.replies is not None
-    means = dict.fromkeys(("trait", "coherence", "nll0", "distinct2"), math.nan)
+    means: dict[str, Any] = dict.fromkeys(("trait", "coherence", "nll0", "distinct2"), math.nan)
     rows = [
         dataclasses.replace(row, estimates=dict.fromkeys(row.estimates, nothing), **means)
         for row in whole.replies.rows
