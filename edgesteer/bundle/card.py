@@ -98,7 +98,7 @@ def words(value: object) -> str:
     """A manifest's value as people would write it: without braces or quotes, an interval as 1 [0.5, 1.5]."""
     if isinstance(value, Mapping) and value.keys() == _INTERVAL:
         middle, low, high = (words(value[key]) for key in ("value", "low", "high"))
-        return f"{middle} [{low}, {high}]"
+        return middle if value["low"] is None else f"{middle} [{low}, {high}]"
     if isinstance(value, Mapping):
         return ", ".join(f"{key} {words(value[key])}" for key in sorted(value)) or "none"
     if isinstance(value, (list, tuple)):

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from edgesteer.cli.files import check_bundle_output, check_page, write_all
 from edgesteer.cli.judges import JUDGE_KEYS, check_judge, judge_options, note_cost, open_judge
@@ -191,6 +192,9 @@ def _wanted(options: dict[str, Any], questions: Path | None, judge: bool) -> Sel
         raise click.UsageError("--judge needs at least eight questions; give --turns 2 or more")
     if temperature is not None and not turns:
         raise click.UsageError("--temperature is for --turns; other replies are greedy")
+    source = click.get_current_context().get_parameter_source("max_tokens")
+    if source is not ParameterSource.DEFAULT and not (table or turns or tried):
+        raise click.UsageError("--side-effects has a limit of its own; leave --max-tokens out")
     return Selection(
         table=table,
         controls=controls or full,

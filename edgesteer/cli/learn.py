@@ -150,7 +150,7 @@ def command(
     # Whatever can be checked is checked before minutes of work.
     if (counts or sentiment) and not compare:
         raise click.UsageError("--count and --sentiment need --compare")
-    check_bundle_output(output, force, "learn")
+    check_bundle_output(output, force)
     if replies is not None:
         check_output(replies, force)
     question_list = None if questions is None else read_questions(questions)

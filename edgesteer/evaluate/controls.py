@@ -17,10 +17,10 @@ import numpy as np
 
 from edgesteer.bundle import Bundle, encode_directions
 from edgesteer.errors import InputError
-from edgesteer.evaluate.draft import Draft, require_sequences
 from edgesteer.evaluate.way import Way
 from edgesteer.generate import REPEAT_PENALTY, Chat, Reply, Tokens
-from edgesteer.generate.measures import F32
+from edgesteer.generate.chat import penalised
+from edgesteer.generate.measures import F32, log_prob
 from edgesteer.generate.progress import Done, no_progress, portion
 from edgesteer.plan import SteeringPlan
 from edgesteer.runtime import Lanes
@@ -77,7 +77,8 @@ def _random_like(direction: F32, seed: int, block: int) -> F32:
 
 def controls_of(way: Way, prompted: Sequence[Tokens]) -> list[Way]:
     """The rows in CONTROLS beside a steered way. prompted: the prompts with the trait."""
-    terms = [(random_control(term.bundle), term.strength, None) for term in way.unit.terms]
+    # With one seed for all, bundles that add up would all get the same direction.
+    terms = [(random_control(term.bundle, i), term.strength, None) for i, term in enumerate(way.unit.terms)]
     return [
         replace(way, name=RANDOM, unit=SteeringPlan.of(terms)),
         Guided(GUIDED, way.prompts, strength=GUIDANCE, prompted=prompted),
@@ -89,6 +90,14 @@ def check_controls(chat: Chat, rows: Sequence[object]) -> None:
     if not rows:
         raise InputError("controls: no rows, expected at least one to draw random directions for")
     require_sequences(chat, "guided decoding")
+
+
+def require_sequences(chat: Chat, what: str) -> None:
+    """Raises InputError for a model opened for a single sequence."""
+    if chat.llm.n_seq_max < 2:
+        raise InputError(
+            f"{chat.llm.model_path}: {what} takes two sequences, found one; open it with n_seq_max=2 or more"
+        )
 
 
 # -- guided decoding -------------------------------------------------------------------------------
@@ -157,7 +166,7 @@ def _guided(
     progress: Done,
 ) -> list[Reply]:
     """A pair's plain prompt is in lane 2 i, its prompted one in the next."""
-    drafts = [Draft(chat, repeat_penalty) for _ in pairs]
+    drafts = [_Draft(chat, repeat_penalty) for _ in pairs]
     prompts = [prompt for pair in pairs for prompt in pair]
     with Lanes(chat.llm, prompts, recurring=True) as lanes:
         parts = {lane: prompt[-1:] for lane, prompt in enumerate(prompts)}
@@ -175,6 +184,34 @@ def _guided(
             if not parts:
                 break
     return [draft.reply() for draft in drafts]
+
+
+class _Draft:
+    """A greedy reply that grows token by token."""
+
+    def __init__(self, chat: Chat, repeat_penalty: float) -> None:
+        self._chat, self._penalty = chat, repeat_penalty
+        self.tokens: list[int] = []
+        self._log_probs: list[float] = []
+        self._end: int | None = None
+
+    def add(self, logits: F32) -> bool:
+        """Take the likeliest token; False if the reply ends here."""
+        weighed = logits if self._penalty == 1.0 else penalised(logits, self.tokens, self._penalty)
+        token = int(weighed.argmax())
+        self._log_probs.append(log_prob(logits, token))
+        if self._chat.ends(token):
+            self._end = token
+            return False
+        self.tokens.append(token)
+        return not self._chat.ended_by(self.tokens)
+
+    def reply(self) -> Reply:
+        tokens = list(self.tokens)
+        while self._chat.ended_by(tokens):
+            tokens.pop()
+        n = len(tokens) + (self._end is not None)
+        return Reply(tokens, np.array(self._log_probs[:n], dtype=np.float32), self._end)
 
 
 def _weighted(plain: F32, prompted: F32, alpha: float) -> F32:

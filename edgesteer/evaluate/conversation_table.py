@@ -53,7 +53,7 @@ class ConversationRow:
     minus_prompt: the same as difference to the prompted row, paired by script.
     over_turns: by measure, over all turns; over_turns_minus_prompt: as difference.
     trait_kept: the trait in the last turn, as a share of the first. of_prompt: as a share of the prompt's in
-        the last turn. Both NaN where that is not above 0.
+        the last turn. Both NaN where that is not above 0, and without an interval where its own holds 0.
     n_replies, n_equal, n_begin_alike, n_empty: counts of replies. notes: scripts that ended early, and why.
     """
 
@@ -188,5 +188,7 @@ def _difference(own: F64, other: F64) -> Estimate:
 def _share(above: F64, below: F64) -> Estimate:
     """sum(above) / sum(below) over the scripts that have both."""
     both = ~(np.isnan(above) | np.isnan(below))
-    kept_above, kept_below = (np.where(both, values, 0.0).tolist() for values in (above, below))
-    return estimate(Sample.ratio(kept_above, kept_below))
+    share = estimate(Sample.ratio(above[both].tolist(), below[both].tolist()))
+    if estimate(Sample.mean(below[both].tolist())).low > 0:
+        return share
+    return Estimate(share.value, float("nan"), float("nan"))  # it could be as large as one likes

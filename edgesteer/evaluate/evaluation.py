@@ -7,17 +7,19 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from edgesteer.bundle import ModelInfo
+from edgesteer.evaluate.controls import CONTROLS
+from edgesteer.evaluate.conversation_scripts import check_conversations, read_scripts
 from edgesteer.evaluate.conversation_table import ConversationTable
-from edgesteer.evaluate.conversations import conversations, read_scripts
+from edgesteer.evaluate.conversations import conversations
 from edgesteer.evaluate.facts import FactsTable, facts, read_facts
-from edgesteer.evaluate.head_to_head import head_to_head, held_out_questions
+from edgesteer.evaluate.head_to_head import check_table, head_to_head, held_out_questions
 from edgesteer.evaluate.instructions import read_instructions
-from edgesteer.evaluate.judging import Judge, rater, training_replies
+from edgesteer.evaluate.judging import Judge, check_questions, rater, training_replies
 from edgesteer.evaluate.matched import LEVELS
 from edgesteer.evaluate.obedience import MAX_TOKENS as OBEDIENCE_TOKENS
 from edgesteer.evaluate.obedience import Obedience, obedience
 from edgesteer.evaluate.table import Table
-from edgesteer.evaluate.transfer import FILE_TYPES, Transfer, transfer
+from edgesteer.evaluate.transfer import FILE_TYPES, Transfer, check_transfer, transfer
 from edgesteer.evaluate.way import Sources
 from edgesteer.generate import Chat
 from edgesteer.generate.progress import Progress, Stages, no_progress
@@ -102,12 +104,13 @@ def measure(
     """Make the measurements of the selection, one after the other.
 
     rows: as for `head_to_head`. judge: of the table and the conversations; an embedder is trained once for
-    both. Raises what they raise.
+    both. Raises what they raise; what they refuse, before the first of them begins.
     """
     asked = list(held_out_questions() if selection.questions is None else selection.questions)
     weights = _weights(selection, len(asked), len(rows))
     training = 0 if judge is None else training_replies(judge)
     stages = Stages(progress, sum(weights.values()) + training)
+    _check(chat, trait, rows, selection, asked, judge)
     result = Evaluation(chat.llm.model_info, trait)
     if judge is not None:
         scripts = read_scripts() if selection.turns else []
@@ -162,11 +165,33 @@ def measure(
     return result
 
 
+def _check(
+    chat: Chat,
+    trait: str,
+    rows: Sequence[tuple[str, Sources]],
+    selection: Selection,
+    asked: Sequence[str],
+    judge: Judge | None,
+) -> None:
+    tokens, scripts = selection.max_tokens, read_scripts()
+    if selection.table:
+        counts, sentiment = selection.counts, selection.sentiment
+        check_table(chat, trait, rows, asked, tokens, counts, sentiment, judge, selection.controls)
+    if selection.turns:
+        check_conversations(chat, trait, scripts, selection.turns, tokens, selection.temperature)
+        if judge is not None:
+            check_questions([turn for script in scripts for turn in script.turns[: selection.turns]])
+    if selection.transfer:
+        ((bundle, strength),) = rows[0][1]
+        check_transfer(chat, bundle, trait, asked, strength)
+
+
 def _weights(selection: Selection, n_questions: int, n_rows: int) -> dict[str, float]:
     """Rough times of the measurements, in replies."""
-    ways, again = 2 + n_rows, len(LEVELS) * selection.matched
+    ways = 2 + n_rows
+    steered = n_rows + len(CONTROLS) * selection.controls
     return {
-        "table": selection.table * n_questions * (ways + n_rows * again),
+        "table": selection.table * n_questions * (2 + steered * (1 + len(LEVELS) * selection.matched)),
         "turns": selection.turns * len(read_scripts()) * ways * _TURN,
         "facts": selection.side_effects * len(read_facts()) * ways * _FACT,
         "instructions": selection.side_effects * len(read_instructions()) * ways * _INSTRUCTION,

@@ -70,16 +70,12 @@ def head_to_head(
     or controls of no row or of a model opened for a single sequence;
     MissingExtra for sentiment without VADER; IncompatibleError for a bundle of another model.
     """
-    questions = _checked_questions(trait, questions, max_tokens)
-    check_counts(counts, with_sentiment)
+    questions = list(held_out_questions() if questions is None else questions)
+    check_table(chat, trait, rows, questions, max_tokens, counts, with_sentiment, judge, controls)
     check_levels(levels)
-    check_rows(chat, rows, CONTROLS if controls else ())
-    if controls:
-        check_controls(chat, rows)
     units = 2 + len(rows) * (1 + len(levels)) + controls * len(CONTROLS) * (1 + len(levels))
     training = 0.0
     if judge is not None:
-        check_questions(questions)
         training = training_replies(judge) / len(questions)
     stages = Stages(progress, units + training)
     plain, prompted = prompts_of(chat, questions, trait)
@@ -184,14 +180,29 @@ def _answers(
     )
 
 
-def _checked_questions(trait: str, questions: Sequence[str] | None, max_tokens: int) -> list[str]:
-    questions = list(held_out_questions() if questions is None else questions)
+def check_table(
+    chat: Chat,
+    trait: str,
+    rows: Sequence[tuple[str, Sources]],
+    questions: Sequence[str],
+    max_tokens: int,
+    counts: Sequence[str] = (),
+    with_sentiment: bool = False,
+    judge: Judge | None = None,
+    controls: bool = False,
+) -> None:
+    """Raise what `head_to_head` would refuse of these, before the minutes of work."""
     if not questions:
         raise InputError("evaluation: no questions, expected at least one")
     require_trait(trait)
     if max_tokens < 1:
         raise InputError(f"evaluation: max_tokens {max_tokens}, expected at least 1")
-    return questions
+    check_counts(counts, with_sentiment)
+    check_rows(chat, rows, CONTROLS if controls else ())
+    if controls:
+        check_controls(chat, rows)
+    if judge is not None:
+        check_questions(questions)
 
 
 def check_levels(levels: Sequence[float]) -> None:

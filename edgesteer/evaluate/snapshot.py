@@ -1,9 +1,9 @@
 """The prompt's KV, computed once and kept: the prompt without its prefill, at the cost of its cells.
 
-In:  a Chat, the trait, questions. Out: replies, and what the snapshot costs.
+In:  a Chat, the trait, questions. Out: what the snapshot costs and saves.
 
-Conversations begin as forks of one sequence that holds the trait's system turn. All replies are greedy. The
-plan in force is set aside.
+Conversations would begin as forks of one sequence that holds the trait's system turn, and give the prompt's
+replies. The plan in force is set aside.
 """
 
 from __future__ import annotations
@@ -15,10 +15,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from edgesteer.errors import InputError
+from edgesteer.evaluate.controls import require_sequences
 from edgesteer.evaluate.cost import kv_bytes_per_token
-from edgesteer.evaluate.draft import Draft, require_sequences
-from edgesteer.generate import REPEAT_PENALTY, Chat, Reply
-from edgesteer.generate.progress import Done, no_progress, portion
+from edgesteer.generate import Chat
 from edgesteer.runtime import Sequence as Held
 from edgesteer.runtime import Sequences
 
@@ -48,50 +47,12 @@ class SnapshotCost:
     token_seconds: dict[str, float] | None
 
 
-def snapshot_replies(
-    chat: Chat,
-    trait: str,
-    questions: Sequence[str],
-    max_tokens: int = 64,
-    *,
-    repeat_penalty: float = REPEAT_PENALTY,
-    progress: Done = no_progress,
-) -> list[Reply]:
-    """Replies to the questions with the trait as system prompt, whose KV is computed once and then forked.
-
-    They are those of the prompt, as far as batches of other shapes do not change last bits.
-    Raises InputError for a model opened for a single sequence, prompts that have no beginning in common, and
-    a prompt that does not fit the context.
-    """
-    require_sequences(chat, "a snapshot")
-    prompts = [chat.prompt(question, trait) for question in questions]
-    head = _common_head(chat, trait, prompts)
-    groups = chat.groups(prompts, max_tokens, chat.llm.n_seq_max - 1)
-    drafts = [Draft(chat, repeat_penalty) for _ in prompts]
-    with chat.llm.steered([]), Sequences(chat.llm) as sequences:
-        snapshot = sequences.open()
-        _run(sequences, {snapshot: head})
-        for group in groups:
-            done = portion(progress, group.start, len(group), len(prompts))
-            forks = {sequences.fork(snapshot): i for i in group}
-            _run(sequences, {fork: prompts[i][len(head) : -1] for fork, i in forks.items()})
-            parts = {fork: prompts[i][-1:] for fork, i in forks.items()}
-            for step in range(max_tokens):
-                done(step / max_tokens)
-                going_on = [fork for fork, logits in sequences.feed(parts) if drafts[forks[fork]].add(logits)]
-                parts = {fork: drafts[forks[fork]].tokens[-1:] for fork in going_on}
-                if not parts:
-                    break
-            for fork in forks:
-                sequences.drop(fork)
-    return [draft.reply() for draft in drafts]
-
-
 def snapshot_cost(chat: Chat, trait: str, questions: Sequence[str], *, timing: bool = True) -> SnapshotCost:
     """Measure the snapshot against the prompt and the plain question, for at most 5 of the questions.
 
     timing: False decodes nothing.
-    Raises InputError as `snapshot_replies` does, and for no questions.
+    Raises InputError for no questions, a model opened for a single sequence, prompts that have no beginning
+    in common, and, if it is timed, a prompt that does not fit the context.
     """
     if not questions:
         raise InputError("a snapshot: no questions, expected at least one")

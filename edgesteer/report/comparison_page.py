@@ -9,12 +9,11 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from edgesteer.evaluate import Comparison, Method, Row
-from edgesteer.evaluate.intervals import Estimate
 from edgesteer.report import charts
 from edgesteer.report.charts import drawn
 from edgesteer.report.head_to_head import extra, notes
 from edgesteer.report.html import Cell, render
-from edgesteer.report.measures import explained, title_of, unit_of
+from edgesteer.report.measures import bar, cell, explained, number, strength, title_of, unit_of
 from edgesteer.report.palette import LEVELS, Scale
 from edgesteer.report.svg import Drawing
 
@@ -101,22 +100,18 @@ def _figures(row: Row, method: Method, extras: list[str]) -> tuple[str | Cell, .
     is_prompt = method.kind == "prompt"
     return (
         label(method),
-        "" if row.strength is None else f"{row.strength:.3g}",
+        strength(row.strength),
         *_compared(row, "trait", is_prompt),
         *_compared(row, "coherence", is_prompt),
-        f"{row.nll0:.2f}",
-        f"{row.distinct2:.2f}",
+        number(row.nll0),
+        number(row.distinct2),
         f"{row.words:.1f}",
-        *(cell for key in extras for cell in _compared(row, key, is_prompt)),
+        *(each for key in extras for each in _compared(row, key, is_prompt)),
     )
 
 
 def _compared(row: Row, key: str, is_prompt: bool) -> tuple[str | Cell, str | Cell]:
-    return _cell(row.estimates[key]), "" if is_prompt else _cell(row.minus_prompt[key], "+")
-
-
-def _cell(one: Estimate, sign: str = "") -> Cell:
-    return Cell(f"{one.value:{sign}.2f}", note=f"{one.low:{sign}.2f} to {one.high:{sign}.2f}")
+    return cell(row.estimates[key]), "" if is_prompt else cell(row.minus_prompt[key], sign="+")
 
 
 # -- charts ----------------------------------------------------------------------------------------
@@ -151,12 +146,8 @@ def _bars(comparison: Comparison) -> Iterator[Drawing | None]:
     # In the order, so in the colours, of the curves.
     ordered = sorted(comparison, key=lambda pair: not pair[1].steers)
     for key in ("trait", "coherence", "distinct2", *extra(comparison.table)):
-        rows = [_bar(label(method), row.estimates[key]) for row, method in ordered]
+        rows = [bar(label(method), row.estimates[key]) for row, method in ordered]
         yield drawn(charts.bars, title_of(key), unit_of(key), rows)
-
-
-def _bar(name: str, one: Estimate) -> charts.Bar:
-    return charts.Bar(name, one.value, one.low, one.high, f"{one.value:.2f} [{one.low:.2f}, {one.high:.2f}]")
 
 
 # -- costs -----------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from edgesteer.evaluate.transfer import Transfer
 from edgesteer.report import charts, conversations, head_to_head, side_effects, transfer
 from edgesteer.report.charts import drawn
 from edgesteer.report.html import Cell, render
-from edgesteer.report.measures import explained, title_of, unit_of
+from edgesteer.report.measures import bar, cell, explained, strength, title_of, unit_of
 from edgesteer.report.svg import Drawing
 
 _NONE = Estimate(math.nan, math.nan, math.nan)
@@ -95,7 +95,7 @@ def _reply_tables(table: Table, keys: Sequence[str]) -> Iterator[Figures]:
         [
             (
                 row.name,
-                _strength(row.strength),
+                strength(row.strength),
                 *_pairs(keys, row.estimates, nothing if row is prompt else row.minus_prompt),
             )
             for row in table.rows
@@ -103,14 +103,14 @@ def _reply_tables(table: Table, keys: Sequence[str]) -> Iterator[Figures]:
     )
     if any(row.matched for row in table.rows):
         rows = [
-            (row.name, _strength(at.strength), *_pairs(keys, at.estimates, at.minus_prompt))
+            (row.name, strength(at.strength), *_pairs(keys, at.estimates, at.minus_prompt))
             for row in table.rows
             if (at := row.matched)
         ]
         yield Figures("The same at the prompt's coherence.", head, rows)
     for name in dict.fromkeys(name for row in table.rows for name in row.judged):
         judged = [
-            (row.name, _strength(own.strength), *_pairs(["alignment"], own.estimates, own.minus_prompt, 1))
+            (row.name, strength(own.strength), *_pairs(["alignment"], own.estimates, own.minus_prompt, 1))
             for row in table.rows
             if (own := row.judged.get(name))
         ]
@@ -132,11 +132,11 @@ def _conversations(table: ConversationTable) -> Section:
     rows = [
         (
             row.name,
-            _strength(row.strength),
-            _percent(row.trait_kept),
-            _percent(row.of_prompt),
-            _cell(row.over_turns["coherence"]),
-            _cell(row.over_turns_minus_prompt["coherence"], sign="+"),
+            strength(row.strength),
+            cell(row.trait_kept, 0, factor=100),
+            cell(row.of_prompt, 0, factor=100),
+            cell(row.over_turns["coherence"]),
+            cell(row.over_turns_minus_prompt["coherence"], sign="+"),
             f"{row.n_equal} of {row.n_replies}",
             f"{row.n_begin_alike} of {row.n_replies}",
         )
@@ -172,7 +172,7 @@ def _by_turn(table: ConversationTable) -> Iterator[Figures]:
         yield Figures(
             f"{title_of(name)}, turn by turn",
             ("turn", *(row.name for row in rows)),
-            [(str(t + 1), *(_cell(row.turns[name][t], digits) for row in rows)) for t in range(table.turns)],
+            [(str(t + 1), *(cell(row.turns[name][t], digits) for row in rows)) for t in range(table.turns)],
         )
 
 
@@ -215,20 +215,20 @@ def _shares(
     cells = [
         (
             name,
-            _strength(strength),
-            _percent(share.estimate, 1),
+            strength(at),
+            cell(share.estimate, 1, factor=100),
             *(
-                (_percent(share.minus_unsteered, 1, "+"), str(share.lost), str(share.gained))
+                (cell(share.minus_unsteered, 1, "+", 100), str(share.lost), str(share.gained))
                 if i
                 else ("", "", "")
             ),
         )
-        for i, (name, strength, share) in enumerate(rows)
+        for i, (name, at, share) in enumerate(rows)
     ]
     head = ("", "strength", f"{verb}, %", "minus unsteered, points", "lost", "gained")
     caption = "Shares with 95 % intervals over the questions; differences are paired by question."
-    bars = [(name, _times(share.estimate, 100)) for name, _, share in rows]
-    return Section(title, [Figures(caption, head, cells)], [_bars(verb, bars, "percent")], notes)
+    bars = [(name, share.estimate) for name, _, share in rows]
+    return Section(title, [Figures(caption, head, cells)], [_bars(verb, bars, "percent", 100)], notes)
 
 
 # -- other quantizations ---------------------------------------------------------------------------
@@ -265,11 +265,10 @@ def _transfer(result: Transfer) -> Section:
 # -- cells and charts ------------------------------------------------------------------------------
 
 
-def _bars(key: str, rows: Iterable[tuple[str, Estimate]], unit: str | None = None) -> Drawing | None:
-    bars = [
-        charts.Bar(name, one.value, one.low, one.high, f"{one.value:.2f} [{one.low:.2f}, {one.high:.2f}]")
-        for name, one in rows
-    ]
+def _bars(
+    key: str, rows: Iterable[tuple[str, Estimate]], unit: str | None = None, factor: float = 1
+) -> Drawing | None:
+    bars = [bar(name, one, factor) for name, one in rows]
     return drawn(charts.bars, title_of(key), unit or unit_of(key), bars)
 
 
@@ -278,26 +277,5 @@ def _pairs(
 ) -> Iterator[Cell | str]:
     """For each measure its value and its difference."""
     for key in keys:
-        yield _cell(own[key], digits)
-        yield _cell(minus[key], digits, "+")
-
-
-def _cell(one: Estimate, digits: int = 2, sign: str = "") -> Cell | str:
-    if not math.isfinite(one.value):
-        return ""
-    value, low, high = (f"{number:{sign}.{digits}f}" for number in (one.value, one.low, one.high))
-    return Cell(value, note=f"{low} to {high}")
-
-
-def _percent(one: Estimate, digits: int = 0, sign: str = "") -> Cell | str:
-    return _cell(_times(one, 100), digits, sign)
-
-
-def _times(one: Estimate, factor: float) -> Estimate:
-    return Estimate(factor * one.value, factor * one.low, factor * one.high)
-
-
-def _strength(value: float | None) -> str:
-    return "" if value is None or not math.isfinite(value) else f"{value:.3g}"
-
-
+        yield cell(own[key], digits)
+        yield cell(minus[key], digits, "+")

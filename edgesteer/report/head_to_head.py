@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-import textwrap
 from collections.abc import Iterator, Mapping
 
 from edgesteer.evaluate import Row, Table
 from edgesteer.evaluate.controls import GUIDED, RANDOM
-from edgesteer.evaluate.intervals import Estimate
 from edgesteer.evaluate.snapshot import SnapshotCost
 from edgesteer.report import cells
 from edgesteer.report.cells import table as columns
+from edgesteer.report.measures import interval, number, strength
 
 _WIDTH = 100
 _NAME, _CELL = 18, 31  # columns of a row's name and of an estimate
@@ -31,7 +30,7 @@ def lines(table: Table) -> Iterator[str]:
     prompt = table.rows[1]
     for key in ("trait", "coherence", *extra(table)):
         rows = [
-            (row.name, _cell(row.estimates[key]), "" if row is prompt else _cell(row.minus_prompt[key]))
+            (row.name, interval(row.estimates[key]), "" if row is prompt else interval(row.minus_prompt[key]))
             for row in table.rows
         ]
         yield ""
@@ -43,20 +42,19 @@ def lines(table: Table) -> Iterator[str]:
     yield from _judged(table)
     if table.snapshot:
         yield ""
-        yield from columns(SNAPSHOT_HEAD, snapshot_rows(table.snapshot))
+        yield from columns(SNAPSHOT_HEAD, snapshot_rows(table.snapshot), width=_WIDTH)
     yield ""
-    for note in notes(table):
-        yield from textwrap.wrap(note, _WIDTH)
+    yield from cells.paragraphs(notes(table), _WIDTH)
 
 
 def _figures(row: Row) -> tuple[str, ...]:
     return (
         row.name,
-        "" if row.strength is None else f"{row.strength:.3g}",
-        f" {_cell(row.estimates['trait'])}",
-        f"{row.coherence:.2f}",
-        f"{row.nll0:.2f}",
-        f"{row.distinct2:.2f}",
+        strength(row.strength),
+        f" {interval(row.estimates['trait'])}",
+        number(row.coherence),
+        number(row.nll0),
+        number(row.distinct2),
         f"{row.words:.1f}",
         f"{row.context_tokens:.0f}",
         "" if row.first_token_seconds is None else f"{row.first_token_seconds:.2f}s",
@@ -67,11 +65,11 @@ def _at_prompts_coherence(table: Table) -> Iterator[str]:
     """Each row's estimates at the prompt's coherence, and the strength that gives it."""
     prompt = table.rows[1]
     for key in ("trait", *extra(table)):
-        rows = [("", "at equal coherence", "", ""), (prompt.name, _cell(prompt.estimates[key]), "", "")]
+        rows = [("", "at equal coherence", "", ""), (prompt.name, interval(prompt.estimates[key]), "", "")]
         for row in table.rows:
             if (at := row.matched) is not None:
-                difference = _cell(at.minus_prompt[key])
-                rows.append((row.name, _cell(at.estimates[key]), difference, f"{at.strength:.3g}"))
+                difference = interval(at.minus_prompt[key])
+                rows.append((row.name, interval(at.estimates[key]), difference, strength(at.strength)))
         head = ("", _heading(key), "minus prompt", "strength")
         yield ""
         yield from columns(head, rows, widths=(_NAME, _CELL, _CELL, 8), left=(0, 1, 2), gap=1)
@@ -81,15 +79,15 @@ def _judged(table: Table) -> Iterator[str]:
     """The alignment that a language model sees, at the coherence that it sees."""
     prompt = table.rows[1]
     for name in dict.fromkeys(name for row in table.rows for name in row.judged):
-        rows = [(prompt.name, _cell(prompt.estimates[ALIGNMENT]), "", "")]
+        rows = [(prompt.name, interval(prompt.estimates[ALIGNMENT]), "", "")]
         for row in table.rows:
             if (at := row.judged.get(name)) is None:
                 continue
             if math.isnan(at.strength):
                 rows.append((row.name, "unsteered is less coherent", "", ""))
             else:
-                own, difference = (_cell(each["alignment"]) for each in (at.estimates, at.minus_prompt))
-                rows.append((row.name, own, difference, f"{at.strength:.3g}"))
+                own, difference = (interval(each["alignment"]) for each in (at.estimates, at.minus_prompt))
+                rows.append((row.name, own, difference, strength(at.strength)))
         head = ("", name, "minus prompt", "strength")
         yield ""
         yield from columns(head, rows, widths=(_NAME, _CELL, _CELL, 8), left=(0, 1, 2), gap=1)
@@ -131,10 +129,6 @@ def extra(table: Table) -> list[str]:
     """The keys of estimates that only some tables have, without those that another one is made of."""
     others = ("trait", "coherence", "nll0", "distinct2", "words", *_PARTS)
     return [key for key in table.rows[0].estimates if key not in others]
-
-
-def _cell(estimate: Estimate) -> str:
-    return f"{estimate.value:.2f} [{estimate.low:.2f}, {estimate.high:.2f}]"
 
 
 def notes(table: Table) -> list[str]:

@@ -1,8 +1,13 @@
-"""What the measures of replies are called on a page, what they see, and their units."""
+"""How measures are shown: their names, units and what they see; and Estimates as text, cells and bars."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+
+from edgesteer.evaluate.intervals import Estimate
+from edgesteer.report.charts import Bar
+from edgesteer.report.html import Cell
 
 # What each figure measures, and what it misses.
 _SEES = {
@@ -56,3 +61,37 @@ def title_of(key: str) -> str:
 def unit_of(key: str) -> str:
     """The unit of a measure."""
     return _UNITS.get(key, "matches" if key.endswith("100 words") else "share of replies")
+
+
+def interval(one: Estimate, digits: int = 2, sign: str = "", factor: float = 1, unit: str = "") -> str:
+    """An estimate on a line: "0.50 [0.40, 0.60]"; a dot for what has no value, no brackets without interval.
+
+    sign: "+" also marks what is above 0. factor: what it is multiplied by, such as 100 for percent.
+    """
+    value, low, high = (number(each, digits, sign, factor) for each in (one.value, one.low, one.high))
+    shown = value if value == "." else f"{value}{unit}"
+    return shown if low == "." else f"{shown} [{low}, {high}]"
+
+
+def cell(one: Estimate, digits: int = 2, sign: str = "", factor: float = 1) -> Cell:
+    """The same in a table of a page, with the interval in small type; empty for what has no value."""
+    if not math.isfinite(one.value):
+        return Cell("")
+    value, low, high = (number(each, digits, sign, factor) for each in (one.value, one.low, one.high))
+    return Cell(value, note="" if low == "." else f"{low} to {high}")
+
+
+def bar(name: str, one: Estimate, factor: float = 1) -> Bar:
+    """The same as a bar of a chart."""
+    note = interval(one, factor=factor) if math.isfinite(one.value) else ""
+    return Bar(name, factor * one.value, factor * one.low, factor * one.high, note)
+
+
+def strength(value: float | None) -> str:
+    """A strength with three digits; empty if nothing steers."""
+    return "" if value is None or not math.isfinite(value) else f"{value:.3g}"
+
+
+def number(value: float, digits: int = 2, sign: str = "", factor: float = 1) -> str:
+    """A number alone; a dot for what has no value."""
+    return f"{factor * value:{sign}.{digits}f}" if math.isfinite(value) else "."

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Iterator, Sequence
 
 from edgesteer.evaluate.facts import FactsTable
-from edgesteer.evaluate.intervals import Estimate
 from edgesteer.evaluate.obedience import Obedience
 from edgesteer.evaluate.shares import Share
-from edgesteer.report.cells import table
+from edgesteer.report.cells import paragraphs, table
+from edgesteer.report.measures import interval, strength
 
 WIDTH = 100
 
@@ -19,7 +18,7 @@ def facts_lines(result: FactsTable, width: int = WIDTH) -> Iterator[str]:
     rows = [(row.name, row.strength, row.accuracy) for row in result.rows]
     yield from _shares("facts, right", rows, width)
     yield ""
-    yield from _wrapped(facts_notes(result), width)
+    yield from paragraphs(facts_notes(result), width)
 
 
 def obedience_lines(result: Obedience, width: int = WIDTH) -> Iterator[str]:
@@ -30,7 +29,7 @@ def obedience_lines(result: Obedience, width: int = WIDTH) -> Iterator[str]:
     head, counts = kinds(result)
     yield from table(("obeyed, by kind", *head[1:]), counts, width=width)
     yield ""
-    yield from _wrapped(obedience_notes(result), width)
+    yield from paragraphs(obedience_notes(result), width)
 
 
 def kinds(result: Obedience) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
@@ -67,10 +66,10 @@ def _shares(title: str, rows: _Rows, width: int) -> Iterator[str]:
     yield from table(head, cells, left=(0, 2, 3), width=width)
 
 
-def _cells(name: str, strength: float | None, share: Share) -> tuple[str, ...]:
-    shown = "" if strength is None else f"{strength:.3g}"
-    change = _points(share.minus_unsteered)
-    return name, shown, _percent(share.estimate), change, str(share.lost), str(share.gained)
+def _cells(name: str, at: float | None, share: Share) -> tuple[str, ...]:
+    percent = interval(share.estimate, 1, factor=100, unit=" %")
+    points = interval(share.minus_unsteered, 1, "+", 100)
+    return name, strength(at), percent, points, str(share.lost), str(share.gained)
 
 
 def _unchanged(rows: _Rows, n: int) -> list[str]:
@@ -78,18 +77,3 @@ def _unchanged(rows: _Rows, n: int) -> list[str]:
     if not names:
         return []
     return [f"{', '.join(names)}: no question changed; of others, up to about {3 / n:.1%} might."]
-
-
-def _wrapped(notes: Sequence[str], width: int) -> Iterator[str]:
-    for note in notes:
-        yield from textwrap.wrap(note, width)
-
-
-def _percent(estimate: Estimate) -> str:
-    low, high = 100 * estimate.low, 100 * estimate.high
-    return f"{100 * estimate.value:.1f} % [{low:.1f}, {high:.1f}]"
-
-
-def _points(estimate: Estimate) -> str:
-    low, high = 100 * estimate.low, 100 * estimate.high
-    return f"{100 * estimate.value:+.1f} [{low:+.1f}, {high:+.1f}]"

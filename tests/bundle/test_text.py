@@ -21,7 +21,7 @@ from edgesteer.bundle.card import entries, words
             "strength 1.35, trait 0.3106; strength 1.62",
         ),
         ({"value": 0.51, "low": 0.25, "high": 1.0}, "0.51 [0.25, 1]"),
-        ({"value": None, "low": None, "high": None}, "none [none, none]"),
+        ({"value": None, "low": None, "high": None}, "none"),
         ({}, "none"),
         ([], "none"),
         (None, "none"),

@@ -12,8 +12,9 @@ import pytest
 from edgesteer import Bundle, SteeredLlama
 from edgesteer.errors import InputError
 from edgesteer.evaluate import head_to_head
+from edgesteer.evaluate.conversation_scripts import Script, read_scripts
 from edgesteer.evaluate.conversation_table import ConversationRow, ConversationTable
-from edgesteer.evaluate.conversations import Script, conversations, read_scripts
+from edgesteer.evaluate.conversations import conversations
 from edgesteer.evaluate.llm_judge import AtCoherence
 from edgesteer.evaluate.table import Judging
 from edgesteer.generate import REPEAT_PENALTY, Chat, Tokens, score
@@ -238,7 +239,7 @@ def test_bad_input(chat: Chat, bundle: Bundle) -> None:
         conversations(chat, " ", [], SCRIPTS, turns=3)
     with pytest.raises(InputError, match="two rows are named 'prompt'"):
         conversations(chat, TRAIT, [("prompt", [(bundle, 1.0)])], SCRIPTS, turns=3)
-    with pytest.raises(InputError, match="the model's own chat template"):
+    with pytest.raises(InputError, match="--template or the bundle gives another; leave them out"):
         held(Chat(chat.llm, template="Q: {question}\nA:"))
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from edgesteer import Bundle
+from edgesteer.errors import InputError
 from edgesteer.evaluate.evaluation import Selection, measure
 from edgesteer.generate import Chat
 from tests.evaluate.stub_judge import Stub, serving
@@ -45,3 +46,27 @@ def test_the_manifest_of_a_row(chat: Chat, bundle: Bundle) -> None:
     assert "not evaluated; meant for" in (written.card or "")  # one strength is no range
     with pytest.raises(ValueError, match="row 'other': expected one of unsteered, prompt, own"):
         result.for_manifest("other")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"turns": 10, "max_tokens": 4000}, "turns of .* take at least"),
+        ({"turns": 11}, "has 10 turns, expected at least 11"),
+        ({"transfer": True, "strength": 0.0}, "transfer: drawn at strength 0 steers nothing"),
+        ({"turns": 2, "questions": QUESTIONS[:7]}, "judge: 7 questions, expected at least 8"),
+        ({"turns": 1}, "judge: 6 questions, expected at least 8"),
+    ],
+)
+def test_what_any_measurement_refuses_is_refused_before_the_first_begins(
+    chat: Chat, bundle: Bundle, change: dict[str, Any], message: str
+) -> None:
+    from edgesteer.evaluate.llm_judge import Endpoint, LLMJudge
+
+    def begun(stage: str, part: float) -> None:
+        pytest.fail(f"{stage} has begun")
+
+    rows = [("own", [(bundle, change.pop("strength", 1.0))])]
+    judge = LLMJudge(Endpoint("http://127.0.0.1:1/v1"))
+    with pytest.raises(InputError, match=message):
+        measure(chat, TRAIT, rows, Selection(**{**SMALL, **change}), judge, begun)

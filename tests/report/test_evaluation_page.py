@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,9 +13,13 @@ from edgesteer.bundle import ModelInfo
 from edgesteer.evaluate.conversation_table import MEASURES, ConversationTable, Talk, table_of
 from edgesteer.evaluate.evaluation import Evaluation
 from edgesteer.evaluate.facts import FactsRow, FactsTable
+from edgesteer.evaluate.intervals import Estimate
 from edgesteer.evaluate.obedience import Obedience, ObedienceRow
 from edgesteer.evaluate.shares import Share
 from edgesteer.evaluate.snapshot import SnapshotCost
+from edgesteer.evaluate.table import Judging
+from edgesteer.evaluate.transfer import Transfer, Trial
+from edgesteer.report import transfer
 from edgesteer.report.evaluation import lines
 from edgesteer.report.evaluation_page import page
 from tests.report.html_pages import NASTY, printable, self_contained
@@ -86,3 +92,34 @@ def test_a_terminal_shows_the_same_measurements() -> None:
     assert max(map(len, shown)) <= 100
     for head in ("trait kept", "facts, right", "instructions, obeyed", "kept, tokens"):
         assert sum(head in line for line in shown) >= 1
+
+
+def test_what_has_no_value_is_a_dot_or_an_empty_cell() -> None:
+    nothing = Estimate(math.nan, math.nan, math.nan)
+    whole = evaluation()
+    assert whole.replies is not None
+    means: dict[str, Any] = dict.fromkeys(("trait", "coherence", "nll0", "distinct2"), math.nan)
+    rows = [
+        dataclasses.replace(row, estimates=dict.fromkeys(row.estimates, nothing), **means)
+        for row in whole.replies.rows
+    ]
+    empty = dataclasses.replace(whole, replies=dataclasses.replace(whole.replies, rows=tuple(rows)))
+    assert "nan" not in "\n".join(lines(empty)) + page(empty)
+
+
+def test_a_report_is_printable_whatever_the_names() -> None:
+    whole = evaluation("\x1b[2J\u202e")
+    assert whole.replies is not None
+    judge = Judging("m", "judged by \x1b[31mevil at localhost")
+    table = dataclasses.replace(whole.replies, judge=judge)
+    shown = "\n".join(lines(dataclasses.replace(whole, replies=table)))
+    assert "evil at localhost" in shown
+    assert not {"\x1b", "\u202e"} & {*shown}
+
+
+def test_copies_with_long_figures_fit_a_terminal() -> None:
+    long = Estimate(-1234.56, -12345.67, 12345.67)
+    each = dict.fromkeys(("trait", "coherence", "kl", "distinct2"), long)
+    trial = Trial("Q4_K_M", 10**11, True, each, each, each, (), ())
+    result = Transfer("x", 1.0, None, "Arr.", ("Why?",), 64, (trial, trial))
+    assert max(map(len, transfer.lines(result))) <= 100
