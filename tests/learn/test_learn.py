@@ -266,7 +266,7 @@ def test_of_many_given_questions_some_are_kept_for_the_strength() -> None:
     few = MANY[:23]
     assert questions_of(Recipe(), few) == ([Question(q) for q in few], few)
     answered = [Question(q, "Arr.") for q in MANY]  # what a person wrote is learnt from
-    assert questions_of(Recipe(), answered) == (answered, MANY)
+    assert questions_of(Recipe(), answered) == (answered, MANY[: EFFORTS["normal"].measured])
 
 
 def test_no_reply_is_sampled_beside_a_written_one_wherever_it_stands(llm: SteeredLlama) -> None:
