@@ -142,7 +142,7 @@ def command(
         --template '{system}\\nQuestion: {question}\\nAnswer:' --stop '\\n'
     """
     from edgesteer.bundle import save
-    from edgesteer.cli.opening import open_for_scoring
+    from edgesteer.cli.opening import note, open_for_scoring
     from edgesteer.generate import read_questions
     from edgesteer.learn import EFFORTS, Comparison, Recipe, learn, write_replies
     from edgesteer.learn.part_file import locked
@@ -161,6 +161,8 @@ def command(
         trainer, untrained = None, ""
         if EFFORTS[recipe.effort].trains:
             trainer, untrained = _trainer(model, checkpoint, options.get("n_threads"))
+        if untrained:
+            note(f"{untrained} {_BRINGS}; here the closed form is fitted")
         with resume_hint(part, checkpoint), bar() as progress:
             bundle, summary = learn(
                 llm,
@@ -265,18 +267,20 @@ def _training(
     return f"trained    {text} (nats per token)"
 
 
+_BRINGS = "brings more of the trait at the same coherence"
+
+
 def _more(summary: LearnSummary, untrained: str) -> str | None:
     """What more effort, or what is missing for training, would bring; None if there is no more."""
     from edgesteer.learn import EFFORTS
 
     names = list(EFFORTS)
-    brings = "brings more of the trait at the same coherence"
     if untrained:
-        return f"{untrained} {brings}"
+        return f"{untrained} {_BRINGS}"
     for name in names[names.index(summary.effort) + 1 :]:
         effort = EFFORTS[name]
         what = f"{effort.questions} questions and {sum(effort.steps)} steps of training in Torch"
-        return f"--effort {name} ({what}) {brings}"
+        return f"--effort {name} ({what}) {_BRINGS}"
     return None
 
 
