@@ -32,8 +32,6 @@ _READY = 0.15
 # Replies whose activations give a block's scale.
 _SCALED_BY = 32
 
-_POINTS = 32
-
 
 def trainer(
     model: Path | TorchModel,
@@ -116,22 +114,16 @@ def checkpoints(first: Path) -> tuple[Path, Path]:
 
 
 def facts(losses: Losses, n_train: int, n_held: int, closed: Sequence[int]) -> dict[str, Any]:
-    """For a manifest: nats per token, no times, and at most `_POINTS` points of the curve.
-
-    closed: blocks whose gate never opens.
-    """
-    curve = losses.curve
-    at = np.unique(np.linspace(0, len(curve) - 1, min(_POINTS, len(curve))).round().astype(int))
+    """For a manifest: nats per token, and no times. closed: blocks whose gate never opens."""
     held = dict(losses.held)
     return {
-        "steps": len(curve),
+        "steps": len(losses.curve),
         "replies": n_train,
         "held": n_held,
         "kl_before": round(losses.first, 4),
         "kl_after": round(losses.last, 4),
         **({"held_before": round(held[0], 4), "held_after": round(min(held.values()), 4)} if held else {}),
         **({} if losses.kept is None else {"kept_step": losses.kept}),
-        "curve": [{"step": step, "kl": round(loss, 4)} for step, loss in (curve[i] for i in at)],
         "closed": list(closed),
     }
 

@@ -231,7 +231,8 @@ def _facts_of_replies(
 def _manifest_facts(task: Task, summary: LearnSummary) -> dict[str, Any]:
     """The manifest's `training` and `evaluation`."""
     recipe = {**dataclasses.asdict(task.recipe), **task.chat.facts()}
-    recipe = {key: value for key, value in recipe.items() if value is not None}
+    unused = ("ridge", "cap") if summary.trained else ()
+    recipe = {key: value for key, value in recipe.items() if value is not None and key not in unused}
     table = {} if summary.table is None else head_to_head_facts(summary.table)
     return {
         "training": {
