@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from edgesteer.bundle import Bundle, ModelInfo, StrengthRange, build_gate, encode_directions
 from edgesteer.bundle.refusal import refusal
+from edgesteer.generate.progress import Progress, no_progress
 from edgesteer.runtime import SteeredLlama
 from edgesteer.scope import BIT, scope_bits
 from edgesteer_converters.artifact import Artifact, Choice, Converted
@@ -31,7 +32,6 @@ VECTOR_STRENGTH = StrengthRange(1.0, -2.0, 2.0)
 NETWORK_STRENGTH = StrengthRange(1.0, 0.0, 2.0)
 
 F32 = npt.NDArray[np.float32]
-Progress = Callable[[str, float], None]
 Activations = Mapping[int, F32]
 """Block -> float32 [rows, n_embd], the residual stream before the steering of that block."""
 
@@ -73,7 +73,7 @@ def convert(
     model: Path,
     info: ModelInfo,
     settings: Settings,
-    progress: Progress = lambda stage, fraction: None,
+    progress: Progress = no_progress,
 ) -> Converted:
     """The bundle of `artifact` for the model in the GGUF `model`, whose facts are `info`.
 
@@ -154,7 +154,7 @@ def against(
     artifact: Artifact,
     model: Path,
     n_threads: int,
-    progress: Progress = lambda stage, part: None,
+    progress: Progress = no_progress,
 ) -> Converted:
     """The parity of an existing bundle with the source that it should come from.
 

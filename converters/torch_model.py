@@ -72,6 +72,10 @@ class TorchModel:
         return next(self.module.parameters()).device
 
     @property
+    def dtype(self) -> torch.dtype:
+        return next(self.module.parameters()).dtype
+
+    @property
     def n_vocab(self) -> int:
         return int(self.module.get_output_embeddings().weight.shape[0])
 
@@ -121,20 +125,26 @@ class TorchModel:
             self.logits(tokens, **{"rows": torch.zeros(1, dtype=torch.long, device=self.device), **options})
         return seen
 
-    def keys(self, tokens: torch.Tensor) -> Keys | None:
-        """The KV cache of tokens [batch, n], unsteered and without gradient, to continue from.
+    def keys(self, tokens: torch.Tensor, prefix: Keys | None = None) -> Keys | None:
+        """The KV cache of `prefix` and then tokens [batch, n], unsteered and without gradient, to continue
+        from.
 
         None for a model that keeps more, or less, than keys and values for each block.
         """
         from transformers import DynamicCache
 
-        with torch.no_grad():
-            cache = DynamicCache()
-            self.module(input_ids=tokens, logits_to_keep=1, **cached(self.module, cache))
+        past = 0 if prefix is None else prefix[0][0].shape[2]
+        cache = DynamicCache() if prefix is None else _cache(prefix)
+        try:
+            with torch.no_grad():
+                self.module(input_ids=tokens, logits_to_keep=1, **cached(self.module, cache))
+        except (AttributeError, IndexError, TypeError, ValueError):  # it wants a cache of another kind
+            return None
         kept = [
             (layer.keys, layer.values) for layer in cache.layers if getattr(layer, "keys", None) is not None
         ]
-        whole = all(k.ndim == 4 and k.shape[2] == v.shape[2] == tokens.shape[1] for k, v in kept)
+        n = past + tokens.shape[1]
+        whole = all(k.ndim == 4 and k.shape[2] == v.shape[2] == n for k, v in kept)
         return kept if whole and len(kept) == self.n_layer else None
 
 

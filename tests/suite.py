@@ -1,17 +1,17 @@
-"""The suite of six traits on the real model: `make suite`, about two hours on two slow cores.
+"""The suite of six traits on the real model: `make suite`, about three hours on two slow cores.
 
-For each trait learns A-PSR+KL (closed form, then trained in Torch) and, from the same pairs, A-PSR, A-Const,
+For each trait learns A-PSR+KL (trained in Torch) and, in closed form from the same replies, A-PSR, A-Const,
 S-Const and S-PSR. Measures them on held-out questions at the default strength and at others, to compare them
-at the prompt's coherence. Writes docs/suite.json and the tables in docs/results.md; what docs/suite.json
-holds is not measured again.
+at the prompt's coherence; an embedding model judges. Writes docs/suite.json and the tables in
+docs/results.md; a trait that docs/suite.json holds with a judge's verdict is not measured again.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import textwrap
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,15 +22,17 @@ from tqdm import tqdm
 from edgesteer import SteeredLlama
 from edgesteer.bundle import save
 from edgesteer.evaluate import Row
+from edgesteer.evaluate.embedding import Embedder
 from edgesteer.evaluate.intervals import Estimate
 from edgesteer.evaluate.matched import LEVELS, Matched
-from edgesteer.learn import LearnSummary, Recipe, learn
+from edgesteer.learn import Comparison, LearnSummary, Recipe, learn
 from edgesteer_models import resolve
 
 ROOT = Path(__file__).resolve().parents[1]
 WAYS = ("unsteered", "prompt", "A-Const", "S-Const", "S-PSR", "A-PSR", "A-PSR+KL")
 OWN = "A-PSR+KL"
 MARK, END = "<!-- written by `make suite` -->\n", "<!-- end -->\n"
+JUDGED = ("relevance", "judge")
 KEPT = (
     "strength",
     "trait",
@@ -96,52 +98,46 @@ TRAITS = (
 )
 
 
-def measured(trait: Trait, known: dict[str, Any], folder: Path | None, threads: int) -> dict[str, Any]:
-    """Learn the trait and compare; of the other ways only those that are not `known`."""
+def measured(trait: Trait, folder: Path | None, threads: int) -> dict[str, Any]:
+    """Learn the trait in all ways and compare them."""
     from edgesteer_converters.train import trainer  # imports Torch
 
     path = resolve("smollm2-135m-instruct")
-    missing = [way for way in WAYS[2:] if way not in known and way != OWN]
-    llm = SteeredLlama(
-        path,
-        n_ctx=16 * 208,
-        n_seq_max=16,
-        n_threads=threads,
-        n_threads_batch=threads,
-    )
-    started = time.monotonic()
-    with tqdm(total=1.0, desc=trait.name, file=sys.stderr) as bar:
+    llm = SteeredLlama(path, n_ctx=16 * 208, n_seq_max=16, n_threads=threads, n_threads_batch=threads)
+    with (
+        contextlib.closing(llm),
+        Embedder(resolve("minilm"), n_threads=threads) as embedder,
+        tqdm(total=1.0, desc=trait.name, file=sys.stderr) as bar,
+    ):
         bundle, summary = learn(
             llm,
             trait.sentence,
-            Recipe(refine="kl"),
+            Recipe(effort="thorough"),
             name=trait.name,
             license="Apache-2.0",
-            against=[*missing, OWN],
-            counts=trait.counts,
-            sentiment=True,
-            levels=LEVELS,
+            comparison=Comparison(WAYS[2:], trait.counts, True, LEVELS, embedder),
             trainer=trainer(path, n_threads=threads),
             progress=lambda stage, part: bar.set_postfix_str(f"{stage} {part:.0%}"),
         )
-    llm.close()
     if folder is not None:
         save(bundle, folder / f"{trait.name}.steer", force=True)
-    return to_json(trait, summary, known, time.monotonic() - started)
+    return to_json(trait, summary)
 
 
-def to_json(trait: Trait, summary: LearnSummary, known: dict[str, Any], seconds: float) -> dict[str, Any]:
+def to_json(trait: Trait, summary: LearnSummary) -> dict[str, Any]:
     assert summary.table is not None
-    ways = known | {row.name: _way(trait, row) for row in summary.table.rows}
-    ways = {name: ways[name] for name in WAYS}
+    ways = {row.name: _way(trait, row) for row in summary.table.rows}
+    judge = summary.table.judge
     return {
         "sentence": trait.sentence,
         "measure": trait.measure,
         "kept": summary.kept,
         "dropped": summary.dropped,
-        "seconds": {"all": round(seconds), **{k: round(v) for k, v in summary.seconds.items()}},
-        "training": {key: summary.refined[key] for key in ("kept", "trait", "guidance")},
-        "ways": ways,
+        "seconds": {k: round(v) for k, v in summary.seconds.items()},
+        "forecast": None if summary.forecast is None else round(summary.forecast.similarity, 2),
+        "trained": {key: summary.trained[key] for key in ("kl_before", "kl_after")},
+        "judge": None if judge is None or judge.auc is None else round(judge.auc.value, 2),
+        "ways": {name: ways[name] for name in WAYS},
         "questions": len(summary.table.questions),
     }
 
@@ -150,9 +146,18 @@ def _way(trait: Trait, row: Row) -> dict[str, Any]:
     plain = {key: getattr(row, key) for key in KEPT}
     return {
         **{k: round(v, 3) if isinstance(v, float) else v for k, v in plain.items()},
-        "own": round(trait.of(row), 3),
-        "trait_minus_prompt": _interval(row.minus_prompt["trait"]),
+        **_figures(trait, row),
         **({} if row.matched is None else {"matched": _matched(trait, row.matched)}),
+    }
+
+
+def _figures(trait: Trait, measured: Row | Matched) -> dict[str, Any]:
+    known = {name: measured.estimates[name].value for name in JUDGED if name in measured.estimates}
+    names = [name for name in ("trait", *JUDGED) if name in measured.minus_prompt]
+    return {
+        "own": round(trait.of(measured), 3),
+        **{name: round(value, 3) for name, value in known.items()},
+        **{f"{name}_minus_prompt": _interval(measured.minus_prompt[name]) for name in names},
     }
 
 
@@ -163,8 +168,7 @@ def _matched(trait: Trait, at: Matched) -> dict[str, Any]:
         "limited": at.limited,
         "capped": round(at.capped, 3),
         **{name: round(at.estimates[name].value, 3) for name in ("trait", "coherence", "distinct2")},
-        "own": round(trait.of(at), 3),
-        "trait_minus_prompt": _interval(at.minus_prompt["trait"]),
+        **_figures(trait, at),
         "own_minus_prompt": _interval(at.minus_prompt[trait.estimate], trait.sign),
     }
 
@@ -175,13 +179,14 @@ def _interval(difference: Estimate, sign: int = 1) -> list[float]:
 
 # (one way, another, measure): in how many traits is the first at least as good as the other?
 CLAIMS = (
-    ("A-PSR", "prompt", "trait"),
-    ("A-PSR", "prompt", "own"),
-    ("S-PSR", "S-Const", "trait"),
-    (OWN, "prompt", "trait"),
+    (OWN, "prompt", "judge"),
     (OWN, "prompt", "own"),
-    (OWN, "A-PSR", "trait"),
-    (OWN, "A-PSR", "own"),
+    (OWN, "prompt", "trait"),
+    ("A-PSR", "prompt", "judge"),
+    ("A-PSR", "prompt", "own"),
+    (OWN, "A-PSR", "judge"),
+    ("S-PSR", "S-Const", "judge"),
+    ("S-PSR", "S-Const", "trait"),
 )
 
 
@@ -189,8 +194,8 @@ def reached(results: dict[str, Any], one: str, other: str, measure: str) -> tupl
     """The traits where `one` is at least `other` by `measure` at the prompt's coherence, and the number of
     traits where both were measured."""
     at = {name: (_at(t["ways"], one), _at(t["ways"], other)) for name, t in results.items()}
-    both = {name: (a[measure], b[measure]) for name, (a, b) in at.items() if a and b}
-    return [name for name, (a, b) in both.items() if a >= b], len(both)
+    both = {name: (a, b) for name, (a, b) in at.items() if a and b and measure in a and measure in b}
+    return [name for name, (a, b) in both.items() if a[measure] >= b[measure]], len(both)
 
 
 def _at(ways: dict[str, Any], way: str) -> dict[str, Any] | None:
@@ -204,12 +209,11 @@ def tables(results: dict[str, Any]) -> str:
     lines: list[str] = []
     for name, one in results.items():
         lines += ["", f"### {name}", "", f"> {one['sentence']}", ""]
-        lines += [
-            f"| | strength | trait | coherence | own ({one['measure']}) | at | trait | minus prompt | own |"
-        ]
-        lines += ["|---|---|---|---|---|---|---|---|---|"]
+        head = ("strength", "trait", "coherence", "relevance", "judge", f"own ({one['measure']})")
+        lines += [f"| | {' | '.join(head)} | at | trait | judge | own |"]
+        lines += ["|---" * 11 + "|"]
         lines += [_line(way, row) for way, row in one["ways"].items()]
-        lines += ["", textwrap.fill(f"{_kept(one)} {_trained(one)}{one.get('note', '')}".strip(), 110)]
+        lines += ["", textwrap.fill(f"{_kept(one)} {_trained(one)}".strip(), 110)]
     lines += ["", "### Who reaches whom", "", "| | by | traits |", "|---|---|---|"]
     for one, other, measure in CLAIMS:
         names, n = reached(results, one, other, measure)
@@ -234,30 +238,28 @@ def _kept(one: dict[str, Any]) -> str:
 
 
 def _trained(one: dict[str, Any]) -> str:
-    """The gain of training on training questions, at the prompt's coherence."""
-    if "training" not in one:
-        return ""
-    training = one["training"]
-    closed, trained = (
-        "none" if training["trait"][k] is None else f"{training['trait'][k]:.2f}"
-        for k in ("closed", "trained")
-    )
-    end = "the trained gates are kept" if training["kept"] else "the closed form is kept"
-    guided = "guided" if training["guidance"] else "the prompt itself"
+    """How far training came, and how well the judge knows the trait."""
+    if "judge" not in one:
+        return one.get("note", "")
+    trained = one["trained"]
     return (
-        f"Training (teacher: {guided}): trait {trained} on training questions at equal coherence, without it "
-        f"{closed}; {end}. "
+        f"KL {trained['kl_before']:.3f} to {trained['kl_after']:.3f} nats. Forecast {one['forecast']:.2f}. "
+        f"The judge's AUC is {one['judge']:.2f}."
     )
 
 
 def _line(way: str, row: dict[str, Any]) -> str:
     strength = "" if row["strength"] is None else f"{row['strength']:g}"
-    left = f"| {way} | {strength} | {row['trait']:.2f} | {row['coherence']:.2f} | {row['own']:.2f} |"
+    values = [row["trait"], row["coherence"], row.get("relevance"), row.get("judge"), row["own"]]
+    left = f"| {way} | {strength} | {' | '.join(map(_number, values))} |"
     if (at := row.get("matched")) is None:
         return f"{left} | | | |"
-    minus = "{} to {}".format(*at["trait_minus_prompt"])
     strength = f"{'≥' if at['limited'] else ''}{at['strength']:g}"
-    return f"{left} {strength} | {at['trait']:.2f} | {minus} | {at['own']:.2f} |"
+    return f"{left} {strength} | {' | '.join(map(_number, (at['trait'], at.get('judge'), at['own'])))} |"
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"
 
 
 @click.command()
@@ -272,12 +274,10 @@ def main(names: tuple[str, ...], bundles: Path | None, threads: int, again: bool
     path = ROOT / "docs" / "suite.json"
     results: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
     for trait in TRAITS:
-        if (names and trait.name not in names) or (
-            OWN in results.get(trait.name, {}).get("ways", {}) and not again
-        ):
+        known = "judge" in results.get(trait.name, {}) and not again
+        if known or (names and trait.name not in names):
             continue
-        known = results.get(trait.name, {}).get("ways", {})
-        results[trait.name] = measured(trait, {} if again else known, bundles, threads)
+        results[trait.name] = measured(trait, bundles, threads)
         results = {t.name: results[t.name] for t in TRAITS if t.name in results}
         path.write_text(json.dumps(results, indent=1) + "\n")
         page = ROOT / "docs" / "results.md"

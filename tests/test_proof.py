@@ -11,7 +11,6 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from edgesteer import SteeredLlama, load
@@ -33,32 +32,28 @@ def measured(*args: str) -> dict:
     return json.loads(done.stdout)
 
 
-def test_the_shipped_psr_beats_the_prompt_it_imitates() -> None:
-    """Pirate words in at least as many held-out replies, at a coherence at most 5 % above the prompt's."""
-    table = measured("eval", "smollm2-135m-instruct", "--steer", "pirate", "--count", "pirate")
-    rows = {row["name"]: row for row in table["rows"]}
-    assert len(table["questions"]) >= 12
-    share = {name: rows[name]["counts"]["pirate"]["share"] for name in ("prompt", "pirate")}
-    assert share["pirate"] >= share["prompt"]
-    assert rows["pirate"]["coherence"] <= 1.05 * rows["prompt"]["coherence"]
+SHIPPED = ("pirate", "pirate-constant", "shakespeare", "gloomy", "cheerful")
 
 
-@pytest.mark.parametrize(("name", "method"), [("pirate", "psr"), ("pirate-constant", "constant")])
-def test_the_shipped_bundles_come_from_the_command_in_their_cards(
-    name: str, method: str, tmp_path: Path
-) -> None:
-    """The same bytes on the same machine. On another processor NumPy's least squares round otherwise, so what is
-    held here is that every direction points the same way and that the strength is within 5 %."""
-    out = tmp_path / f"{name}.steer"
-    words = ["--trait", TRAIT, "--method", method, "--license", "Apache-2.0", "-o", str(out)]
-    summary = measured("learn", "smollm2-135m-instruct", *words)
-    again, shipped = load(out), load(resolve_bundle(name))
-    assert again.layers == shipped.layers
-    for v, w in ((again.directions[n], shipped.directions[n]) for n in again.layers):
-        assert float(v @ w) >= (1 - 1e-5) * float(np.linalg.norm(v) * np.linalg.norm(w))
-    assert again.strength.default == pytest.approx(shipped.strength.default, rel=0.05)
-    assert sum(summary["seconds"].values()) <= 300  # the goal is 120; docs/learning.md has the measured time
-    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss < 1.5e6  # kilobytes
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_shipped_bundle_keeps_to_its_question_and_shows_its_trait(name: str) -> None:
+    """At its default strength, beside the prompt that it imitates, by a judge that learning never used."""
+    args = ("--steer", name, "--judge", "minilm", "-n", "48")
+    rows = {row["name"]: row for row in measured("eval", "smollm2-135m-instruct", *args)["rows"]}
+    own, prompt, plain = (rows[key]["estimates"] for key in (name, "prompt", "unsteered"))
+    assert own["relevance"]["value"] >= 0.8 * prompt["relevance"]["value"]
+    assert own["judge"]["value"] > plain["judge"]["value"]
+    assert own["distinct2"]["value"] >= 0.9 * prompt["distinct2"]["value"]
+
+
+def test_a_shipped_bundle_comes_from_the_command_in_its_card(tmp_path: Path) -> None:
+    """On another processor rounding leads training elsewhere, but as near to the prompted model."""
+    shipped = load(resolve_bundle("pirate"))
+    words = ["--trait", TRAIT, "--effort", "thorough", "--license", "Apache-2.0"]
+    summary = measured("learn", "smollm2-135m-instruct", *words, "-o", str(tmp_path / "pirate.steer"))
+    nats = [facts["own"]["kl_after"] for facts in (summary["trained"], shipped.training["trained"])]
+    assert nats[0] == pytest.approx(nats[1], rel=0.15)
+    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss < 3.5e6  # kilobytes
 
 
 # Time per token and of a prefill against unsteered, as DESIGN.md states them ("Performance it must hold").

@@ -1,86 +1,94 @@
-"""A PSR network as a Torch module, to be trained.
+"""Steering of several blocks as Torch parameters, to be trained.
 
-In:  for each block the layers of a gate and a direction, NumPy; or sizes and a seed.
-Out: an nn.Module whose state dict `edgesteer convert` can read: `gate.N.I.weight` [out, in] and
-     `gate.N.I.bias` [out] for layer I of the gate of block N, `direction.N` [n_embd]; no gates for a
-     constant.
+    h' = h + strength c(h) r z        c(h) = relu(w.(h / r) + b), or 1 without a gate
 
-    c_N(h) = relu(... relu(h W_0^T + b_0) ...)        h' = h + strength c_N(h) direction_N
+r is a block's root mean square over the training rows. It makes one learning rate fit all blocks, whose
+streams differ in size a hundredfold; a fit has it folded into its weights.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import hashlib
+from collections.abc import Mapping
 
 import numpy as np
 import torch
 from torch import nn
 
-from edgesteer.learn.fit import BlockFit, Layers
+from edgesteer.learn.fit import BlockFit
+
+# Where gates begin: open nearly everywhere, so that every block gets a gradient.
+_OPEN = 0.5
 
 
 class PsrNetwork(nn.Module):  # type: ignore[misc]
-    """Gates and directions of several blocks. blocks: ascending. n_embd: width of the residual stream."""
+    """weight, direction: [blocks, n_embd]; bias: [blocks]; scale: r, [blocks]; blocks: ascending.
 
-    def __init__(self, n_embd: int, blocks: Sequence[int], widths: Sequence[int] = (1,)) -> None:
-        """All parameters are zero. widths: of each block's layers, the last one 1; empty for a constant."""
+    Without a gate there is no weight and no bias.
+    """
+
+    def __init__(self, n_embd: int, scales: Mapping[int, float], gated: bool = True, seed: int = 0) -> None:
+        """The random start: small weights, and directions of zero, so that nothing is steered yet."""
         super().__init__()
-        self.n_embd, self.blocks = n_embd, tuple(sorted(blocks))
-        self.gate = nn.ModuleDict({str(n): _layers(n_embd, widths) for n in self.blocks if widths})
-        self.direction = nn.ParameterDict({str(n): nn.Parameter(torch.zeros(n_embd)) for n in self.blocks})
+        self.blocks = tuple(sorted(scales))
+        self.place = {block: i for i, block in enumerate(self.blocks)}
+        source, shape = torch.Generator().manual_seed(seed), (len(self.blocks), n_embd)
+        self.register_buffer("scale", torch.tensor([scales[block] for block in self.blocks]))
+        self.direction = nn.Parameter(torch.zeros(shape))
+        self.weight = nn.Parameter(torch.randn(shape, generator=source) / n_embd**0.5) if gated else None
+        self.bias = nn.Parameter(torch.full(shape[:1], _OPEN)) if gated else None
 
     @classmethod
-    def random(
-        cls, n_embd: int, blocks: Sequence[int], widths: Sequence[int] = (1,), seed: int = 0
-    ) -> PsrNetwork:
-        """A random start: gates that are open near c = 1, and small directions."""
-        network, source = cls(n_embd, blocks, widths), torch.Generator().manual_seed(seed)
+    def from_fits(cls, fits: Mapping[int, BlockFit], scales: Mapping[int, float]) -> PsrNetwork:
+        """The network of fits with one unit each, or with none."""
+        some = next(iter(fits.values()))
+        network = cls(len(some.direction), {n: scales[n] for n in fits}, bool(some.layers))
         with torch.no_grad():
-            for parameter in network.parameters():
-                scale = 0.02 if parameter.ndim == 1 else 0.1 / parameter.shape[1] ** 0.5
-                parameter.copy_(scale * torch.randn(parameter.shape, generator=source))
-            for layers in network.gate.values():
-                layers[-1].bias.fill_(1.0)
+            for i, block in enumerate(network.blocks):
+                fit, r = fits[block], network.scale[i]
+                direction = torch.from_numpy(fit.direction) / r
+                if network.weight is None or network.bias is None:
+                    network.direction[i] = direction
+                    continue
+                ((W, b),) = fit.layers
+                weight = torch.from_numpy(np.ascontiguousarray(W[:, 0])) * r
+                # relu(c x) z = relu(x) c z: of length 1, as a random weight is, so that one rate fits both
+                length = weight.norm().clamp_min(torch.finfo(weight.dtype).tiny)
+                network.weight[i], network.bias[i] = weight / length, float(b[0]) / length
+                network.direction[i] = direction * length
         return network
 
-    @classmethod
-    def from_fits(cls, fits: Mapping[int, BlockFit]) -> PsrNetwork:
-        """The network of these fits; the gates of different blocks may have different layers."""
-        network = cls(len(next(iter(fits.values())).direction), list(fits), ())
-        with torch.no_grad():
-            for n, fit in sorted(fits.items()):
-                network.direction[str(n)].copy_(torch.from_numpy(fit.direction))
-                if fit.layers:
-                    network.gate[str(n)] = _layers(network.n_embd, [len(b) for _, b in fit.layers])
-                for layer, (W, b) in zip(network.gate[str(n)] if fit.layers else (), fit.layers, strict=True):
-                    layer.weight.copy_(torch.from_numpy(np.ascontiguousarray(W.T)))
-                    layer.bias.copy_(torch.from_numpy(b))
-        return network
+    def fit(self, block: int, mean: float) -> BlockFit | None:
+        """A block's fit, scaled to a mean coefficient of 1, for a mean coefficient of `mean`.
 
-    def layers(self, block: int) -> Layers:
-        """((W [n_in, k], b [k]), ...) of a block's gate, NumPy float32; empty for a constant."""
-        if str(block) not in self.gate:
-            return ()
-        return tuple((_numpy(layer.weight).T.copy(), _numpy(layer.bias)) for layer in self.gate[str(block)])
+        relu(c x) = c relu(x) for c > 0, so the mean moves to the direction. None if the gate never opens or
+        the direction is zero or no number; `explained`, which does not describe KL, is NaN.
+        """
+        i, r = self.place[block], float(self.scale[self.place[block]])
+        direction = _numpy(self.direction[i] * r * mean)
+        if not (mean > 0 and direction.any() and np.isfinite(direction).all()):
+            return None
+        if self.weight is None or self.bias is None:
+            return BlockFit(direction, (), float("nan"))
+        layer = (_numpy(self.weight[i] / r / mean)[:, None], _numpy(self.bias[i : i + 1] / mean))
+        return BlockFit(direction, (layer,), float("nan"))
 
-    def directions(self, block: int) -> np.ndarray:
-        """A block's direction, float32 [n_embd]."""
-        return _numpy(self.direction[str(block)])
+    def digest(self) -> str:
+        """SHA-256 of the blocks and all parameters."""
+        values = (_numpy(each).tobytes() for each in self.state_dict().values())
+        return hashlib.sha256(repr(self.blocks).encode() + b"".join(values)).hexdigest()
 
     def coefficient(self, block: int, h: torch.Tensor) -> torch.Tensor:
         """c(h) as [...] for h [..., n_embd]. Gradients go through h too."""
-        if str(block) not in self.gate:
+        if self.weight is None or self.bias is None:
             return torch.ones_like(h[..., 0])
-        for layer in self.gate[str(block)]:
-            h = torch.relu(layer(h))
-        return h[..., 0]
+        i = self.place[block]
+        return torch.relu(h @ (self.weight[i] / self.scale[i]) + self.bias[i])
 
-
-def _layers(n_in: int, widths: Sequence[int]) -> nn.ModuleList:
-    layers = nn.ModuleList([nn.Linear(a, b) for a, b in zip([n_in, *widths[:-1]], widths, strict=True)])
-    for parameter in layers.parameters():
-        nn.init.zeros_(parameter)
-    return layers
+    def steered(self, block: int, h: torch.Tensor, amount: torch.Tensor) -> torch.Tensor:
+        """h + amount r z, for amount [...]: the coefficient times the strength, 0 out of scope."""
+        i = self.place[block]
+        return h + amount[..., None] * (self.direction[i] * self.scale[i])
 
 
 def _numpy(parameter: torch.Tensor) -> np.ndarray:

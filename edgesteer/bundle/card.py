@@ -7,6 +7,9 @@ from typing import Any
 
 from edgesteer.bundle.refusal import spans
 
+_INTERVAL = {"value", "low", "high"}
+# Measured at one strength, so they do not evaluate a range.
+_AT_ONE_STRENGTH = {"parity", "replies", "conversations", "facts", "instructions", "transfer"}
 _SCOPES = {
     "all": "every token",
     "conversation": "everything after the system prompt",
@@ -53,8 +56,9 @@ def _facts(manifest: Mapping[str, Any]) -> str:
 
 
 def _range_of(manifest: Mapping[str, Any]) -> str:
-    """How the card introduces the range. A conversion's parity alone does not evaluate it."""
-    return "evaluated from" if manifest["evaluation"].keys() - {"parity"} else "not evaluated; meant for"
+    """How the card introduces the range."""
+    over_strengths = manifest["evaluation"].keys() - _AT_ONE_STRENGTH
+    return "evaluated from" if over_strengths else "not evaluated; meant for"
 
 
 def _use(manifest: Mapping[str, Any]) -> str:
@@ -69,13 +73,20 @@ def _use(manifest: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _bullets(values: Mapping[str, Any], indent: str = "") -> Iterator[str]:
+def entries(values: Mapping[str, Any], depth: int = 0) -> Iterator[tuple[int, str, str]]:
+    """(depth, key, value in words) of nested values, by key; without a value where deeper ones follow."""
     for key in sorted(values):
-        if isinstance(values[key], Mapping):
-            yield f"{indent}- {_inline(key)}:"
-            yield from _bullets(values[key], indent + "  ")
+        value = values[key]
+        if isinstance(value, Mapping) and value and value.keys() != _INTERVAL:
+            yield depth, key, ""
+            yield from entries(value, depth + 1)
         else:
-            yield f"{indent}- {_inline(key)}: {_inline(values[key])}"
+            yield depth, key, words(value)
+
+
+def _bullets(values: Mapping[str, Any]) -> Iterator[str]:
+    for depth, key, value in entries(values):
+        yield f"{'  ' * depth}- {_inline(key)}: {_inline(value)}".rstrip()
 
 
 def _inline(value: object) -> str:
@@ -84,7 +95,10 @@ def _inline(value: object) -> str:
 
 
 def words(value: object) -> str:
-    """A manifest's value as people would write it: without brackets, braces or quotes."""
+    """A manifest's value as people would write it: without braces or quotes, an interval as 1 [0.5, 1.5]."""
+    if isinstance(value, Mapping) and value.keys() == _INTERVAL:
+        middle, low, high = (words(value[key]) for key in ("value", "low", "high"))
+        return middle if value["low"] is None else f"{middle} [{low}, {high}]"
     if isinstance(value, Mapping):
         return ", ".join(f"{key} {words(value[key])}" for key in sorted(value)) or "none"
     if isinstance(value, (list, tuple)):

@@ -11,7 +11,6 @@ import click
 from edgesteer.cli.files import page_and_numbers, write_page
 from edgesteer.cli.options import (
     FILE,
-    at_option,
     chat_options,
     force_option,
     max_tokens_option,
@@ -36,7 +35,6 @@ _NAME, _CELL = 36, 9
 @click.command()
 @model_argument
 @row_options
-@at_option()
 @trait_option
 @click.option(
     "--lora",
@@ -53,7 +51,6 @@ def command(
     model: str,
     steer: tuple[str, ...],
     ways: tuple[str, ...],
-    at: str,
     trait: str | None,
     lora: Path | None,
     questions_file: Path | None,
@@ -77,7 +74,7 @@ def command(
     from edgesteer.report.adaptation_page import page
 
     files = page_and_numbers(output, force)
-    rows = rows_of(steer, ways, at == "coherent")
+    rows = rows_of(steer, ways)
     sentence = require_trait(trait, rows)
     questions = questions_of(questions_file)
     path = resolve_model(model)
@@ -91,7 +88,6 @@ def command(
             lora=adapter,
             questions=questions,
             max_tokens=max_tokens,
-            at_prompt_coherence=at == "coherent",
             progress=progress,
         )
     numbers = adaptation.to_json()

@@ -12,7 +12,6 @@ from click.core import ParameterSource
 from edgesteer.cli.files import page_and_numbers, write_page
 from edgesteer.cli.judges import JUDGE_KEYS, check_judge, judge_options, note_cost, open_judge
 from edgesteer.cli.options import (
-    at_option,
     chat_options,
     force_option,
     max_tokens_option,
@@ -34,7 +33,6 @@ if TYPE_CHECKING:
 @click.command()
 @model_argument
 @row_options
-@at_option()
 @trait_option
 @click.option(
     "--suite",
@@ -52,7 +50,6 @@ def command(
     model: str,
     steer: tuple[str, ...],
     ways: tuple[str, ...],
-    at: str,
     trait: str | None,
     suite: str | None,
     output: Path,
@@ -73,7 +70,7 @@ def command(
     \b
     Examples:
       edgesteer compare smollm2-135m-instruct --way pirate --way pirate-constant --suite pirate -o pirate.html
-      edgesteer compare model.gguf --steer sea.steer --at coherent --count sea -o sea.html
+      edgesteer compare model.gguf --steer sea.steer --count sea -o sea.html
     """
     from edgesteer.cli.opening import open_chat
     from edgesteer.evaluate import compare
@@ -86,7 +83,7 @@ def command(
     files = page_and_numbers(output, force)
     if suite is not None and files[1].resolve() == path_of(suite).resolve():
         raise click.UsageError(f"-o {output}: its numbers would replace the suite itself; give another name")
-    rows = rows_of(steer, ways, at == "coherent")
+    rows = rows_of(steer, ways)
     sentence = require_trait(questions.trait if trait is None else trait, rows)
     with open_judge(**judge, n_threads=options["n_threads"]) as opened:
         chat = open_chat(model, rows, questions.max_tokens or max_tokens, **options)
@@ -96,7 +93,6 @@ def command(
                 questions,
                 sentence,
                 rows,
-                at_prompt_coherence=at == "coherent",
                 judge=opened,
                 progress=progress,
             )

@@ -50,7 +50,7 @@ def command(max_tokens: int, n_threads: int | None) -> None:
 
 
 _LAST_LINES = """
-Learn your own from one sentence (two to three minutes):
+Learn your own from one sentence (a few minutes):
 
   .venv/bin/edgesteer learn smollm2-135m-instruct --trait "You are a grumpy wizard." -o wizard.steer
   .venv/bin/edgesteer run smollm2-135m-instruct --steer wizard.steer -p "How do I make tea?"

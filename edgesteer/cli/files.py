@@ -28,13 +28,12 @@ def check_output(path: Path, force: bool) -> None:
         raise OutputError(f"{path}: no permission to write in {folder}; give another name")
 
 
-def check_bundle_output(path: Path, force: bool, command: str) -> None:
+def check_bundle_output(path: Path, force: bool, option: str = "-o") -> None:
     """`check_output` for a bundle. Raises UsageError for a suffix that is not a bundle's."""
     check_output(path, force)
     if path.suffix.lower() not in ("", ".steer"):
         raise click.UsageError(
-            f"-o {path}: {command} writes bundles, NAME.steer; `edgesteer convert` turns them into other "
-            "formats"
+            f"{option} {path}: expected a bundle, NAME.steer; `edgesteer convert` turns it into other formats"
         )
 
 

@@ -184,10 +184,11 @@ def describe(facts: dict[str, Any]) -> Iterator[str]:
 
 
 def _section(title: str, facts: dict[str, Any]) -> Iterator[str]:
-    from edgesteer.bundle.card import words
+    from edgesteer.bundle.card import entries
 
-    for i, (key, value) in enumerate(sorted(facts.items())):
-        yield f"  {title if i == 0 else '':<10}  {one_line(f'{key}: {words(value)}', None)}"
+    for i, (depth, key, value) in enumerate(entries(facts)):
+        text = one_line(f"{key}: {value}".rstrip(), None)
+        yield f"  {title if i == 0 else '':<10}  {'  ' * depth}{text}"
 
 
 def _norm_lines(norms: dict[str, float]) -> Iterator[str]:

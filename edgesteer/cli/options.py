@@ -188,23 +188,15 @@ row_options: Decorator = together(
 """Adds steer and ways; pass them on to `steering.rows_of`."""
 
 
-def at_option(*more: str) -> Decorator:
-    """Adds at: "default", "coherent", and `more` ("matched")."""
-    matched = (
-        " matched: as given, and also the figures of each row at the prompt's coherence on the same "
-        "questions, read from 0.7 and 1.4 times its strength (takes three times as long)."
-    )
-    return click.option(
-        "--at",
-        type=click.Choice(["default", "coherent", *more]),
-        default="default",
-        show_default=True,
-        help="The strengths. default: as given, or the bundles' own. coherent: for each row the largest "
-        "strength in the range of its files at which replies to training questions are as coherent as "
-        f"prompted ones and do not loop (takes minutes).{matched if more else ''}",
-    )
-
-
+at_option: Decorator = click.option(
+    "--at",
+    type=click.Choice(["default", "matched"]),
+    default="default",
+    show_default=True,
+    help="The strengths. default: as given, or the bundles' own. matched: also the figures of each row at "
+    "the prompt's coherence on the same questions, read from 0.7 and 1.4 times its strength (takes three "
+    "times as long).",
+)
 scope_option: Decorator = click.option(
     "--scope", type=click.Choice(SCOPES), help="Where steering acts, instead of the bundle's own scope."
 )

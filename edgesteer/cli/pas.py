@@ -141,7 +141,7 @@ def command(
     from edgesteer.learn.pas import STRENGTHS, PasRecipe, pas
 
     # Whatever can be checked is checked before minutes of work.
-    check_bundle_output(output, force, "pas")
+    check_bundle_output(output, force)
     if html is not None:
         check_page(html, "--html", force)
         if html.resolve() == output.resolve():

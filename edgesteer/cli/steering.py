@@ -126,12 +126,10 @@ def load_steering(
     return pairs + [_load_vector(path, scale, layer_range) for path, scale in vectors]
 
 
-def rows_of(steer: Sequence[str], ways: Sequence[str], find_strengths: bool = False) -> Rows:
+def rows_of(steer: Sequence[str], ways: Sequence[str]) -> Rows:
     """The values of `row_options` as (name, pairs): all of --steer as one row, then one for each --way.
 
-    find_strengths: the command finds the strength of each row; several bundles of a row keep the proportions
-    of theirs, and a strength for a single bundle is refused. Raises UsageError for that, for no row, and for
-    two rows of one name.
+    Raises UsageError for no row, and for two rows of one name.
     """
     from edgesteer.evaluate import labels
 
@@ -140,9 +138,6 @@ def rows_of(steer: Sequence[str], ways: Sequence[str], find_strengths: bool = Fa
         texts.insert(0, (None, [*map(parse_steer, steer)]))
     if not texts:
         raise click.UsageError("give at least one --steer FILE or --way [NAME=]FILE")
-    for files in [files for _, files in texts if find_strengths and len(files) == 1]:
-        if files[0][1] is not None:
-            raise click.UsageError(f"--at coherent finds the strength itself; give {files[0][0]} without one")
     rows = [_loaded(files) for _, files in texts]
     own = iter(labels([row for row, (name, _) in zip(rows, texts, strict=True) if name is None]))
     names = [name or next(own) for name, _ in texts]

@@ -2,7 +2,7 @@
 
 from edgesteer.evaluate.comparison import Comparison, Method, compare
 from edgesteer.evaluate.cost import Cost, costs
-from edgesteer.evaluate.dose import Dose, Point, strength_at
+from edgesteer.evaluate.dose import Dose, Point
 from edgesteer.evaluate.head_to_head import head_to_head, held_out_questions
 from edgesteer.evaluate.suite_file import Suite, read_suite
 from edgesteer.evaluate.table import Row, Table
@@ -25,5 +25,4 @@ __all__ = [
     "held_out_questions",
     "labels",
     "read_suite",
-    "strength_at",
 ]

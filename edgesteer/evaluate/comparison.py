@@ -11,26 +11,21 @@ import math
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from edgesteer.bundle import ModelInfo
 from edgesteer.errors import EdgesteerWarning, SteeringOverflow
 from edgesteer.evaluate.cost import Cost, costs, kv_bytes_per_token
 from edgesteer.evaluate.dose import Point
-from edgesteer.evaluate.head_to_head import N_CALIBRATION, head_to_head, ways_of
-from edgesteer.evaluate.judge import Embeds
-from edgesteer.evaluate.judging import training_replies
+from edgesteer.evaluate.head_to_head import head_to_head, ways_of
+from edgesteer.evaluate.judging import Judge, training_replies
 from edgesteer.evaluate.suite_file import Suite
 from edgesteer.evaluate.table import Row, Table, plain_values
 from edgesteer.evaluate.way import PROMPT, UNSTEERED, Sources, Way, prompts_of
 from edgesteer.generate import Chat, Scores, score
-from edgesteer.generate.chat import REPEAT_PENALTY
-from edgesteer.generate.progress import Done, Progress, Stages, spread
+from edgesteer.generate.progress import Done, Progress, Stages, no_progress, spread
 from edgesteer.generate.scoring import ScoredTokens
 from edgesteer.steering_map import join_pieces
-
-if TYPE_CHECKING:
-    from edgesteer.evaluate.llm_judge import LLMJudge
 
 MAX_TOKENS = 64
 
@@ -108,22 +103,21 @@ def compare(
     trait: str,
     rows: Sequence[tuple[str, Sources]],
     *,
-    at_prompt_coherence: bool = False,
-    judge: Embeds | LLMJudge | None = None,
+    judge: Judge | None = None,
     timing: bool = True,
-    progress: Progress = lambda stage, fraction: None,
+    progress: Progress = no_progress,
 ) -> Comparison:
     """Ask the suite's questions unsteered, with the trait as system prompt, and in each row.
 
     The suite's own trait is ignored: the caller decides between it and the bundle's.
 
     rows: (name, sources), as in `head_to_head`.
-    at_prompt_coherence, judge: as in `head_to_head`.
+    judge: as in `head_to_head`.
     Raises what `head_to_head` raises.
     """
     max_tokens = suite.max_tokens or MAX_TOKENS
     curves = Curves(chat, suite, trait, max_tokens)
-    replies = _n_replies(len(suite.questions), len(rows), at_prompt_coherence)
+    replies = len(suite.questions) * (2 + len(rows))
     replies += 0 if judge is None else training_replies(judge)
     in_curves = curves.n_replies / 2 * len(rows)
     stages = Stages(progress, replies + in_curves)
@@ -136,7 +130,6 @@ def compare(
         max_tokens=max_tokens,
         counts=suite.counts,
         with_sentiment=suite.sentiment,
-        at_prompt_coherence=at_prompt_coherence,
         judge=judge,
         timing=False,
         progress=lambda stage, part: inner(stage if part < 1 else "cost", part),
@@ -158,11 +151,6 @@ def compare(
         sentence_tokens=len(chat.llm.tokenize(trait.encode(), add_bos=False)),
         kv_bytes_per_token=kv_bytes_per_token(chat.llm),
     )
-
-
-def _n_replies(n_questions: int, n_rows: int, calibrated: bool) -> int:
-    """How many replies the head-to-head takes. Finding a strength takes about eight tries."""
-    return n_questions * (2 + n_rows) + N_CALIBRATION * (2 + 8 * n_rows) * calibrated
 
 
 def _method(chat: Chat, trait: str, way: Way, cost: Cost, row: Row, curve: tuple[Point, ...]) -> Method:
@@ -226,8 +214,7 @@ class Curves:
         try:
             with warnings.catch_warnings():  # a curve leaves the evaluated range on purpose
                 warnings.simplefilter("ignore", EdgesteerWarning)
-                with way.steered(self._chat):
-                    replies = self._chat.replies(plain, self.n_tokens, repeat_penalty=REPEAT_PENALTY)
+                replies = dataclasses.replace(way, prompts=plain).replies(self._chat, self.n_tokens)
         except SteeringOverflow:
             return Point(strength, math.nan, math.inf, 0.0)
         return self._point(strength, score(self._chat, replies, plain, prompted))

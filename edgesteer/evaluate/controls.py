@@ -1,41 +1,35 @@
-"""What a bundle is compared with, besides the prompt that it imitates.
+"""Controls: what a bundle is compared with, besides the prompt that it imitates.
 
     random_control     another direction of the same norm: is it the direction that does it?
     guided_replies     the prompt's effect, amplified: how far could one go at twice the cost?
-    snapshot_replies   the prompt's KV, computed once and kept: the prompt without its prefill
 
-All replies are greedy. The plan in force is set aside.
+A Guided is one more way to ask. All replies are greedy. The plan in force is set aside.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from edgesteer.bundle import Bundle, encode_directions
 from edgesteer.errors import InputError
-from edgesteer.evaluate.cost import kv_bytes_per_token
+from edgesteer.evaluate.way import Way
 from edgesteer.generate import REPEAT_PENALTY, Chat, Reply, Tokens
 from edgesteer.generate.chat import penalised
 from edgesteer.generate.measures import F32, log_prob
 from edgesteer.generate.progress import Done, no_progress, portion
-from edgesteer.runtime import Lanes, Sequences
-from edgesteer.runtime import Sequence as Held
+from edgesteer.plan import SteeringPlan
+from edgesteer.runtime import Lanes
+
+RANDOM, GUIDED = CONTROLS = ("random direction", "guided decoding")
+"""Names of their rows."""
 
 GUIDANCE = 1.5
 """By how much guided decoding amplifies the prompt, where nothing else is asked for."""
-
-# Questions that are timed, and tokens generated for each.
-_N_TIMED, _N_TOKENS = 5, 8
-
-# What prompts begin with that differ in these questions belongs to the trait and the template.
-_UNLIKE = ("Why?", "1 + 1")
-
 
 # -- random directions -----------------------------------------------------------------------------
 
@@ -81,7 +75,51 @@ def _random_like(direction: F32, seed: int, block: int) -> F32:
     return np.asarray(drawn * (norm / np.linalg.norm(drawn)), dtype=np.float32)
 
 
+def controls_of(way: Way, prompted: Sequence[Tokens]) -> list[Way]:
+    """The rows in CONTROLS beside a steered way. prompted: the prompts with the trait."""
+    # With one seed for all, bundles that add up would all get the same direction.
+    terms = [(random_control(term.bundle, i), term.strength, None) for i, term in enumerate(way.unit.terms)]
+    return [
+        replace(way, name=RANDOM, unit=SteeringPlan.of(terms)),
+        Guided(GUIDED, way.prompts, strength=GUIDANCE, prompted=prompted),
+    ]
+
+
+def check_controls(chat: Chat, rows: Sequence[object]) -> None:
+    """Raises InputError for no rows, and for a model opened for a single sequence."""
+    if not rows:
+        raise InputError("controls: no rows, expected at least one to draw random directions for")
+    require_sequences(chat, "guided decoding")
+
+
+def require_sequences(chat: Chat, what: str) -> None:
+    """Raises InputError for a model opened for a single sequence."""
+    if chat.llm.n_seq_max < 2:
+        raise InputError(
+            f"{chat.llm.model_path}: {what} takes two sequences, found one; open it with n_seq_max=2 or more"
+        )
+
+
 # -- guided decoding -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Guided(Way):
+    """Guided decoding between prompts and `prompted`; its strength is the alpha of `guided_replies`."""
+
+    prompted: Sequence[Tokens] = ()
+
+    @property
+    def held(self) -> list[Tokens]:
+        return [[*a, *b] for a, b in zip(self.prompts, self.prompted, strict=True)]
+
+    @property
+    def has_strengths(self) -> bool:
+        return True
+
+    def replies(self, chat: Chat, max_tokens: int, progress: Done = no_progress) -> list[Reply]:
+        assert self.strength is not None
+        return guided_replies(chat, self.prompts, self.prompted, self.strength, max_tokens, progress=progress)
 
 
 def guided_replies(
@@ -108,7 +146,7 @@ def guided_replies(
         raise ValueError(f"{len(prompts)} plain and {len(prompted)} prompted prompts, expected as many")
     if not math.isfinite(alpha):
         raise InputError(f"guided decoding: alpha {alpha}, expected a finite number")
-    _require_sequences(chat, "guided decoding")
+    require_sequences(chat, "guided decoding")
     pairs = [(list(a), list(b)) for a, b in zip(prompts, prompted, strict=True)]
     groups = chat.groups([a + b for a, b in pairs], 2 * max_tokens, chat.llm.n_seq_max // 2)
     out: list[Reply] = []
@@ -148,157 +186,8 @@ def _guided(
     return [draft.reply() for draft in drafts]
 
 
-def _weighted(plain: F32, prompted: F32, alpha: float) -> F32:
-    """Logits, which differ from log-probabilities by a constant; exact where one of the two is meant."""
-    if alpha in (0, 1):
-        return prompted if alpha else plain
-    return plain + np.float32(alpha) * (prompted - plain)
-
-
-# -- the prompt's KV, kept -------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class SnapshotCost:
-    """What it costs to keep the KV of the trait's system turn, and what that saves.
-
-    cells: tokens that the snapshot takes in the context, once for all conversations that begin from it; as
-        many need no prefill at each question. kv_bytes: their size; None if the model does not say.
-    prefill: tokens evaluated before a reply, on average: "snapshot", "prompt" (without one), "unsteered".
-    first_token_seconds: medians of the time from a prompt to the first token, by the same names; to make the
-        snapshot is not counted. token_seconds: of each further token. None if not timed. These three take
-        turns, so their times can be compared with each other, but with nothing else.
-    """
-
-    cells: int
-    kv_bytes: float | None
-    prefill: dict[str, float]
-    first_token_seconds: dict[str, float] | None
-    token_seconds: dict[str, float] | None
-
-
-def snapshot_replies(
-    chat: Chat,
-    trait: str,
-    questions: Sequence[str],
-    max_tokens: int = 64,
-    *,
-    repeat_penalty: float = REPEAT_PENALTY,
-    progress: Done = no_progress,
-) -> list[Reply]:
-    """Replies to the questions with the trait as system prompt, whose KV is computed once and then forked.
-
-    They are those of the prompt, as far as batches of other shapes do not change last bits.
-    Raises InputError for a model opened for a single sequence, prompts that have no beginning in common, and
-    a prompt that does not fit the context.
-    """
-    _require_sequences(chat, "a snapshot")
-    prompts = [chat.prompt(question, trait) for question in questions]
-    head = _common_head(chat, trait, prompts)
-    groups = chat.groups(prompts, max_tokens, chat.llm.n_seq_max - 1)
-    drafts = [_Draft(chat, repeat_penalty) for _ in prompts]
-    with chat.llm.steered([]), Sequences(chat.llm) as sequences:
-        snapshot = sequences.open()
-        _run(sequences, {snapshot: head})
-        for group in groups:
-            done = portion(progress, group.start, len(group), len(prompts))
-            forks = {sequences.fork(snapshot): i for i in group}
-            _run(sequences, {fork: prompts[i][len(head) : -1] for fork, i in forks.items()})
-            parts = {fork: prompts[i][-1:] for fork, i in forks.items()}
-            for step in range(max_tokens):
-                done(step / max_tokens)
-                going_on = [fork for fork, logits in sequences.feed(parts) if drafts[forks[fork]].add(logits)]
-                parts = {fork: drafts[forks[fork]].tokens[-1:] for fork in going_on}
-                if not parts:
-                    break
-            for fork in forks:
-                sequences.drop(fork)
-    return [draft.reply() for draft in drafts]
-
-
-def snapshot_cost(chat: Chat, trait: str, questions: Sequence[str], *, timing: bool = True) -> SnapshotCost:
-    """Measure the snapshot against the prompt and the plain question, for at most 5 of the questions.
-
-    timing: False decodes nothing.
-    Raises InputError as `snapshot_replies` does, and for no questions.
-    """
-    if not questions:
-        raise InputError("a snapshot: no questions, expected at least one")
-    _require_sequences(chat, "a snapshot")
-    plain = [chat.prompt(question) for question in questions]
-    prompts = [chat.prompt(question, trait) for question in questions]
-    head = _common_head(chat, trait, prompts)
-    ways = {
-        "snapshot": (head, [prompt[len(head) :] for prompt in prompts]),
-        "prompt": ([], prompts),
-        "unsteered": ([], plain),
-    }
-    first: dict[str, list[float]] = {name: [] for name in ways}
-    each: dict[str, list[float]] = {name: [] for name in ways}
-    if timing:
-        chat.groups(prompts[:_N_TIMED], 1 + _N_TOKENS)  # what does not fit is refused before
-        for i in range(min(_N_TIMED, len(questions))):
-            for j in range(len(ways)):
-                name = list(ways)[(i + j) % len(ways)]
-                kept, rest = ways[name]
-                seconds = _seconds(chat, kept, rest[i])
-                first[name].append(seconds[0])
-                each[name] += seconds[1:]
-    per_token = kv_bytes_per_token(chat.llm)
-    return SnapshotCost(
-        cells=len(head),
-        kv_bytes=None if per_token is None else len(head) * per_token,
-        prefill={name: float(np.mean([len(rest) for rest in rests])) for name, (_, rests) in ways.items()},
-        first_token_seconds=_medians(first) if timing else None,
-        token_seconds=_medians(each) if timing else None,
-    )
-
-
-def _common_head(chat: Chat, trait: str, prompts: Sequence[list[int]]) -> list[int]:
-    """What every prompt with this trait begins with, whatever the question; at least a token less than
-    each."""
-    several = [*prompts, *(chat.prompt(question, trait) for question in _UNLIKE)]
-    least, most = min(several), max(several)
-    alike = next((i for i, (a, b) in enumerate(zip(least, most, strict=False)) if a != b), len(least))
-    head = least[: min(alike, *(len(prompt) - 1 for prompt in several))]
-    if not head:
-        raise InputError("a snapshot: prompts with this trait have no beginning in common, nothing to keep")
-    return head
-
-
-def _run(sequences: Sequences, parts: dict[Held, list[int]]) -> None:
-    """Feed tokens whose logits nobody wants."""
-    for _ in sequences.feed(parts, wanted=False):
-        pass
-
-
-def _seconds(chat: Chat, kept: list[int], prompt: list[int]) -> list[float]:
-    """Seconds from the prompt to its first token, behind what is kept, then for each further one."""
-    fed = chat.llm.tokenize(b"a", add_bos=False)[-1]
-    out: list[float] = []
-    with chat.llm.steered([]), Sequences(chat.llm) as sequences:
-        sequence = sequences.open()
-        if kept:
-            _run(sequences, {sequence: kept})
-            sequence = sequences.fork(sequence)
-        start = time.perf_counter()
-        _run(sequences, {sequence: prompt[:-1]})
-        for token in [prompt[-1], *[fed] * _N_TOKENS]:
-            for _ in sequences.feed({sequence: [token]}):
-                out.append(time.perf_counter() - start)
-            start = time.perf_counter()
-    return out
-
-
-def _medians(seconds: dict[str, list[float]]) -> dict[str, float]:
-    return {name: float(np.median(values)) for name, values in seconds.items()}
-
-
-# -- both ------------------------------------------------------------------------------------------
-
-
 class _Draft:
-    """A greedy reply while it grows."""
+    """A greedy reply that grows token by token."""
 
     def __init__(self, chat: Chat, repeat_penalty: float) -> None:
         self._chat, self._penalty = chat, repeat_penalty
@@ -325,8 +214,8 @@ class _Draft:
         return Reply(tokens, np.array(self._log_probs[:n], dtype=np.float32), self._end)
 
 
-def _require_sequences(chat: Chat, what: str) -> None:
-    if chat.llm.n_seq_max < 2:
-        raise InputError(
-            f"{chat.llm.model_path}: {what} takes two sequences, found one; open it with n_seq_max=2 or more"
-        )
+def _weighted(plain: F32, prompted: F32, alpha: float) -> F32:
+    """Logits, which differ from log-probabilities by a constant; exact where one of the two is meant."""
+    if alpha in (0, 1):
+        return prompted if alpha else plain
+    return plain + np.float32(alpha) * (prompted - plain)

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgesteer.evaluate.intervals import Estimate, Sample, difference, estimate
-from edgesteer.evaluate.table import plain_values
+from edgesteer.evaluate.table import Judging, named, plain_values
 
 F64 = npt.NDArray[np.float64]
 
@@ -49,11 +49,11 @@ class ConversationRow:
     turns: by measure, one Estimate a turn: coherence and distinct2 as in `generate.measures`; trait
         too, but behind the turn's question alone, since earlier replies predict it by themselves; words;
         equal, the share of replies equal to any earlier one of their conversation, and begins, that begin
-        like one (both also with _before: like the one just before); judge, if one judged.
+        like one (both also with _before: like the one just before); and what a judge gives.
     minus_prompt: the same as difference to the prompted row, paired by script.
     over_turns: by measure, over all turns; over_turns_minus_prompt: as difference.
     trait_kept: the trait in the last turn, as a share of the first. of_prompt: as a share of the prompt's in
-        the last turn. Both NaN where that is not above 0.
+        the last turn. Both NaN where that is not above 0, and without an interval where its own holds 0.
     n_replies, n_equal, n_begin_alike, n_empty: counts of replies. notes: scripts that ended early, and why.
     """
 
@@ -76,7 +76,10 @@ class ConversationRow:
 
 @dataclass(frozen=True, slots=True)
 class ConversationTable:
-    """A row for each way to ask; the first two are unsteered and prompted."""
+    """A row for each way to ask; the first two are unsteered and prompted.
+
+    questions: [scripts][turns]. judge: None without one.
+    """
 
     trait: str
     scripts: tuple[str, ...]
@@ -84,11 +87,32 @@ class ConversationTable:
     max_tokens: int
     temperature: float
     rows: tuple[ConversationRow, ...]
+    questions: tuple[tuple[str, ...], ...] = ()
+    judge: Judging | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; NaN becomes None."""
         out: dict[str, Any] = plain_values(dataclasses.asdict(self))
         return out
+
+    def for_manifest(self, name: str) -> dict[str, Any]:
+        """What the manifest of the row's bundle says as `evaluation.conversations`.
+
+        Raises ValueError if there is no row of that name.
+        """
+        row = named(self.rows, name)
+        return {
+            "scripts": len(self.scripts),
+            "turns": self.turns,
+            "temperature": self.temperature,
+            "strength": row.strength,
+            "trait_kept": row.trait_kept.for_manifest(),
+            "trait_of_the_prompts": row.of_prompt.for_manifest(),
+            "coherence_minus_prompt": row.over_turns_minus_prompt["coherence"].for_manifest(),
+            "replies": row.n_replies,
+            "equal": row.n_equal,
+            "begin_alike": row.n_begin_alike,
+        }
 
 
 def repeats(replies: Sequence[str]) -> dict[str, list[float]]:
@@ -164,5 +188,7 @@ def _difference(own: F64, other: F64) -> Estimate:
 def _share(above: F64, below: F64) -> Estimate:
     """sum(above) / sum(below) over the scripts that have both."""
     both = ~(np.isnan(above) | np.isnan(below))
-    kept_above, kept_below = (np.where(both, values, 0.0).tolist() for values in (above, below))
-    return estimate(Sample.ratio(kept_above, kept_below))
+    share = estimate(Sample.ratio(above[both].tolist(), below[both].tolist()))
+    if estimate(Sample.mean(below[both].tolist())).low > 0:
+        return share
+    return Estimate(share.value, float("nan"), float("nan"))  # it could be as large as one likes

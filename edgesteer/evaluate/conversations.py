@@ -3,56 +3,40 @@
 In:  a Chat, the trait, rows to steer with, scripts. Out: a ConversationTable.
 
 Each way to ask (unsteered, prompted, a row) has a history of its own, rendered by the model's template as in
-`edgesteer chat`, and all its scripts are answered side by side. A reply is scored under the unsteered model
-behind that same history, with the trait as system prompt and without. The plan in force is set aside.
+`edgesteer chat`, and all its scripts are answered side by side. Replies are scored under the unsteered model,
+with the trait as system prompt and without: their coherence behind that same history, their trait behind the
+turn's question alone. The plan in force is set aside.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from importlib import resources
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from edgesteer.errors import InputError
+from edgesteer.evaluate.conversation_scripts import (
+    Message,
+    Script,
+    check_conversations,
+    prompt_of,
+    read_scripts,
+)
 from edgesteer.evaluate.conversation_table import F64, MEASURES, ConversationTable, Talk, repeats, table_of
 from edgesteer.evaluate.head_to_head import check_rows
+from edgesteer.evaluate.judging import Judge, Rater, rater, training_replies
 from edgesteer.evaluate.text_measures import words
 from edgesteer.evaluate.way import PROMPT, UNSTEERED, Sources, Way
 from edgesteer.generate import REPEAT_PENALTY, Chat, Reply, Tokens, measures
-from edgesteer.generate.chat import DAY
 from edgesteer.generate.measures import F32
-from edgesteer.generate.progress import Done, Progress, Stages, portion
-from edgesteer.generate.text_file import read_records, short, sound
-
-Judge = Callable[[Sequence[str]], Sequence[float] | None]
-"""The probability of each text that it shows the trait; None from a judge that abstains."""
+from edgesteer.generate.progress import Done, Progress, Stages, no_progress, portion
 
 TURNS = 10
 
-_EXPECTED = 'expected a JSON object with "name" and "turns" on each line'
 _REPLYING = 0.8  # the share of the time that replies take; the rest is scoring
 
-Message = dict[str, Any]
 _Pair = tuple[Tokens, Tokens]
-
-
-@dataclass(frozen=True, slots=True)
-class Script:
-    """What the user says, turn after turn."""
-
-    name: str
-    turns: tuple[str, ...]
-
-
-def read_scripts(path: str | os.PathLike[str] | None = None) -> list[Script]:
-    """The scripts of a JSON Lines file, in order; None: the built-in six of ten turns. Raises InputError."""
-    built_in = resources.files("edgesteer.evaluate").joinpath("conversations.jsonl")
-    records = read_records(path, built_in, _script, "conversations", _EXPECTED)
-    return list(records.values())
 
 
 def conversations(
@@ -66,7 +50,7 @@ def conversations(
     temperature: float = 0.0,
     seed: int = 0,
     judge: Judge | None = None,
-    progress: Progress = lambda stage, fraction: None,
+    progress: Progress = no_progress,
 ) -> ConversationTable:
     """Hold every conversation unsteered, with the trait as system prompt, and in each of the rows.
 
@@ -74,15 +58,21 @@ def conversations(
     turns: how many of each script. max_tokens: of a reply.
     temperature: 0 is greedy; any other draws, from `seed`, the script's name and the turn alone. The repeat
         penalty is that of `edgesteer run`.
+    judge: as for `rater`. It needs at least eight different questions, so more than one turn of few scripts.
     A script whose next turn does not fit into the context ends there, with a note.
     Raises InputError for a chat that renders a text instead of the model's chat template, for scripts that
     are too short, that share a name, or that cannot fit, and for what `head_to_head` refuses.
     """
     scripts = list(read_scripts() if scripts is None else scripts)
-    _check(chat, trait, scripts, turns, max_tokens, temperature, seed)
+    check_conversations(chat, trait, scripts, turns, max_tokens, temperature, seed)
     check_rows(chat, rows)
     ways = [Way(UNSTEERED, ()), Way(PROMPT, ()), *(Way.of(name, (), sources) for name, sources in rows)]
-    stages = Stages(progress, len(ways))
+    training = 0.0 if judge is None else training_replies(judge) / (len(scripts) * turns)
+    stages = Stages(progress, len(ways) + training)
+    judging: Rater | None = None
+    if judge is not None:
+        asked = [question for script in scripts for question in script.turns[:turns]]
+        judging = rater(judge, chat, trait, asked, max_tokens, stages.enter("judge", training))
     talks = []
     for way in ways:
         held = _Held(chat, way, trait, scripts, max_tokens)
@@ -91,9 +81,11 @@ def conversations(
             rngs = [np.random.default_rng([seed, turn, *s.name.encode()]) for s in scripts]
             held.answer(turn, temperature, rngs, portion(done, turn * _REPLYING, _REPLYING, turns))
         done(_REPLYING)
-        talks.append(held.talk(turns, judge))
+        talks.append(held.talk(turns, judging))
     progress("done", 1.0)
-    return table_of(trait, [script.name for script in scripts], turns, max_tokens, temperature, talks)
+    table = table_of(trait, [script.name for script in scripts], turns, max_tokens, temperature, talks)
+    questions = tuple(script.turns[:turns] for script in scripts)
+    return replace(table, questions=questions, judge=None if judging is None else judging.judging)
 
 
 class _Held:
@@ -134,7 +126,7 @@ class _Held:
         """Put the next question; False if that ends the conversation."""
         history = [*self._history[i], {"role": "user", "content": self._scripts[i].turns[turn]}]
         try:
-            plain, prompted = (_prompt(self._chat, history, system) for system in (None, self._trait))
+            plain, prompted = (prompt_of(self._chat, history, system) for system in (None, self._trait))
         except InputError as error:
             if not turn:
                 raise
@@ -151,7 +143,7 @@ class _Held:
         self._prompted[i].append(prompted)
         return True
 
-    def talk(self, turns: int, judge: Judge | None) -> Talk:
+    def talk(self, turns: int, judging: Rater | None) -> Talk:
         """The replies with their measures."""
         texts = [[self._chat.text(reply.tokens) for reply in one] for one in self._replies]
         values = {name: np.full((len(texts), turns), np.nan) for name in MEASURES}
@@ -165,8 +157,8 @@ class _Held:
                 values["words"][i, t] = words(texts[i][t])
             for name, each in repeats(texts[i]).items():
                 values[name][i, : len(each)] = each
-        if judge is not None and (judged := _judged(judge, texts, turns)) is not None:
-            values["judge"] = judged
+        if judging is not None:
+            values |= self._judged(judging, texts, turns)
         notes = tuple(f"{self._scripts[i].name!r} {self._ended[i]}" for i in sorted(self._ended))
         way = self._way
         return Talk(way.name, way.strength, way.sources, tuple(map(tuple, texts)), values, notes)
@@ -188,13 +180,15 @@ class _Held:
         with self._chat.llm.steered([]):
             return _log_probs(self._chat, pairs)
 
-
-def _prompt(chat: Chat, history: Sequence[Message], system: str | None) -> list[int]:
-    """The prompt for the next reply; for a single question, that of `Chat.prompt`."""
-    form = chat.llm.chat_template
-    assert form is not None
-    messages = [] if system is None else [{"role": "system", "content": system}]
-    return form.tokens(form.text([*messages, *history], now=DAY, think=chat.reasoning == "keep"))
+    def _judged(self, judging: Rater, texts: Sequence[Sequence[str]], turns: int) -> dict[str, F64]:
+        """By measure, float64 [scripts, turns]; empty if the judge abstains."""
+        at = [(i, t) for i, one in enumerate(texts) for t in range(len(one))]
+        rated = judging.rate([self._scripts[i].turns[t] for i, t in at], [texts[i][t] for i, t in at])
+        out = {name: np.full((len(texts), turns), np.nan) for name in rated}
+        for name, scores in rated.items():
+            for place, score in zip(at, scores, strict=True):
+                out[name][place] = score
+        return out
 
 
 def _log_probs(chat: Chat, scripts: Sequence[Sequence[_Pair]]) -> list[list[F32]]:
@@ -219,78 +213,3 @@ def _log_probs(chat: Chat, scripts: Sequence[Sequence[_Pair]]) -> list[list[F32]
             prompt, reply = scripts[i][t]
             out[i][t] = row[len(prompt) - n :][: len(reply)]
     return out
-
-
-def _judged(judge: Judge, texts: Sequence[Sequence[str]], turns: int) -> F64 | None:
-    """float64 [scripts, turns]; None if the judge abstains."""
-    scores = judge([text for one in texts for text in one])
-    if scores is None:
-        return None
-    out, at = np.full((len(texts), turns), np.nan), 0
-    for i, one in enumerate(texts):
-        out[i, : len(one)] = scores[at : at + len(one)]
-        at += len(one)
-    return out
-
-
-def _check(
-    chat: Chat,
-    trait: str,
-    scripts: Sequence[Script],
-    turns: int,
-    max_tokens: int,
-    temperature: float,
-    seed: int,
-) -> None:
-    """Check everything that can fail at once, before the minutes of work."""
-    if not trait.strip():
-        raise InputError(
-            "conversations: the trait is empty, expected a sentence to compare with as system prompt"
-        )
-    if chat.template is not None or chat.llm.chat_template is None:
-        raise InputError(
-            f"{chat.llm.model_path}: conversations need the model's own chat template, expected no --template"
-        )
-    least = {"turns": (turns, 1), "max_tokens": (max_tokens, 1), "temperature": (temperature, 0)}
-    for name, (value, at_least) in {**least, "seed": (seed, 0)}.items():
-        if not at_least <= value < float("inf"):
-            raise InputError(f"conversations: {name} {value}, expected at least {at_least}")
-    if not scripts:
-        raise InputError("conversations: no scripts, expected at least one")
-    names = [script.name for script in scripts]
-    if again := [name for name in names if names.count(name) > 1]:
-        raise InputError(f"conversations: two scripts are named {again[0]!r}, expected a name for each")
-    for script in scripts:
-        if len(script.turns) < turns:
-            raise InputError(
-                f"conversations: {script.name!r} has {len(script.turns)} turns, expected at least {turns}"
-            )
-        _check_room(chat, trait, script, turns, max_tokens)
-
-
-def _check_room(chat: Chat, trait: str, script: Script, turns: int, max_tokens: int) -> None:
-    """Refuse a script that cannot fit, even if all its replies are as short as can be."""
-    history: list[Message] = []
-    for question in script.turns[: turns - 1]:
-        history += {"role": "user", "content": question}, {"role": "assistant", "content": "."}
-    history.append({"role": "user", "content": script.turns[turns - 1]})
-    need, room = len(_prompt(chat, history, trait)) + max_tokens, chat.llm.n_ctx()
-    if need > room:
-        raise InputError(
-            f"{chat.llm.model_path}: {turns} turns of {script.name!r} take at least {need} tokens, expected "
-            f"at most {room}; load it with a larger context, or take fewer turns or shorter replies"
-        )
-
-
-def _script(row: tuple[Any, str]) -> Script:
-    value, where = row
-    if not isinstance(value, dict) or value.keys() != {"name", "turns"}:
-        raise InputError(f"{where}: {short(value)}, {_EXPECTED}")
-    name, turns = value["name"], value["turns"]
-    if not isinstance(turns, list) or not turns:
-        raise InputError(f'{where}: "turns" is {short(turns)}, expected a list of texts')
-    for text in (name, *turns):
-        if not isinstance(text, str) or not text.strip():
-            raise InputError(f'{where}: {short(text)}, expected text as "name" and in "turns"')
-        sound(text, where)
-    return Script(name, tuple(turns))

@@ -71,7 +71,7 @@ def costs(chat: Chat, ways: Sequence[Way], *, timing: bool = True) -> list[Cost]
     per_token = kv_bytes_per_token(chat.llm)
     out = []
     for way, (first, each) in zip(ways, seconds, strict=True):
-        more = added_tokens(way.prompts, ways[0].prompts)
+        more = added_tokens(way.held, ways[0].held)
         kv = None if per_token is None else more * per_token
         out.append(Cost(more, first, each, sum(map(artifact_bytes, way.bundles)), kv))
     return out

@@ -1,37 +1,65 @@
-"""Find the largest strength at which steered replies keep a given coherence.
+"""Find the largest strength at which steered replies keep to three bounds, by a sequential test.
 
-In:  a model, a bundle, questions as plain and as prompted prompts, a target for the coherence.
-Out: a Dose: a strength that was measured, and the curve of all that were.
+In:  what answers questions at a strength (`Asked`). Out: a Dose. Knows no model; seeded.
 
-Two bundles, or a bundle and a prompt, are compared fairly at equal coherence, not at the strengths that their
-files happen to name. Loops are easy to predict and so look coherent; a lower limit on distinct-2 keeps them
-out of the result.
+    coherence    at most FREE above the prompt's or the unsteered model's, or a given target
+    distinct-2   at least min(DISTINCT x prompt's, unsteered's), since loops look coherent
+    relevance    at least RELEVANT x prompt's
 
-The mean over ten greedy replies is noisy by about 0.05 nats, as much as half a unit of strength may change it
-(docs/log.md). So a strength is judged by a smooth curve through all measured points; with three or fewer, by
-the measured value.
+Coherence hardly changes up to the strength at which a prompt is imitated, and rises beyond it: without FREE,
+the noise of such a mean decides between half that strength and all of it.
+
+All hold in the mean over questions, which are the same at every strength, so that differences are paired.
+How far each bound is kept is taken to fall with the strength (isotonic least squares), and is linear between
+the strengths that were measured: neighbours in a grid of ratio STEP. The first questions find the two
+neighbours between which a bound is crossed. More are asked there until the interval of the crossing
+(bootstrap over questions) is within ACCURACY of it, or no question is left. It is looked at after each batch,
+so each look has its share of the error (Bonferroni): whenever it stops, the interval holds at 95 %.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
-from edgesteer.bundle import Bundle
-from edgesteer.errors import PlanError, SteeringOverflow
-from edgesteer.evaluate.matched import keeps
-from edgesteer.generate.chat import REPEAT_PENALTY, Chat, Tokens
-from edgesteer.generate.scoring import score
-from edgesteer.plan import SteeringPlan
+from edgesteer.errors import PlanError
+from edgesteer.evaluate.intervals import F64, LEVEL, resamples
+from edgesteer.evaluate.matched import DISTINCT, FREE, ROUNDING, isotonic
+from edgesteer.generate.progress import Done, no_progress
 
-# Strengths are searched to this many decimal places, as a person would type them.
+# The share of the prompt's relevance that steered replies keep.
+RELEVANT = 0.8
+
+# The ratio of neighbouring strengths, and how many there are below and above the first one.
+STEP, BELOW, ABOVE = 1.4, 5, 3
+
+# Questions are asked until the interval ends within this share of the strength.
+ACCURACY = 0.15
+
+# Numbers of questions: at first, and in each later batch. Relevance is read in groups of MIN_BATCH, and not
+# at all with fewer questions.
+FIRST, BATCH, MIN_BATCH = 9, 12, 3
+
+# Strengths are given to this many decimal places, as a person would type them.
 _DIGITS = 3
 
-# Points of the curve further than this from the target, in nats, say little about where it is crossed.
-_NEAR = 0.25
+# The lowest strength to search around: below it, neighbours would be rounded to the same.
+_LEAST = 0.01
+
+# How far a strength is off its bounds at which steering overflowed or every reply was empty.
+_WORST = 10.0
+
+# About how many strengths each batch is asked at, the prompt and the relevance included; for the progress.
+_STEPS = 6
+
+_SEED = 0
+_NAMES = ("trait", "coherence", "distinct2", "relevance")
+
+COHERENCE, REPETITION, RELEVANCE, RANGE = "coherence", "repetition", "relevance", "range"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,185 +73,342 @@ class Point:
 
 
 @dataclass(frozen=True, slots=True)
-class Dose:
-    """The strength that the search chose, and the curve of all that it measured.
+class Measured(Point):
+    """relevance: nats per token, NaN if it was not measured. questions: how many were asked."""
 
-    reached: whether the strength keeps the target on the smooth curve, and the least distinct-2 as measured
-        (see `keeps`). If no strength does, this is the most coherent one without loops, or else the lowest.
-        With `lo` 0 it is always reached if the unsteered model keeps both.
-    limited: whether it is the highest strength that was allowed, so a higher one might pass too.
-    curve: every strength that was measured, ascending.
+    relevance: float
+    questions: int
+
+
+@dataclass(frozen=True, slots=True)
+class Dose:
+    """The strength that the search chose, and what it measured.
+
+    strength: where the first bound is crossed; usually between two strengths that were measured.
+    low, high: its interval, corrected for the number of looks.
+    reached: whether it keeps the bounds; if no strength that may be tried does, it is the lowest of these.
+    bound: what is crossed there: "coherence", "repetition" or "relevance", or "range" if all bounds are kept
+        at the highest strength that may be tried.
+    questions: how many were asked.
+    target_coherence, min_distinct2, min_relevance: the bounds, on all questions that they were measured on;
+        NaN if none was.
+    point: the figures at the strength, from the curve. curve: every strength that was measured, ascending,
+        without 0.
     """
 
     strength: float
+    low: float
+    high: float
     reached: bool
-    limited: bool
+    bound: str
+    questions: int
     target_coherence: float
     min_distinct2: float
-    curve: tuple[Point, ...]
+    min_relevance: float
+    point: Measured
+    curve: tuple[Measured, ...]
 
     @property
-    def point(self) -> Point:
-        """The curve's point at the strength."""
-        return next(p for p in self.curve if p.strength == self.strength)
-
-    @property
-    def smoothed(self) -> Point:
-        """The same point on the smooth curve, with distinct2 as measured."""
-        return smoothed(self.point, self.curve, self.target_coherence)
+    def limited(self) -> bool:
+        """Whether it is the highest strength that may be tried, so a higher one might pass too."""
+        return self.bound == RANGE
 
 
-def strength_at(
-    chat: Chat,
-    source: Bundle | SteeringPlan,
-    plain: Sequence[Tokens],
-    prompted: Sequence[Tokens],
-    target_coherence: float,
+@dataclass(frozen=True, slots=True, eq=False)
+class Answers:
+    """One value a question, float64 [n]; NaN for an empty reply, a coherence of inf for an overflow."""
+
+    trait: F64
+    coherence: F64
+    distinct2: F64
+
+
+class Asked(Protocol):
+    """Answers questions, which are given by their indices. Every range is one of `batches`."""
+
+    def prompted(self, questions: range) -> Answers: ...
+
+    def steered(self, strength: float, questions: range) -> Answers:
+        """strength: 0 for the unsteered model."""
+
+    def relevance(self, strength: float | None, questions: range) -> F64:
+        """The relevance of replies that were given before; strength None for the prompt. float64 [n]."""
+
+
+def batches(n: int) -> list[range]:
+    """The questions that are asked together: the first few, then more; a remainder too small for relevance
+    is part of the batch before."""
+    ends = [0, *range(FIRST, n - MIN_BATCH + 1, BATCH), n]
+    return [range(a, b) for a, b in zip(ends, ends[1:], strict=False)]
+
+
+def search(
+    asked: Asked,
+    n: int,
+    around: float,
     *,
-    min_distinct2: float = 0.0,
-    lo: float = 0.0,
-    hi: float = 2.0,
-    scan: int = 4,
-    steps: int = 4,
-    beyond: int = 0,
-    max_tokens: int = 64,
-    progress: Callable[[float], None] = lambda fraction: None,
+    target: float | None = None,
+    progress: Done = no_progress,
 ) -> Dose:
-    """The largest strength of a bundle, or multiple of a plan, in lo..hi that keeps the target coherence.
+    """The dose of what answers `n` questions, found from the strength `around` on.
 
-    Its replies to `plain` have, on the smooth curve, at most `target_coherence` (nats, lower is more
-    coherent) and at least `min_distinct2`.
-
-    The search goes down from hi in `scan` equal steps to the first strength that passes, then halves the
-    interval above it `steps` times: to (hi - lo) / scan / 2**steps. It does not see strengths that pass only
-    between two steps of the scan. If hi itself passes, up to `beyond` higher ones are tried, each half as
-    high again. Replies are greedy: the same call gives the same Dose.
-    Raises PlanError for arguments that cannot be searched.
+    It lies between around / STEP**BELOW and around * STEP**ABOVE. target: the coherence, in nats per token,
+    in place of the prompt's and the unsteered model's. The same answers give the same Dose.
+    Raises PlanError for no questions, and for arguments that cannot be searched.
     """
-    _check(plain, prompted, target_coherence, (lo, hi), (scan, steps, beyond))
-    unit = source if isinstance(source, SteeringPlan) else SteeringPlan.of([(source, 1.0, None)])
-
-    def measure(strength: float) -> Point:
-        progress(min(1.0, len(search.curve) / (scan + 1 + steps)))
-        try:
-            with chat.llm.steered(unit * strength):
-                replies = chat.replies(plain, max_tokens, repeat_penalty=REPEAT_PENALTY)
-        except SteeringOverflow:
-            return Point(strength, math.nan, math.inf, 0.0)
-        scores = score(chat, replies, plain, prompted)
-        return Point(strength, scores.mean("trait"), scores.mean("coherence"), scores.mean("distinct2"))
-
-    search = _Search(measure, target_coherence, min_distinct2)
-    largest = search.largest(_descending(lo, hi, scan), _ascending(hi, beyond), steps)
-    progress(1.0)
-    return search.dose(largest)
-
-
-@dataclass
-class _Search:
-    """Measures strengths and keeps every point."""
-
-    measure: Callable[[float], Point]
-    target: float
-    least: float
-    curve: list[Point] = field(default_factory=list)
-
-    def passes(self, strength: float) -> bool:
-        self.curve.append(self.measure(strength))
-        return self._sound(self.curve[-1])
-
-    def _sound(self, point: Point) -> bool:
-        coherence = smoothed(point, self.curve, self.target).coherence
-        return bool(keeps(coherence, point.distinct2, self.target, self.least))
-
-    def largest(self, descending: Sequence[float], ascending: Sequence[float], steps: int) -> float | None:
-        """The largest strength that passes; None if none does. `ascending` continues above descending[0]."""
-        if self.passes(descending[0]):
-            all(self.passes(strength) for strength in ascending)  # up to the first that does not
-        else:
-            any(self.passes(strength) for strength in descending[1:])  # down to the first that does
-        narrowed = 0
-        for _ in range(2 * steps):
-            before = self._largest_sound()
-            if narrowed == steps or before is None or not self._halve(before):
-                break
-            # If the new point moved the curve so that `before` fails, the interval is wide again.
-            after = self._largest_sound()
-            narrowed += after is not None and after >= before
-        return self._largest_sound()
-
-    def _halve(self, below: float) -> bool:
-        """Measure halfway between `below` and the next measured strength; False if nothing lies between."""
-        above = min((p.strength for p in self.curve if p.strength > below), default=None)
-        if above is None:
-            return False
-        middle = round((below + above) / 2, _DIGITS)
-        if not below < middle < above:
-            return False
-        self.passes(middle)
-        return True
-
-    def _largest_sound(self) -> float | None:
-        return max((point.strength for point in self.curve if self._sound(point)), default=None)
-
-    def dose(self, largest: float | None) -> Dose:
-        """The result. largest: the largest strength that passed, or None."""
-        curve = tuple(sorted(self.curve, key=lambda point: point.strength))
-        strength = self._nearest(curve) if largest is None else largest
-        limited = largest == curve[-1].strength
-        return Dose(strength, largest is not None, limited, self.target, self.least, curve)
-
-    def _nearest(self, curve: Sequence[Point]) -> float:
-        sound = [p for p in curve if math.isfinite(p.coherence) and p.distinct2 >= self.least]
-        return min(sound, key=lambda p: p.coherence).strength if sound else curve[0].strength
-
-
-def smoothed(at: Point, curve: Sequence[Point], target: float) -> Point:
-    """`at` with the trait and coherence of a parabola fitted to the curve around it.
-
-    Least squares with the weights exp(-(ds / width)^2 / 2) / (1 + (dc / _NEAR)^2): ds is a point's distance
-    in strength, dc its coherence less the target, width half the measured range. At strength 0 nothing
-    steers, so there, and with fewer than four points, `at` is returned as measured.
-    """
-    known = [p for p in curve if math.isfinite(p.coherence) and math.isfinite(p.trait)]
-    if len(known) < 4 or at.strength == 0 or not math.isfinite(at.coherence):
-        return at
-    x = np.array([p.strength for p in known]) - at.strength
-    off = np.array([p.coherence for p in known]) - target
-    weight = np.exp(-((x / (np.ptp(x) / 2)) ** 2) / 2) / (1 + (off / _NEAR) ** 2)
-    columns = np.stack([np.ones_like(x), x, x**2], 1) * np.sqrt(weight)[:, None]
-    values = np.array([(p.trait, p.coherence) for p in known]) * np.sqrt(weight)[:, None]
-    (trait, coherence), *_ = np.linalg.lstsq(columns, values, rcond=None)[0]
-    return Point(at.strength, float(trait), float(coherence), at.distinct2)
-
-
-def _descending(lo: float, hi: float, scan: int) -> list[float]:
-    """From hi down to lo in `scan` equal steps, both ends exact."""
-    between = [round(hi - (hi - lo) * i / scan, _DIGITS) for i in range(1, scan)]
-    return list(dict.fromkeys([hi, *between, lo]))
-
-
-def _ascending(hi: float, n: int) -> list[float]:
-    """`n` strengths above hi."""
-    return [round(hi * 1.5 ** (i + 1), _DIGITS) for i in range(n)] if hi > 0 else []
-
-
-def _check(
-    plain: Sequence[Tokens],
-    prompted: Sequence[Tokens],
-    target: float,
-    ends: tuple[float, float],
-    counts: tuple[int, int, int],
-) -> None:
-    if not plain or len(plain) != len(prompted):
-        raise PlanError(
-            f"dose: {len(plain)} plain and {len(prompted)} prompted prompts, expected as many, not 0"
-        )
-    if not math.isfinite(target):
+    if n < 1:
+        raise PlanError("dose: no questions, expected at least one")
+    if not _LEAST <= around < math.inf:
+        raise PlanError(f"dose: search around the strength {around}, expected a number from {_LEAST} on")
+    if target is not None and not math.isfinite(target):
         raise PlanError(f"dose: target coherence {target}, expected a finite number of nats")
-    if not (all(map(math.isfinite, ends)) and ends[0] <= ends[1]):
-        raise PlanError(
-            f"dose: strengths {ends[0]:g} to {ends[1]:g}, expected a finite range, the lower end first"
+    return _Search(asked, n, around, target, progress).dose()
+
+
+Key = float | None
+"""A strength; 0 for the unsteered model, None for the prompt."""
+
+
+@dataclass(slots=True, eq=False)
+class _Values:
+    """What was measured at one strength: float64 [all questions], NaN where it was not.
+
+    asked, read: up to which question replies were given, and their relevance read.
+    """
+
+    trait: F64
+    coherence: F64
+    distinct2: F64
+    relevance: F64
+    asked: int = 0
+    read: int = 0
+
+
+class _Search:
+    def __init__(
+        self, asked: Asked, n: int, around: float, target: float | None, progress: Done
+    ) -> None:
+        self._asked, self._given, self._progress = asked, target, progress
+        self._n_all, self._batches = n, batches(n)
+        self._error = (1 - LEVEL) / len(self._batches)
+        self._grid = [round(around * STEP**k, _DIGITS) for k in range(-BELOW, ABOVE + 1)]
+        self._n, self._steps = 0, 0
+        self._resampled = np.zeros((0, n))
+        self._values: dict[Key, _Values] = {}
+
+    def dose(self) -> Dose:
+        for batch in self._batches:
+            self._n, self._resampled = batch.stop, _counts(batch.stop, self._n_all)
+            self._settle()
+            strength, low, high, bound = self._interval()
+            if max(high - strength, strength - low) <= ACCURACY * strength:
+                break
+        self._progress(1.0)
+        at = max(strength, self._known[0])
+        return Dose(
+            strength=at,
+            low=min(low, at),
+            high=max(high, at),
+            reached=strength >= at,
+            bound=bound,
+            questions=self._n,
+            target_coherence=self._target,
+            min_distinct2=float(
+                np.fmin(DISTINCT * self._mean(None, "distinct2"), self._mean(0.0, "distinct2"))
+            ),
+            min_relevance=RELEVANT * self._mean(None, "relevance"),
+            point=self._between(at),
+            curve=tuple(self._point(strength) for strength in self._known),
         )
-    if counts[0] < 1 or min(counts) < 0:
-        raise PlanError("dose: scan {}, steps {}, beyond {}; expected at least 1, 0 and 0".format(*counts))
+
+    # -- asking
+
+    def _settle(self) -> None:
+        """Ask all questions so far around the crossing, wherever that moves it."""
+        self._ask(None)
+        self._ask(0.0)
+        if not self._known:
+            self._ask(self._grid[BELOW])
+        while any(self._ask(strength) for strength in self._near()) or self._read_relevance():
+            pass
+
+    def _near(self) -> list[float]:
+        """The measured strengths around the crossing, or the grid's next one outside them."""
+        crossing, known = float(self._crossing(self._all)[0][0]), self._known
+        first, last = self._grid.index(known[0]), self._grid.index(known[-1])
+        if crossing < known[0] and first > 0:
+            return [self._grid[first - 1]]
+        if crossing >= known[-1] and last < len(self._grid) - 1:
+            return [self._grid[last + 1]]
+        below, above = [s for s in known if s <= crossing], [s for s in known if s > crossing]
+        return [*below[-1:], *above[:1]]
+
+    def _ask(self, key: Key) -> bool:
+        """Ask the questions so far that were not asked yet; whether there were any."""
+        if key not in self._values:
+            self._values[key] = _Values(*np.full((4, self._n_all), np.nan))
+        values = self._values[key]
+        left = [batch for batch in self._batches if values.asked < batch.stop <= self._n]
+        for batch in left:
+            answers = self._asked.prompted(batch) if key is None else self._asked.steered(key, batch)
+            for name in ("trait", "coherence", "distinct2"):
+                getattr(values, name)[batch.start : batch.stop] = getattr(answers, name)
+            values.asked = batch.stop
+            self._advance()
+        return bool(left)
+
+    def _read_relevance(self) -> bool:
+        """Read it around the crossing, from above, up to where it is clearly kept; whether there was any."""
+        for strength in sorted(self._near(), reverse=True):
+            if self._n < MIN_BATCH or self._clear(strength):
+                return False
+            if any(self._read(key) for key in (None, strength)):
+                return True
+        return False
+
+    def _read(self, key: Key) -> bool:
+        values = self._values[key]
+        left = [batch for batch in self._batches if values.read < batch.stop <= values.asked]
+        for batch in left:
+            values.relevance[batch.start : batch.stop] = self._asked.relevance(key, batch)
+            values.read = batch.stop
+            self._advance()
+        return bool(left)
+
+    def _clear(self, strength: float) -> bool:
+        """Whether the relevance there was read, and keeps its bound in nearly all resamples."""
+        means, counted = self._kept(RELEVANCE, [strength], self._resampled)
+        return bool(counted.any() and (means < 0).mean() <= self._error / 2)
+
+    def _advance(self) -> None:
+        self._steps += 1
+        self._progress(min(0.99, self._steps / (_STEPS * len(self._batches))))
+
+    # -- reading
+
+    @property
+    def _known(self) -> list[float]:
+        """The strengths that were measured, ascending, without 0."""
+        return sorted(key for key in self._values if key)
+
+    @property
+    def _all(self) -> F64:
+        """Each question once: weights, [1, questions]."""
+        return np.ones((1, self._n_all))
+
+    def _interval(self) -> tuple[float, float, float, str]:
+        """The crossing, the ends of its interval, and the bound that is crossed."""
+        crossing, bounds = self._crossing(self._all)
+        ends = np.quantile(self._crossing(self._resampled)[0], [self._error / 2, 1 - self._error / 2])
+        strength = math.floor(float(crossing[0]) * 10**_DIGITS + ROUNDING) / 10**_DIGITS
+        low, high = (round(float(end), _DIGITS) for end in ends)
+        return strength, min(low, strength), max(high, strength), bounds[0]
+
+    def _crossing(self, weights: F64) -> tuple[F64, list[str]]:
+        """The largest strength that keeps all bounds, and what is crossed there: for each row of weights."""
+        bounds = [COHERENCE, REPETITION]
+        if any(values.read for key, values in self._values.items() if key):
+            bounds.append(RELEVANCE)
+        each = np.stack([self._crossed(bound, weights) for bound in bounds], 1)
+        lowest, top = each.min(1), self._grid[-1]
+        names = [bounds[i] if s < top else RANGE for i, s in zip(each.argmin(1), lowest, strict=True)]
+        return lowest, names
+
+    def _crossed(self, bound: str, weights: F64) -> F64:
+        """The strength at which one bound is crossed: float64 [rows of weights]."""
+        strengths, kept = self._fitted(bound, weights)
+        top = self._grid[-1]
+        if strengths[-1] < top:  # only leads to the next strength to measure
+            slope = (kept[:, -1] - kept[:, -2]) / (strengths[-1] - strengths[-2])
+            kept = np.column_stack([kept, kept[:, -1] + slope * (top - strengths[-1])])
+            strengths = np.append(strengths, top)
+        fails = kept < -ROUNDING
+        after = np.where(fails.any(1), fails.argmax(1), len(strengths))
+        rows, above = np.arange(len(kept)), np.clip(after, 1, len(strengths) - 1)
+        a, b = np.maximum(kept[rows, above - 1], 0), kept[rows, above]
+        part = np.divide(a, a - b, out=np.zeros_like(a), where=b < 0)
+        between = strengths[above - 1] + part * (strengths[above] - strengths[above - 1])
+        return np.select([after == 0, after == len(strengths)], [0.0, top], between)
+
+    def _fitted(self, bound: str, weights: F64) -> tuple[F64, F64]:
+        """Strengths from 0 on, and by how much the bound is kept there, never rising: [rows, strengths].
+
+        That of 0 is not part of the fit, as a little steering may well be better than none. Unsteered replies
+        are taken to be as relevant as prompted ones.
+        """
+        known = [s for s in self._known if bound != RELEVANCE or self._values[s].read]
+        means, counted = self._kept(bound, known, weights)
+        fit = -isotonic(-means, np.maximum(counted, 1e-9))
+        if bound == RELEVANCE:
+            own = np.full(len(weights), (1 - RELEVANT) * max(self._mean(None, "relevance"), 0.0))
+        else:
+            own = self._kept(bound, [0.0], weights)[0][:, 0]
+        return np.array([0.0, *known]), np.column_stack([np.maximum(own, fit[:, 0]), fit])
+
+    def _kept(self, bound: str, strengths: Sequence[float], weights: F64) -> tuple[F64, F64]:
+        """By how much the bound is kept at each strength, in the mean over the weighted questions, and the
+        weights' sums: [rows, strengths] both."""
+        each = [self._differences(bound, strength) for strength in strengths]
+        counted = np.stack([weights @ ~np.isnan(one[0]) for one in each], 1)
+        return np.stack([np.max([_mean(d, weights) for d in one], 0) for one in each], 1), counted
+
+    def _differences(self, bound: str, strength: float) -> list[F64]:
+        """For each question, by how much the bound is kept: [questions]. Of several, the mean that is higher
+        counts."""
+        own, prompt, unsteered = (self._values[key] for key in (strength, None, 0.0))
+        if bound == RELEVANCE:
+            return [own.relevance - RELEVANT * prompt.relevance]
+        if bound == REPETITION:
+            return [own.distinct2 - DISTINCT * prompt.distinct2, own.distinct2 - unsteered.distinct2]
+        if self._given is not None:
+            return [np.maximum(self._given - own.coherence, -_WORST)]
+        most = (prompt.coherence + FREE, unsteered.coherence + FREE)
+        return [np.maximum(each - own.coherence, -_WORST) for each in most]
+
+    @property
+    def _target(self) -> float:
+        if self._given is not None:
+            return self._given
+        return float(np.fmax(self._mean(None, "coherence"), self._mean(0.0, "coherence"))) + FREE
+
+    # -- figures
+
+    def _mean(self, key: Key, name: str) -> float:
+        values: F64 = getattr(self._values[key], name)
+        there = values[~np.isnan(values)]
+        return float(there.mean()) if len(there) else math.nan
+
+    def _point(self, strength: float) -> Measured:
+        trait, coherence, distinct2, relevance = (self._mean(strength, name) for name in _NAMES)
+        return Measured(strength, trait, coherence, distinct2, relevance, self._values[strength].asked)
+
+    def _between(self, strength: float) -> Measured:
+        """The curve at any strength. Its coherence is that of the isotonic fit."""
+        strengths, kept = self._fitted(COHERENCE, self._all)
+        coherence = self._target - float(np.interp(strength, strengths, kept[0]))
+
+        def linear(name: str) -> float:
+            means = {s: self._mean(s, name) for s in (0.0, *self._known)}
+            known = {s: mean for s, mean in means.items() if math.isfinite(mean)}
+            return float(np.interp(strength, [*known], [*known.values()])) if known else math.nan
+
+        trait, distinct2, relevance = (linear(name) for name in _NAMES if name != "coherence")
+        return Measured(strength, trait, coherence, distinct2, relevance, self._n)
+
+
+def _counts(n: int, width: int) -> F64:
+    """How often each question occurs in each resample of the first n: [RESAMPLES, width]."""
+    drawn = resamples(n, _SEED)
+    places = drawn + width * np.arange(len(drawn))[:, None]
+    return np.bincount(places.ravel(), minlength=width * len(drawn)).reshape(-1, width).astype(np.float64)
+
+
+def _mean(differences: F64, weights: F64) -> F64:
+    """The mean for each row of weights. Where these leave no question, that of all questions; where there is
+    none at all, -_WORST."""
+    there = ~np.isnan(differences)
+    if not there.any():
+        return np.full(len(weights), -_WORST)
+    sums, counted = weights @ np.where(there, differences, 0.0), weights @ there
+    whole = np.full(len(weights), differences[there].mean())
+    return np.asarray(np.divide(sums, counted, out=whole, where=counted > 0))

@@ -22,10 +22,10 @@ import numpy as np
 
 from edgesteer.errors import InputError
 from edgesteer.evaluate.shares import Share, ways_to_ask
-from edgesteer.evaluate.table import plain_values
+from edgesteer.evaluate.table import named, plain_values
 from edgesteer.evaluate.way import Sources, Way
 from edgesteer.generate import Chat, Tokens
-from edgesteer.generate.progress import Done, Progress, Stages
+from edgesteer.generate.progress import Done, Progress, Stages, no_progress
 from edgesteer.generate.text_file import read_records, short, sound
 
 _EXPECTED = 'expected a JSON object with "question", "answer" and "wrong" on each line'
@@ -69,26 +69,13 @@ class FactsTable:
         out: dict[str, Any] = plain_values(dataclasses.asdict(self))
         return out
 
-    def evaluation(self, name: str) -> dict[str, Any]:
+    def for_manifest(self, name: str) -> dict[str, Any]:
         """What the manifest of the row's bundle says as `evaluation.facts`; accuracies are shares.
 
         Raises ValueError if there is no row of that name.
         """
-        row = next((row for row in self.rows if row.name == name), None)
-        if row is None:
-            raise ValueError(f"row {name!r}: expected one of {', '.join(row.name for row in self.rows)}")
-        change = row.accuracy.minus_unsteered
-        return {
-            "questions": len(self.questions),
-            "strength": row.strength,
-            "before": round(self.rows[0].accuracy.estimate.value, 4),
-            "after": round(row.accuracy.estimate.value, 4),
-            "points_lost": {
-                "value": round(-100 * change.value, 2) + 0.0,
-                "low": round(-100 * change.high, 2) + 0.0,
-                "high": round(-100 * change.low, 2) + 0.0,
-            },
-        }
+        row, before = named(self.rows, name), self.rows[0].accuracy
+        return {"strength": row.strength, **row.accuracy.for_manifest(before, len(self.questions))}
 
 
 def read_facts(path: str | os.PathLike[str] | None = None) -> list[Fact]:
@@ -112,7 +99,7 @@ def facts(
     rows: Sequence[tuple[str, Sources]],
     *,
     items: Sequence[Fact] | None = None,
-    progress: Progress = lambda stage, fraction: None,
+    progress: Progress = no_progress,
 ) -> FactsTable:
     """How many facts are right unsteered, with the trait as system prompt, and in each of the rows.
 

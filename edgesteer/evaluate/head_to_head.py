@@ -14,34 +14,22 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from importlib import resources
-from typing import TYPE_CHECKING
 
 from edgesteer.errors import EdgesteerWarning, InputError, SteeringOverflow
 from edgesteer.evaluate import text_measures
+from edgesteer.evaluate.controls import CONTROLS, check_controls, controls_of
 from edgesteer.evaluate.cost import Cost, costs
-from edgesteer.evaluate.dose import strength_at
-from edgesteer.evaluate.judge import Embeds
-from edgesteer.evaluate.judging import Rater, check_questions, rater, training_replies
-from edgesteer.evaluate.matched import DISTINCT
+from edgesteer.evaluate.judging import Judge, Rater, check_questions, rater, training_replies
 from edgesteer.evaluate.relevance import MIN_QUESTIONS, chance, relevance
+from edgesteer.evaluate.snapshot import snapshot_cost
 from edgesteer.evaluate.table import Answers, Table, rows_of
-from edgesteer.evaluate.way import PROMPT, UNSTEERED, Sources, Way, prompts_of
-from edgesteer.generate import REPEAT_PENALTY, Chat, Reply, Scores, Tokens, built_in, score
-from edgesteer.generate.progress import Done, Progress, Stages, portion, spread
-
-if TYPE_CHECKING:
-    from edgesteer.evaluate.llm_judge import LLMJudge
+from edgesteer.evaluate.way import PROMPT, UNSTEERED, Sources, Way, prompts_of, require_trait
+from edgesteer.generate import Chat, Reply, Tokens, score
+from edgesteer.generate.progress import Done, Progress, Stages, no_progress, portion
 
 Further = Callable[[Sequence[Reply], Sequence[str], Done], Mapping[str, tuple[float, ...]]]
 
-N_CALIBRATION = 8
-
 QUESTION_MATCHED = "question matched"
-
-# A 32nd of the range: with other questions the strength would differ by more.
-_STEPS = 3
-# How many times as long as a row a search for a strength takes.
-_DOSE_UNITS = 5
 
 
 def held_out_questions() -> list[str]:
@@ -59,40 +47,35 @@ def head_to_head(
     max_tokens: int = 64,
     counts: Sequence[str] = (),
     with_sentiment: bool = False,
-    at_prompt_coherence: bool = False,
-    calibration_questions: Sequence[str] | None = None,
     levels: Sequence[float] = (),
-    judge: Embeds | LLMJudge | None = None,
+    judge: Judge | None = None,
+    controls: bool = False,
     timing: bool = True,
-    progress: Progress = lambda stage, fraction: None,
+    progress: Progress = no_progress,
 ) -> Table:
     """Ask every question unsteered, with the trait as system prompt, and in each of the rows.
 
     rows: (name, sources), with different names; the (bundle, strength) pairs in `sources` add up.
     questions: None for `held_out_questions`.
     counts: what to count in the replies: regular expressions, or names in text_measures.WORDS.
-    at_prompt_coherence: instead of the given strengths, use for each row the largest one within its bundles'
-        ranges at which its replies are as coherent as the prompted ones and loop hardly more. Several bundles
-        keep the ratios of their strengths. It is found on `calibration_questions` (None: some of the training
-        questions) other than `questions`.
     levels: multiples of each row's strength, none of them 1, to measure it at too; from these its values at
         the prompt's coherence on the same questions are computed (`matched`).
-    judge: an embedder, with which a TraitJudge is trained on built-in questions other than `questions`, or a
-        language model. Each needs at least eight questions.
+    judge: as for `rater`. It needs at least eight questions.
+    controls: two more rows, RANDOM (the first of the rows with other directions of the same norms) and GUIDED
+        (guided decoding, an upper bound), and what the prompt costs if its KV is kept.
     timing: whether to measure first_token_seconds.
     Relevance is measured if there are at least three questions, all different.
     Raises InputError for no trait, no questions, levels that make no curve, a count that is no regular
-    expression, a prompt that does not fit the context, too few questions for a judge, or one that cannot
-    judge; MissingExtra for sentiment without VADER; IncompatibleError for a bundle of another model.
+    expression, a prompt that does not fit the context, too few questions for a judge, one that cannot judge,
+    or controls of no row or of a model opened for a single sequence;
+    MissingExtra for sentiment without VADER; IncompatibleError for a bundle of another model.
     """
-    questions = _checked_questions(trait, questions, max_tokens)
-    check_counts(counts, with_sentiment)
+    questions = list(held_out_questions() if questions is None else questions)
+    check_table(chat, trait, rows, questions, max_tokens, counts, with_sentiment, judge, controls)
     check_levels(levels)
-    check_rows(chat, rows)
-    units = 2 + len(rows) * (1 + len(levels) + _DOSE_UNITS * at_prompt_coherence)
+    units = 2 + len(rows) * (1 + len(levels)) + controls * len(CONTROLS) * (1 + len(levels))
     training = 0.0
     if judge is not None:
-        check_questions(questions)
         training = training_replies(judge) / len(questions)
     stages = Stages(progress, units + training)
     plain, prompted = prompts_of(chat, questions, trait)
@@ -101,11 +84,13 @@ def head_to_head(
     if judge is not None:
         judging = rater(judge, chat, trait, questions, max_tokens, stages.enter("judge", training))
     steered = [Way.of(name, plain, sources) for name, sources in rows]
-    if at_prompt_coherence:
-        apart = _apart(questions, calibration_questions)
-        steered = _dosed(chat, steered, prompts_of(chat, apart, trait), max_tokens, stages)
     ways = [Way(UNSTEERED, plain), Way(PROMPT, prompted), *steered]
     spent = costs(chat, ways, timing=timing)
+    snapshot = None
+    if controls:
+        ways += controls_of(steered[0], prompted)
+        spent += costs(chat, [ways[0], *ways[len(spent) :]], timing=False)[1:]
+        snapshot = snapshot_cost(chat, trait, questions, timing=timing)
 
     def further(
         replies: Sequence[Reply], texts: Sequence[str], done: Done
@@ -116,7 +101,7 @@ def head_to_head(
             matched = own.matched.astype(float)
             out = {"relevance": tuple(own.nats.tolist()), QUESTION_MATCHED: tuple(matched.tolist())}
         done(0.5)
-        return out if judging is None else out | judging.rate(texts, portion(done, 0.5, 0.5, 1))
+        return out if judging is None else out | judging.rate(questions, texts, portion(done, 0.5, 0.5, 1))
 
     def answers(way: Way, cost: Cost) -> Answers:
         done = stages.enter(way.name)
@@ -139,6 +124,7 @@ def head_to_head(
         results,
         chance=chance(len(questions)) if comparable else None,
         judge=None if judging is None else judging.judging,
+        snapshot=snapshot,
     )
 
 
@@ -146,7 +132,7 @@ def ways_of(chat: Chat, table: Table, rows: Sequence[tuple[str, Sources]]) -> li
     """The table's rows as ways to ask, at the table's strengths."""
     plain, prompted = prompts_of(chat, table.questions, table.trait)
     steered = [
-        replace(Way.of(name, plain, sources), strength=row.strength, dose=row.dose)
+        replace(Way.of(name, plain, sources), strength=row.strength)
         for (name, sources), row in zip(rows, table.rows[2:], strict=True)
     ]
     return [Way(UNSTEERED, plain), Way(PROMPT, prompted), *steered]
@@ -158,7 +144,7 @@ def _at_levels(way: Way, levels: Sequence[float], ask: Callable[[Way], Answers])
     These leave the evaluated range on purpose.
     """
     results: list[Answers] = []
-    if not way.plan or way.strength is None:
+    if not way.has_strengths or way.strength is None:
         return []
     for level in levels:
         with warnings.catch_warnings(), contextlib.suppress(SteeringOverflow):
@@ -177,20 +163,13 @@ def _answers(
     progress: Done,
     cost: Cost,
 ) -> Answers:
-    with way.steered(chat):
-        replies = chat.replies(
-            way.prompts,
-            max_tokens,
-            repeat_penalty=REPEAT_PENALTY,
-            progress=portion(progress, 0, 0.6, 1),
-        )
+    replies = way.replies(chat, max_tokens, portion(progress, 0, 0.6, 1))
     texts = tuple(chat.text(reply.tokens) for reply in replies)
     scores = score(chat, replies, *prompts)
     progress(0.7)
     return Answers(
         name=way.name,
         strength=way.strength,
-        dose=way.dose,
         context_tokens=cost.context_tokens,
         replies=texts,
         scores=scores,
@@ -201,77 +180,29 @@ def _answers(
     )
 
 
-def _dosed(
+def check_table(
     chat: Chat,
-    ways: Sequence[Way],
-    prompts: tuple[list[list[int]], list[list[int]]],
+    trait: str,
+    rows: Sequence[tuple[str, Sources]],
+    questions: Sequence[str],
     max_tokens: int,
-    stages: Stages,
-) -> list[Way]:
-    """Each way at the strength that keeps the prompt's coherence; a way that steers nothing is unchanged."""
-    plain, prompted = prompts
-    target = _scores(chat, prompted, prompts, max_tokens)
-    if target.empty == len(prompted):
-        raise InputError("evaluation: every prompted reply is empty, expected some to compare the rows with")
-    # A row need not be better than the unsteered model.
-    unsteered = _scores(chat, plain, prompts, max_tokens).mean("distinct2")
-    least = min(DISTINCT * target.mean("distinct2"), unsteered)
-
-    def dosed(way: Way) -> Way:
-        progress = stages.enter("calibrate", _DOSE_UNITS)
-        if not way.unit:
-            return way
-        lo, hi = way.range
-        dose = strength_at(
-            chat,
-            way.unit,
-            plain,
-            prompted,
-            target.mean("coherence"),
-            min_distinct2=least,
-            lo=lo,
-            hi=hi,
-            steps=_STEPS,
-            max_tokens=max_tokens,
-            progress=progress,
-        )
-        return replace(way, strength=dose.strength, dose=dose)
-
-    return [dosed(way) for way in ways]
-
-
-def _scores(
-    chat: Chat, asked: Sequence[Tokens], prompts: tuple[Sequence[Tokens], Sequence[Tokens]], max_tokens: int
-) -> Scores:
-    with chat.llm.steered([]):
-        return score(chat, chat.replies(asked, max_tokens, repeat_penalty=REPEAT_PENALTY), *prompts)
-
-
-def _apart(questions: Sequence[str], given: Sequence[str] | None) -> list[str]:
-    """Questions to calibrate on: at most N_CALIBRATION, evenly spaced, none of them in `questions`."""
-    if given is None:
-        given = [question.text for question in built_in()]
-    judged = set(questions)
-    left = [question for question in given if question not in judged]
-    if not left:
-        raise InputError(
-            "evaluation: no question is left to find the strength on, expected some that are not among "
-            "those asked"
-        )
-    return [left[i] for i in spread(len(left), N_CALIBRATION)]
-
-
-def _checked_questions(trait: str, questions: Sequence[str] | None, max_tokens: int) -> list[str]:
-    questions = list(held_out_questions() if questions is None else questions)
+    counts: Sequence[str] = (),
+    with_sentiment: bool = False,
+    judge: Judge | None = None,
+    controls: bool = False,
+) -> None:
+    """Raise what `head_to_head` would refuse of these, before the minutes of work."""
     if not questions:
         raise InputError("evaluation: no questions, expected at least one")
-    if not trait.strip():
-        raise InputError(
-            "evaluation: the trait is empty, expected a sentence to compare with as system prompt"
-        )
+    require_trait(trait)
     if max_tokens < 1:
         raise InputError(f"evaluation: max_tokens {max_tokens}, expected at least 1")
-    return questions
+    check_counts(counts, with_sentiment)
+    check_rows(chat, rows, CONTROLS if controls else ())
+    if controls:
+        check_controls(chat, rows)
+    if judge is not None:
+        check_questions(questions)
 
 
 def check_levels(levels: Sequence[float]) -> None:
@@ -292,12 +223,13 @@ def check_counts(counts: Sequence[str], with_sentiment: bool) -> None:
         text_measures.sentiment_analyzer()
 
 
-def check_rows(chat: Chat, rows: Sequence[tuple[str, Sources]]) -> None:
+def check_rows(chat: Chat, rows: Sequence[tuple[str, Sources]], more: Sequence[str] = ()) -> None:
     """Refuse equal names, bundles for another model, and gates that cannot be evaluated here.
 
+    more: names of further rows.
     Raises InputError, IncompatibleError, SteeringUnavailable. Steers with each row, as only that tells.
     """
-    names = [UNSTEERED, PROMPT, *(name for name, _ in rows)]
+    names = [UNSTEERED, PROMPT, *more, *(name for name, _ in rows)]
     if again := [name for name in names if names.count(name) > 1]:
         raise InputError(f"evaluation: two rows are named {again[0]!r}, expected a name for each")
     for name, sources in rows:

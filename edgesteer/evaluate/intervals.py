@@ -28,6 +28,12 @@ class Estimate:
     low: float
     high: float
 
+    def for_manifest(self, times: float = 1.0, digits: int = 4) -> dict[str, float | None]:
+        """Rounded plain values, multiplied by `times`; None for NaN."""
+        ends = sorted((times * self.low, times * self.high))
+        named = zip(("value", "low", "high"), (times * self.value, *ends), strict=True)
+        return {key: round(one, digits) + 0.0 if one == one else None for key, one in named}
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Sample:

@@ -9,15 +9,15 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 
 from edgesteer.errors import InputError
 from edgesteer.evaluate.judge import MIN_QUESTIONS, Embeds, TraitJudge
 from edgesteer.evaluate.table import Answers, Judging
-from edgesteer.generate import Chat, built_in
-from edgesteer.generate.progress import Done, spread
+from edgesteer.generate import Chat, judge_questions
+from edgesteer.generate.progress import Done, no_progress, spread
 
 if TYPE_CHECKING:
     from edgesteer.evaluate.llm_judge import AtCoherence, LLMJudge, Ratings
@@ -32,13 +32,16 @@ _NAME = "judge"
 _PREFIX = "judge: "
 
 
+@runtime_checkable
 class Rater(Protocol):
-    """Judges replies to the questions of one head-to-head."""
+    """Judges replies to questions that it was not trained on."""
 
     @property
     def judging(self) -> Judging: ...
 
-    def rate(self, replies: Sequence[str], progress: Done) -> dict[str, tuple[float, ...]]:
+    def rate(
+        self, questions: Sequence[str], replies: Sequence[str], progress: Done = no_progress
+    ) -> dict[str, tuple[float, ...]]:
         """Values by measure, one for each reply; NaN where there is none."""
         ...
 
@@ -47,8 +50,11 @@ class Rater(Protocol):
         ...
 
 
+Judge: TypeAlias = "Embeds | LLMJudge | Rater"
+
+
 def rater(
-    judge: Embeds | LLMJudge,
+    judge: Judge,
     chat: Chat,
     trait: str,
     questions: Sequence[str],
@@ -57,21 +63,23 @@ def rater(
 ) -> Rater:
     """What judges replies to these questions.
 
-    judge: an embedder, with which a TraitJudge is trained on built-in questions that are not among these; or
-        a language model, which first has to judge one short reply.
+    judge: an embedder, with which a TraitJudge is trained on built-in questions that are not among these; a
+        language model, which first has to judge one short reply; or a Rater, which is taken as it is.
     Raises InputError for fewer than MIN_QUESTIONS different questions, or a language model that cannot judge.
     """
     check_questions(questions)
+    if isinstance(judge, Rater):
+        return judge
     from edgesteer.evaluate.llm_judge import LLMJudge
 
     if isinstance(judge, LLMJudge):
         judge.check()
-        return _ByModel(judge, trait, tuple(questions))
+        return _ByModel(judge, trait)
     trained = TraitJudge.sampled(
         judge,
         chat,
         trait,
-        training_questions(questions),
+        questions_apart(questions),
         per_question=PER_QUESTION,
         max_tokens=max_tokens,
         progress=progress,
@@ -79,7 +87,7 @@ def rater(
     return _ByClassifier(trained)
 
 
-def training_replies(judge: Embeds | LLMJudge) -> int:
+def training_replies(judge: Judge) -> int:
     """How many replies `rater` takes at most."""
     return 2 * PER_QUESTION * N_TRAINING if hasattr(judge, "embed") else 0
 
@@ -90,10 +98,10 @@ def check_questions(questions: Sequence[str]) -> None:
         raise InputError(f"judge: {n} questions, expected at least {MIN_QUESTIONS}; give more questions")
 
 
-def training_questions(judged: Sequence[str]) -> list[str]:
-    """At most N_TRAINING built-in questions, none of them in `judged`. Raises InputError for too few."""
+def questions_apart(judged: Sequence[str]) -> list[str]:
+    """At most N_TRAINING built-in questions for judges, none of them in `judged`; too few: InputError."""
     taken = {question.strip().casefold() for question in judged}
-    left = [question.text for question in built_in() if question.text.casefold() not in taken]
+    left = [question for question in judge_questions() if question.casefold() not in taken]
     if len(left) < MIN_QUESTIONS:
         raise InputError(
             f"judge: {len(left)} built-in questions are not among those asked, expected at least "
@@ -111,7 +119,9 @@ class _ByClassifier:
         one = self.judge
         return Judging("trait judge", one.summary, one.abstains, one.accuracy, one.auc, one.questions)
 
-    def rate(self, replies: Sequence[str], progress: Done) -> dict[str, tuple[float, ...]]:
+    def rate(
+        self, questions: Sequence[str], replies: Sequence[str], progress: Done = no_progress
+    ) -> dict[str, tuple[float, ...]]:
         scores = self.judge.score(replies)
         return {} if scores is None else {_NAME: tuple(scores.tolist())}
 
@@ -123,7 +133,6 @@ class _ByClassifier:
 class _ByModel:
     judge: LLMJudge
     trait: str
-    questions: tuple[str, ...]
 
     @property
     def judging(self) -> Judging:
@@ -131,8 +140,10 @@ class _ByModel:
         cost = dataclasses.replace(self.judge.cost)
         return Judging(name, f"judged by {name} at {url.partition('://')[2]}", url=url, cost=cost)
 
-    def rate(self, replies: Sequence[str], progress: Done) -> dict[str, tuple[float, ...]]:
-        ratings = self.judge.rate(self.trait, self.questions, replies, progress)
+    def rate(
+        self, questions: Sequence[str], replies: Sequence[str], progress: Done = no_progress
+    ) -> dict[str, tuple[float, ...]]:
+        ratings = self.judge.rate(self.trait, questions, replies, progress)
         return {_PREFIX + name: tuple(scores.tolist()) for name, scores in ratings.scores.items()}
 
     def at_coherence(self, curve: Sequence[Answers], prompted: Answers) -> dict[str, AtCoherence]:

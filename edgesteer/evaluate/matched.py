@@ -134,11 +134,20 @@ def _between(strengths: F64, measured: F64) -> F64:
     return np.asarray(measured @ weights.T)
 
 
-def isotonic(measured: F64) -> F64:
-    """The least-squares fit that never falls along the last axis: float64 [..., n], as `measured`."""
-    n = measured.shape[-1]
-    sums = np.concatenate([np.zeros_like(measured[..., :1]), measured.cumsum(-1)], -1)
-    means = {(j, k): (sums[..., k + 1] - sums[..., j]) / (k - j + 1) for j in range(n) for k in range(j, n)}
+def isotonic(measured: F64, weights: F64 | None = None) -> F64:
+    """The least-squares fit that never falls along the last axis: float64 [..., n], as `measured`.
+
+    weights: above 0, as `measured`; None for equal ones."""
+    n, counted = measured.shape[-1], np.ones_like(measured) if weights is None else weights
+    sums, below = (
+        np.concatenate([np.zeros_like(each[..., :1]), each.cumsum(-1)], -1)
+        for each in (measured * counted, counted)
+    )
+    means = {
+        (j, k): (sums[..., k + 1] - sums[..., j]) / (below[..., k + 1] - below[..., j])
+        for j in range(n)
+        for k in range(j, n)
+    }
     fits = [
         np.max([np.min([means[j, k] for k in range(i, n)], 0) for j in range(i + 1)], 0) for i in range(n)
     ]

@@ -16,10 +16,10 @@ from typing import Any
 from edgesteer.errors import InputError
 from edgesteer.evaluate.instructions import KINDS, Instruction, obeyed, read_instructions
 from edgesteer.evaluate.shares import Share, ways_to_ask
-from edgesteer.evaluate.table import plain_values
-from edgesteer.evaluate.way import Sources, Way
-from edgesteer.generate import REPEAT_PENALTY, Chat, Reply
-from edgesteer.generate.progress import Done, Progress, Stages
+from edgesteer.evaluate.table import named, plain_values
+from edgesteer.evaluate.way import Sources
+from edgesteer.generate import Chat
+from edgesteer.generate.progress import Progress, Stages, no_progress
 
 MAX_TOKENS = 128
 
@@ -56,6 +56,14 @@ class Obedience:
         out: dict[str, Any] = plain_values(dataclasses.asdict(self))
         return out
 
+    def for_manifest(self, name: str) -> dict[str, Any]:
+        """What the manifest of the row's bundle says as `evaluation.instructions`.
+
+        Raises ValueError if there is no row of that name.
+        """
+        row, before = named(self.rows, name), self.rows[0].share
+        return {"strength": row.strength, **row.share.for_manifest(before, len(self.prompts))}
+
 
 def obedience(
     chat: Chat,
@@ -64,7 +72,7 @@ def obedience(
     *,
     items: Sequence[Instruction] | None = None,
     max_tokens: int = MAX_TOKENS,
-    progress: Progress = lambda stage, fraction: None,
+    progress: Progress = no_progress,
 ) -> Obedience:
     """How many instructions are obeyed unsteered, with the trait as system prompt, and in each of the rows.
 
@@ -80,7 +88,7 @@ def obedience(
         obeyed(item.check, "")  # refuses a wrong check before the minutes of work
     ways = ways_to_ask(chat, [item.prompt for item in items], trait, rows)
     stages = Stages(progress, len(ways))
-    replies = [_replies(chat, way, max_tokens, stages.enter(way.name)) for way in ways]
+    replies = [way.replies(chat, max_tokens, stages.enter(way.name)) for way in ways]
     progress("done", 1.0)
     texts = [tuple(chat.text(reply.tokens) for reply in each) for each in replies]
     passed = [[obeyed(i.check, text) for i, text in zip(items, each, strict=True)] for each in texts]
@@ -101,11 +109,6 @@ def obedience(
             for way, each, text, yes in zip(ways, replies, texts, passed, strict=True)
         ),
     )
-
-
-def _replies(chat: Chat, way: Way, max_tokens: int, progress: Done) -> list[Reply]:
-    with way.steered(chat):
-        return chat.replies(way.prompts, max_tokens, repeat_penalty=REPEAT_PENALTY, progress=progress)
 
 
 def _by_kind(items: Sequence[Instruction], yes: Sequence[bool]) -> dict[str, int]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +21,7 @@ from edgesteer.errors import InputError
 from edgesteer.generate import Chat, Reply
 
 F64 = npt.NDArray[np.float64]
+_Pair = tuple[tuple[int, ...], tuple[int, ...]]
 
 MAX_TOKENS = 32
 """How many tokens of a reply are read."""
@@ -48,12 +50,20 @@ class Relevance:
 
 
 def relevance(
-    chat: Chat, trait: str, questions: Sequence[str], replies: Sequence[Reply], *, among: int = AMONG
+    chat: Chat,
+    trait: str,
+    questions: Sequence[str],
+    replies: Sequence[Reply],
+    *,
+    among: int = AMONG,
+    own: Sequence[Sequence[float]] | None = None,
 ) -> Relevance:
     """The relevance of each replies[i], which answers questions[i]. The plan in force is set aside.
 
     among: replies are compared within groups of at least this many questions (all, if there are fewer than
         twice as many), drawn by chance but always alike for the same questions. The cost grows with it.
+    own: the log-probabilities of each reply's tokens behind its own question with the trait's prompt, as
+        `score` gives them, so that they are not computed again.
     Raises ValueError for lists of different lengths; InputError for fewer than 3 questions or a smaller
     `among`, for a question that occurs twice, and for a text that does not fit the context.
     """
@@ -71,10 +81,12 @@ def relevance(
     groups = _groups(questions, among)
     nats, matched = np.zeros(len(texts)), np.zeros(len(texts), dtype=np.bool_)
     for group in groups:
-        log_probs = _log_probs(chat, [prompts[i] for i in group], [texts[i] for i in group])
-        written = np.array([bool(texts[i]) for i in group])
-        nats[group] = np.where(written, _interaction(log_probs), 0.0)
-        matched[group] = written & _matched(log_probs)
+        written = [] if own is None else [(i, own[i]) for i in group if texts[i]]
+        at_home = {(prompts[i], texts[i]): np.asarray(row[:MAX_TOKENS]) for i, row in written}
+        log_probs = _log_probs(chat, [prompts[i] for i in group], [texts[i] for i in group], at_home)
+        there = np.array([bool(texts[i]) for i in group])
+        nats[group] = np.where(there, _interaction(log_probs), 0.0)
+        matched[group] = there & _matched(log_probs)
     return Relevance(nats, matched, chance=chance(len(texts), among))
 
 
@@ -94,13 +106,15 @@ def _groups(questions: Sequence[str], among: int) -> list[npt.NDArray[np.intp]]:
     return np.array_split(mixed, _n_groups(len(key), among))
 
 
-def _log_probs(chat: Chat, prompts: Sequence[tuple[int, ...]], texts: Sequence[tuple[int, ...]]) -> F64:
+def _log_probs(
+    chat: Chat, prompts: Sequence[tuple[int, ...]], texts: Sequence[tuple[int, ...]], known: dict[_Pair, Any]
+) -> F64:
     """float64 [texts, prompts]: the mean log-probability of a text's tokens behind a prompt, in nats; 0 for
-    an empty text. A text that occurs twice is read once."""
+    an empty text. A text that occurs twice is read once, and what is known not at all."""
     once = sorted({text for text in texts if text})
-    pairs = [(prompt, text) for prompt in prompts for text in once]
+    pairs = [(prompt, text) for prompt in prompts for text in once if (prompt, text) not in known]
     with chat.llm.steered([]):
-        read = dict(zip(pairs, chat.log_probs(pairs), strict=True))
+        read = known | dict(zip(pairs, chat.log_probs(pairs), strict=True))
     means = {pair: float(row.mean(dtype=np.float64)) for pair, row in read.items()}
     return np.array([[means.get((prompt, text), 0.0) for prompt in prompts] for text in texts])
 

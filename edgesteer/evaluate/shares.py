@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from edgesteer.errors import InputError
 from edgesteer.evaluate.head_to_head import check_rows
 from edgesteer.evaluate.intervals import Estimate, Sample, difference, estimate
-from edgesteer.evaluate.way import PROMPT, UNSTEERED, Sources, Way, prompts_of
+from edgesteer.evaluate.way import PROMPT, UNSTEERED, Sources, Way, prompts_of, require_trait
 from edgesteer.generate import Chat
 
 MIN_QUESTIONS = 8
@@ -36,6 +37,15 @@ class Share:
         lost = sum(b for b, _ in changes)
         return cls(estimate(after), difference(after, before), lost, len(changes) - lost)
 
+    def for_manifest(self, unsteered: Share, questions: int) -> dict[str, Any]:
+        """Plain values: shares before and after, and how many points are lost."""
+        return {
+            "questions": questions,
+            "before": round(unsteered.estimate.value, 4),
+            "after": round(self.estimate.value, 4),
+            "points_lost": self.minus_unsteered.for_manifest(-100, 2),
+        }
+
 
 def ways_to_ask(
     chat: Chat, questions: Sequence[str], trait: str | None, rows: Sequence[tuple[str, Sources]]
@@ -47,8 +57,8 @@ def ways_to_ask(
     """
     if len(questions) < MIN_QUESTIONS:
         raise InputError(f"evaluation: {len(questions)} questions, expected at least {MIN_QUESTIONS}")
-    if trait is not None and not trait.strip():
-        raise InputError("evaluation: the trait is empty, expected a sentence as system prompt")
+    if trait is not None:
+        require_trait(trait)
     check_rows(chat, rows)
     plain, prompted = prompts_of(chat, questions, trait or "")
     asked = [Way(UNSTEERED, plain)] + ([] if trait is None else [Way(PROMPT, prompted)])

@@ -6,32 +6,33 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from edgesteer.evaluate import text_measures
-from edgesteer.evaluate.dose import Dose
 from edgesteer.evaluate.intervals import Estimate, Sample, difference, estimate
 from edgesteer.evaluate.matched import Matched, matched
 from edgesteer.generate.scoring import Scores
 
 if TYPE_CHECKING:
     from edgesteer.evaluate.llm_judge import AtCoherence, JudgeCost
+    from edgesteer.evaluate.snapshot import SnapshotCost
 
 MEASURES = ("trait", "coherence", "nll0", "distinct2")
+
+_IN_CARD = ("trait", "coherence", "relevance", "judge", "judge: alignment", "judge: coherence")
 
 
 @dataclass(frozen=True, slots=True)
 class Answers:
     """The replies of one way to ask, and their measures.
 
-    strength: None if nothing steers. dose: how it was found; None if it was given. sources: as in Row.
+    strength: None if nothing steers. sources: as in Row.
     context_tokens: by how much its prompts are longer than plain ones. sentiments: of each reply, or None.
     further: values of measures that only some tables have, one for each reply; NaN where there is none.
     """
 
     name: str
     strength: float | None
-    dose: Dose | None
     context_tokens: float
     replies: tuple[str, ...]
     scores: Scores
@@ -75,7 +76,6 @@ class Row:
     context_tokens: float
     estimates: Mapping[str, Estimate]
     minus_prompt: Mapping[str, Estimate]
-    dose: Dose | None
     matched: Matched | None
     judged: Mapping[str, AtCoherence]
     sources: tuple[tuple[str, float], ...]
@@ -111,6 +111,7 @@ class Table:
 
     chance: the share of questions that would be matched if all replies were the same; None if relevance could
         not be measured. judge: None without one.
+    snapshot: what the prompt costs if its KV is kept; None without controls. Ignored in comparisons.
     """
 
     trait: str
@@ -119,12 +120,12 @@ class Table:
     rows: tuple[Row, ...]
     chance: float | None = None
     judge: Judging | None = None
+    snapshot: SnapshotCost | None = dataclasses.field(default=None, compare=False)
 
     def to_json(self, timing: bool = True) -> dict[str, Any]:
         """Plain values, without single tokens; NaN and infinity become None.
 
-        timing: False leaves first_token_seconds and the judge's cost out; all the rest is the same in every
-            run.
+        timing: False leaves times and the judge's cost out; all the rest is the same in every run.
         """
         out: dict[str, Any] = plain_values(dataclasses.asdict(self))
         for row in out["rows"]:
@@ -133,7 +134,23 @@ class Table:
                 del row["first_token_seconds"]
         if out["judge"] and not timing:
             del out["judge"]["cost"]
+        if out["snapshot"] and not timing:
+            del out["snapshot"]["first_token_seconds"], out["snapshot"]["token_seconds"]
         return out
+
+    def for_manifest(self, name: str) -> dict[str, Any]:
+        """What the manifest of the row's bundle says as `evaluation.replies`.
+
+        Raises ValueError if there is no row of that name.
+        """
+        row = named(self.rows, name)
+        ways = {"unsteered": self.rows[0], "prompt": self.rows[1], "steered": row}
+        figures = {
+            way: {key: one.estimates[key].for_manifest() for key in _IN_CARD if key in one.estimates}
+            for way, one in ways.items()
+        }
+        judge = {} if self.judge is None else {"judge": self.judge.summary}
+        return {"questions": len(self.questions), "strength": row.strength, **judge, **figures}
 
 
 def rows_of(
@@ -182,7 +199,6 @@ def _row(
         context_tokens=answers.context_tokens,
         estimates=estimates,
         minus_prompt={key: difference(sample, prompted[key]) for key, sample in own.items()},
-        dose=answers.dose,
         matched=at,
         judged=judged,
         sources=answers.sources,
@@ -206,6 +222,22 @@ def _samples(answers: Answers, counts: Sequence[str]) -> dict[str, Sample]:
         out[f"{name} per 100 words"] = Sample.ratio([100 * n for n in hits], words)
         out[f"{name} in replies"] = Sample.mean([float(n > 0) for n in hits])
     return out
+
+
+class _Named(Protocol):
+    @property
+    def name(self) -> str: ...
+
+
+_R = TypeVar("_R", bound=_Named)
+
+
+def named(rows: Sequence[_R], name: str) -> _R:
+    """The row of this name. Raises ValueError if there is none."""
+    row = next((row for row in rows if row.name == name), None)
+    if row is None:
+        raise ValueError(f"row {name!r}: expected one of {', '.join(row.name for row in rows)}")
+    return row
 
 
 def plain_values(value: Any) -> Any:

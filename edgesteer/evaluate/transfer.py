@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,13 +24,13 @@ from edgesteer.bundle import Bundle, check_model
 from edgesteer.errors import IncompatibleError, InputError, ModelError
 from edgesteer.evaluate.intervals import F64, Estimate, Sample, difference, estimate
 from edgesteer.evaluate.table import plain_values
-from edgesteer.evaluate.way import Way, prompts_of
+from edgesteer.evaluate.way import Way, prompts_of, require_trait
 from edgesteer.generate import REPEAT_PENALTY, Chat, Reply, Scores, Tokens, score
-from edgesteer.generate.measures import F32, log_softmax
+from edgesteer.generate.measures import F32, kl, log_softmax
 from edgesteer.generate.progress import Done, Progress, Stages, no_progress, portion
 from edgesteer.plan import SteeringPlan
 from edgesteer.runtime import Sequences
-from edgesteer.runtime.quantize import check_file_type, requantize
+from edgesteer.runtime.quantize import check_file_type, folder_for_copies, requantize
 
 FILE_TYPES = ("Q4_0", "Q8_0", "F16")
 """What is tried unless something else is asked for."""
@@ -81,10 +80,10 @@ class Transfer:
         out: dict[str, Any] = plain_values(dataclasses.asdict(self))
         return out
 
-    def for_card(self) -> dict[str, Any]:
-        """Plain values for a manifest's `evaluation["transfer"]`; a figure is [value, low, high]."""
+    def for_manifest(self) -> dict[str, Any]:
+        """What the bundle's manifest says as `evaluation.transfer`."""
         tried = {
-            trial.file_type: {key: _figures(value) for key, value in trial.estimates.items()}
+            trial.file_type: {key: value.for_manifest() for key, value in trial.estimates.items()}
             for trial in self.trials
         }
         return {
@@ -92,7 +91,6 @@ class Transfer:
             "requantized_from": self.trials[0].file_type,
             "questions": len(self.questions),
             "strength": self.strength,
-            "figures": "mean, and its 95 % interval over the questions",
             "tried_on": tried,
         }
 
@@ -107,24 +105,22 @@ def transfer(
     file_types: Sequence[str] = FILE_TYPES,
     max_tokens: int = 64,
     folder: str | os.PathLike[str] | None = None,
-    progress: Progress = lambda stage, fraction: None,
+    progress: Progress = no_progress,
 ) -> Transfer:
     """Try the bundle on the chat's model and on copies of it in other file types.
 
     strength: None for the bundle's default.
     file_types: of the copies; one that the model's file has itself is left out.
     folder: where a copy lies while it is tried; None for the system's temporary folder. There is never more
-        than one, and none is left, also after an error or Ctrl-C.
+        than one, and none is left, also after an error or Ctrl-C. What a killed process leaves there, the
+        next call deletes.
     Raises InputError for no trait, no questions, a strength of 0, or an unknown file type; IncompatibleError
     for a bundle of another model, or of other base weights; ModelError and OutputError where a copy cannot be
     written; SteeringOverflow where steering overflows on one of the files.
     """
     way = Way.of(bundle.name, [], [(bundle, strength)])
-    _check(way, trait, questions, file_types)
+    check_transfer(chat, bundle, trait, questions, strength, file_types)
     own = chat.llm.model_info.file_type
-    _check_model(chat, bundle)
-    with chat.llm.steered(way.plan):  # what does not fit is refused before the minutes of work
-        pass
     copies = [each for each in dict.fromkeys(file_types) if each != own]
     stages = Stages(progress, 1 + 1.2 * len(copies))
 
@@ -181,14 +177,8 @@ def divergence(
             if reply.all_tokens:
                 unsteered = _log_probs(sequences, SteeringPlan(), prompt, reply)
                 steered = _log_probs(sequences, plan, prompt, reply)
-                out[i] = np.mean([_kl(p, q) for p, q in zip(steered, unsteered, strict=True)])
+                out[i] = np.mean([kl(p, q) for p, q in zip(steered, unsteered, strict=True)])
     return out
-
-
-def _kl(p: F32, q: F32) -> float:
-    """KL(p || q) of two distributions, given as log-probabilities."""
-    wide = p.astype(np.float64)
-    return float(np.sum(np.exp(wide) * (wide - q)))
 
 
 def _log_probs(sequences: Sequences, plan: SteeringPlan, prompt: Tokens, reply: Reply) -> list[F32]:
@@ -224,9 +214,9 @@ def _measured(
         with chat.llm.steered(each):
             replies.append(chat.replies(plain, max_tokens, repeat_penalty=REPEAT_PENALTY, progress=done))
     unsteered, steered = (_samples(score(chat, each, plain, prompted)) for each in replies)
-    kl = divergence(chat, plan, plain, replies[0], portion(progress, 0.8, 0.2, 1))
+    moved = divergence(chat, plan, plain, replies[0], portion(progress, 0.8, 0.2, 1))
     texts = [tuple(chat.text(reply.tokens) for reply in each) for each in replies]
-    return _Measured(steered | {"kl": Sample.mean(kl.tolist())}, unsteered, texts[1], texts[0])
+    return _Measured(steered | {"kl": Sample.mean(moved.tolist())}, unsteered, texts[1], texts[0])
 
 
 def _samples(scores: Scores) -> dict[str, Sample]:
@@ -236,8 +226,8 @@ def _samples(scores: Scores) -> dict[str, Sample]:
 @contextlib.contextmanager
 def _requantized(chat: Chat, file_type: str, folder: str | os.PathLike[str] | None) -> Iterator[Chat]:
     """The same chat on a copy of its model, which is deleted at the end."""
-    with tempfile.TemporaryDirectory(prefix="edgesteer-", dir=folder) as temporary:
-        path = Path(temporary) / f"{Path(chat.llm.model_path).stem}-{file_type}.gguf"
+    with folder_for_copies(folder) as temporary:
+        path = temporary / f"{Path(chat.llm.model_path).stem}-{file_type}.gguf"
         requantize(chat.llm.model_path, path, file_type, n_threads=chat.llm.n_threads)
         llm = chat.llm.reopened(model_path=str(path))
         try:
@@ -249,25 +239,28 @@ def _requantized(chat: Chat, file_type: str, folder: str | os.PathLike[str] | No
             llm.close()
 
 
-def _check(way: Way, trait: str, questions: Sequence[str], file_types: Sequence[str]) -> None:
+def check_transfer(
+    chat: Chat,
+    bundle: Bundle,
+    trait: str,
+    questions: Sequence[str],
+    strength: float | None = None,
+    file_types: Sequence[str] = FILE_TYPES,
+) -> None:
+    """Raise what `transfer` would refuse of these, before the minutes of work."""
     if not questions:
         raise InputError("transfer: no questions, expected at least one")
-    if not trait.strip():
-        raise InputError("transfer: the trait is empty, expected a sentence to score the replies with")
+    require_trait(trait)
+    way = Way.of(bundle.name, [], [(bundle, strength)])
     if not way.plan:
         raise InputError(
             f"transfer: {way.name} at strength {way.strength:g} steers nothing, expected another"
         )
     for file_type in file_types:
         check_file_type(file_type)
-
-
-def _check_model(chat: Chat, bundle: Bundle) -> None:
-    """Steering only warns of other base weights; but what they do would be blamed on the file types."""
+    # Steering only warns of other base weights; but what they do would be blamed on the file types.
     doubt = check_model(bundle, chat.llm.model_info)
     if doubt and bundle.model is not None:
         raise IncompatibleError(doubt)
-
-
-def _figures(value: Estimate) -> list[float | None]:
-    return [None if number != number else round(number, 4) for number in dataclasses.astuple(value)]
+    with chat.llm.steered(way.plan):
+        pass

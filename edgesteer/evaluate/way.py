@@ -1,4 +1,4 @@
-"""A way to ask a model: the prompts, and the steering. Decodes nothing."""
+"""A way to ask a model: the prompts, and the steering."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from itertools import count
 
 from edgesteer.bundle import Bundle
-from edgesteer.evaluate.dose import Dose
-from edgesteer.generate import Chat
-from edgesteer.generate.chat import Tokens
+from edgesteer.errors import InputError
+from edgesteer.generate import REPEAT_PENALTY, Chat, Reply, Tokens
+from edgesteer.generate.progress import Done, no_progress
 from edgesteer.plan import SteeringPlan
 from edgesteer.runtime import SteeredLlama
 
@@ -27,14 +27,12 @@ class Way:
 
     unit: the plan that `strength` multiplies; None steers nothing. A single bundle has strength 1 in it, so
         `strength` is the bundle's; several bundles have their given strengths in it, and `strength` is 1.
-    dose: how the strength was found; None if it was given.
     """
 
     name: str
     prompts: Sequence[Tokens]
     unit: SteeringPlan = field(default_factory=SteeringPlan)
     strength: float | None = None
-    dose: Dose | None = None
 
     @classmethod
     def of(cls, name: str, prompts: Sequence[Tokens], sources: Sequence[tuple[Bundle, float | None]]) -> Way:
@@ -83,9 +81,32 @@ class Way:
         hi = min(highest)
         return min(max(0.0, *lowest), hi), hi
 
+    @property
+    def held(self) -> Sequence[Tokens]:
+        """For each prompt, the tokens that are in the context before its reply."""
+        return self.prompts
+
+    @property
+    def has_strengths(self) -> bool:
+        """Whether another strength gives other replies."""
+        return bool(self.plan)
+
     def steered(self, chat: Chat) -> AbstractContextManager[SteeredLlama]:
         """A context in which the way's plan is in force instead of the model's own."""
         return chat.llm.steered(self.plan)
+
+    def replies(self, chat: Chat, max_tokens: int, progress: Done = no_progress) -> list[Reply]:
+        """Greedy replies to the prompts, with the repeat penalty of `edgesteer run`."""
+        with self.steered(chat):
+            return chat.replies(self.prompts, max_tokens, repeat_penalty=REPEAT_PENALTY, progress=progress)
+
+
+def require_trait(trait: str) -> None:
+    """Raises InputError for an empty trait."""
+    if not trait.strip():
+        raise InputError(
+            "evaluation: the trait is empty, expected a sentence to compare with as system prompt"
+        )
 
 
 def prompts_of(chat: Chat, questions: Sequence[str], trait: str) -> tuple[list[list[int]], list[list[int]]]:

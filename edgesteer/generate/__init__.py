@@ -1,7 +1,13 @@
 """Prompts through a chat template, replies, and their log-probabilities."""
 
 from edgesteer.generate.chat import REPEAT_PENALTY, Chat, Reply, Tokens
-from edgesteer.generate.questions import Question, built_in, read_questions
+from edgesteer.generate.questions import (
+    Question,
+    judge_questions,
+    read_questions,
+    strength_questions,
+    training_questions,
+)
 from edgesteer.generate.scoring import ScoredTokens, Scores, score
 
 __all__ = [
@@ -12,7 +18,9 @@ __all__ = [
     "ScoredTokens",
     "Scores",
     "Tokens",
-    "built_in",
+    "judge_questions",
     "read_questions",
     "score",
+    "strength_questions",
+    "training_questions",
 ]

@@ -33,6 +33,13 @@ def log_prob(logits: F32, token: int) -> float:
     return float(logits[token] - top - np.log(np.exp(logits - top).sum()))
 
 
+def kl(p: F32, q: F32) -> float:
+    """KL(p || q) of two rows of log-probabilities, in nats; never below 0."""
+    there = p > -np.inf
+    a, b = p[there].astype(np.float64), q[there].astype(np.float64)
+    return max(0.0, float(np.sum(np.exp(a) * (a - b))))
+
+
 def trait(prompted: F32, plain: F32) -> float:
     """Mean over a reply's tokens of log p(token | with the trait prompt) - log p(token | without), in nats.
 

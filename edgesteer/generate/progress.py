@@ -11,8 +11,8 @@ Progress = Callable[[str, float], None]
 """(name of the stage, fraction of the whole)"""
 
 
-def no_progress(fraction: float) -> None:
-    """Ignore the progress."""
+def no_progress(*_: object) -> None:
+    """Ignore the progress: a Done and a Progress."""
 
 
 class Stages:

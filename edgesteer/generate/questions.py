@@ -1,4 +1,4 @@
-"""Training questions: the built-in ones, or those of a file.
+"""Questions: the built-in ones for training, strengths and judges, or those of a file.
 
 A file is text with one question per line, or JSON (one value a line, or one array) of questions or of
 objects with "question" and optionally "reply": a reply that shows the trait, used instead of a sampled one,
@@ -32,10 +32,29 @@ class Question:
     sign: int = 1
 
 
-def built_in() -> list[Question]:
-    """The built-in training questions: facts, advice, opinions, stories, maths, code, small talk, plans."""
-    text = resources.files("edgesteer.generate").joinpath("questions.txt").read_text("utf-8")
-    return [Question(line.strip()) for line in text.splitlines() if line.strip()]
+def training_questions(n: int | None = None) -> list[str]:
+    """The first `n` built-in training questions, or all of them: facts, advice, opinions, stories, maths,
+    code, small talk, plans, and remarks and follow-ups such as "Are you sure about that?".
+
+    Their order is random, so that any number of them is varied. None of them is among the questions that
+    strengths are chosen on, judges are trained on, or reports ask.
+    """
+    return _shipped("questions.txt")[:n]
+
+
+def strength_questions() -> list[str]:
+    """Sixty questions to choose strengths on, as varied as the training questions."""
+    return _shipped("questions_strength.txt")
+
+
+def judge_questions() -> list[str]:
+    """The questions that a trait judge is trained on, ordered by kind."""
+    return _shipped("questions_judge.txt")
+
+
+def _shipped(name: str) -> list[str]:
+    text = resources.files("edgesteer.generate").joinpath(name).read_text("utf-8")
+    return [line.strip() for line in text.splitlines() if line.strip()]
 
 
 def read_questions(path: str | os.PathLike[str]) -> list[Question]:

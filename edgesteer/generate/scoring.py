@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
+from itertools import chain
 
 import numpy as np
 
@@ -55,6 +56,12 @@ class Scores:
     distinct2: tuple[float, ...]
     by_token: tuple[ScoredTokens, ...] = field(default=(), repr=False)
 
+    @classmethod
+    def joined(cls, scores: Sequence[Scores]) -> Scores:
+        """The scores of several lists of replies, one after the other."""
+        each = ([getattr(one, name.name) for one in scores] for name in fields(cls))
+        return cls(*(tuple(chain.from_iterable(values)) for values in each))
+
     @property
     def empty(self) -> int:
         """Replies without a token to score."""
@@ -78,16 +85,26 @@ class Scores:
 
 
 def score(
-    chat: Chat, replies: Sequence[Reply], plain: Sequence[Tokens], prompted: Sequence[Tokens]
+    chat: Chat,
+    replies: Sequence[Reply],
+    plain: Sequence[Tokens],
+    prompted: Sequence[Tokens],
+    unsteered: str | None = None,
 ) -> Scores:
     """Score each replies[i], which answers the question with the prompts plain[i] and prompted[i].
 
+    unsteered: "plain" or "prompted" if the unsteered model gave all replies to these prompts: their own
+        log-probabilities then save half of the work.
     Raises ValueError for lists of different lengths, InputError for a text that does not fit the context.
     """
     texts = [reply.all_tokens for reply in replies]
     with chat.llm.steered([]):
-        without = _log_probs(chat, list(zip(plain, texts, strict=True)))
-        with_trait = _log_probs(chat, list(zip(prompted, texts, strict=True)))
+        without, with_trait = (
+            [reply.log_probs for reply in replies]
+            if unsteered == name
+            else _log_probs(chat, list(zip(prompts, texts, strict=True)))
+            for name, prompts in (("plain", plain), ("prompted", prompted))
+        )
     pairs = list(zip(with_trait, without, strict=True))
     each = [
         ScoredTokens(tuple(tokens), tuple(map(float, a)), tuple(map(float, b)))

@@ -8,21 +8,26 @@ import sys
 from types import ModuleType
 from typing import Any
 
-from edgesteer.generate.questions import Question, built_in, read_questions
+from edgesteer.generate.questions import Question, read_questions
 from edgesteer.learn.api import learn
+from edgesteer.learn.forecast import Forecast
 from edgesteer.learn.pairs import Limits, write_replies
-from edgesteer.learn.recipe import METHODS, Recipe
+from edgesteer.learn.pipeline import Comparison
+from edgesteer.learn.recipe import EFFORTS, METHODS, Effort, Recipe
 from edgesteer.learn.summary import LearnSummary
 from edgesteer.learn.training import Trainer
 
 __all__ = [
+    "EFFORTS",
     "METHODS",
+    "Comparison",
+    "Effort",
+    "Forecast",
     "LearnSummary",
     "Limits",
     "Question",
     "Recipe",
     "Trainer",
-    "built_in",
     "learn",
     "read_questions",
     "write_replies",

@@ -5,31 +5,33 @@ Out: pairs worth learning from, and how many were dropped and why.
 
 As in PSR (arXiv 2605.03907), y' is sampled after x', and replies without the trait or coherence are dropped.
 The model itself judges both: a token's log-probability after x' less that after x is its share of the trait.
-Of several replies to a question the one with the most trait is taken, among those that the model finds likely
-after x' or x.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from edgesteer.bundle.container import write_file
 from edgesteer.errors import LearnError
 from edgesteer.generate import measures
-from edgesteer.generate.chat import Chat, Reply
+from edgesteer.generate.chat import Chat
 from edgesteer.generate.progress import Done, no_progress
 from edgesteer.generate.questions import Question
 from edgesteer.learn.part_file import PartFile
 from edgesteer.learn.recipe import Recipe
-from edgesteer.learn.sampling import Best, Candidate, Keep, Wanted, given_replies, sampled_replies
+from edgesteer.learn.sampling import Scored, Wanted, given_replies, sampled_replies
 from edgesteer.text import one_line
+
+Keep = Callable[[int, npt.NDArray[np.float32]], None]
 
 # With fewer questions, the replies may have topics in common rather than the trait.
 MIN_QUESTIONS = 4
@@ -90,32 +92,26 @@ def sample_pairs(
     If a question has written replies with a sign, those are used unchanged; otherwise one is sampled, with
     its own random numbers. The model must be unsteered.
 
-    recipe: opposite, best_of, max_tokens, temperature and seed. Of several replies to a question the one with
-        the most trait is taken among those at least as coherent as the median of all; if there is none, the
-        most coherent.
+    recipe: opposite, max_tokens, temperature and seed are used.
     emphasis: repeat the sentence after the question, so that small models heed it.
     part: holds replies, and their residual stream, which are not computed again.
     layers, keep: keep(i, seen) is called with the residual stream of these blocks at the rows that predicted
-        pair i's reply, float32 [layers, len(reply), n_embd], as soon as pair i is final; not for written
-        replies. The streams of replies that may still be taken are held until then: none
-        with one reply per question, about two of four.
-    Raises LearnError as `check_questions` does, InputError for a question that the context cannot hold.
+        pair i's reply, float32 [layers, len(reply), n_embd], as soon as it is known; not for written replies.
+    Raises InputError for a question that the context cannot hold. See `check_questions` for others.
     """
-    check_questions(trait, recipe.opposite, questions)
     sentences = _sentences(trait, recipe.opposite)
     wanted = _wanted(questions, sentences)
     prompted_with = chat.emphasised if emphasis else chat.prompt
     prompted = [prompted_with(one.question, sentences[one.sign]) for one in wanted]
     plain = {q: chat.prompt(q) for q in dict.fromkeys(one.question for one in wanted)}
     prompts = [(plain[one.question], x) for one, x in zip(wanted, prompted, strict=True)]
-    taken = given_replies(chat, wanted, prompts, recipe.max_tokens)
-    best, kept = Best(recipe.best_of, keep), PartFile(None, {}) if part is None else part
-    for candidate in sampled_replies(
-        chat, wanted, prompts, recipe, tuple(layers) if keep else (), kept, progress
-    ):
-        best.add(candidate)
-    taken |= best.taken()
-    return [_pair(chat, one, *prompts[i], taken[i], recipe.max_tokens) for i, one in enumerate(wanted)]
+    replies = given_replies(chat, wanted, prompts, recipe.max_tokens)
+    kept, seen = PartFile(None, {}) if part is None else part, tuple(layers) if keep else ()
+    for i, (reply, unprompted) in sampled_replies(chat, wanted, prompts, recipe, seen, kept, progress):
+        if keep is not None and reply.seen is not None:
+            keep(i, reply.seen)
+        replies[i] = Scored(dataclasses.replace(reply, seen=None), unprompted)
+    return [_pair(chat, one, *prompts[i], replies[i], recipe.max_tokens) for i, one in enumerate(wanted)]
 
 
 def check_questions(trait: str, opposite: str | None, questions: Sequence[Question]) -> None:
@@ -170,28 +166,23 @@ def _wanted(questions: Sequence[Question], sentences: dict[int, str]) -> list[Wa
 
 
 def _pair(
-    chat: Chat, wanted: Wanted, plain: list[int], prompted: list[int], taken: Candidate, max_tokens: int
+    chat: Chat, wanted: Wanted, plain: list[int], prompted: list[int], scored: Scored, max_tokens: int
 ) -> Pair:
-    reply, base = taken.reply, taken.plain
+    reply, base = scored
     return Pair(
         wanted.question,
         plain,
         prompted,
         reply.all_tokens,
-        trait=taken.trait,
-        coherence=taken.coherence,
+        trait=measures.trait(reply.log_probs, base),
+        coherence=measures.coherence(reply.log_probs, base),
         nll0=measures.nll(base),
         nll_prompted=measures.nll(reply.log_probs),
         given=wanted.text is not None,
         sign=wanted.sign,
-        ended=_ended(reply, max_tokens),
+        ended=reply.end is not None or len(reply.tokens) < max_tokens,
         text=chat.text(reply.tokens),
     )
-
-
-def _ended(reply: Reply, max_tokens: int) -> bool:
-    """Whether the model ended the reply, or the chat's `stop` did, which is cut off."""
-    return reply.end is not None or len(reply.tokens) < max_tokens
 
 
 def trait_floor(pairs: Sequence[Pair], limits: Limits = Limits(), sign: int = 1) -> float:
@@ -200,12 +191,16 @@ def trait_floor(pairs: Sequence[Pair], limits: Limits = Limits(), sign: int = 1)
     return limits.min_trait * max(float(np.median(traits)), 0.0) if traits else 0.0
 
 
-def keep_good(pairs: Sequence[Pair], limits: Limits = Limits()) -> tuple[list[Pair], dict[str, int]]:
+def keep_good(
+    pairs: Sequence[Pair], limits: Limits = Limits(), any_trait: bool = False
+) -> tuple[list[Pair], dict[str, int]]:
     """The pairs with written replies or with trait and coherence; and how many were dropped, by reason.
 
+    any_trait: keep short replies and replies without the trait too, for training that imitates all that the
+        prompted model does.
     Raises LearnError if all replies of a sign are dropped.
     """
-    floors = {sign: trait_floor(pairs, limits, sign) for sign in (1, -1)}
+    floors = {sign: None if any_trait else trait_floor(pairs, limits, sign) for sign in (1, -1)}
     faults = [None if p.given else _fault(p, limits, floors[p.sign]) for p in pairs]
     for sign in (1, -1):
         side = [(p, fault) for p, fault in zip(pairs, faults, strict=True) if p.sign == sign]
@@ -219,15 +214,17 @@ def _counted(faults: Sequence[str]) -> dict[str, int]:
     return dict(sorted(Counter(faults).items()))
 
 
-def _fault(pair: Pair, limits: Limits, floor: float) -> str | None:
-    brief = pair.ended and pair.text.strip() and pair.trait > floor  # a trait may be brevity
+def _fault(pair: Pair, limits: Limits, floor: float | None) -> str | None:
+    """Why the pair is dropped. floor: the trait above which it is good; None if it need not have any."""
+    # A trait may be brevity.
+    brief = floor is None or (pair.ended and pair.text.strip() and pair.trait > floor)
     if not pair.reply or (len(pair.reply) < limits.min_tokens and not brief):
         return "short"
     if measures.distinct(pair.reply) < limits.min_distinct2:
         return "repetitive"
     if not pair.nll_prompted <= limits.max_nll:
         return "incoherent"
-    return None if pair.trait > floor else "no trait"
+    return None if floor is None or pair.trait > floor else "no trait"
 
 
 def _all_dropped(pairs: Sequence[Pair], faults: Sequence[str]) -> str:

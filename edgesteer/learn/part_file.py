@@ -13,7 +13,6 @@ import base64
 import contextlib
 import json
 import os
-import sys
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from hashlib import sha256
@@ -24,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgesteer.errors import OutputError
+from edgesteer.file_lock import lock
 
 _FORMAT = "edgesteer-part/1"
 _BEGIN = b'{"format":"' + _FORMAT.encode() + b'"'
@@ -157,30 +157,13 @@ def _locked(path: Path) -> BinaryIO:
     """The file, open and locked; without a lock where the file system has none. Raises BlockingIOError."""
     file = path.open("ab")
     try:
-        _lock(file)
+        lock(file)
     except BlockingIOError:
         file.close()
         raise
     except OSError:
         pass
     return file
-
-
-if sys.platform == "win32":
-    import msvcrt
-
-    def _lock(file: BinaryIO) -> None:
-        file.seek(1 << 30)  # behind all results, which may still be read and written
-        try:
-            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-        except PermissionError:
-            raise BlockingIOError from None
-
-else:
-    import fcntl
-
-    def _lock(file: BinaryIO) -> None:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def _is_at(file: BinaryIO, path: Path) -> bool:

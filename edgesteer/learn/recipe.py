@@ -8,8 +8,33 @@ from dataclasses import dataclass
 from edgesteer.errors import LearnError
 
 METHODS = ("psr", "constant")
-EMPHASIS = ("auto", "always", "never")
-OBJECTIVES = ("kl", "ll", "mse")
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """How much time learning takes.
+
+    questions: built-in training questions, unless others are given.
+    steps: of a Trainer, on the prompted model's replies, then on those and the steered model's own. (0, 0):
+        no training.
+    measured: questions that the strength is chosen on, at most.
+    """
+
+    questions: int
+    steps: tuple[int, int]
+    measured: int
+
+    @property
+    def trains(self) -> bool:
+        return sum(self.steps) > 0
+
+
+# With SmolLM2-135M on two cores about 2, 5 and 10 minutes.
+EFFORTS = {
+    "quick": Effort(32, (0, 0), 10),
+    "normal": Effort(80, (60, 100), 24),
+    "thorough": Effort(200, (120, 220), 36),
+}
 
 
 def one_of(what: str, value: str, known: Sequence[str]) -> None:
@@ -22,30 +47,23 @@ def one_of(what: str, value: str, known: Sequence[str]) -> None:
 class Recipe:
     """How to learn; immutable. Raises LearnError for values that cannot be used.
 
+    effort: a name in EFFORTS.
     method: "psr", a ReLU gate that computes each token's coefficient, or "constant".
     blocks: "all" (A-PSR, A-Const: each block adds what is still missing after those below), "one" (S-PSR,
         S-Const: the best single block adds what all blocks up to it would), or a block's number.
     scope: "response" (R) or "conversation" (QR).
-    refine: the objective, one of OBJECTIVES, with which a trainer continues from the closed-form fit, or
-        None; see `training.Trainer`.
     opposite: the opposite trait's sentence; the bundle then steers both ways.
-    emphasis: "always" repeats the trait's sentence after each question when replies are sampled and
-        activations captured, so that small models heed it; "never" uses it only as the system prompt; "auto"
-        repeats it if the system prompt has little effect (`strength.HEEDED`). Trait and coherence are always
-        measured with the system prompt alone.
-    best_of: replies sampled for each question. max_tokens: of each reply. temperature: of the sampling.
-    ridge, cap: see `fit.fit_relu`.
-    coherence: the target in nats per token; None for the prompted replies' own.
+    max_tokens: of each reply. temperature: of the sampling.
+    ridge, cap: of the closed form, see `fit.fit_relu`.
+    coherence: the target in nats per token; None for `evaluate.dose`'s.
     """
 
+    effort: str = "normal"
     method: str = "psr"
     blocks: str | int = "all"
-    refine: str | None = None
     scope: str = "response"
     opposite: str | None = None
-    emphasis: str = "auto"
-    best_of: int = 1
-    max_tokens: int = 48
+    max_tokens: int = 32
     temperature: float = 0.7
     ridge: float = 0.3
     cap: float | None = 4.0
@@ -53,26 +71,15 @@ class Recipe:
     coherence: float | None = None
 
     def __post_init__(self) -> None:
+        one_of("effort", self.effort, tuple(EFFORTS))
         one_of("method", self.method, METHODS)
-        one_of("emphasis", self.emphasis, EMPHASIS)
         one_of("scope", self.scope, ("response", "conversation"))
-        if self.refine is not None:
-            one_of("refine", self.refine, OBJECTIVES)
         if not isinstance(self.blocks, int):
             one_of("blocks", self.blocks, ("all", "one"))
-        if (
-            min(self.max_tokens, self.best_of) < 1
-            or self.seed < 0
-            or not 0 <= self.temperature < float("inf")
-        ):
+        if self.max_tokens < 1 or self.seed < 0 or not 0 <= self.temperature < float("inf"):
             raise LearnError(
-                f"max_tokens {self.max_tokens}, best_of {self.best_of}, seed {self.seed}, temperature "
-                f"{self.temperature}: expected at least 1, 1, 0 and 0"
-            )
-        if self.best_of > 1 and self.temperature == 0:
-            raise LearnError(
-                f"best_of {self.best_of} at temperature 0: all replies to a question would be the same; "
-                "expected a temperature above 0, or best_of 1"
+                f"max_tokens {self.max_tokens}, seed {self.seed}, temperature {self.temperature}: expected "
+                "at least 1, 0 and 0"
             )
         if not 0 < self.ridge < float("inf") or (self.cap is not None and not self.cap > 0):
             raise LearnError(
@@ -81,6 +88,5 @@ class Recipe:
 
     @property
     def label(self) -> str:
-        """The method's name in the literature, such as A-PSR, or A-PSR+KL with a trainer."""
-        name = ("A-" if self.blocks == "all" else "S-") + ("PSR" if self.method == "psr" else "Const")
-        return name if self.refine is None else f"{name}+{self.refine.upper()}"
+        """The method's name in the literature, such as A-PSR."""
+        return ("A-" if self.blocks == "all" else "S-") + ("PSR" if self.method == "psr" else "Const")

@@ -1,39 +1,35 @@
-"""Choose the default strength: the largest at which steered replies are as coherent as prompted ones.
+"""Choose the default strength, on questions that nothing was learnt from.
 
-In:  fits, pairs, and the scores of prompted replies to training questions. Out: a Tuned, or the better of
-    two.
+In:  fits, pairs, and questions in a fixed mixed order. Out: a Tuned.
 
 There are two measures. The likelihood of prompted replies after the plain prompt is cheap: one pass, no
-sampling, smooth in the strength with one minimum. It finds the region to search in, and the best of several
-single blocks. It does not show how much trait is gained at which coherence; that is measured on steered
-replies (`evaluate.dose`). No strength is accepted whose coherence was not measured.
+sampling, smooth in the strength with one minimum. It finds where to begin, and the best of several single
+blocks. It does not show how much trait is gained at which coherence; that is measured on steered replies, by
+a sequential test (`evaluate.dose`).
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from edgesteer.bundle import Bundle, StrengthRange
-from edgesteer.evaluate.dose import Dose, strength_at
-from edgesteer.evaluate.matched import DISTINCT
-from edgesteer.generate.chat import REPEAT_PENALTY, Chat
+from edgesteer.errors import LearnError, SteeringOverflow
+from edgesteer.evaluate.dose import Answers, Dose, Key, batches, search
+from edgesteer.evaluate.intervals import F64
+from edgesteer.evaluate.relevance import MIN_QUESTIONS, relevance
+from edgesteer.generate.chat import REPEAT_PENALTY, Chat, Reply
 from edgesteer.generate.progress import Done, no_progress, portion, spread
 from edgesteer.generate.scoring import Scores, score
 from edgesteer.learn.fit import BlockFit
 from edgesteer.learn.pairs import Pair
 from edgesteer.learn.task import Task
+from edgesteer.plan import SteeringPlan
 
-# Number of questions that strengths are measured on, and tokens per reply: four strengths take a minute.
-N_MEASURED, _MEASURED_TOKENS = 10, 40
-
-# Range of the search, in multiples of the strength at which prompted replies are likeliest. A single block
-# can go beyond it, because its coherence falls late.
-_LOWEST, _HIGHEST = 0.2, 1.4
+# Tokens per reply.
+_MEASURED_TOKENS = 40
 
 # Strengths at which likelihoods are computed, and the number of pairs.
 _GRID = (0.5, 1.0, 1.5, 2.25)
@@ -46,75 +42,131 @@ _N_PAIRS = 6
 HEEDED = 0.25
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Yardstick:
-    """Greedy prompted replies to the questions that strengths are measured on, scored unsteered.
+    """Questions that strengths are measured on, with the prompted and the unsteered replies to them.
 
-    plain, prompted: prompts. scores: of the prompted replies. target: the coherence that strengths must keep,
-        in nats per token. given: whether the recipe sets the target, instead of the prompted replies.
+    Replies are greedy, and are given when a search first needs them. plain, prompted: the questions' prompts.
+    max_tokens: of each reply.
     """
 
-    plain: list[list[int]]
-    prompted: list[list[int]]
-    scores: Scores
-    target: float
+    task: Task
+    questions: list[str]
     max_tokens: int
-    given: bool = False
+    plain: list[list[int]] = field(init=False, repr=False)
+    prompted: list[list[int]] = field(init=False, repr=False)
+    _given: dict[tuple[Key, range], _Given] = field(init=False, repr=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        chat, trait = self.task.chat, self.task.trait
+        prompts: dict[tuple[int, ...], str] = {}
+        for question in self.questions:
+            prompts.setdefault(tuple(chat.prompt(question, trait)), question)
+        self.questions = [*prompts.values()]
+        self.prompted = [list(prompt) for prompt in prompts]
+        self.plain = [chat.prompt(question) for question in self.questions]
 
     @classmethod
     def of(cls, task: Task, questions: Sequence[str], progress: Done) -> Yardstick:
-        """Measure the prompt on at most N_MEASURED of the questions."""
-        chat, coherence = task.chat, task.recipe.coherence
-        measured = [questions[i] for i in spread(len(questions), N_MEASURED)]
-        plain, prompted = ([chat.prompt(q, system) for q in measured] for system in (None, task.trait))
-        max_tokens = min(task.recipe.max_tokens, _MEASURED_TOKENS)
-        replies = chat.replies(
-            prompted, max_tokens, repeat_penalty=REPEAT_PENALTY, progress=portion(progress, 0, 0.6, 1)
-        )
-        scores = score(chat, replies, plain, prompted)
-        target = scores.mean("coherence") if coherence is None else coherence
-        return cls(plain, prompted, scores, target, max_tokens, coherence is not None)
+        """Measure the prompt on the first of the questions; one that occurs twice is asked once.
+
+        Raises LearnError for no questions.
+        """
+        if not questions:
+            raise LearnError("strength: no questions, expected some that nothing is learnt from")
+        yardstick = cls(task, list(questions), min(task.recipe.max_tokens, _MEASURED_TOKENS))
+        yardstick.given(None, batches(len(yardstick.questions))[0], progress)
+        return yardstick
+
+    @property
+    def scores(self) -> Scores:
+        """Of the prompted replies so far."""
+        each = [given.scores for (key, _), given in self._given.items() if key is None]
+        return Scores.joined([scores for scores in each if scores is not None])
 
     @property
     def heeded(self) -> bool:
         """Whether the model heeds the sentence as a system prompt."""
         return self.scores.mean("trait") >= HEEDED
 
-    def unsteered_coherence(self, chat: Chat) -> float:
-        """The unsteered model's coherence on the same questions, nats per token."""
-        with chat.llm.steered([]):
-            replies = chat.replies(self.plain, self.max_tokens, repeat_penalty=REPEAT_PENALTY)
-        return score(chat, replies, self.plain, self.prompted).mean("coherence")
+    def given(self, key: Key, batch: range, progress: Done = no_progress) -> _Given:
+        """The prompted replies to a batch of the questions (key None), or the unsteered ones (0)."""
+        if (key, batch) not in self._given:
+            self._given[key, batch] = self.answered(SteeringPlan(), batch, key is None, progress)
+        return self._given[key, batch]
 
-    def dose(self, chat: Chat, bundle: Bundle, likeliest: float, progress: Done) -> Dose:
-        """The largest strength that keeps the target, searched around the likeliest one, from above.
+    def answered(
+        self, plan: SteeringPlan, batch: range, prompt: bool = False, progress: Done = no_progress
+    ) -> _Given:
+        """Replies under the plan to a batch of the questions, with the prompt or without."""
+        chat = self.task.chat
+        plain, prompted = ([each[i] for i in batch] for each in (self.plain, self.prompted))
+        try:
+            with chat.llm.steered(plan):
+                replies = chat.replies(
+                    prompted if prompt else plain,
+                    self.max_tokens,
+                    repeat_penalty=REPEAT_PENALTY,
+                    progress=portion(progress, 0, 0.6, 1),
+                )
+        except SteeringOverflow:
+            return _Given([], None)
+        unsteered = None if plan else "prompted" if prompt else "plain"
+        return _Given(replies, score(chat, replies, plain, prompted, unsteered))
 
-        Steering need not be more coherent than the unsteered model. If no strength keeps the prompt's
-        coherence, nor does the unsteered model (such as a base model whose prompt has examples), the
-        unsteered model's coherence becomes the target.
-        """
-        dose = self._search(chat, bundle, likeliest, self.target, progress)
-        if dose.reached or self.given:
-            return dose
-        own = self.unsteered_coherence(chat)
-        return dose if own <= self.target else self._search(chat, bundle, likeliest, own, progress)
+    def relevance(self, given: _Given, batch: range) -> F64:
+        """The relevance of replies to a batch of the questions; 0 if steering overflowed."""
+        if given.scores is None:
+            return np.zeros(len(batch))
+        questions, own = [self.questions[i] for i in batch], [one.prompted for one in given.scores.by_token]
+        task = self.task
+        return relevance(task.chat, task.trait, questions, given.replies, among=MIN_QUESTIONS, own=own).nats
 
-    def _search(self, chat: Chat, bundle: Bundle, likeliest: float, target: float, progress: Done) -> Dose:
-        return strength_at(
-            chat,
-            bundle,
-            self.plain,
-            self.prompted,
-            target,
-            min_distinct2=DISTINCT * self.scores.mean("distinct2"),
-            lo=round(likeliest * _LOWEST, 2),
-            hi=round(likeliest * _HIGHEST, 2),
-            scan=3,
-            steps=2,
-            beyond=2,
-            max_tokens=self.max_tokens,
-            progress=progress,
-        )
+    def dose(self, bundle: Bundle, around: float, progress: Done) -> Dose:
+        """The largest strength that keeps to the bounds, searched from `around` on."""
+        asked = _Asked(self, SteeringPlan.of([(bundle, 1.0, None)]))
+        n, target = len(self.questions), self.task.recipe.coherence
+        return search(asked, n, around, target=target, progress=progress)
+
+
+@dataclass(frozen=True, slots=True)
+class _Given:
+    """Replies and their scores; no scores if steering overflowed."""
+
+    replies: list[Reply]
+    scores: Scores | None
+
+
+@dataclass(slots=True, eq=False)
+class _Asked:
+    """What the search asks: the yardstick's questions under multiples of a plan."""
+
+    yardstick: Yardstick
+    unit: SteeringPlan
+    _given: dict[tuple[float, range], _Given] = field(default_factory=dict)
+
+    def prompted(self, questions: range) -> Answers:
+        return _answers(self._replies(None, questions), len(questions))
+
+    def steered(self, strength: float, questions: range) -> Answers:
+        return _answers(self._replies(strength, questions), len(questions))
+
+    def relevance(self, strength: float | None, questions: range) -> F64:
+        return self.yardstick.relevance(self._replies(strength, questions), questions)
+
+    def _replies(self, key: Key, batch: range) -> _Given:
+        if not key:
+            return self.yardstick.given(key, batch)
+        if (key, batch) not in self._given:
+            self._given[key, batch] = self.yardstick.answered(self.unit * key, batch)
+        return self._given[key, batch]
+
+
+def _answers(given: _Given, n: int) -> Answers:
+    if given.scores is None:
+        return Answers(np.full(n, np.nan), np.full(n, np.inf), np.zeros(n))
+    scores = given.scores
+    return Answers(*(np.array(each) for each in (scores.trait, scores.coherence, scores.distinct2)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,11 +176,6 @@ class Tuned:
     fits: dict[int, BlockFit]
     dose: Dose
 
-    @property
-    def trait(self) -> float:
-        """The trait on training questions at the chosen strength, from the smooth curve; nats per token."""
-        return self.dose.smoothed.trait
-
 
 def tune(
     task: Task,
@@ -137,38 +184,20 @@ def tune(
     yardstick: Yardstick,
     progress: Done = no_progress,
 ) -> Tuned:
-    """All fits, or with the recipe's `blocks` "one" only the best, at the yardstick's coherence."""
-    chosen, some = dict(fits), [pairs[i] for i in spread(len(pairs), _N_PAIRS)]
-    first, second = portion(progress, 0, 1, 2), portion(progress, 1, 1, 2)
+    """All fits, or with `blocks` "one" the best one, at the strength that the yardstick gives."""
+    chosen, first = dict(fits), portion(progress, 0, 1, 4)
     if task.recipe.blocks == "one":
-        best = _best_block(task, chosen, some, first)
+        best = best_block(task, chosen, pairs, first)
         chosen = {best: chosen[best]}
-    around = _likeliest(task.chat, task.bundle(chosen), some, first)
-    return at_coherence(task, chosen, yardstick, around, second)
+    around = _likeliest(task.chat, task.bundle(chosen), _some(pairs), first)
+    return at_coherence(task, chosen, yardstick, around, portion(progress, 1, 3, 4))
 
 
 def at_coherence(
     task: Task, fits: Mapping[int, BlockFit], yardstick: Yardstick, around: float, progress: Done
 ) -> Tuned:
-    """The fits at the yardstick's coherence. around: the strength around which to search."""
-    return Tuned(dict(fits), yardstick.dose(task.chat, task.bundle(fits), around, progress))
-
-
-def better(closed: Tuned, trained: Tuned) -> Tuned:
-    """The one with more trait at equal coherence; one that does not reach the coherence loses.
-
-    Training lowers its own objective, which need not increase the trait (docs/log.md), so both are measured.
-    """
-    return max(trained, closed, key=lambda one: (one.dose.reached, math.isfinite(one.trait), one.trait))
-
-
-def kept_facts(closed: Tuned, trained: Tuned) -> dict[str, Any]:
-    """Facts for the manifest: which one was kept, and the trait of each; None if steering overflowed."""
-    traits = {"closed": closed.trait, "trained": trained.trait}
-    return {
-        "kept": better(closed, trained) is trained,
-        "trait": {name: round(trait, 4) if math.isfinite(trait) else None for name, trait in traits.items()},
-    }
+    """The fits at the strength that the yardstick gives. around: where the search begins."""
+    return Tuned(dict(fits), yardstick.dose(task.bundle(fits), around, progress))
 
 
 def strength_range(dose: Dose, both_ways: bool) -> StrengthRange:
@@ -177,7 +206,23 @@ def strength_range(dose: Dose, both_ways: bool) -> StrengthRange:
     return StrengthRange(dose.strength, -highest if both_ways else 0.0, highest)
 
 
+def best_block(
+    task: Task, fits: Mapping[int, BlockFit], pairs: Sequence[Pair], progress: Done = no_progress
+) -> int:
+    """The single block whose steering best predicts the replies, at the better of two strengths."""
+    losses: dict[int, float] = {}
+    for done, (block, fit) in enumerate(fits.items()):
+        progress(done / len(fits))
+        bundle = task.bundle({block: fit})
+        losses[block] = min(_steered_nll(task.chat, bundle, s, _some(pairs)) for s in _GRID[1::2])
+    return min(losses, key=lambda block: (losses[block], block))
+
+
 # -- the likelihood of prompted replies --------------------------------------------------------------
+
+
+def _some(pairs: Sequence[Pair]) -> list[Pair]:
+    return [pairs[i] for i in spread(len(pairs), _N_PAIRS)]
 
 
 def _steered_nll(chat: Chat, bundle: Bundle, strength: float, pairs: Sequence[Pair]) -> float:
@@ -219,13 +264,3 @@ def lowest(xs: Sequence[float], ys: Sequence[float]) -> float:
         return float(xs[int(np.argmin(ys))])
     vertex = b - 0.5 * ((b - a) * left - (b - c) * right) / (left - right)
     return float(min(max(vertex, xs[0]), xs[-1]))
-
-
-def _best_block(task: Task, fits: Mapping[int, BlockFit], pairs: Sequence[Pair], progress: Done) -> int:
-    """The single block whose steering best predicts the replies, at the better of two strengths."""
-    losses: dict[int, float] = {}
-    for done, (block, fit) in enumerate(fits.items()):
-        progress(done / len(fits))
-        bundle = task.bundle({block: fit})
-        losses[block] = min(_steered_nll(task.chat, bundle, strength, pairs) for strength in _GRID[1::2])
-    return min(losses, key=lambda block: (losses[block], block))

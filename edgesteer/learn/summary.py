@@ -12,6 +12,7 @@ import numpy as np
 from edgesteer.evaluate import Table
 from edgesteer.evaluate.dose import Dose, Point
 from edgesteer.learn.fit import BlockFit
+from edgesteer.learn.forecast import Forecast
 from edgesteer.learn.pairs import Pair
 from edgesteer.learn.strength import Yardstick
 
@@ -20,44 +21,49 @@ from edgesteer.learn.strength import Yardstick
 class LearnSummary:
     """Trait and coherence are those of generate.measures, nats per token, under the unsteered model.
 
-    method: the recipe's label. layers: how many blocks are steered.
+    method: the recipe's label, with +KL if a trainer learnt. effort: a name in EFFORTS. layers: how many
+        blocks are steered. questions: how many were learnt from.
     sampled, kept, dropped: number of replies, dropped ones by reason. tokens: of the kept replies.
-    explained: mean over the blocks of the share of |delta|^2 that the fit accounts for.
+    forecast: whether the trait was expected to learn well; None if too few replies were good enough.
+    explained: mean over the blocks of the share of |delta|^2 that the closed form accounts for; None with a
+        trainer.
     strength, dose: the default, and the curve that it was chosen from. prompted: greedy prompted replies to
-        the same training questions.
+        the same questions.
     table: the head-to-head on held-out questions; None if there was none.
     emphasised: whether the sentence was repeated after the question when replies were sampled.
-    written: how many questions the model wrote; None if it was not asked to.
-    refined: the trainer's facts, and whether its fits were kept; empty without a trainer.
+    trained: the trainer's facts; empty without one.
     seconds: of each stage. pairs: the replies that were learnt from.
     """
 
     method: str
+    effort: str
     strength: float
     layers: int
+    questions: int
     sampled: int
     kept: int
     dropped: dict[str, int]
     tokens: int
-    explained: float
+    forecast: Forecast | None
+    explained: float | None
     dose: Dose
     prompted: Point
     table: Table | None
     emphasised: bool
-    written: int | None
-    refined: dict[str, Any]
+    trained: dict[str, Any]
     seconds: dict[str, float]
     pairs: tuple[Pair, ...] = dataclasses.field(repr=False)
 
     @property
     def steered(self) -> Point:
-        """The curve's point at the default strength."""
+        """The figures at the default strength, read from the curve."""
         return self.dose.point
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, rounded."""
         return {
             "method": self.method,
+            "effort": self.effort,
             "strength": self.strength,
             "layers": self.layers,
             **self.training(),
@@ -69,22 +75,28 @@ class LearnSummary:
     def training(self) -> dict[str, Any]:
         """The manifest's `training`, without the recipe."""
         return {
+            "questions": self.questions,
             "sampled": self.sampled,
             "kept": self.kept,
             "dropped": dict(self.dropped),
             "tokens": self.tokens,
-            "explained": round(self.explained, 4),
-            **({} if self.written is None else {"written_questions": self.written}),
-            **({"refined": self.refined} if self.refined else {}),
+            **({} if self.forecast is None else {"forecast": dataclasses.asdict(self.forecast)}),
+            **({} if self.explained is None else {"explained": round(self.explained, 4)}),
+            **({"trained": self.trained} if self.trained else {}),
         }
 
     def evaluation(self) -> dict[str, Any]:
         """The manifest's `evaluation`, without the head-to-head."""
         return {
-            "training questions": {
+            "strength questions": {
                 "steered": _point(self.steered),
                 "prompted": _point(self.prompted),
-                "target_coherence": round(self.dose.target_coherence, 4),
+                "target_coherence": _rounded(self.dose.target_coherence),
+                "min_distinct2": _rounded(self.dose.min_distinct2),
+                "min_relevance": _rounded(self.dose.min_relevance),
+                "interval": [self.dose.low, self.dose.high],
+                "bound": self.dose.bound,
+                "questions": self.dose.questions,
                 "reached": self.dose.reached,
                 "curve": [_point(point) for point in self.dose.curve],
             }
@@ -110,7 +122,7 @@ def head_to_head_facts(table: Table) -> dict[str, Any]:
     return {"head-to-head": {"questions": len(table.questions), "max_tokens": table.max_tokens, **rows}}
 
 
-_BULKY = ("name", "replies", "scores", "by_reply", "dose", "judged")
+_BULKY = ("name", "replies", "scores", "by_reply", "judged")
 
 
 def _point(point: Point) -> dict[str, float | None]:

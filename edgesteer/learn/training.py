@@ -1,11 +1,12 @@
-"""Train closed-form fits further by gradients: on the teacher's replies, then on the steered model's own.
+"""Train steering by gradients: on the teacher's replies, then on the steered model's own as well.
 
-In:  fits, pairs, a Trainer that knows the model. Out: fits, and facts for the manifest.
+In:  pairs, a Trainer that knows the model. Out: fits, and facts for the manifest.
 
-A gate that has only read the prompted model's replies meets other text as soon as it steers. So with KL,
-which compares distributions after any text, the quantized model answers the same questions again, steered by
-the trained fits, and training continues on those replies (on-policy distillation, arXiv 2306.13649).
-docs/log.md says what that gains.
+The objective is the KL divergence from the prompted model's next-token distribution, which can be compared
+after any text. A gate that has only read the prompted model's replies meets other text as soon as it steers.
+So the quantized model answers the same questions again, steered by the trained fits, and training continues
+on both kinds of replies (on-policy distillation, arXiv 2306.13649). A few questions are held out: the fits
+that are kept are those with the lowest KL on the replies to them. docs/log.md says what each step gains.
 """
 
 from __future__ import annotations
@@ -15,128 +16,119 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 from edgesteer.errors import SteeringOverflow
-from edgesteer.generate.progress import Done, Stages, portion
+from edgesteer.generate.progress import Done, Stages, portion, spread
+from edgesteer.learn.contrast import steered_blocks
 from edgesteer.learn.fit import BlockFit
 from edgesteer.learn.pairs import Pair
+from edgesteer.learn.recipe import EFFORTS
 from edgesteer.learn.sampling import reply_stream
 from edgesteer.learn.task import Task
 from edgesteer.scope import BIT, scope_bits
 
-# Rough shares of the time, in the units of `api`.
-_REFINE, _OWN_REPLIES, _REFINE_AGAIN = 60, 12, 36
-TRAINING = _REFINE + _OWN_REPLIES + _REFINE_AGAIN
+# Rough shares of the time.
+_TRAIN, _OWN_REPLIES, _TRAIN_AGAIN = 60, 30, 110
+TRAINING = _TRAIN + _OWN_REPLIES + _TRAIN_AGAIN
 
-# Objectives that can be trained on replies that the teacher did not write.
-_ON_POLICY = ("kl",)
+# One question of so many is held out, and at most as many as the second number.
+_ONE_OF, _MOST_HELD = 10, 12
 
 
 class Trainer(Protocol):
-    """Trains the fits of `learn` further by gradients; it knows the model that they belong to."""
+    """Trains steering by gradients; it knows the model that the pairs belong to."""
 
     def __call__(
         self,
-        fits: Mapping[int, BlockFit],
         pairs: Sequence[Pair],
+        held: Sequence[Pair],
         *,
-        objective: str,
-        scope: str,
+        blocks: Sequence[int],
+        gated: bool,
+        steps: range,
+        total: int,
+        start: Mapping[int, BlockFit] | None,
         starts: Sequence[int] | None,
         seed: int,
-        guided: bool,
-        again: bool,
         progress: Done,
     ) -> tuple[dict[int, BlockFit], dict[str, Any]]:
-        """The trained fits, each with mean coefficient 1, and facts for the manifest's `refined`.
+        """The trained fits, each with mean coefficient 1, and facts for the manifest.
 
         The same arguments give the same results.
 
-        pairs: their tokens and signs are used.
-        starts: where scope `conversation` begins in each plain prompt; None for scope `response`, which
-            begins at the last token.
-        guided: whether to follow a teacher that goes further than the prompt.
-        again: whether this is the second, shorter training of the fits.
+        pairs, held: to train on, and to choose by when to stop; their tokens and signs are used.
+        gated: whether each block has a gate, or is steered by a constant.
+        steps: which of all `total` steps to take; the rate falls to 0 over the total.
+        start: fits to go on from; None for a random start.
+        starts: where scope `conversation` begins in the plain prompts of pairs and held; None for scope
+            `response`, which begins at the last token.
         """
         ...
 
 
 def train(
-    task: Task,
-    fits: dict[int, BlockFit],
-    pairs: Sequence[Pair],
-    trainer: Trainer,
-    *,
-    emphasis: bool,
-    guided: bool,
-    measured: Sequence[Sequence[int]],
-    stages: Stages,
+    task: Task, pairs: Sequence[Pair], trainer: Trainer, stages: Stages
 ) -> tuple[dict[int, BlockFit], dict[str, Any]]:
-    """The trained fits, and the trainer's facts, those of the training on own replies under "own".
+    """The trained fits, and the trainer's facts, those of the second training under "own"."""
+    recipe, (used, held) = task.recipe, _split(pairs)
+    every = steered_blocks(task.chat.llm.model_info.n_layer)
+    first, second = EFFORTS[recipe.effort].steps
+    blocks = [recipe.blocks] if isinstance(recipe.blocks, int) else every
 
-    emphasis: whether the pairs' replies were sampled with emphasis.
-    guided: whether to follow a teacher that goes further than the prompt. This helps only if the model hardly
-        heeds the prompt; otherwise it costs coherence.
-    measured: plain prompts of the questions that strengths are measured on, see `without_measured`.
-    """
-    pairs = _behind_system_prompt(task, without_measured(pairs, measured), emphasis)
-
-    def trained(start: dict[int, BlockFit], pairs: Sequence[Pair], again: bool) -> Any:
+    def trained(
+        start: dict[int, BlockFit] | None,
+        pairs: Sequence[Pair],
+        held: Sequence[Pair],
+        steps: range,
+        done: Done,
+    ) -> tuple[dict[int, BlockFit], dict[str, Any]]:
         return trainer(
-            start,
             pairs,
-            objective=str(task.recipe.refine),
-            scope=task.recipe.scope,
-            starts=_scope_starts(task, pairs),
-            seed=task.recipe.seed,
-            guided=guided,
-            again=again,
-            progress=stages.enter(*(("refine again", _REFINE_AGAIN) if again else ("refine", _REFINE))),
+            held,
+            blocks=blocks if start is None else list(start),
+            gated=recipe.method == "psr",
+            steps=steps,
+            total=first + second,
+            start=start,
+            starts=_scope_starts(task, [*pairs, *held]),
+            seed=recipe.seed,
+            progress=done,
         )
 
-    fits, facts = trained(fits, pairs, again=False)
-    if task.recipe.refine in _ON_POLICY and (own := _own_replies(task, fits, pairs, stages)):
-        fits, facts_again = trained(fits, own, again=True)
-        facts = {**facts, "own": facts_again}
+    fits, facts = trained(None, used, held, range(first), stages.enter("train", _TRAIN))
+    progress = stages.enter("own replies", _OWN_REPLIES)
+    own = _own_replies(task, fits, [*used, *held], progress) if second else []
+    if own:
+        questions = {pair.question for pair in held}
+        own_used, own_held = ([p for p in own if (p.question in questions) is h] for h in (False, True))
+        steps, done = range(first, first + second), stages.enter("train again", _TRAIN_AGAIN)
+        fits, again = trained(fits, [*used, *own_used], [*held, *own_held], steps, done)
+        facts = {**facts, "own": again}
     return fits, facts
 
 
-def without_measured(pairs: Sequence[Pair], measured: Sequence[Sequence[int]]) -> list[Pair]:
-    """The pairs whose plain prompt is not in `measured`, or all pairs if fewer than two thirds would be left.
-
-    Gates do better on questions whose replies they were trained on than on others.
-    """
-    prompts = {tuple(prompt) for prompt in measured}
-    kept = [pair for pair in pairs if tuple(pair.plain) not in prompts]
-    return kept if 3 * len(kept) >= 2 * len(pairs) else list(pairs)
+def _split(pairs: Sequence[Pair]) -> tuple[list[Pair], list[Pair]]:
+    """The pairs to train on, and those to hold out: whole questions, spread over the list."""
+    questions = list(dict.fromkeys(pair.question for pair in pairs))
+    n = min(len(questions) // _ONE_OF, _MOST_HELD)
+    held = {questions[i] for i in spread(len(questions), n)} if n else set()
+    return [p for p in pairs if p.question not in held], [p for p in pairs if p.question in held]
 
 
-def _behind_system_prompt(task: Task, pairs: Sequence[Pair], emphasis: bool) -> list[Pair]:
-    """The pairs with the system prompt alone, unless the recipe asks for emphasis.
-
-    That prompt's coherence is the target. If steering is trained on emphasised prompts, it is too strong, and
-    at the strengths that are coherent enough it shows less of the trait (docs/log.md).
-    """
-    recipe = task.recipe
-    if recipe.emphasis == "always" or not emphasis:
-        return list(pairs)
-    sentences = {1: task.trait, -1: recipe.opposite or ""}
-    return [replace(p, prompted=task.chat.prompt(p.question, sentences[p.sign])) for p in pairs]
-
-
-def _own_replies(task: Task, fits: dict[int, BlockFit], pairs: Sequence[Pair], stages: Stages) -> list[Pair]:
-    """The pairs with the steered model's replies, at the strength that was trained; pairs without a reply are
-    dropped. Empty if steering overflows."""
+def _own_replies(
+    task: Task, fits: dict[int, BlockFit], pairs: Sequence[Pair], progress: Done
+) -> list[Pair]:
+    """For each question and sign a pair with the steered model's reply at the trained strength; those
+    without a reply are dropped. Empty if steering overflows."""
     recipe, bundle, own = task.recipe, task.bundle(fits), list[Pair]()
     signs = sorted({pair.sign for pair in pairs}, reverse=True)
-    progress = stages.enter("own replies", _OWN_REPLIES)
     for done, sign in enumerate(signs):
-        side = [pair for pair in pairs if pair.sign == sign]
+        side = [*{pair.question: pair for pair in pairs if pair.sign == sign}.values()]
         try:
             with task.chat.llm.steered(bundle, sign):
                 replies = task.chat.replies(
                     [pair.plain for pair in side],
                     recipe.max_tokens,
                     recipe.temperature,
-                    [reply_stream(recipe.seed, pair.question, sign, recipe.best_of) for pair in side],
+                    [reply_stream(recipe.seed, pair.question, sign, 1) for pair in side],
                     progress=portion(progress, done, 1, len(signs)),
                 )
         except SteeringOverflow:

@@ -109,6 +109,12 @@ def hanging(head: str, text: str, width: int) -> Iterator[str]:
         yield f"{head if i == 0 else ' ' * len(head)}{isolate(shown)}"
 
 
+def paragraphs(texts: Iterable[str], width: int) -> Iterator[str]:
+    """Each text made visible and wrapped, beginning on a line of its own."""
+    for text in texts:
+        yield from hanging("", text, width)
+
+
 # -- tables ----------------------------------------------------------------------------------------
 
 

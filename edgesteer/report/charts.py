@@ -9,8 +9,8 @@ black and white. Raises ValueError if there is nothing to draw.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 from markupsafe import Markup
 
@@ -270,3 +270,11 @@ def _cell(at: tuple[float, float, float, float], value: float | None, full: floa
         style=style,
         class_="grid",
     )
+
+
+def drawn(draw: Callable[..., Drawing], *args: Any, **options: Any) -> Drawing | None:
+    """The chart, or None if there is nothing to draw."""
+    try:
+        return draw(*args, **options)
+    except ValueError:
+        return None

@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import math
-import textwrap
 from collections.abc import Iterator
 
 from edgesteer.evaluate.conversation_table import BEGINNING, ConversationRow, ConversationTable
-from edgesteer.evaluate.intervals import Estimate
+from edgesteer.report.cells import paragraphs
 from edgesteer.report.cells import table as columns
+from edgesteer.report.measures import interval, number, strength
 
 _WIDTH = 100
 _NAME = 18  # columns of a row's name
 _HEAD = ("", "strength ", "trait kept", "of the prompt's", "coherence - prompt", "equal", "alike")
 _WIDTHS = (_NAME, 9, 17, 20, 21, 7, 7)
-_BY_TURN = {"trait": 2, "coherence": 2, "judge": 2, "words": 0, "begins": 2}  # measures and their decimals
+# Measures and their decimals.
+BY_TURN = {
+    "trait": 2,
+    "coherence": 2,
+    "judge": 2,
+    "judge: alignment": 0,
+    "judge: coherence": 0,
+    "words": 0,
+    "begins": 2,
+}
 
 
 def lines(table: ConversationTable) -> Iterator[str]:
@@ -22,8 +31,9 @@ def lines(table: ConversationTable) -> Iterator[str]:
     figures = [_figures(row) for row in table.rows]
     yield from columns(_HEAD, figures, widths=_WIDTHS, left=(0, 2, 3, 4), gap=0)
     sizes = (_NAME, *[7] * table.turns)
-    for name, decimals in _BY_TURN.items():
-        rows = [(row.name, *_by_turn(row, name, decimals)) for row in table.rows if name in row.turns]
+    for name, decimals in BY_TURN.items():
+        shown = [row for row in table.rows if name in row.turns]
+        rows = [(row.name, *(number(one.value, decimals) for one in row.turns[name])) for row in shown]
         if not rows:
             continue
         yield ""
@@ -33,8 +43,7 @@ def lines(table: ConversationTable) -> Iterator[str]:
         else:
             yield from columns(head, rows, most=_NAME, width=_WIDTH)
     yield ""
-    for note in notes(table):
-        yield from textwrap.wrap(note, _WIDTH)
+    yield from paragraphs(notes(table), _WIDTH)
 
 
 def notes(table: ConversationTable) -> list[str]:
@@ -49,6 +58,11 @@ def notes(table: ConversationTable) -> list[str]:
         f"in {last}. equal: replies that equal an earlier one of their conversation; alike: those with the "
         f"same first {BEGINNING} words; begins: their share in each turn.",
     ]
+    shares = [share for row in table.rows for share in (row.trait_kept, row.of_prompt)]
+    if any(math.isfinite(share.value) and math.isnan(share.low) for share in shares):
+        out.append("A share has no interval where the trait that it is a share of may well be none.")
+    if table.judge:
+        out.append(f"{table.judge.summary[:1].upper()}{table.judge.summary[1:]}.")
     for row in table.rows:
         out += [f"{row.name}: {row.n_empty} empty replies."] if row.n_empty else []
         out += [f"{row.name}: {note}." for note in row.notes]
@@ -58,28 +72,10 @@ def notes(table: ConversationTable) -> list[str]:
 def _figures(row: ConversationRow) -> tuple[str, ...]:
     return (
         row.name,
-        "" if row.strength is None else f"{row.strength:.3g} ",
-        _percent(row.trait_kept),
-        _percent(row.of_prompt),
-        _interval(row.over_turns_minus_prompt["coherence"]),
+        f"{strength(row.strength)} ",
+        interval(row.trait_kept, 0, factor=100, unit="%"),
+        interval(row.of_prompt, 0, factor=100, unit="%"),
+        interval(row.over_turns_minus_prompt["coherence"]),
         f"{row.n_equal}/{row.n_replies}",
         f"{row.n_begin_alike}/{row.n_replies}",
     )
-
-
-def _by_turn(row: ConversationRow, name: str, decimals: int) -> list[str]:
-    return [_number(each.value, decimals) for each in row.turns[name]]
-
-
-def _percent(share: Estimate) -> str:
-    return _interval(Estimate(100 * share.value, 100 * share.low, 100 * share.high), 0, "%")
-
-
-def _interval(estimate: Estimate, decimals: int = 2, unit: str = "") -> str:
-    value, low, high = (_number(one, decimals) for one in (estimate.value, estimate.low, estimate.high))
-    return value if value == "." else f"{value}{unit} [{low}, {high}]"
-
-
-def _number(value: float, decimals: int = 2) -> str:
-    """A dot for what has no value."""
-    return f"{value:.{decimals}f}" if math.isfinite(value) else "."

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from edgesteer.evaluate import Row, Table
-from edgesteer.evaluate.intervals import Estimate
+from edgesteer.evaluate.controls import GUIDED, RANDOM
+from edgesteer.evaluate.snapshot import SnapshotCost
 from edgesteer.report import cells
 from edgesteer.report.cells import table as columns
+from edgesteer.report.measures import interval, number, strength
 
 _WIDTH = 100
 _NAME, _CELL = 18, 31  # columns of a row's name and of an estimate
@@ -29,7 +30,7 @@ def lines(table: Table) -> Iterator[str]:
     prompt = table.rows[1]
     for key in ("trait", "coherence", *extra(table)):
         rows = [
-            (row.name, _cell(row.estimates[key]), "" if row is prompt else _cell(row.minus_prompt[key]))
+            (row.name, interval(row.estimates[key]), "" if row is prompt else interval(row.minus_prompt[key]))
             for row in table.rows
         ]
         yield ""
@@ -39,19 +40,21 @@ def lines(table: Table) -> Iterator[str]:
     if any(row.matched for row in table.rows):
         yield from _at_prompts_coherence(table)
     yield from _judged(table)
+    if table.snapshot:
+        yield ""
+        yield from columns(SNAPSHOT_HEAD, snapshot_rows(table.snapshot), width=_WIDTH)
     yield ""
-    for note in notes(table):
-        yield from textwrap.wrap(note, _WIDTH)
+    yield from cells.paragraphs(notes(table), _WIDTH)
 
 
 def _figures(row: Row) -> tuple[str, ...]:
     return (
         row.name,
-        "" if row.strength is None else f"{row.strength:.3g}",
-        f" {_cell(row.estimates['trait'])}",
-        f"{row.coherence:.2f}",
-        f"{row.nll0:.2f}",
-        f"{row.distinct2:.2f}",
+        strength(row.strength),
+        f" {interval(row.estimates['trait'])}",
+        number(row.coherence),
+        number(row.nll0),
+        number(row.distinct2),
         f"{row.words:.1f}",
         f"{row.context_tokens:.0f}",
         "" if row.first_token_seconds is None else f"{row.first_token_seconds:.2f}s",
@@ -62,11 +65,11 @@ def _at_prompts_coherence(table: Table) -> Iterator[str]:
     """Each row's estimates at the prompt's coherence, and the strength that gives it."""
     prompt = table.rows[1]
     for key in ("trait", *extra(table)):
-        rows = [("", "at equal coherence", "", ""), (prompt.name, _cell(prompt.estimates[key]), "", "")]
+        rows = [("", "at equal coherence", "", ""), (prompt.name, interval(prompt.estimates[key]), "", "")]
         for row in table.rows:
             if (at := row.matched) is not None:
-                difference = _cell(at.minus_prompt[key])
-                rows.append((row.name, _cell(at.estimates[key]), difference, f"{at.strength:.3g}"))
+                difference = interval(at.minus_prompt[key])
+                rows.append((row.name, interval(at.estimates[key]), difference, strength(at.strength)))
         head = ("", _heading(key), "minus prompt", "strength")
         yield ""
         yield from columns(head, rows, widths=(_NAME, _CELL, _CELL, 8), left=(0, 1, 2), gap=1)
@@ -76,18 +79,42 @@ def _judged(table: Table) -> Iterator[str]:
     """The alignment that a language model sees, at the coherence that it sees."""
     prompt = table.rows[1]
     for name in dict.fromkeys(name for row in table.rows for name in row.judged):
-        rows = [(prompt.name, _cell(prompt.estimates[ALIGNMENT]), "", "")]
+        rows = [(prompt.name, interval(prompt.estimates[ALIGNMENT]), "", "")]
         for row in table.rows:
             if (at := row.judged.get(name)) is None:
                 continue
             if math.isnan(at.strength):
                 rows.append((row.name, "unsteered is less coherent", "", ""))
             else:
-                own, difference = (_cell(each["alignment"]) for each in (at.estimates, at.minus_prompt))
-                rows.append((row.name, own, difference, f"{at.strength:.3g}"))
+                own, difference = (interval(each["alignment"]) for each in (at.estimates, at.minus_prompt))
+                rows.append((row.name, own, difference, strength(at.strength)))
         head = ("", name, "minus prompt", "strength")
         yield ""
         yield from columns(head, rows, widths=(_NAME, _CELL, _CELL, 8), left=(0, 1, 2), gap=1)
+
+
+SNAPSHOT_HEAD = ("", "kept, tokens", "read before a reply", "first token", "each further token")
+
+
+def snapshot_rows(cost: SnapshotCost) -> list[tuple[str, ...]]:
+    """What it costs and saves to keep the prompt's KV, as cells below SNAPSHOT_HEAD."""
+    size = "" if cost.kv_bytes is None else f" ({cost.kv_bytes / 1e6:.1f} MB)"
+    kept = {"snapshot": f"{cost.cells}{size}"}
+    names = {"unsteered": "unsteered", "prompt": "prompt", "snapshot": "prompt, its KV kept"}
+    return [
+        (
+            shown,
+            kept.get(name, ""),
+            f"{cost.prefill[name]:.0f} tokens",
+            _milliseconds(cost.first_token_seconds, name),
+            _milliseconds(cost.token_seconds, name),
+        )
+        for name, shown in names.items()
+    ]
+
+
+def _milliseconds(seconds: Mapping[str, float] | None, name: str) -> str:
+    return "" if seconds is None else f"{1000 * seconds[name]:.1f} ms"
 
 
 def _heading(key: str) -> str:
@@ -104,10 +131,6 @@ def extra(table: Table) -> list[str]:
     return [key for key in table.rows[0].estimates if key not in others]
 
 
-def _cell(estimate: Estimate) -> str:
-    return f"{estimate.value:.2f} [{estimate.low:.2f}, {estimate.high:.2f}]"
-
-
 def notes(table: Table) -> list[str]:
     """The number of questions, and remarks on rows with unusual figures."""
     out = [f"{len(table.questions)} questions, greedy, at most {table.max_tokens} tokens."]
@@ -117,13 +140,15 @@ def notes(table: Table) -> list[str]:
         out.append(f"If every reply were the same, {table.chance:.0%} would be matched to their questions.")
     if table.judge:
         out.append(f"{table.judge.summary[:1].upper()}{table.judge.summary[1:]}.")
+    if table.snapshot:
+        out.append(
+            f"{RANDOM}: {table.rows[2].name} with other directions of the same norms, which should show no "
+            f"trait. {GUIDED}: log p + strength (log p prompted - log p), two sequences at a time; how far "
+            "the prompt's effect can be amplified. The prompt with its KV kept gives the prompt's replies."
+        )
     for row in table.rows:
         if row.empty:
             out.append(f"{row.name}: {row.empty} empty replies.")
-        if row.dose and not row.dose.reached:
-            out.append(f"{row.name}: no strength was as coherent as the prompt without loops.")
-        elif row.dose and row.dose.limited:
-            out.append(f"{row.name}: the highest strength of its range.")
         if (at := row.matched) and at.limited:
             out.append(
                 f"{row.name}: as coherent as the prompt at the highest strength tried; a higher one might be "

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Iterator, Sequence
 
 from edgesteer.evaluate.facts import FactsTable
-from edgesteer.evaluate.intervals import Estimate
 from edgesteer.evaluate.obedience import Obedience
 from edgesteer.evaluate.shares import Share
-from edgesteer.report.cells import table
+from edgesteer.report.cells import paragraphs, table
+from edgesteer.report.measures import interval, strength
 
 WIDTH = 100
 
@@ -19,9 +18,7 @@ def facts_lines(result: FactsTable, width: int = WIDTH) -> Iterator[str]:
     rows = [(row.name, row.strength, row.accuracy) for row in result.rows]
     yield from _shares("facts, right", rows, width)
     yield ""
-    n = len(result.questions)
-    notes = [f"{n} questions, by likelihood; guesses would be right in {result.chance:.0%}."]
-    yield from _wrapped([*notes, *_unchanged(rows, n)], width)
+    yield from paragraphs(facts_notes(result), width)
 
 
 def obedience_lines(result: Obedience, width: int = WIDTH) -> Iterator[str]:
@@ -29,18 +26,34 @@ def obedience_lines(result: Obedience, width: int = WIDTH) -> Iterator[str]:
     rows = [(row.name, row.strength, row.share) for row in result.rows]
     yield from _shares("instructions, obeyed", rows, width)
     yield ""
-    head = ("obeyed, by kind", "of", *(row.name for row in result.rows))
-    kinds = [
-        (kind, str(n), *(str(row.kinds[kind]) for row in result.rows)) for kind, n in result.kinds.items()
-    ]
-    yield from table(head, kinds, width=width)
+    head, counts = kinds(result)
+    yield from table(("obeyed, by kind", *head[1:]), counts, width=width)
     yield ""
+    yield from paragraphs(obedience_notes(result), width)
+
+
+def kinds(result: Obedience) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """A head, and for each kind of check how many instructions have it, and how many of them are obeyed."""
+    counted = result.kinds.items()
+    rows = [(kind, str(n), *(str(row.kinds[kind]) for row in result.rows)) for kind, n in counted]
+    return ("", "of", *(row.name for row in result.rows)), rows
+
+
+def facts_notes(result: FactsTable) -> list[str]:
+    """What was measured, and rows that changed nothing."""
+    n = len(result.questions)
+    first = f"{n} questions, by likelihood; guesses would be right in {result.chance:.0%}."
+    return [first, *_unchanged([(row.name, row.strength, row.accuracy) for row in result.rows], n)]
+
+
+def obedience_notes(result: Obedience) -> list[str]:
+    """What was measured, replies that were cut, and rows that changed nothing."""
     n = len(result.prompts)
     notes = [f"{n} instructions, greedy, at most {result.max_tokens} tokens."]
     cut = ", ".join(f"{row.name} {row.cut}" for row in result.rows if row.cut)
     if cut:
         notes.append(f"Replies that the limit cut, and that count as they stand: {cut}.")
-    yield from _wrapped([*notes, *_unchanged(rows, n)], width)
+    return [*notes, *_unchanged([(row.name, row.strength, row.share) for row in result.rows], n)]
 
 
 _Rows = Sequence[tuple[str, float | None, Share]]
@@ -53,10 +66,10 @@ def _shares(title: str, rows: _Rows, width: int) -> Iterator[str]:
     yield from table(head, cells, left=(0, 2, 3), width=width)
 
 
-def _cells(name: str, strength: float | None, share: Share) -> tuple[str, ...]:
-    shown = "" if strength is None else f"{strength:.3g}"
-    change = _points(share.minus_unsteered)
-    return name, shown, _percent(share.estimate), change, str(share.lost), str(share.gained)
+def _cells(name: str, at: float | None, share: Share) -> tuple[str, ...]:
+    percent = interval(share.estimate, 1, factor=100, unit=" %")
+    points = interval(share.minus_unsteered, 1, "+", 100)
+    return name, strength(at), percent, points, str(share.lost), str(share.gained)
 
 
 def _unchanged(rows: _Rows, n: int) -> list[str]:
@@ -64,18 +77,3 @@ def _unchanged(rows: _Rows, n: int) -> list[str]:
     if not names:
         return []
     return [f"{', '.join(names)}: no question changed; of others, up to about {3 / n:.1%} might."]
-
-
-def _wrapped(notes: Sequence[str], width: int) -> Iterator[str]:
-    for note in notes:
-        yield from textwrap.wrap(note, width)
-
-
-def _percent(estimate: Estimate) -> str:
-    low, high = 100 * estimate.low, 100 * estimate.high
-    return f"{100 * estimate.value:.1f} % [{low:.1f}, {high:.1f}]"
-
-
-def _points(estimate: Estimate) -> str:
-    low, high = 100 * estimate.low, 100 * estimate.high
-    return f"{100 * estimate.value:+.1f} [{low:+.1f}, {high:+.1f}]"

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Iterator
 
-from edgesteer.evaluate.intervals import Estimate
 from edgesteer.evaluate.transfer import Transfer, Trial
-from edgesteer.report.cells import table
+from edgesteer.report.cells import paragraphs, table
+from edgesteer.report.measures import interval, number, strength
 
 _WIDTH = 100
 _HEAD = ("", "MB", "trait", "minus unsteered", "coherence", "distinct-2")
@@ -16,14 +15,14 @@ _DIFFERENCES = ("", "KL from unsteered", "trait minus", "coherence minus", "KL m
 
 def lines(result: Transfer) -> Iterator[str]:
     """The whole report."""
-    yield from table(_HEAD, [_figures(trial) for trial in result.trials], left=(0, 2, 3, 4))
+    yield from table(_HEAD, [_figures(trial) for trial in result.trials], left=(0, 2, 3, 4), width=_WIDTH)
     yield ""
     first = result.trials[0]
     head = (*_DIFFERENCES[:2], *(f"{name} {first.file_type}" for name in _DIFFERENCES[2:]))
-    yield from table(head, [_differences(trial, first) for trial in result.trials], left=range(5))
+    rows = [_differences(trial, first) for trial in result.trials]
+    yield from table(head, rows, left=range(5), width=_WIDTH)
     yield ""
-    for note in notes(result):
-        yield from textwrap.wrap(note, _WIDTH)
+    yield from paragraphs(notes(result), _WIDTH)
 
 
 def notes(result: Transfer) -> list[str]:
@@ -32,8 +31,9 @@ def notes(result: Transfer) -> list[str]:
     learnt = f", learnt on {result.learnt_on}" if result.learnt_on else ""
     copies = [trial.file_type for trial in result.trials if trial.copy]
     return [
-        f"{result.bundle} at strength {result.strength:.3g}{learnt}. {n} question{'s' if n > 1 else ''}, "
-        f"greedy, at most {result.max_tokens} tokens; 95 % intervals over the questions.",
+        f"{result.bundle} at strength {strength(result.strength)}{learnt}. "
+        f"{n} question{'s' if n > 1 else ''}, greedy, at most {result.max_tokens} tokens; 95 % intervals "
+        "over the questions.",
         f"Requantized from {given}: {', '.join(copies)}." if copies else "No copy was tried.",
     ]
 
@@ -42,20 +42,16 @@ def _figures(trial: Trial) -> tuple[str, ...]:
     return (
         trial.file_type,
         f"{trial.file_bytes / 1e6:.1f}",
-        _cell(trial.estimates["trait"]),
-        _cell(trial.minus_unsteered["trait"]),
-        _cell(trial.estimates["coherence"]),
-        f"{trial.estimates['distinct2'].value:.2f}",
+        interval(trial.estimates["trait"]),
+        interval(trial.minus_unsteered["trait"]),
+        interval(trial.estimates["coherence"]),
+        number(trial.estimates["distinct2"].value),
     )
 
 
 def _differences(trial: Trial, first: Trial) -> tuple[str, ...]:
     return (
         trial.file_type,
-        _cell(trial.estimates["kl"]),
-        *("" if trial is first else _cell(trial.minus_first[key]) for key in ("trait", "coherence", "kl")),
+        interval(trial.estimates["kl"]),
+        *("" if trial is first else interval(trial.minus_first[key]) for key in ("trait", "coherence", "kl")),
     )
-
-
-def _cell(estimate: Estimate) -> str:
-    return f"{estimate.value:.2f} [{estimate.low:.2f}, {estimate.high:.2f}]"

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import math
 import os
 import shutil
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import llama_cpp.llama_cpp as llama_h
 
 from edgesteer.bundle.model import model_files
 from edgesteer.errors import InputError, ModelError, OutputError
+from edgesteer.file_lock import lock
 from edgesteer.runtime.opening import opening
+
+_PREFIX = "edgesteer-copies-"
 
 # llama.cpp's number of each type that needs no importance matrix, and about how many bits a weight takes.
 _TYPES = {
@@ -68,6 +74,40 @@ def requantize(
         except BaseException:
             Path(target).unlink(missing_ok=True)
             raise
+
+
+@contextlib.contextmanager
+def folder_for_copies(inside: str | os.PathLike[str] | None = None) -> Iterator[Path]:
+    """A new folder, deleted at the end. What an earlier process left here that was killed is deleted first.
+
+    inside: the folder that holds it; None for the system's temporary folder.
+    Raises OutputError where no folder can be made.
+    """
+    try:
+        made = tempfile.TemporaryDirectory(prefix=_PREFIX, dir=inside)
+    except OSError as error:
+        raise OutputError(
+            f"{inside or 'the temporary folder'}: no folder for copies can be made ({error.strerror}); "
+            "set TMPDIR to another one"
+        ) from None
+    with made as name:
+        folder = Path(name)
+        for left in folder.parent.glob(f"{_PREFIX}*/lock"):
+            with contextlib.suppress(OSError):  # in use, or another user's
+                _remove_unlocked(left)
+        with (folder / "unlocked").open("wb") as file:
+            with contextlib.suppress(OSError):  # a file system without locks
+                lock(file)
+                (folder / "unlocked").rename(folder / "lock")
+            yield folder
+
+
+def _remove_unlocked(left: Path) -> None:
+    """Delete the folder of a lock file that no process has locked."""
+    if left.is_file():  # a pipe would block
+        with left.open("rb") as file:
+            lock(file)
+            shutil.rmtree(left.parent)
 
 
 def _check_room(source: str | os.PathLike[str], target: Path, bits: float) -> None:

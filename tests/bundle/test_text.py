@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgesteer.bundle import spans
-from edgesteer.bundle.card import words
+from edgesteer.bundle.card import entries, words
 
 
 @pytest.mark.parametrize(
@@ -20,6 +20,8 @@ from edgesteer.bundle.card import words
             [{"strength": 1.35, "trait": 0.3106}, {"strength": 1.62}],
             "strength 1.35, trait 0.3106; strength 1.62",
         ),
+        ({"value": 0.51, "low": 0.25, "high": 1.0}, "0.51 [0.25, 1]"),
+        ({"value": None, "low": None, "high": None}, "none"),
         ({}, "none"),
         ([], "none"),
         (None, "none"),
@@ -46,3 +48,8 @@ def test_spans_name_exactly_their_blocks(blocks: set[int]) -> None:
 
 def test_runs_are_drawn_together() -> None:
     assert spans([1, 2, 3, 7]) == "1-3, 7"
+
+
+def test_nested_values_are_lines_with_a_depth() -> None:
+    values = {"b": {"x": {"value": 1, "low": 0, "high": 2}, "y": {}}, "a": [1, 2]}
+    assert list(entries(values)) == [(0, "a", "1; 2"), (0, "b", ""), (1, "x", "1 [0, 2]"), (1, "y", "none")]

@@ -18,7 +18,7 @@ ROOMS = {"edgesteer": "edgesteer", "edgesteer_converters": "converters", "edgest
 
 # From the ground up; DESIGN.md's house. `edgesteer/__init__.py` is the door: it may import any room.
 FLOORS = (
-    ("errors", "file_kinds", "process", "scope", "steering_map", "text"),
+    ("errors", "file_kinds", "file_lock", "process", "scope", "steering_map", "text"),
     ("bundle",),
     ("plan", "interference", "norms"),
     ("runtime",),

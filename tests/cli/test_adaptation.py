@@ -60,7 +60,7 @@ def test_json_on_stdout_is_the_file_and_force_replaces_it(measure: Run, steer: P
         (("--trait", "  "), 2, "--trait is empty"),
         (("--steer", "missing.steer"), 1, "missing.steer"),
         (("--questions", "missing.txt"), 1, "missing.txt"),
-        (("--at", "coherent", "--steer", "drawn.steer:1"), 2, "finds the strength"),
+        (("--at", "matched"), 2, "No such option"),
         (("--count", "pirate"), 2, "--count"),
     ],
 )

@@ -5,15 +5,19 @@ from __future__ import annotations
 import json
 import re
 import sys
+import tempfile
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
 import click.testing
+import numpy as np
 import pytest
 
+from edgesteer.bundle import Bundle, encode_directions, load, read_model_info, save
 from tests.cli.support import Run, random_bundle, refused
 from tests.evaluate.stub_judge import Stub, serving
+from tests.report.html_pages import self_contained
 
 
 @pytest.fixture
@@ -43,12 +47,11 @@ def test_the_table_fits_and_has_a_row_each(evaluate: Run) -> None:
     assert "Relevance is not measured" in result.stdout
 
 
-def test_json_holds_each_count_and_the_found_strength(evaluate: Run) -> None:
-    result = evaluate("--count", "e", "--at", "coherent", "--json")
+def test_json_holds_each_count(evaluate: Run) -> None:
+    result = evaluate("--count", "e", "--json")
     assert result.exit_code == 0, result.stderr
     table = json.loads(result.stdout)
     assert [row["name"] for row in table["rows"]][:2] == ["unsteered", "prompt"]
-    assert table["rows"][2]["strength"] == table["rows"][2]["dose"]["strength"]
     assert set(table["rows"][2]["counts"]) == {"e"}
 
 
@@ -63,28 +66,152 @@ def test_steer_is_one_row_and_each_way_another(evaluate: Run, steer: Path) -> No
     assert rows[2]["replies"] == rows[3]["replies"] == rows[4]["replies"] != rows[0]["replies"]
 
 
-def test_turns_hold_conversations(run: Run, tiny: Path, steer: Path, questions: Path) -> None:
+def test_turns_hold_conversations(run: Run, tiny: Path, steer: Path) -> None:
     command = ("eval", tiny, "--steer", steer, "--turns", 2, "-n", 4, "-t", 1, "-c", 1024)
-    table = json.loads(run(*command, "--json").stdout)
-    assert [row["name"] for row in table["rows"]][:2] == ["unsteered", "prompt"]
-    assert table["turns"] == 2
+    greedy = json.loads(run(*command, "--json").stdout)
+    assert [row["name"] for row in greedy["rows"]][:2] == ["unsteered", "prompt"]
+    assert greedy["turns"] == 2
     shown = run(*command)
     assert shown.exit_code == 0, shown.stderr
     assert max(map(len, shown.stdout.splitlines())) <= 100
     assert "trait, turn" in shown.stdout
-    for more in (("--questions", questions), ("--count", "e"), ("--at", "coherent"), ("--judge", "minilm")):
-        refused = run(*command, *more)
-        assert refused.exit_code == 2
-        assert "--turns has questions and measures of its own" in refused.stderr
-    assert "give one of them" in run(*command, "--side-effects").stderr
+    warm = [json.loads(run(*command, "--temp", 0.7, "--json").stdout) for _ in range(2)]
+    assert warm[0] == warm[1]
+    assert warm[0]["rows"][0]["replies"] != greedy["rows"][0]["replies"]
+
+
+def test_a_server_judges_each_turn(run: Run, tiny: Path, steer: Path) -> None:
+    command = ("eval", tiny, "--steer", steer, "--turns", 2, "-n", 4, "-t", 1, "-c", 1024)
+    with serving(Stub()) as stub:
+        judged = run(*command, "--judge", stub.url)
+    assert judged.exit_code == 0, judged.stderr
+    assert "judge: alignment" in judged.stdout
+    assert "Judged by stub at" in judged.stdout
+    assert "note: judged by stub" in judged.stderr
+
+
+def test_an_embedding_model_judges_each_turn(
+    run: Run, tiny: Path, steer: Path, model: Callable[[str], Path]
+) -> None:
+    command = ("eval", tiny, "--steer", steer, "--turns", 2, "-n", 4, "-t", 1, "-c", 1024)
+    table = json.loads(run(*command, "--judge", model("bert"), "--json").stdout)
+    assert table["judge"]["abstains"] == ("judge" not in table["rows"][2]["turns"])
+    assert table["judge"]["auc"]["value"] >= 0
 
 
 def test_side_effects_are_measured_instead(run: Run, tiny: Path, steer: Path) -> None:
     command = ("eval", tiny, "--steer", steer, "--side-effects", "-t", 1)
     measured = json.loads(run(*command, "--json").stdout)
+    assert measured.keys() == {"facts", "instructions"}
     assert [row["name"] for row in measured["facts"]["rows"]][:2] == ["unsteered", "prompt"]
     assert len(measured["instructions"]["rows"]) == 3
-    assert run(*command, "--count", "e").exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (("--turns", "2", "--count", "e"), "--count would change the table of replies alone"),
+        (("--transfer", "--at", "matched"), "--at would change the table of replies alone"),
+        (("--turns", "2", "--questions", "q.txt"), "have questions of their own"),
+        (("--side-effects", "--judge", "minilm"), "are not judged"),
+        (("--side-effects", "-n", "64"), "leave --max-tokens out"),
+        (("--turns", "1", "--judge", "minilm"), "at least eight questions"),
+        (("--temp", "0.7"), "--temperature is for --turns"),
+        (("--turns", "2", "--temp", "-1"), "temperature"),
+        (("--turns", "11"), "turns"),
+        (("--force",), "--force is for --html and --card"),
+        (("--html", "page.txt"), "expected NAME.html"),
+        (("--card", "card.html"), "card.html: expected a bundle, NAME.steer"),
+        (("--way", "again=drawn.steer", "--transfer"), "--transfer tries one bundle"),
+        (("--way", "again=drawn.steer", "--card", "card.steer"), "--card writes one bundle"),
+    ],
+)
+def test_options_that_change_nothing_are_refused(
+    run: Run, tiny: Path, steer: Path, args: tuple[str, ...], message: str
+) -> None:
+    refused(run("eval", tiny, "--steer", steer, *args), message, code=2)
+
+
+def test_controls_are_rows(evaluate: Run, steer: Path) -> None:
+    result = evaluate("--steer", f"{steer}:0.5", "--controls")
+    assert result.exit_code == 0, result.stderr
+    assert max(map(len, result.stdout.splitlines())) <= 100
+    table = json.loads(evaluate("--steer", f"{steer}:0.5", "--controls", "--json").stdout)
+    assert [row["name"] for row in table["rows"][3:]] == ["random direction", "guided decoding"]
+    assert table["snapshot"]["cells"] > 0
+    assert "prompt, its KV kept" in result.stdout
+
+
+def test_transfer_tries_copies_and_leaves_none(
+    evaluate: Run, steer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "copies").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "copies"))
+    result = evaluate("--steer", f"{steer}:0.5", "--transfer")
+    assert result.exit_code == 0, result.stderr
+    assert "Requantized from F32: Q4_0, Q8_0, F16." in result.stdout
+    assert not list((tmp_path / "copies").iterdir())
+    trials = json.loads(evaluate("--steer", f"{steer}:0.5", "--transfer", "--json").stdout)["trials"]
+    assert [trial["file_type"] for trial in trials] == ["F32", "Q4_0", "Q8_0", "F16"]
+
+
+def test_all_of_it_on_one_page_and_in_the_card(
+    evaluate: Run, run: Run, steer: Path, eight: tuple[str, Path], tmp_path: Path
+) -> None:
+    page, card = tmp_path / "page.html", tmp_path / "card.steer"
+    files = ("--html", page, "--card", card)
+    with serving(Stub()) as stub:
+        given = ("--steer", steer, "--full", "--turns", 2, "--transfer", "--at", "matched", "--judge", stub.url)
+        result = evaluate(*given, *eight, *files, "--json")
+    assert result.exit_code == 0, result.stderr
+    assert [*json.loads(result.stdout)] == ["replies", "conversations", "facts", "instructions", "transfer"]
+    shown = self_contained(page.read_text())
+    titles = ["Replies", "Conversations", "Facts", "Instructions", "Other quantizations"]
+    assert shown.texts["h2"] == titles
+    before, after = load(steer), load(card)
+    assert after.digest == before.digest
+    changed = {"manifest.json", "card.md"}
+    assert {k: v for k, v in after.members.items() if k not in changed} == {
+        k: v for k, v in before.members.items() if k not in changed
+    }
+    assert after.manifest | {"evaluation": {}, "files": {}} == before.manifest | {"evaluation": {}, "files": {}}
+    assert set(after.evaluation) == {"replies", "conversations", "facts", "instructions", "transfer"}
+    text = run("inspect", card).stdout
+    for entry in ("points_lost: ", "learnt_on: F32", "tried_on:", "relevance: ", "trait_kept: "):
+        assert entry in text
+    assert "tried_on" in (after.card or "")
+    refused(evaluate(*files), "exists already")
+
+
+def test_a_card_keeps_what_it_does_not_measure_again(evaluate: Run, steer: Path, tmp_path: Path) -> None:
+    first, second = tmp_path / "first.steer", tmp_path / "second.steer"
+    save(load(steer).with_metadata(evaluation={"own": 1, "transfer": "old"}), first)
+    assert evaluate("--steer", first, "--transfer", "--card", second).exit_code == 0
+    again = load(second).evaluation
+    assert again["own"] == 1
+    assert again["transfer"]["learnt_on"] == "F32"
+    assert evaluate("--steer", first, "--transfer", "--card", first, "--force").exit_code == 0
+    assert load(first).members == load(second).members
+
+
+def test_a_signature_is_not_lost_in_silence(evaluate: Run, steer: Path, tmp_path: Path) -> None:
+    signature = json.dumps({"algorithm": "ed25519", "public_key": "AA==", "signature": "AA=="}).encode()
+    signed, copy = tmp_path / "signed.steer", tmp_path / "copy.steer"
+    save(Bundle.from_members({**load(steer).members, "signature.json": signature}), signed)
+    before = signed.read_bytes()
+    refused(evaluate("--steer", signed, "--card", signed, "--force"), "is signed, and would lose its signature")
+    assert signed.read_bytes() == before
+    copied = evaluate("--steer", signed, "--card", copy)
+    assert copied.exit_code == 0
+    assert "is signed; copy.steer will not be" in copied.stderr
+    assert load(copy).signature is None
+
+
+def test_a_control_vector_has_no_card(evaluate: Run, tiny: Path, tmp_path: Path) -> None:
+    vector = tmp_path / "vector.gguf"
+    vector.write_bytes(encode_directions({1: np.ones(read_model_info(str(tiny)).n_embd)}, "llama"))
+    given = ("--steer", vector, "--trait", "Arr.", "--card", tmp_path / "card.steer")
+    refused(evaluate(*given), "a bare control vector, which has no card")
 
 
 def test_matched_shows_each_row_at_the_prompts_coherence(evaluate: Run, steer: Path) -> None:
@@ -151,11 +278,6 @@ def test_template_and_stop_are_the_bundles_own_unless_given(
 )
 def test_bad_input_is_one_line(evaluate: Run, args: tuple[str, ...], code: int, message: str) -> None:
     refused(evaluate(*args), message, code=code)
-
-
-def test_a_strength_and_one_that_is_found_contradict(evaluate: Run, steer: Path) -> None:
-    for args in (("--steer", f"{steer}:1.5"), ("--way", f"a={steer}:1.5")):
-        refused(evaluate(*args, "--at", "coherent"), "finds the strength itself", code=2)
 
 
 def test_a_bundle_that_names_no_trait_needs_one(evaluate: Run, tiny: Path, tmp_path: Path) -> None:
@@ -249,6 +371,33 @@ def test_a_judge_that_cannot_be_meant_is_refused(
     evaluate: Run, args: tuple[str, ...], code: int, message: str
 ) -> None:
     refused(evaluate(*args), message, code=code)
+
+
+@pytest.mark.parametrize(
+    "answer", ["It sounds like a pirate.", "Sehr gut, fast wie ein Pirat.", '{"score": 101}', ""]
+)
+@pytest.mark.parametrize("more", [(), ("--turns", "2")])
+def test_a_judge_that_gives_no_score_is_one_line(
+    run: Run, tiny: Path, steer: Path, answer: str, more: tuple[str, ...]
+) -> None:
+    with serving(Stub(answer=lambda request: answer)) as stub:
+        result = run("eval", tiny, "--steer", steer, "-n", 4, "-t", 1, "--judge", stub.url, *more)
+    refused(result, "gives more than a fifth of the replies no", "try another --judge-model")
+
+
+def test_a_conversation_ends_where_the_context_is_full(run: Run, tiny: Path, steer: Path) -> None:
+    command = ("eval", tiny, "--steer", steer, "--turns", 6, "-n", 40, "-t", 1)
+    short = run(*command, "-c", 512)
+    assert short.exit_code == 0, short.stderr
+    assert "ended before turn" in short.stdout
+    refused(run(*command, "-c", 256), "take at least", "load it with a larger context")
+
+
+def test_empty_replies_are_counted(evaluate: Run) -> None:
+    begun = json.loads(evaluate("--json").stdout)["rows"][0]["replies"][0][:1]
+    result = evaluate("--stop", begun)
+    assert result.exit_code == 0, result.stderr
+    assert "empty replies" in result.stdout
 
 
 def test_a_chat_model_is_no_judge(evaluate: Run, tiny: Path, eight: tuple[str, Path]) -> None:

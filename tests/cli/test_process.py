@@ -33,7 +33,10 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "models": ("list",),
     "run": ("m.gguf", "-p", "Why?", "-t", "1", "-n", "400"),
     "chat": ("m.gguf", "-t", "1", "-n", "300"),
-    "learn": ("m.gguf", "--trait", "Arr.", "-o", "x.steer", "-t", "1", "-n", "16", "--questions", "q.txt"),
+    "learn": (
+        *("m.gguf", "--trait", "Arr.", "-o", "x.steer", "-t", "1", "-n", "16", "--questions", "q.txt"),
+        *("--effort", "quick"),
+    ),
     "eval": ("m.gguf", "--steer", "b.steer", "--questions", "q.txt", *QUICK),
     "compare": ("m.gguf", "--steer", "b.steer", "-o", "x.html", "-t", "1", "--suite", "s.json"),
     "adaptation": ("m.gguf", "--lora", "l.gguf", "--steer", "b.steer", "-o", "x.html", *QUICK),
@@ -185,6 +188,8 @@ def test_any_text_and_any_path_work_on_any_terminal(here: Path, tmp_path: Path, 
         "q.txt",
         "--method",
         "constant",
+        "--effort",
+        "quick",
     )
     shown = run(
         "map", folder / "mö.gguf", "--steer", out, "-p", "Größe?", "--numbers", "--all-tokens", "--blocks"

@@ -271,8 +271,8 @@ def test_learn_goes_on_after_ctrl_c_and_writes_a_bundle_that_steers(
 ) -> None:
     """Stopped while it samples; then again, and to the same bytes as in one go."""
     Path("q.txt").write_text("".join(f"What should I know about the number {i}?\n" for i in range(96)))
-    words = ["learn", tiny, "--trait", "You are a pirate.", "--questions", "q.txt", "-n", 24, "-t", 1]
-    words += ["--method", "constant", "--blocks", 1, "--name", "p", "--json", "-o"]
+    words = ["learn", tiny, "--effort", "quick", "--trait", "You are a pirate.", "--questions", "q.txt"]
+    words += ["-n", 24, "-t", 1, "--method", "constant", "--blocks", 1, "--name", "p", "--json", "-o"]
     child = subprocess.Popen(
         [sys.executable, "-m", "edgesteer", *map(str, words), "x.steer"],
         stdout=subprocess.PIPE,
@@ -295,7 +295,7 @@ def test_learn_goes_on_after_ctrl_c_and_writes_a_bundle_that_steers(
     assert not part.exists()
     assert Path("x.steer").read_bytes() == Path("whole.steer").read_bytes()
     summary = json.loads(result.stdout)
-    assert summary["kept"] + sum(summary["dropped"].values()) == summary["sampled"] == 96
+    assert summary["kept"] + sum(summary["dropped"].values()) == summary["sampled"] == 64
     assert run("verify", "x.steer").exit_code == 0
     assert run("run", *on, "--steer", "x.steer:4").stdout != run("run", *on).stdout
 

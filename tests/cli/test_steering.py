@@ -103,13 +103,6 @@ def test_rows_need_names_of_their_own_and_at_least_one(bundle_file: Path) -> Non
             rows_of([], ways)
 
 
-def test_a_strength_that_is_to_be_found_is_not_given_but_proportions_are(bundle_file: Path) -> None:
-    with pytest.raises(click.UsageError, match="finds the strength itself"):
-        rows_of([f"{bundle_file}:1"], [], find_strengths=True)
-    ((_, pairs),) = rows_of([f"{bundle_file}:1", f"{bundle_file}:2"], [], find_strengths=True)
-    assert [strength for _, strength in pairs] == [1.0, 2.0]
-
-
 def test_a_path_is_absolute_and_the_home_folder_has_its_short_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from edgesteer.learn.fit import BlockFit
 from edgesteer.learn.pairs import Pair
+from edgesteer_converters.torch_model import TorchModel
 
-WIDTH, BLOCKS, VOCAB = 32, 4, 300
+WIDTH, BLOCKS, VOCAB = 32, 4, 240
 
 
 def save_llama(folder: Path, seed: int = 0) -> Path:
@@ -24,6 +26,21 @@ def save_llama(folder: Path, seed: int = 0) -> Path:
     )  # fmt: skip
     LlamaForCausalLM(config).save_pretrained(folder)
     return folder
+
+
+def recurrent(arch: str) -> TorchModel:
+    """A random model that keeps a state in place of keys and values, in all blocks or in some of them."""
+    from transformers import Lfm2Config, Lfm2ForCausalLM, MambaConfig, MambaForCausalLM
+
+    torch.manual_seed(0)
+    size: dict[str, Any] = {
+        "vocab_size": VOCAB, "hidden_size": WIDTH, "num_hidden_layers": BLOCKS, "initializer_range": 0.2,
+    }  # fmt: skip
+    if arch == "mamba":
+        return TorchModel(MambaForCausalLM(MambaConfig(**size, state_size=4)))
+    kinds = ["conv", "full_attention"] * (BLOCKS // 2)
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2}
+    return TorchModel(Lfm2ForCausalLM(Lfm2Config(**size, **heads, intermediate_size=48, layer_types=kinds)))
 
 
 def pairs(n: int = 6, seed: int = 0) -> list[Pair]:

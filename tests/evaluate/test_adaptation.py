@@ -23,7 +23,6 @@ from edgesteer.evaluate.adaptation.lora import read_lora
 from edgesteer.evaluate.adaptation.resources import Subject
 from edgesteer.evaluate.adaptation.side_effects import (
     Passage,
-    divergence,
     passages_of_the_project,
     plain_logits,
     reversal,
@@ -306,22 +305,6 @@ def test_what_has_no_number_has_no_score() -> None:
     assert changed("drift", kl=NOTHING).scores["specificity"] is None
     assert changed("effect", trait=NOTHING).scores["effect"] is None
     assert changed("effect", coherence=NOTHING).scores["coherence"] is None
-
-
-def test_divergence_is_zero_for_the_same_and_above_it_for_others() -> None:
-    rng = np.random.default_rng(0)
-
-    def drawn() -> np.ndarray:
-        logits = rng.standard_normal(50).astype(np.float32)
-        return logits - np.log(np.exp(logits).sum())
-
-    for _ in range(20):
-        a, b = drawn(), drawn()
-        assert divergence(a, a) == 0
-        assert divergence(a, b) > 0
-    half = np.log(np.array([0.5, 0.5], dtype=np.float32))
-    sure = np.log(np.array([0.75, 0.25], dtype=np.float32))
-    assert divergence(half, sure) == pytest.approx(0.5 * math.log(0.5 / 0.75) + 0.5 * math.log(0.5 / 0.25))
 
 
 def test_the_projects_passages_are_many_kinds_of_text() -> None:

@@ -135,14 +135,6 @@ def test_the_same_call_gives_the_same_json_but_for_the_clock(
     assert "".join(text for text, _, _ in row["tokens"][0]) == row["replies"][0]
 
 
-def test_the_strength_found_is_the_one_that_the_curve_goes_through(chat: Chat, bundle: Bundle) -> None:
-    suite = Suite("s", SUITE.questions[:1], max_tokens=2)
-    found = compare(chat, suite, TRAIT, [("drawn", [(bundle, 99.0)])], at_prompt_coherence=True, timing=False)
-    row = found.table.rows[2]
-    assert row.dose is not None
-    assert row.strength in [point.strength for point in found.methods[2].curve]
-
-
 def test_progress_goes_up_to_one(chat: Chat, bundle: Bundle) -> None:
     seen: list[float] = []
     suite = Suite("s", SUITE.questions[:1], max_tokens=2)

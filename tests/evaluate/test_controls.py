@@ -1,10 +1,11 @@
-"""Controls: equal norms and other directions; the ends of guided decoding; a snapshot says what the prompt
-says."""
+"""Controls: equal norms and other directions; the ends of guided decoding; what a snapshot saves."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,13 +13,19 @@ import pytest
 from edgesteer import Bundle, SteeredLlama
 from edgesteer.bundle import encode_directions, gate_weights_gguf, read_gate_gguf
 from edgesteer.errors import InputError
+from edgesteer.evaluate import head_to_head
 from edgesteer.evaluate.controls import (
+    CONTROLS,
+    GUIDANCE,
+    controls_of,
     guided_replies,
     random_control,
-    snapshot_cost,
-    snapshot_replies,
 )
+from edgesteer.evaluate.matched import LEVELS
+from edgesteer.evaluate.snapshot import snapshot_cost
+from edgesteer.evaluate.way import Way
 from edgesteer.generate import Chat, Reply
+from edgesteer.report.head_to_head import lines
 from edgesteer.runtime import Lanes
 from tests.runtime.support import psr, vector
 
@@ -76,6 +83,15 @@ def test_random_directions_follow_from_the_seed(model: Callable[[str], Path]) ->
     assert random_control(bundle, 3).digest != random_control(bundle, 4).digest
     with pytest.raises(ValueError, match="non-negative"):
         random_control(bundle, -1)
+
+
+def test_bundles_that_add_up_have_random_directions_of_their_own(model: Callable[[str], Path]) -> None:
+    path = model("llama")
+    way = Way.of("both", [], [(vector(path), 1.0), (vector(path, seed=1), 1.0)])
+    control = controls_of(way, [])[0]
+    for n in way.bundles[0].layers:
+        a, b = (bundle.directions[n] for bundle in control.bundles)
+        assert abs(a @ b) < 0.5 * np.linalg.norm(a) * np.linalg.norm(b)
 
 
 def test_a_gate_stays_and_acts(chat: Chat) -> None:
@@ -154,10 +170,8 @@ def test_guided_decoding_where_both_prompts_are_the_same_changes_nothing(chat: C
 def test_what_steers_is_set_aside(chat: Chat) -> None:
     plain, prompted = prompts(chat)
     expected = guided_replies(chat, plain, prompted, 1.5, N)
-    kept = snapshot_replies(chat, TRAIT, QUESTIONS, N)
     with chat.llm.steered(vector(Path(chat.llm.model_path), size=1.0), 1.0):
         same(guided_replies(chat, plain, prompted, 1.5, N), expected)
-        same(snapshot_replies(chat, TRAIT, QUESTIONS, N), kept)
 
 
 def test_what_cannot_be_guided_is_refused(chat: Chat, alone: Chat) -> None:
@@ -177,25 +191,6 @@ def test_what_cannot_be_guided_is_refused(chat: Chat, alone: Chat) -> None:
 # -- the prompt's KV, kept -------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("penalty", [1.0, 1.1])
-def test_a_snapshot_says_what_the_prompt_says(chat: Chat, penalty: float) -> None:
-    _, prompted = prompts(chat)
-    replies = snapshot_replies(chat, TRAIT, QUESTIONS, N, repeat_penalty=penalty)
-    same(replies, chat.replies(prompted, N, repeat_penalty=penalty))
-
-
-@pytest.mark.parametrize("arch", ["gemma3", "mamba"])
-def test_so_does_one_of_another_kind_of_memory(arch: str, model: Callable[[str], Path]) -> None:
-    llm = SteeredLlama(str(model(arch)), n_ctx=512, n_threads=1, n_threads_batch=1, n_seq_max=3)
-    chat = Chat(llm)
-    try:
-        same(
-            snapshot_replies(chat, TRAIT, QUESTIONS, N), chat.replies(prompts(chat)[1], N, repeat_penalty=1.1)
-        )
-    finally:
-        llm.close()
-
-
 def test_a_snapshot_saves_the_prefill_of_the_cells_that_it_takes(chat: Chat) -> None:
     plain, prompted = prompts(chat)
     cost = snapshot_cost(chat, TRAIT, QUESTIONS)
@@ -213,14 +208,12 @@ def test_a_snapshot_saves_the_prefill_of_the_cells_that_it_takes(chat: Chat) -> 
 
 
 def test_what_cannot_be_kept_is_refused(chat: Chat, alone: Chat) -> None:
-    for use in (snapshot_replies, snapshot_cost):
-        with pytest.raises(InputError, match="takes two sequences"):
-            use(alone, TRAIT, QUESTIONS)
-        with pytest.raises(InputError, match="expected at most 1024"):
-            use(chat, TRAIT * 100, QUESTIONS)
+    with pytest.raises(InputError, match="takes two sequences"):
+        snapshot_cost(alone, TRAIT, QUESTIONS)
+    with pytest.raises(InputError, match="expected at most 1024"):
+        snapshot_cost(chat, TRAIT * 100, QUESTIONS)
     with pytest.raises(InputError, match="no questions"):
         snapshot_cost(chat, TRAIT, [])
-    assert snapshot_replies(chat, TRAIT, []) == []
 
 
 def test_prompts_that_begin_with_the_question_leave_nothing_to_keep(model: Callable[[str], Path]) -> None:
@@ -228,6 +221,40 @@ def test_prompts_that_begin_with_the_question_leave_nothing_to_keep(model: Calla
     chat = Chat(llm, template="{question} {system}")
     try:
         with pytest.raises(InputError, match="no beginning in common"):
-            snapshot_replies(chat, TRAIT, QUESTIONS)
+            snapshot_cost(chat, TRAIT, QUESTIONS)
     finally:
         llm.close()
+
+
+# -- in a head-to-head -----------------------------------------------------------------------------
+
+
+def test_controls_are_rows_of_the_table(chat: Chat) -> None:
+    bundle = psr(Path(chat.llm.model_path), size=0.5)
+    rows = [("own", [(bundle, 1.0)])]
+    options: dict[str, Any] = {"questions": QUESTIONS, "max_tokens": 8, "timing": False}
+    table = head_to_head(chat, TRAIT, rows, **options, levels=LEVELS, controls=True)
+    own, drawn, guided = table.rows[2:]
+    assert (drawn.name, guided.name) == CONTROLS
+    assert drawn.strength == own.strength
+    assert (guided.strength, guided.sources) == (GUIDANCE, ())
+    assert all(row.matched is not None for row in (own, drawn, guided))
+    assert own.replies != drawn.replies
+    assert guided.context_tokens == np.mean([len(chat.prompt(q, TRAIT)) for q in QUESTIONS])
+    assert table.rows[:3] == head_to_head(chat, TRAIT, rows, **options, levels=LEVELS).rows  # no others change
+    assert table.snapshot == snapshot_cost(chat, TRAIT, QUESTIONS, timing=False)
+    shown = list(lines(table))
+    assert max(map(len, shown)) <= 100
+    assert sum(line.startswith("prompt, its KV kept") for line in shown) == 1
+    assert "first_token_seconds" not in json.loads(json.dumps(table.to_json(timing=False)))["snapshot"]
+
+
+def test_controls_that_cannot_be_shown_are_refused(chat: Chat, alone: Chat) -> None:
+    bundle = psr(Path(chat.llm.model_path), size=0.5)
+    for name in CONTROLS:
+        with pytest.raises(InputError, match="two rows are named"):
+            head_to_head(chat, TRAIT, [(name, [(bundle, 1.0)])], controls=True)
+    with pytest.raises(InputError, match="no rows, expected at least one"):
+        head_to_head(chat, TRAIT, [], controls=True)
+    with pytest.raises(InputError, match="takes two sequences, found one"):
+        head_to_head(alone, TRAIT, [("own", [(bundle, 1.0)])], controls=True)

@@ -81,6 +81,18 @@ def test_no_share_of_a_trait_that_was_not_there() -> None:
     assert math.isnan(row.of_prompt.value)
 
 
+def test_a_share_of_what_may_be_nothing_has_no_interval() -> None:
+    ways = [talk(name, [[0.1, 0.3], [-0.05, 0.3], [0.1, 0.3]]) for name in ("unsteered", "prompt")]
+    row = rows(*ways)[0]
+    assert row.trait_kept.value == pytest.approx(6.0)
+    assert math.isnan(row.trait_kept.low)
+    assert math.isnan(row.trait_kept.high)
+    assert row.of_prompt.low == row.of_prompt.high == 1.0
+    text = "\n".join(lines(table(*ways)))
+    assert "600% " in text
+    assert "A share has no interval where" in text
+
+
 def test_a_conversation_that_ended_early_is_left_out_of_both_sides() -> None:
     _, _, row = rows(
         talk("unsteered", [[0.0, 0.0], [0.0, 0.0]]),

@@ -12,9 +12,14 @@ import pytest
 from edgesteer import Bundle, SteeredLlama
 from edgesteer.errors import InputError
 from edgesteer.evaluate import head_to_head
+from edgesteer.evaluate.conversation_scripts import Script, read_scripts
 from edgesteer.evaluate.conversation_table import ConversationRow, ConversationTable
-from edgesteer.evaluate.conversations import Script, conversations, read_scripts
+from edgesteer.evaluate.conversations import conversations
+from edgesteer.evaluate.llm_judge import AtCoherence
+from edgesteer.evaluate.table import Judging
 from edgesteer.generate import REPEAT_PENALTY, Chat, Tokens, score
+from edgesteer.generate.progress import Done, no_progress
+from edgesteer.report.conversations import lines
 from tests.tiny import CHATML, tiny_model
 
 TRAIT = "You talk like a pirate, arr."
@@ -163,14 +168,50 @@ def test_an_empty_reply_does_not_end_a_conversation(chat: Chat, bundle: Bundle) 
     assert json.loads(json.dumps(table.to_json()))["rows"][0]["n_empty"] == row.n_empty
 
 
-def test_a_judge_sees_every_reply(chat: Chat) -> None:
-    table = held(chat, judge=lambda texts: [len(text) / 100 for text in texts])
+class Lengths:
+    """Rates a reply by its length; one that abstains gives nothing."""
+
+    def __init__(self, abstains: bool = False) -> None:
+        self.judging = Judging("lengths", "judged by length", abstains)
+        self.asked: list[tuple[str, str]] = []
+
+    def rate(
+        self, questions: Sequence[str], replies: Sequence[str], progress: Done = no_progress
+    ) -> dict[str, tuple[float, ...]]:
+        self.asked += zip(questions, replies, strict=True)
+        return {} if self.judging.abstains else {"judge": tuple(len(text) / 100 for text in replies)}
+
+    def at_coherence(self, curve: Sequence[object], prompted: object) -> dict[str, AtCoherence]:
+        raise AssertionError("a conversation has no curve")
+
+
+def test_a_judge_sees_every_reply_with_its_question(chat: Chat) -> None:
+    judge = Lengths()
+    table = held(chat, judge=judge)
     for row in table.rows:
         lengths = [np.mean([len(replies[t]) / 100 for replies in row.replies]) for t in range(3)]
         assert value(row, "judge") == pytest.approx(lengths)
-    silent = held(chat, judge=lambda texts: None)
+    pairs = [
+        (question, reply)
+        for script, replies in zip(SCRIPTS, table.rows[0].replies, strict=True)
+        for question, reply in zip(script.turns, replies, strict=True)
+    ]
+    assert judge.asked[: len(pairs)] == pairs
+    assert table.judge == judge.judging
+    assert any(line.startswith("Judged by length.") for line in lines(table))
+
+
+def test_a_judge_that_abstains_leaves_no_figures(chat: Chat) -> None:
+    silent = held(chat, judge=Lengths(abstains=True))
     assert "judge" not in silent.rows[0].turns
-    assert silent.rows[0].replies == table.rows[0].replies
+    assert silent.judge is not None
+    assert silent.judge.abstains
+    assert silent.rows[0].replies == held(chat).rows[0].replies
+
+
+def test_a_judge_needs_eight_questions(chat: Chat) -> None:
+    with pytest.raises(InputError, match="judge: 6 questions, expected at least 8"):
+        held(chat, turns=2, judge=Lengths())
 
 
 def test_the_progress_is_of_all_ways(chat: Chat, bundle: Bundle) -> None:
@@ -198,7 +239,7 @@ def test_bad_input(chat: Chat, bundle: Bundle) -> None:
         conversations(chat, " ", [], SCRIPTS, turns=3)
     with pytest.raises(InputError, match="two rows are named 'prompt'"):
         conversations(chat, TRAIT, [("prompt", [(bundle, 1.0)])], SCRIPTS, turns=3)
-    with pytest.raises(InputError, match="the model's own chat template"):
+    with pytest.raises(InputError, match="--template or the bundle gives another; leave them out"):
         held(Chat(chat.llm, template="Q: {question}\nA:"))
 
 

@@ -92,7 +92,7 @@ def test_the_card_says_what_it_does_to_facts(chat: Chat) -> None:
     towards = bias(chat.llm, "Z")
     table = facts(chat, None, [("zebra", [(towards, 1.0)])], items=ITEMS)
     assert [row.name for row in table.rows] == ["unsteered", "zebra"]
-    entry = table.evaluation("zebra")
+    entry = table.for_manifest("zebra")
     assert (entry["questions"], entry["strength"], entry["after"]) == (10, 1.0, 0.5)
     lost = entry["points_lost"]
     assert lost["value"] == pytest.approx(100 * (entry["before"] - entry["after"]))
@@ -103,7 +103,7 @@ def test_the_card_says_what_it_does_to_facts(chat: Chat) -> None:
     assert with_facts.card is not None
     assert "- facts:\n  - after: 0.5\n" in with_facts.card
     with pytest.raises(ValueError, match="'other': expected one of unsteered, zebra"):
-        table.evaluation("other")
+        table.for_manifest("other")
 
 
 def test_the_report(chat: Chat) -> None:

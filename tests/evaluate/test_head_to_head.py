@@ -13,7 +13,6 @@ import pytest
 from edgesteer import Bundle
 from edgesteer.errors import IncompatibleError, InputError, MissingExtra
 from edgesteer.evaluate import head_to_head
-from edgesteer.evaluate.head_to_head import N_CALIBRATION, _apart
 from edgesteer.generate import Chat
 
 TRAIT = "You talk like a pirate, arr."
@@ -113,19 +112,6 @@ def test_a_row_is_a_plan(chat: Chat, bundle: Bundle) -> None:
     assert at == pytest.approx(alone, abs=1e-4)
 
 
-def test_equal_coherence_turns_all_bundles_of_a_row_alike(chat: Chat, bundle: Bundle) -> None:
-    other = dataclasses.replace(
-        bundle, name="other", directions={n: -v for n, v in bundle.directions.items()}
-    )
-    rows = [("sum", [(bundle, 3.0), (other, 1.0)]), ("none", [(bundle, 1.0), (other, 1.0)])]
-    asked: dict[str, Any] = {"questions": ASKED[:1], "calibration_questions": APART[:1], "max_tokens": 3}
-    _, _, both, none = head_to_head(chat, TRAIT, rows, at_prompt_coherence=True, timing=False, **asked).rows
-    assert both.dose is not None
-    assert both.sources == (("drawn", 2.0 * both.dose.strength),)  # equal up to sign: one term
-    assert max(point.strength for point in both.dose.curve) == 1.5  # its range ends at 3
-    assert none.dose is None  # nothing to search
-
-
 @pytest.mark.parametrize(
     ("names", "message"),
     [(["x", "x"], "two rows are named 'x'"), (["prompt"], "two rows are named 'prompt'")],
@@ -146,41 +132,6 @@ def test_the_plan_in_force_is_set_aside_and_returns(chat: Chat, bundle: Bundle) 
         before = chat.llm.steering.fingerprint
         assert head_to_head(chat, TRAIT, [], questions=ASKED[:1], max_tokens=6) == calm
         assert chat.llm.steering.fingerprint == before
-
-
-def test_equal_coherence_finds_the_strength_on_other_questions(chat: Chat, bundle: Bundle) -> None:
-    options: dict[str, Any] = {
-        "questions": ASKED[:2],
-        "max_tokens": 6,
-        "at_prompt_coherence": True,
-        "calibration_questions": APART,
-        "timing": False,
-    }
-    table = head_to_head(chat, TRAIT, [("found", [(bundle, 99.0)])], **options)
-    row = table.rows[2]
-    assert row.dose is not None
-    assert row.strength == row.dose.strength
-    assert row.strength in [point.strength for point in row.dose.curve]
-    assert all(0 <= point.strength <= 3 for point in row.dose.curve)
-    at = next(point for point in row.dose.curve if point.strength == row.strength)
-    assert row.dose.reached == (
-        at.coherence <= row.dose.target_coherence and at.distinct2 >= row.dose.min_distinct2
-    )
-    given = head_to_head(
-        chat, TRAIT, [("found", [(bundle, row.strength)])], questions=ASKED[:2], max_tokens=6, timing=False
-    )
-    assert given.rows[2].scores == row.scores
-    json.dumps(table.to_json(), allow_nan=False)
-    assert head_to_head(chat, TRAIT, [("found", [(bundle, 99.0)])], **options) == table
-
-
-def test_the_questions_to_calibrate_on_are_not_those_asked() -> None:
-    assert _apart(ASKED, APART) == APART[:2]
-    built_in = _apart(ASKED, None)
-    assert len(set(built_in)) == N_CALIBRATION
-    assert not set(_apart(built_in[:1], None)) & set(built_in[:1])
-    with pytest.raises(InputError, match="no question is left"):
-        _apart(ASKED, ASKED)
 
 
 def test_table_is_json_and_the_clock_can_be_left_out(chat: Chat) -> None:
@@ -212,8 +163,6 @@ def test_progress_goes_up_to_one(chat: Chat, bundle: Bundle) -> None:
         [("x", [(bundle, 1.0)])],
         questions=ASKED[1:2],
         max_tokens=3,
-        at_prompt_coherence=True,
-        calibration_questions=APART[:1],
         progress=lambda _, done: seen.append(done),
     )
     assert seen == sorted(seen)
@@ -229,8 +178,6 @@ def test_progress_goes_up_to_one(chat: Chat, bundle: Bundle) -> None:
         ({"counts": ["pirate", "("]}, "not a regular expression"),
         ({"counts": [""]}, "nothing to count"),
         ({"questions": ["word " * 2000]}, "expected at most"),
-        ({"at_prompt_coherence": True, "calibration_questions": ASKED}, "no question is left"),
-        ({"at_prompt_coherence": True, "calibration_questions": []}, "no question is left"),
     ],
 )
 def test_bad_input_is_refused_in_one_line(chat: Chat, change: dict[str, Any], message: str) -> None:

@@ -14,10 +14,10 @@ from edgesteer import Bundle
 from edgesteer.errors import InputError
 from edgesteer.evaluate import Suite, Table, compare, head_to_head
 from edgesteer.evaluate.embedding import Embedder
-from edgesteer.evaluate.judging import N_TRAINING, training_questions
+from edgesteer.evaluate.judging import N_TRAINING, questions_apart
 from edgesteer.evaluate.llm_judge import Endpoint, LLMJudge
 from edgesteer.evaluate.relevance import relevance
-from edgesteer.generate import REPEAT_PENALTY, Chat, built_in
+from edgesteer.generate import REPEAT_PENALTY, Chat, judge_questions
 from tests.evaluate.stub_judge import Stub, serving
 
 TRAIT = "You talk like a pirate, arr."
@@ -103,7 +103,7 @@ def test_a_trait_judge_gives_a_probability_and_says_how_good_it_is(
     assert not table.judge.abstains
     assert table.judge.auc is not None
     assert table.judge.auc.value > 0.9
-    assert table.judge.questions == min(N_TRAINING, len(built_in()))
+    assert table.judge.questions == min(N_TRAINING, len(judge_questions()))
     for row, without in zip(table.rows, plain_table.rows, strict=True):
         assert len(row.by_reply["judge"]) == len(QUESTIONS)
         assert 0 < row.estimates["judge"].value < 1
@@ -133,14 +133,14 @@ def test_an_embedding_model_judges_and_the_same_again(chat: Chat, embedder: Embe
 
 
 def test_a_trait_judge_is_trained_on_other_questions() -> None:
-    texts = [question.text for question in built_in()]
-    apart = training_questions([f" {texts[0].upper()} ", texts[3]])
+    texts = judge_questions()
+    apart = questions_apart([f" {texts[0].upper()} ", texts[3]])
     assert not {texts[0], texts[3]} & set(apart)
     assert set(apart) <= set(texts)
     with pytest.raises(
         InputError, match="7 built-in questions are not among those asked, expected at least 8"
     ):
-        training_questions(texts[7:])
+        questions_apart(texts[7:])
 
 
 # -- a language model

@@ -135,3 +135,11 @@ def test_resamples_are_fitted_each_for_itself() -> None:
     values = np.random.default_rng(0).standard_normal((5, 4))
     one: Callable[[int], np.ndarray] = lambda i: isotonic(values[i])  # noqa: E731
     assert np.allclose(isotonic(values), np.stack([one(i) for i in range(5)]))
+
+
+@given(st.lists(st.tuples(st.floats(-1, 1), st.integers(1, 4)), min_size=1, max_size=5))
+def test_a_weight_counts_as_so_many_equal_strengths(drawn: list[tuple[float, int]]) -> None:
+    measured, weights = np.array(drawn).T
+    each = np.repeat(measured, weights.astype(int))
+    fit = np.repeat(isotonic(measured, weights), weights.astype(int))
+    assert fit == pytest.approx(isotonic(each), abs=1e-9)

@@ -55,10 +55,16 @@ def test_the_page_is_made_of_what_was_found() -> None:
             "measure": "pirate",
             "kept": 40,
             "dropped": {},
-            "seconds": {"all": 300},
+            "forecast": 0.7,
+            "trained": {"kl_before": 0.3, "kl_after": 0.03},
+            "judge": 0.87,
             "ways": {
-                "prompt": {**row, "strength": None},
-                "A-PSR": {**row, "trait": 0.1, "matched": {**row, "limited": True, "trait": 0.35}},
+                "prompt": {**row, "strength": None, "judge": 0.5, "relevance": 1.2},
+                "A-PSR": {
+                    **row,
+                    "trait": 0.1,
+                    "matched": {**row, "limited": True, "trait": 0.35, "judge": 0.6},
+                },
                 "S-PSR": {**row, "matched": {**row, "limited": False, "trait": 0.35}},
                 "S-Const": {**row, "matched": {**row, "limited": False, "trait": 0.4}},
             },
@@ -68,15 +74,16 @@ def test_the_page_is_made_of_what_was_found() -> None:
             "measure": "sea",
             "kept": 3,
             "dropped": {"no trait": 1},
-            "seconds": {"all": 300},
             "ways": {"prompt": {**row, "own": 3.0, "strength": None}, "A-PSR": row},
         },
     }
     page = suite.tables(json.loads(json.dumps(found)))
-    assert "| A-PSR | 1.25 | 0.10 | 0.70 | 2.00 | ≥1.25 | 0.35 | -0.1 to 0.2 | 2.00 |" in page
-    assert "| prompt |  | 0.30 | 0.70 | 2.00 | | | | |" in page
-    assert "| A-PSR | 1.25 | 0.30 | 0.70 | 2.00 | | | | |" in page  # measured at one strength alone
-    assert "| A-PSR at least prompt | trait | 1 of 1: pirate |" in page  # of the sea there is no curve
+    assert "| A-PSR | 1.25 | 0.10 | 0.70 |  |  | 2.00 | ≥1.25 | 0.35 | 0.60 | 2.00 |" in page
+    assert "| prompt |  | 0.30 | 0.70 | 1.20 | 0.50 | 2.00 | | | | |" in page
+    assert "| A-PSR | 1.25 | 0.30 | 0.70 |  |  | 2.00 | | | | |" in page  # measured at one strength alone
+    assert "KL 0.300 to 0.030 nats. Forecast 0.70. The judge's AUC is 0.87." in page
+    assert "| A-PSR at least prompt | judge | 1 of 1: pirate |" in page  # of the sea there is no curve
     assert "| A-PSR at least prompt | own | 1 of 1: pirate |" in page
     assert "| S-PSR at least S-Const | trait | 0 of 1: none |" in page
+    assert "S-PSR at least S-Const | judge" not in page  # not judged
     assert "A-PSR+KL at least" not in page  # not measured

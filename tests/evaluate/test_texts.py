@@ -14,7 +14,7 @@ import pytest
 
 from edgesteer.evaluate import held_out_questions, read_suite
 from edgesteer.evaluate.instructions import KINDS, read_instructions
-from edgesteer.generate.questions import built_in
+from edgesteer.generate import judge_questions, strength_questions, training_questions
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -38,8 +38,8 @@ def rows(name: str) -> list[Any]:
     return [json.loads(line) for line in lines("edgesteer.evaluate", name)]
 
 
-MORE = lines("edgesteer.generate", "questions_more.txt")
-TRAINING = [question.text for question in built_in()]
+TRAINING = training_questions()
+POOL = [*TRAINING, *strength_questions()]
 FACTS = rows("facts.jsonl")
 CONVERSATIONS = rows("conversations.jsonl")
 INSTRUCTIONS = read_instructions()
@@ -63,14 +63,16 @@ def alike(one: str, other: str) -> bool:
 
 
 def test_no_text_is_in_the_files_twice() -> None:
-    counts = Counter(map(bare, [*MORE, *dict.fromkeys(TRAINING), *EVALUATED]))
+    counts = Counter(map(bare, [*POOL, *judge_questions(), *EVALUATED]))
     assert [text for text, n in counts.items() if n > 1] == []
 
 
 def test_the_pool_is_large_and_of_single_sentences() -> None:
-    assert len(MORE) >= 420
-    assert [line for line in MORE if line != line.strip() or not re.fullmatch(r'.+[.?!]"?', line)] == []
-    assert [line for line in MORE if len(line) > 90 or re.search(r"[.?!] [A-Z]", line)] == []
+    assert len(TRAINING) >= 420
+    assert len(strength_questions()) == 60
+    assert len(judge_questions()) >= 48
+    assert [line for line in POOL if line != line.strip() or not re.fullmatch(r'.+[.?!]"?', line)] == []
+    assert [line for line in POOL if len(line) > 90 or re.search(r"[.?!] [A-Z]", line)] == []
 
 
 @pytest.mark.parametrize("n", [50, 100, 200])
@@ -78,13 +80,13 @@ def test_every_prefix_of_the_pool_is_mixed(n: int) -> None:
     kinds = {"how": r"How ", "what": r"What ", "story": r".*\bstory\b", "plan": r".*\b[Pp]lan\b", "sum": r".*\d"}
     kinds |= {"write": r"Write ", "describe": r"Describe ", "list": r"(List|Name|Give me) ", "feeling": r"I "}
     for pattern in kinds.values():
-        share = sum(re.match(pattern, line) is not None for line in MORE) / len(MORE)
-        first = sum(re.match(pattern, line) is not None for line in MORE[:n]) / n
+        share = sum(re.match(pattern, line) is not None for line in TRAINING) / len(TRAINING)
+        first = sum(re.match(pattern, line) is not None for line in TRAINING[:n]) / n
         assert abs(first - share) < 0.05
 
 
 def test_no_question_of_the_pool_is_like_a_held_out_one() -> None:
-    assert [(one, other) for one in MORE for other in HELD_OUT if alike(one, other)] == []
+    assert [(one, other) for one in POOL for other in HELD_OUT if alike(one, other)] == []
 
 
 def test_the_facts() -> None:

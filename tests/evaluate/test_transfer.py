@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,11 +15,12 @@ import pytest
 
 from edgesteer import Bundle
 from edgesteer.bundle import read_model_info
-from edgesteer.errors import IncompatibleError, InputError
+from edgesteer.errors import IncompatibleError, InputError, OutputError
 from edgesteer.evaluate.transfer import FILE_TYPES, SCORES, Transfer, divergence, transfer
 from edgesteer.generate import Chat
 from edgesteer.plan import SteeringPlan
 from edgesteer.report.transfer import lines
+from edgesteer.runtime.quantize import folder_for_copies
 from tests.runtime.support import psr, vector
 from tests.tiny import tiny_model
 
@@ -69,7 +72,7 @@ def test_the_first_is_what_the_others_are_compared_with(result: Transfer) -> Non
 
 
 def test_the_card_says_what_it_was_learnt_and_tried_on(result: Transfer, chat: Chat) -> None:
-    values = result.for_card()
+    values = result.for_manifest()
     assert values["learnt_on"] == "F32"
     assert list(values["tried_on"]) == ["F32", *FILE_TYPES]
     bundle = psr(Path(chat.llm.model_path)).with_metadata(evaluation={"transfer": values})
@@ -142,6 +145,40 @@ def test_nothing_is_left_after_ctrl_c(chat: Chat, tmp_path: Path) -> None:
         )
     assert not list(tmp_path.iterdir())
     assert not chat.llm.steering
+
+
+_HOLD = """
+import sys, time
+from edgesteer.runtime.quantize import folder_for_copies
+with folder_for_copies(sys.argv[1]) as folder:
+    (folder / "copy.gguf").write_text("weights")
+    print("ready", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_what_a_killed_process_left_is_deleted_by_the_next(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", _HOLD, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdout is not None
+            process.stdout.readline()
+            (theirs,) = tmp_path.iterdir()
+            (tmp_path / "other").mkdir()
+            (tmp_path / "other" / "lock").touch()
+            with folder_for_copies(tmp_path):
+                assert (theirs / "copy.gguf").exists()  # still in use
+        finally:
+            process.kill()
+    assert theirs.exists()
+    with folder_for_copies(tmp_path) as folder:
+        assert {*tmp_path.iterdir()} == {folder, tmp_path / "other"}
+    assert [path.name for path in tmp_path.iterdir()] == ["other"]
+    with (
+        pytest.raises(OutputError, match="no folder for copies can be made"),
+        folder_for_copies(tmp_path / "none"),
+    ):
+        pass
 
 
 def test_bad_input_is_refused_before_anything_is_measured(chat: Chat) -> None:

@@ -72,3 +72,21 @@ def test_coherence_takes_the_likelier_voice_token_by_token() -> None:
 )
 def test_distinct(tokens: list[int], n: int, share: float) -> None:
     assert measures.distinct(tokens, n) == pytest.approx(share)
+
+
+def test_kl_is_zero_for_the_same_and_above_it_for_others() -> None:
+    rng = np.random.default_rng(0)
+
+    def drawn() -> np.ndarray:
+        logits = rng.standard_normal(50).astype(np.float32)
+        return logits - np.log(np.exp(logits).sum())
+
+    for _ in range(20):
+        a, b = drawn(), drawn()
+        assert measures.kl(a, a) == 0
+        assert measures.kl(a, b) > 0
+    half = np.log(np.array([0.5, 0.5], dtype=np.float32))
+    sure = np.log(np.array([0.75, 0.25], dtype=np.float32))
+    assert measures.kl(half, sure) == pytest.approx(0.5 * math.log(0.5 / 0.75) + 0.5 * math.log(0.5 / 0.25))
+    never = np.array([0.0, -np.inf], dtype=np.float32)
+    assert measures.kl(never, never) == 0

@@ -1,4 +1,4 @@
-"""Training questions: what ships, and what a person's file may hold."""
+"""Questions: how many of those that ship are taken, and what a person's file may hold."""
 
 from __future__ import annotations
 
@@ -9,20 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgesteer.errors import EdgesteerWarning, InputError
-from edgesteer.evaluate import held_out_questions
-from edgesteer.generate import Question, built_in, read_questions
+from edgesteer.generate import Question, read_questions, training_questions
 
 
-def test_enough_questions_ship_and_none_twice() -> None:
-    texts = [q.text for q in built_in()]
-    assert len(texts) >= 48
-    assert len(set(texts)) == len(texts)
-
-
-def test_held_out_questions_are_held_out() -> None:
-    assert len(held_out_questions()) >= 16
-    trained = {q.text.casefold() for q in built_in()}
-    assert not trained & {q.casefold() for q in held_out_questions()}
+def test_fewer_training_questions_are_the_first_ones() -> None:
+    pool = training_questions()
+    assert training_questions(40) == pool[:40]
+    assert training_questions(len(pool) + 1) == pool
 
 
 def test_a_text_file_has_one_question_a_line(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -15,19 +14,22 @@ import edgesteer
 from edgesteer import Bundle, SteeredLlama
 from edgesteer.bundle import load, save, verify
 from edgesteer.errors import InputError, LearnError, OutputError
-from edgesteer.generate import Chat, Question
-from edgesteer.learn import LearnSummary, Limits, Recipe, learn
+from edgesteer.generate import Chat, Question, strength_questions, training_questions
+from edgesteer.learn import EFFORTS, Comparison, Forecast, LearnSummary, Limits, Recipe, learn
 from edgesteer.learn.contrast import contrast_rows
-from edgesteer.learn.pairs import keep_good, sample_pairs
+from edgesteer.learn.fit import BlockFit
+from edgesteer.learn.pairs import Pair, keep_good, sample_pairs
+from edgesteer.learn.pipeline import questions_of
 from tests.learn.support import LENIENT
 from tests.tiny import tiny_model
 
 TRAIT = "You talk like a pirate, arr."
 ASKED = ["Why is it so?", "Tell me a tale.", "What is a key?", "Who are you?"]
-SHORT: dict[str, Any] = {"max_tokens": 8, "emphasis": "never"}
+SHORT: dict[str, Any] = {"max_tokens": 8}
+MANY = [f"What is so good about {thing}?" for thing in "abcdefghijklmnopqrstuvwxyz"]
 CLERK = "You are a sober clerk."
 WAYS: dict[str, dict[str, Any]] = {
-    "A-PSR, emphasis, best of two": {"emphasis": "always", "best_of": 2},
+    "A-PSR": {},
     "S-PSR": {"blocks": "one"},
     "one block by number": {"blocks": 2, "method": "constant"},
     "scope conversation, from two sentences": {
@@ -80,11 +82,10 @@ def test_the_default_strength_was_measured_and_lies_within_the_range(
     bundle, summary = request.getfixturevalue(learning)
     assert bundle.strength.default == summary.strength == summary.steered.strength
     assert np.isfinite(summary.steered.coherence)
-    curve = bundle.evaluation["training questions"]["curve"]
+    curve = bundle.evaluation["strength questions"]["curve"]
     assert [p["strength"] for p in curve] == [p.strength for p in summary.dose.curve]
     assert bundle.strength.min <= curve[0]["strength"]
     assert curve[-1]["strength"] == bundle.strength.max
-    assert summary.written is None
 
 
 def test_a_coherence_that_is_asked_for_is_the_target(llm: SteeredLlama) -> None:
@@ -130,13 +131,13 @@ def test_the_constant_is_the_mean_delta(llm: SteeredLlama) -> None:
 
 
 @pytest.mark.parametrize(
-    ("stage", "at", "best_of"),
-    [("sample", 3, 1), ("sample", 3, 2), ("sample", 12, 2), ("contrast", 1, 1), ("choose", 2, 2)],
+    ("stage", "at"), [("sample", 3), ("sample", 12), ("sample", 40), ("contrast", 1), ("choose", 2)]
 )
 def test_a_stopped_run_is_resumed_to_the_same_bytes(
-    llm: SteeredLlama, tmp_path: Path, stage: str, at: int, best_of: int
+    llm: SteeredLlama, tmp_path: Path, stage: str, at: int
 ) -> None:
-    whole = learnt(llm, best_of=best_of)[0]
+    """Of more questions than the forecast looks at."""
+    whole = learnt(llm, questions=MANY)[0]
     path, reports = tmp_path / "p.part", [stage] * at
 
     def stop(now: str, fraction: float) -> None:
@@ -144,9 +145,9 @@ def test_a_stopped_run_is_resumed_to_the_same_bytes(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        learnt(llm, best_of=best_of, part=path, progress=stop)
+        learnt(llm, questions=MANY, part=path, progress=stop)
     before = path.read_bytes() if path.exists() else b""
-    assert learnt(llm, best_of=best_of, part=path)[0] == whole
+    assert learnt(llm, questions=MANY, part=path)[0] == whole
     assert path.read_bytes().startswith(before)
     assert stage == "sample" or path.read_bytes() == before  # nothing was sampled again
 
@@ -162,51 +163,163 @@ def test_the_part_of_other_arguments_is_refused_unless_it_may_be_replaced(
     assert path.exists()
 
 
-def test_a_trainer_continues_from_the_fit_and_the_better_of_the_two_steers(
-    llm: SteeredLlama, a_psr: tuple[Bundle, LearnSummary]
-) -> None:
-    """And the head-to-head has the closed form beside it, at the strength that it had without a trainer."""
-    closed, without = a_psr
+# -- with a trainer ----------------------------------------------------------------------------------
 
-    def trainer(fits: Any, pairs: Any, **how: Any) -> tuple[Any, dict[str, Any]]:
-        assert (sorted(fits), how["objective"], how["scope"]) == (list(closed.layers), "kl", "response")
+
+class Drawing:
+    """A trainer that draws small directions, and records what it was handed."""
+
+    def __init__(self, n_embd: int) -> None:
+        self.n_embd = n_embd
+        self.pairs: list[Pair] = []
+        self.how: list[dict[str, Any]] = []
+
+    def __call__(
+        self, pairs: Any, held: Any, *, blocks: Any, gated: bool, **how: Any
+    ) -> tuple[dict[int, BlockFit], dict[str, Any]]:
+        self.pairs += [*pairs, *held]
+        self.how.append({"blocks": list(blocks), "gated": gated, **how})
         how["progress"](1.0)
-        longer = {n: dataclasses.replace(fit, direction=2 * fit.direction) for n, fit in fits.items()}
-        return longer, {"steps": len(pairs)}
+        layer = np.zeros((self.n_embd, 1), np.float32), np.ones(1, np.float32)
+        drawn = np.random.default_rng(7).normal(size=(99, self.n_embd)).astype(np.float32) / 50
+        return {n: BlockFit(drawn[n], (layer,) if gated else (), 0.0) for n in blocks}, {"steps": 3}
 
-    reported: list[tuple[str, float]] = []
+
+def test_a_trainer_learns_and_the_closed_forms_stand_beside_it(llm: SteeredLlama) -> None:
+    trainer, reported = Drawing(llm.n_embd()), list[tuple[str, float]]()
     bundle, summary = learnt(
         llm,
-        refine="kl",
+        questions=MANY,
         trainer=trainer,
-        against=("A-PSR", "S-Const"),
-        counts=["a", "th"],
+        comparison=Comparison(("A-PSR", "S-Const"), ["a", "th"]),
         progress=lambda stage, fraction: reported.append((stage, fraction)),
     )
-    facts = summary.refined
-    assert bundle.training["refined"] == facts == summary.to_json()["refined"]
-    assert facts["steps"] == facts["own"]["steps"] == summary.kept
-    assert facts["trait"]["closed"] == round(without.dose.smoothed.trait, 4)
-    for block in bundle.layers:
-        times = 4 if facts["kept"] else 1
-        assert np.array_equal(bundle.directions[block], times * closed.directions[block])
+    assert summary.method == "A-PSR+KL"
+    assert summary.explained is None
+    assert list(bundle.layers) == trainer.how[0]["blocks"]
+    assert bundle.training["trained"] == summary.trained == summary.to_json()["trained"]
+    assert bundle.strength.default == summary.strength == summary.steered.strength
 
     assert summary.table is not None
     rows = {row.name: row for row in summary.table.rows}
     assert list(rows) == ["unsteered", "prompt", "S-Const", "A-PSR", "A-PSR+KL"]
-    assert rows["A-PSR"].strength == without.strength
     assert rows["A-PSR+KL"].strength == summary.strength
     assert bundle.evaluation["head-to-head"].keys() >= rows.keys()
     assert "first_token_seconds" not in json.dumps(bundle.evaluation)
 
-    assert list(summary.seconds) == [
-        *("prompt", "sample", "contrast", "fit", "choose"),
-        *("refine", "own replies", "refine again", "choose again", "compare"),
-    ]
+    assert not {"contrast", "fit"} & summary.seconds.keys()
     fractions = [fraction for _, fraction in reported]
     assert reported[-1] == ("done", 1.0)
     assert fractions == sorted(fractions)
     assert fractions[0] >= 0
+
+
+def test_a_trainer_gets_every_sound_reply_behind_the_system_prompt(llm: SteeredLlama) -> None:
+    """Also where the prompt has no effect, so that the closed form repeats it after each question."""
+    trainer, template = Drawing(llm.n_embd()), "Q: {question}\nA:"
+    none = Limits(min_tokens=1, min_distinct2=0.0, max_nll=1e9, min_trait=1e9)
+    _, summary = learnt(llm, trainer=trainer, template=template, limits=none, questions=MANY)
+    assert not summary.emphasised
+    chat = Chat(llm, template)
+    assert {p.question for p in trainer.pairs} < set(MANY)
+    for pair in trainer.pairs:
+        assert pair.plain == chat.prompt(pair.question)
+        assert pair.prompted == chat.prompt(pair.question, TRAIT)
+    _, closed = learnt(llm, template=template, questions=MANY)
+    assert closed.emphasised
+
+
+@pytest.mark.parametrize("method", ["psr", "constant"])
+def test_one_block_is_trained_where_the_closed_form_serves_best(llm: SteeredLlama, method: str) -> None:
+    trainer = Drawing(llm.n_embd())
+    closed, _ = learnt(llm, method=method, blocks="one", questions=MANY)
+    trained, summary = learnt(llm, method=method, blocks="one", questions=MANY, trainer=trainer)
+    assert trained.layers == closed.layers
+    assert trainer.how[0]["blocks"] == list(closed.layers)
+    assert trainer.how[0]["gated"] is (method == "psr")
+    assert trainer.how[0]["start"] is None
+    assert trained.training["blocks"] == "one"
+    assert summary.method == ("S-PSR+KL" if method == "psr" else "S-Const+KL")
+
+
+# -- questions ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("effort", EFFORTS)
+def test_more_effort_learns_from_more_of_the_same_questions(effort: str) -> None:
+    training, apart = questions_of(Recipe(effort=effort), None)
+    assert [q.text for q in training] == training_questions()[: EFFORTS[effort].questions]
+    assert len(training) == EFFORTS[effort].questions
+    assert apart == strength_questions()[: EFFORTS[effort].measured]
+    assert len(apart) == EFFORTS[effort].measured
+
+
+def test_of_many_given_questions_some_are_kept_for_the_strength() -> None:
+    training, apart = questions_of(Recipe(), MANY)
+    assert sorted([*apart, *(q.text for q in training)]) == sorted(MANY)
+    assert len(apart) == 9
+    more = [f"{q} {i}" for q in MANY for i in range(20)]
+    training, apart = questions_of(Recipe(), more)
+    assert sorted([*apart, *(q.text for q in training)]) == sorted(more)  # none is left out
+    assert len(apart) == EFFORTS["normal"].measured
+    assert more.index(apart[-1]) > 0.9 * len(more)
+    few = MANY[:23]
+    assert questions_of(Recipe(), few) == ([Question(q) for q in few], few)
+    answered = [Question(q, "Arr.") for q in MANY]  # what a person wrote is learnt from
+    assert questions_of(Recipe(), answered) == (answered, MANY[: EFFORTS["normal"].measured])
+
+
+def test_no_reply_is_sampled_beside_a_written_one_wherever_it_stands(llm: SteeredLlama) -> None:
+    """Each question has a reply of each sign, far behind one another in the list, and stands there bare."""
+    signs = [Question(q, f"{text} {q}", sign) for sign, text in ((1, "Arr,"), (-1, "Dear sir,")) for q in MANY]
+    fractions = list[float]()
+    _, summary = learnt(
+        llm,
+        questions=[*MANY, *signs],
+        opposite=CLERK,
+        method="constant",
+        progress=lambda stage, fraction: fractions.append(fraction),
+    )
+    assert sorted((p.question, p.sign) for p in summary.pairs) == sorted((q.text, q.sign) for q in signs)
+    assert all(p.given for p in summary.pairs)
+    assert fractions == sorted(fractions)
+
+
+def test_replies_that_the_token_limit_cuts_are_not_too_short(llm: SteeredLlama) -> None:
+    limits = Limits(min_tokens=8, min_distinct2=0.0, max_nll=1e9, min_trait=-1e9)
+    _, summary = learnt(llm, limits=limits, max_tokens=2, method="constant")
+    assert (summary.kept, summary.dropped) == (len(ASKED), {})
+
+
+def test_sampling_of_two_sentences_never_goes_back(llm: SteeredLlama) -> None:
+    fractions = list[float]()
+    learnt(
+        llm,
+        questions=MANY,
+        opposite=CLERK,
+        method="constant",
+        progress=lambda stage, fraction: fractions.append(fraction),
+    )
+    assert fractions == sorted(fractions)
+
+
+def test_the_forecast_is_known_before_the_rest_is_sampled(llm: SteeredLlama) -> None:
+    said = list[tuple[Forecast, float]]()
+    at = [0.0]
+    bundle, summary = learnt(
+        llm,
+        questions=MANY * 2 + [f"{q} Really?" for q in MANY],
+        method="constant",
+        on_forecast=lambda forecast: said.append((forecast, at[0])),
+        progress=lambda stage, fraction: at.__setitem__(0, fraction),
+    )
+    ((forecast, fraction),) = said
+    assert forecast == summary.forecast
+    assert bundle.training["forecast"] == {"similarity": forecast.similarity, "well": forecast.well}
+    assert fraction < 0.5
+
+
+# -- the rest ----------------------------------------------------------------------------------------
 
 
 def test_one_sequence_and_the_name_at_the_top_are_enough(model: Callable[[str], Path]) -> None:
@@ -239,16 +352,12 @@ def test_a_recipe_of_older_options_in_a_manifest_stays_readable(
         ({"opposite": f" {TRAIT.upper()} "}, "expected two that differ"),
         ({"questions": []}, "no training questions"),
         ({"questions": ["why?"]}, "1 training question, expected at least 4"),
-        ({"questions": "guess"}, "expected one of auto"),
         ({"questions": ["why " * 900, "a?", "b?", "c?"]}, "larger context"),
         ({"blocks": 0}, "block 0: expected 1 to"),
         ({"blocks": 99}, "block 99: expected 1 to"),
-        ({"against": ["B-PSR"]}, "expected some of A-Const"),
-        ({"against": ["A-Const"], "counts": ["("]}, "regular expression"),
-        ({"counts": ["arr"]}, "given without `against`"),
-        ({"levels": [2.0]}, "given without `against`"),
-        ({"refine": "kl"}, "no trainer"),
-        ({"trainer": lambda *_, **__: None}, "no `refine`"),
+        ({"comparison": Comparison(["B-PSR"])}, "expected some of A-Const"),
+        ({"comparison": Comparison(["A-Const"], ["("])}, "regular expression"),
+        ({"effort": "quick", "trainer": lambda *_, **__: None}, "effort 'quick' does not train"),
         ({"limits": Limits(min_distinct2=2.0, min_tokens=1)}, "all 4 replies were dropped .*repetitive"),
     ],
 )
@@ -263,17 +372,14 @@ def test_bad_input_is_refused_in_one_line(llm: SteeredLlama, arguments: dict[str
 @pytest.mark.parametrize(
     ("recipe", "message"),
     [
+        ({"effort": "much"}, "expected one of quick, normal, thorough"),
         ({"method": "magic"}, "expected one of psr, constant"),
-        ({"refine": "guess"}, "expected one of kl, ll, mse"),
         ({"scope": "all"}, "expected one of response, conversation"),
-        ({"emphasis": "loud"}, "expected one of auto, always, never"),
         ({"blocks": "some"}, "expected one of all, one"),
         ({"max_tokens": 0}, "max_tokens 0"),
-        ({"best_of": 0}, "best_of 0"),
         ({"seed": -1}, "seed -1"),
         ({"temperature": float("nan")}, "temperature nan"),
         ({"temperature": -1.0}, "temperature -1"),
-        ({"best_of": 2, "temperature": 0.0}, "would be the same"),
         ({"ridge": 0.0}, "expected a ridge above 0"),
         ({"ridge": float("nan")}, "expected a ridge above 0"),
         ({"cap": 0.0}, "a cap above 0"),

@@ -14,12 +14,11 @@ from hypothesis import strategies as st
 
 from edgesteer import SteeredLlama
 from edgesteer.errors import InputError, LearnError, OutputError
-from edgesteer.generate import Chat, Question, Reply, measures, read_questions
+from edgesteer.generate import Chat, Question, measures, read_questions
 from edgesteer.generate.progress import Done, no_progress
 from edgesteer.learn import Recipe, write_replies
-from edgesteer.learn.pairs import MIN_QUESTIONS, Pair, keep_good, sample_pairs, trait_floor
+from edgesteer.learn.pairs import MIN_QUESTIONS, Pair, check_questions, keep_good, sample_pairs, trait_floor
 from edgesteer.learn.part_file import PartFile
-from edgesteer.learn.sampling import Best, Candidate, pick, possible, reply_stream
 
 TEXT = "A reply of some words, long enough."
 GOOD = Pair(
@@ -58,6 +57,18 @@ def test_a_bad_reply_is_dropped_and_counted(bad: Pair, reason: str) -> None:
 def test_a_short_reply_that_ended_and_shows_the_trait_is_one() -> None:
     brief = changed(reply=[5, 2], ended=True, text="No.")
     assert keep_good([GOOD, brief]) == ([GOOD, brief], {})
+
+
+def test_what_imitates_the_whole_model_keeps_replies_that_are_short_or_without_the_trait() -> None:
+    sound = [GOOD, changed(trait=-0.5), changed(reply=[5, 2]), changed(trait=float("nan"))]
+    bad = {
+        "short": changed(reply=[], text=""),
+        "repetitive": changed(reply=[5, 6] * 10),
+        "incoherent": changed(nll_prompted=9.0),
+    }
+    assert keep_good([*sound, *bad.values()], any_trait=True) == (sound, dict.fromkeys(sorted(bad), 1))
+    with pytest.raises(LearnError, match="all 3 replies were dropped"):
+        keep_good(list(bad.values()), any_trait=True)
 
 
 def test_a_given_reply_is_kept_whatever_it_is() -> None:
@@ -107,62 +118,6 @@ def test_the_error_is_one_printable_line_of_bounded_length(texts: list[str]) -> 
         keep_good([changed(trait=-0.1, text=text) for text in texts])
     assert str(refused.value).isprintable()
     assert len(str(refused.value)) < 450
-
-
-# -- the best of several ----------------------------------------------------------------------------
-
-
-def candidate(
-    number: int, trait: float, incoherence: float, place: int = 0, tokens: tuple[int, ...] = (1,)
-) -> Candidate:
-    none, seen = np.zeros(len(tokens), np.float32), np.full((1, len(tokens), 2), number, np.float32)
-    return Candidate(place, number, Reply(list(tokens), none), none, trait, incoherence, seen)
-
-
-few = st.sampled_from([0.0, 0.5, 1.0, 1.5])
-drawn = st.lists(st.tuples(few, few), min_size=1, max_size=5).map(
-    lambda values: [candidate(i, trait, value) for i, (trait, value) in enumerate(values)]
-)
-
-
-@given(drawn, st.sampled_from([-1.0, 0.2, 0.5, 1.2, 2.0]))
-def test_those_that_are_given_up_early_would_not_be_taken(candidates: list[Candidate], median: float) -> None:
-    taken = pick(candidates, median)
-    assert pick(possible(candidates), median) is taken
-    coherent = [c for c in candidates if c.coherence <= median]
-    assert taken.trait == max((c.trait for c in coherent), default=taken.trait)
-    assert coherent or taken.coherence == min(c.coherence for c in candidates)
-
-
-@settings(max_examples=30, deadline=None)
-@given(
-    st.lists(
-        drawn.filter(lambda d: len(d) == 3) | st.just([candidate(i, 0.1 * i, 0.2 * i) for i in range(3)]),
-        min_size=1,
-        max_size=4,
-    )
-)
-def test_activations_of_what_is_taken_are_handed_over_once(places: list[list[Candidate]]) -> None:
-    handed: dict[int, float] = {}
-
-    def keep(place: int, seen: np.ndarray[Any, Any]) -> None:
-        assert place not in handed
-        handed[place] = float(seen[0, 0, 0])
-
-    best = Best(3, keep)
-    for place, candidates in enumerate(places):
-        for c in candidates:
-            best.add(dataclasses.replace(c, place=place))
-    taken = best.taken()
-    assert handed == {place: c.number for place, c in taken.items()}
-    assert all(c.seen is None for c in taken.values())
-
-
-def test_an_empty_reply_is_taken_only_where_there_is_no_other() -> None:
-    nan = float("nan")
-    empty, said = candidate(0, nan, nan, tokens=()), candidate(1, -1.0, 9.0)
-    assert possible([empty, said]) == [said]
-    assert possible([empty, dataclasses.replace(empty, number=1)]) == [empty]
 
 
 # -- sampled on a model -------------------------------------------------------------------------------
@@ -216,7 +171,7 @@ def test_given_replies_are_taken_as_they_are_on_their_side(chat: Chat) -> None:
         Question("How?", "Arr!"),
         *ASKED[:2],
     ]
-    how = dataclasses.replace(BOTH, best_of=2, max_tokens=24)
+    how = dataclasses.replace(BOTH, max_tokens=24)
     pairs = sample_pairs(chat, TRAIT, asked, how)
     given = [(p.text.strip(), p.sign) for p in pairs if p.given]
     assert given == [("Arr, mate!", 1), ("Aye.", 1), ("Arr!", 1), ("Indeed.", -1)]
@@ -224,36 +179,19 @@ def test_given_replies_are_taken_as_they_are_on_their_side(chat: Chat) -> None:
     assert sampled == [(q.text, 1) for q in ASKED[:2]] + [("How?", -1)] + [(q.text, -1) for q in ASKED[:2]]
 
 
-def test_the_best_of_several_is_taken(chat: Chat) -> None:
-    how = dataclasses.replace(HOW, best_of=3)
-    pairs = sample_pairs(chat, TRAIT, ASKED, how)
-    prompts = [(chat.prompt(q.text), chat.prompt(q.text, TRAIT)) for q in ASKED]
-    candidates = []
-    for i, q in enumerate(ASKED):
-        rngs = [reply_stream(5, q.text, 1, n) for n in range(3)]
-        replies = chat.replies([prompts[i][1]] * 3, 6, 1.0, rngs)
-        plain = chat.log_probs([(prompts[i][0], reply.all_tokens) for reply in replies])
-        candidates.append(
-            [Candidate.of(i, n, *one) for n, one in enumerate(zip(replies, plain, strict=True))]
-        )
-    median = float(np.median([c.coherence for each in candidates for c in each]))
-    assert [p.reply for p in pairs] == [pick(each, median).reply.all_tokens for each in candidates]
-
-
 def test_a_question_keeps_its_reply_whatever_stands_beside_it(chat: Chat, both: list[Pair]) -> None:
     fewer = sample_pairs(chat, TRAIT, ASKED[1:], HOW)
     assert [p.reply for p in both[1:5]] == [p.reply for p in fewer]
 
 
-@pytest.mark.parametrize("best_of", [1, 3])
-def test_activations_belong_to_the_pairs(chat: Chat, best_of: int) -> None:
+def test_activations_belong_to_the_pairs(chat: Chat) -> None:
     handed: dict[int, Any] = {}
     asked = [Question("Why?", "Arr!"), *ASKED[:4]]
     pairs = sample_pairs(
         chat,
         TRAIT,
         asked,
-        dataclasses.replace(HOW, best_of=best_of),
+        HOW,
         layers=(1, 2),
         keep=lambda i, seen: handed.update({i: seen}),
     )
@@ -278,7 +216,7 @@ class _Stop:
             raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("how", [dataclasses.replace(HOW, best_of=2), BOTH], ids=["best of 2", "both sides"])
+@pytest.mark.parametrize("how", [HOW, BOTH], ids=["one side", "both sides"])
 def test_a_stopped_run_is_resumed_to_the_same_bits(chat: Chat, tmp_path: Path, how: Recipe) -> None:
     def part() -> PartFile:
         return PartFile(tmp_path / "replies.part", {"seed": 5})
@@ -302,10 +240,15 @@ def test_a_stopped_run_is_resumed_to_the_same_bits(chat: Chat, tmp_path: Path, h
     for at in (0.2, 0.55, 0.95):  # each is resumed where the one before was stopped
         with pytest.raises(KeyboardInterrupt):
             sampled(part(), _Stop(at))
-    assert 0 < len(part()) < len(whole) * how.best_of
+    assert 0 < len(part()) < len(whole)
     assert sampled(part()) == together
     assert sampled(part(), _Stop(0)) == together  # nothing is computed again
-    assert len(part()) == len(whole) * how.best_of
+    assert len(part()) == len(whole)
+
+
+def checked_pairs(chat: Chat, trait: str, asked: list[Question], how: Recipe) -> list[Pair]:
+    check_questions(trait, how.opposite, asked)
+    return sample_pairs(chat, trait, asked, how)
 
 
 @pytest.mark.parametrize(
@@ -328,7 +271,7 @@ def test_what_cannot_be_learnt_from_is_refused_in_one_line(
 ) -> None:
     how = dataclasses.replace(HOW, opposite=arguments.get("opposite"))
     with pytest.raises((LearnError, InputError), match=message) as refused:
-        sample_pairs(chat, arguments.get("trait", TRAIT), arguments.get("questions", ASKED), how)
+        checked_pairs(chat, arguments.get("trait", TRAIT), arguments.get("questions", ASKED), how)
     assert "\n" not in str(refused.value)
 
 

@@ -11,7 +11,13 @@ import pytest
 from edgesteer.bundle import check_model, load, read_model_info, verify
 from edgesteer_models import resolve_bundle
 
-NAMES = {"pirate": "psr", "pirate-constant": "vector"}
+NAMES = {
+    "pirate": "psr",
+    "pirate-constant": "vector",
+    "shakespeare": "psr",
+    "gloomy": "psr",
+    "cheerful": "psr",
+}
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgesteer.bundle import ModelInfo
-from edgesteer.evaluate import Comparison, Cost, Dose, Method, Point, Table
+from edgesteer.evaluate import Comparison, Cost, Method, Point, Table
 from edgesteer.evaluate.table import Answers, rows_of
 from edgesteer.generate import Scores
 from edgesteer.generate.scoring import ScoredTokens
@@ -37,7 +37,7 @@ def answers(name: str, replies: list[list[str]], rng: np.random.Generator, **mor
     ]
     scores = Scores(*means, means[1], tuple(1.0 if s.tokens else float("nan") for s in each), tuple(each))
     strength = None if name in KINDS[:2] else 1.5
-    options = {"strength": strength, "dose": None, "context_tokens": 0.0, "sentiments": None, **more}
+    options = {"strength": strength, "context_tokens": 0.0, "sentiments": None, **more}
     return Answers(name=name, replies=tuple("".join(pieces) for pieces in replies), scores=scores, **options)
 
 
@@ -172,11 +172,6 @@ def test_empty_replies_still_make_a_page() -> None:
     shown = self_contained(page(a_comparison([[], []], counts=())))
     assert shown.texts["em"] == ["empty"] * 10
     assert pieces_on(shown) == []
-
-
-def test_notes_on_the_strength_are_shown() -> None:
-    dose = Dose(1.5, False, False, 0.5, 0.9, (Point(1.5, 0.1, 0.6, 1.0),))
-    assert "no strength was as coherent" in page(a_comparison(dose=dose))
 
 
 def test_without_bundles_or_extras_the_page_stands() -> None:

@@ -32,7 +32,7 @@ from edgesteer.evaluate.table import Row, Table, plain_values
 from edgesteer.evaluate.way import Sources, Way
 from edgesteer.generate import REPEAT_PENALTY, Chat, score
 from edgesteer.generate.measures import F32
-from edgesteer.generate.progress import Done, Progress, Stages
+from edgesteer.generate.progress import Done, Progress, Stages, no_progress
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,15 +71,14 @@ def measure(
     lora: Lora | None = None,
     questions: Sequence[str] | None = None,
     max_tokens: int = 64,
-    at_prompt_coherence: bool = False,
     passages: Sequence[Passage] | None = None,
-    progress: Progress = lambda stage, fraction: None,
+    progress: Progress = no_progress,
 ) -> Adaptation:
     """Measure the unadapted model, the trait as system prompt, each row, and the LoRA.
 
     The never adapted model's logits are computed first, on a context that has never steered.
 
-    rows, questions, max_tokens, at_prompt_coherence: as in `head_to_head`.
+    rows, questions, max_tokens: as in `head_to_head`.
     passages: unrelated text; None for the project's own.
     Raises InputError as `head_to_head` does, and for a passage that does not fit the context;
     IncompatibleError for a bundle for another model; ModelError for a LoRA that llama.cpp refuses.
@@ -98,7 +97,6 @@ def measure(
             rows,
             questions=questions,
             max_tokens=max_tokens,
-            at_prompt_coherence=at_prompt_coherence,
             timing=False,
             progress=stages.nested(_WEIGHTS["replies"]),
         )

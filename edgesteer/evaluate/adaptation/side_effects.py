@@ -24,7 +24,7 @@ from edgesteer.evaluate.adaptation.criteria import Drift, Reversal
 from edgesteer.evaluate.adaptation.resources import Subject
 from edgesteer.evaluate.intervals import Sample, estimate
 from edgesteer.generate import Chat, Tokens
-from edgesteer.generate.measures import F32, log_softmax
+from edgesteer.generate.measures import F32, kl, log_softmax
 from edgesteer.generate.progress import Done
 from edgesteer.runtime import Lanes, SteeredLlama
 
@@ -72,25 +72,18 @@ def _read(subject: Subject, tokens: Tokens) -> Iterator[F32]:
 def _compared(expected: Sequence[F32], adapted: Iterator[F32]) -> tuple[F64, F64]:
     """For each token KL(expected || adapted), and whether both rank the same token first."""
     pairs = [
-        (divergence(row, other := log_softmax(logits, np.float64)), row.argmax() == other.argmax())
+        (kl(row, other := log_softmax(logits, np.float64)), row.argmax() == other.argmax())
         for row, logits in zip(expected, adapted, strict=True)
     ]
-    kl, same = zip(*pairs, strict=True)
-    return np.array(kl, dtype=np.float64), np.array(same, dtype=np.float64)
-
-
-def divergence(expected: F32, adapted: F32) -> float:
-    """KL(expected || adapted) of two rows of log-probabilities, in nats; never below 0."""
-    there = expected > -np.inf
-    a, b = expected[there].astype(np.float64), adapted[there].astype(np.float64)
-    return max(0.0, float(np.sum(np.exp(a) * (a - b))))
+    apart, same = zip(*pairs, strict=True)
+    return np.array(apart, dtype=np.float64), np.array(same, dtype=np.float64)
 
 
 def _drift(own: Sequence[tuple[F64, F64]], titles: Sequence[str]) -> Drift:
-    lengths = [len(kl) for kl, _ in own]
+    lengths = [len(apart) for apart, _ in own]
     return Drift(
-        kl=estimate(Sample.ratio([float(kl.sum()) for kl, _ in own], lengths)),
-        by_passage={title: float(kl.mean()) for title, (kl, _) in zip(titles, own, strict=True)},
+        kl=estimate(Sample.ratio([float(apart.sum()) for apart, _ in own], lengths)),
+        by_passage={title: float(apart.mean()) for title, (apart, _) in zip(titles, own, strict=True)},
         same_top=float(np.concatenate([same for _, same in own]).mean()),
         tokens=sum(lengths),
     )

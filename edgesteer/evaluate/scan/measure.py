@@ -20,8 +20,8 @@ from edgesteer.bundle import Bundle, check_model
 from edgesteer.errors import EdgesteerWarning, InputError
 from edgesteer.evaluate.scan.cells import Cells
 from edgesteer.evaluate.scan.result import F64, Scan, pooled
-from edgesteer.generate import REPEAT_PENALTY, Chat, Reply, Tokens, built_in
-from edgesteer.generate.progress import Done, Progress, Stages, portion, spread
+from edgesteer.generate import REPEAT_PENALTY, Chat, Reply, Tokens, training_questions
+from edgesteer.generate.progress import Done, Progress, Stages, no_progress, portion
 from edgesteer.runtime.gates import make_gate
 
 SHARES = (0.025, 0.05, 0.1, 0.2)
@@ -49,7 +49,7 @@ def scan(
     sign: int = 1,
     questions: Sequence[str] | None = None,
     max_tokens: int = MAX_TOKENS,
-    progress: Progress = lambda stage, fraction: None,
+    progress: Progress = no_progress,
 ) -> Scan:
     """Measure every block of `bundle` alone at every size.
 
@@ -186,8 +186,7 @@ def _strengths(rows: _Rows, sizes: Sequence[float], unit: str) -> F64:
 
 def _checked_questions(trait: str | None, questions: Sequence[str] | None, max_tokens: int) -> list[str]:
     if questions is None:
-        every = [question.text for question in built_in()]
-        questions = [every[i] for i in spread(len(every), N_QUESTIONS)]
+        questions = training_questions(N_QUESTIONS)
     if not questions:
         raise InputError("scan: no questions, expected at least one")
     if trait is not None and not trait.strip():

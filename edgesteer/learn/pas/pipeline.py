@@ -11,7 +11,7 @@ The order matters: the model sees no test item before the cell is chosen, and th
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -22,7 +22,7 @@ from edgesteer.errors import LearnError, SteeringOverflow
 from edgesteer.evaluate import held_out_questions
 from edgesteer.generate import Chat, measures
 from edgesteer.generate.chat import REPEAT_PENALTY, Reply
-from edgesteer.generate.progress import Done, no_progress, portion
+from edgesteer.generate.progress import Done, Progress, no_progress, portion
 from edgesteer.learn.part_file import PartFile
 from edgesteer.learn.pas.answers import steered_answers, unsteered_answers
 from edgesteer.learn.pas.files import read_items, set_path
@@ -32,7 +32,6 @@ from edgesteer.learn.pas.report import FreeText, PasRecipe, PasReport, Shots, Sk
 from edgesteer.learn.pas.scores import I8, Cell, cells_of, grid, right, scores
 from edgesteer.runtime import SteeredLlama
 
-Progress = Callable[[str, float], None]
 Bundles = Mapping[int, Bundle]
 
 # Rough shares of a trial's time; and of the run's time, for all trials and for the steps after them.
@@ -59,7 +58,7 @@ def pas(
     known: PartFile | None = None,
     control: Sequence[Item] | None = None,
     questions: Sequence[str] | None = None,
-    progress: Progress = lambda stage, fraction: None,
+    progress: Progress = no_progress,
 ) -> tuple[Bundle, PasReport]:
     """Learn a constant vector in one block from labelled items.
 
