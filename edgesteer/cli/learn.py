@@ -55,7 +55,7 @@ _RECIPE = (
     type=click.Choice(_EFFORTS),
     default="normal",
     show_default=True,
-    help="About 2, 5 or 10 minutes on two cores for a model of 135M parameters: how many questions are asked "
+    help="About 1, 6 or 15 minutes on two cores for a model of 135M parameters: how many questions are asked "
     "and how long is trained. quick does not train.",
 )
 @click.option(

@@ -29,7 +29,7 @@ class Effort:
         return sum(self.steps) > 0
 
 
-# With SmolLM2-135M on two cores about 2, 5 and 10 minutes.
+# With SmolLM2-135M on two cores about 1, 6 and 15 minutes.
 EFFORTS = {
     "quick": Effort(32, (0, 0), 10),
     "normal": Effort(80, (60, 100), 24),
