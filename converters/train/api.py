@@ -22,7 +22,7 @@ from edgesteer.learn.fit import BlockFit
 from edgesteer.learn.pairs import Pair
 from edgesteer_converters.torch_model import TorchModel
 from edgesteer_converters.torch_parity import float32_bytes
-from edgesteer_converters.train.data import Example, digest, prepared, triplets
+from edgesteer_converters.train.data import Example, collate, digest, prepared, triplets
 from edgesteer_converters.train.network import PsrNetwork
 from edgesteer_converters.train.trainer import Losses, Settings, Trainer, read_checkpoint
 
@@ -134,12 +134,9 @@ def stream_sizes(
     """The root mean square of the unsteered residual stream at each block, over positions in scope."""
     squares, count = dict.fromkeys(sorted(blocks), 0.0), 0
     for example in examples[:_SCALED_BY]:
-        tokens = torch.tensor([example.tokens], device=model.device)
-        prefix = None if example.prefix is None else [
-            (k.to(model.dtype), v.to(model.dtype)) for k, v in example.prefix
-        ]
+        batch = collate([example], model.device, model.dtype)
         with torch.no_grad():
-            seen = model.block_outputs(tokens, prefix=prefix)
+            seen = model.block_outputs(batch.tokens, prefix=batch.prefix)
         count += len(example.tokens) - example.first
         for block in squares:
             squares[block] += float(seen[block][0, example.first :].double().square().mean(-1).sum())
